@@ -1,0 +1,110 @@
+"""The registry of models: versions with their scores, and the alias that says which one is the champion."""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from blip.tracking.run import KeptRun, Run, cut, speaking_to
+from blip.tracking.server import TrackingError, client, probe, tracking_uri
+
+SCORE = "score."
+CHAMPION = "champion"
+
+
+class Champion(NamedTuple):
+    """A registered version and the scores it was registered with."""
+
+    version: int
+    metrics: dict[str, float]
+    digest: str
+    """Of the model folder."""
+
+
+def register(run: Run, model_dir: str | Path, name: str, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> int:
+    """Keeps a model folder as a new version of a registered model, made by this run; the same bytes again are the same version."""
+    if not isinstance(run, KeptRun):
+        raise TrackingError(f"model {name} cannot be registered while tracking is off: unset BLIP_TRACKING, and register on the first rank")
+    from mlflow.entities import Metric
+
+    folder = Path(model_dir)
+    digest = folder_digest(folder)
+    with speaking_to(run.uri):
+        mlflow = client(run.uri)
+        make_name(run.uri, name)
+        same = mlflow.search_model_versions(f"name = '{name}' and tags.digest = '{digest}'")
+        if same:
+            return int(same[0].version)
+        marks = {key: cut(value) for key, value in (tags or {}).items()} | {"digest": digest}
+        experiment = mlflow.get_run(run.id).info.experiment_id
+        model = mlflow.create_logged_model(experiment, name, run.id, marks, model_type="blip")
+        mlflow.log_model_artifacts(model.model_id, str(folder))
+        mlflow.finalize_logged_model(model.model_id, "READY")
+        now = int(time.time() * 1000)
+        mlflow.log_batch(run.id, [Metric(key, value, now, 0, model.model_id, run_id=run.id) for key, value in metrics.items()])
+        scores = {f"{SCORE}{key}": repr(float(value)) for key, value in metrics.items()}
+        version = mlflow.create_model_version(
+            name, f"models:/{model.model_id}", run.id, tags=marks | scores, model_id=model.model_id, await_creation_for=0
+        )
+        return int(version.version)
+
+
+def champion(name: str, alias: str = CHAMPION) -> Champion | None:
+    """The version that bears the alias, or None when no version does."""
+    from mlflow import MlflowException
+
+    uri = tracking_uri()
+    probe(uri)
+    with speaking_to(uri):
+        try:
+            found = client(uri).get_model_version_by_alias(name, alias)
+        except MlflowException as e:
+            # the first: no model of this name; the second: none of its versions has this alias
+            if e.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+    scores = {key.removeprefix(SCORE): float(value) for key, value in found.tags.items() if key.startswith(SCORE)}
+    return Champion(int(found.version), scores, found.tags.get("digest", ""))
+
+
+def promote(name: str, version: int, alias: str = CHAMPION) -> None:
+    """Gives the alias to a version, away from the one that had it."""
+    uri = tracking_uri()
+    with speaking_to(uri):
+        client(uri).set_registered_model_alias(name, alias, str(version))
+
+
+def download(name: str, dest: str | Path, alias: str = CHAMPION) -> Path:
+    """Copies the model folder of the version with this alias to `dest`, a folder that is new."""
+    found, uri, dest = champion(name, alias), tracking_uri(), Path(dest)
+    if found is None:
+        raise TrackingError(f"no version of model {name} at {uri} has the alias {alias}: register one, or name another alias")
+    if dest.exists():
+        raise TrackingError(f"{dest} exists: a model is downloaded to a new folder")
+    from mlflow.artifacts import download_artifacts
+
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    with speaking_to(uri), TemporaryDirectory(dir=dest.parent) as scratch:
+        source = client(uri).get_model_version_download_uri(name, str(found.version))
+        return Path(download_artifacts(source, dst_path=scratch)).rename(dest)
+
+
+def make_name(uri: str, name: str) -> None:
+    from mlflow import MlflowException
+
+    try:
+        client(uri).create_registered_model(name)
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def folder_digest(folder: Path) -> str:
+    """The sha256 of the names and bytes of a folder's files."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            total.update(f"{path.relative_to(folder).as_posix()}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,214 @@
+"""Both stores mean the same by every call; S3's failures are survived."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from blip.storage import FolderStore, MissingKeyError, S3Store, Store, StoreError, locate, open_store, probe
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store") if request.param == "folder" else open_store(f"{request.getfixturevalue('s3')}/some/prefix")
+
+
+def test_bytes_come_back(store: Store, tmp_path: Path):
+    store.put("a/b.bin", b"0123456789")
+    store.put("a/b.bin", b"abcdefghij")
+    store.put("empty", b"")
+    assert store.get("a/b.bin") == b"abcdefghij"
+    assert store.get("empty") == b""
+    assert store.read("a/b.bin", 3, 4) == b"defg"
+    assert store.read("a/b.bin", 3, 0) == b""
+    assert store.exists("a/b.bin")
+    assert not store.exists("a")
+    store.fetch("a/b.bin", tmp_path / "copy")
+    store.put_file("copied", tmp_path / "copy")
+    assert store.get("copied") == b"abcdefghij"
+    assert open_store(store.uri).get("copied") == b"abcdefghij"
+
+
+@pytest.mark.parametrize("attempt", [lambda s, _: s.get("no"), lambda s, _: s.read("no", 0, 1), lambda s, p: s.fetch("no", p / "copy")])
+def test_what_is_missing_is_named(store: Store, tmp_path: Path, attempt):
+    with pytest.raises(MissingKeyError, match=f"{store.uri}/no does not exist"):
+        attempt(store, tmp_path)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(("offset", "size"), [(2, 9), (20, 1)])
+def test_a_read_past_the_end_is_an_error(store: Store, offset: int, size: int):
+    store.put("ten", b"0123456789")
+    with pytest.raises(StoreError, match=r"/ten ends before"):
+        store.read("ten", offset, size)
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "a//b", "../up", "a/../b", ".hidden", "a/"])
+def test_a_key_stays_inside(store: Store, key: str):
+    with pytest.raises(StoreError, match="relative path"):
+        store.put(key, b"")
+
+
+def test_listing_is_sorted_and_takes_any_prefix(store: Store):
+    for key in ("b/2", "b/10", "a", "b/x/y", "bc"):
+        store.put(key, b"")
+    assert store.list() == ["a", "b/10", "b/2", "b/x/y", "bc"]
+    assert store.list("b") == ["b/10", "b/2", "b/x/y", "bc"]
+    assert store.list("b/") == ["b/10", "b/2", "b/x/y"]
+    assert store.list("b/1") == ["b/10"]
+    assert store.list("none/") == []
+    store.delete("b/2")
+    store.delete("b/2")
+    assert store.list("b/") == ["b/10", "b/x/y"]
+
+
+def test_prefixes_nest(store: Store):
+    inner = store.join("one", "two/three")
+    inner.put("key", b"deep")
+    assert store.list() == ["one/two/three/key"]
+    assert (store / "one").get("two/three/key") == b"deep"
+    assert inner.list() == ["key"]
+    where, key = locate(f"{inner.uri}/key")
+    assert where.get(key) == b"deep"
+
+
+def test_conditional_writes(store: Store):
+    assert store.get_tagged("lease") is None
+    assert store.put_new("lease", b"mine")
+    assert not store.put_new("lease", b"theirs")
+    data, tag = store.get_tagged("lease") or (b"", "")
+    assert data == b"mine"
+    assert store.put_if("lease", b"theirs", tag)
+    assert not store.put_if("lease", b"mine again", tag)
+    assert store.get("lease") == b"theirs"
+    assert not store.put_if("never written", b"x", tag)
+    assert store.list() == ["lease"]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_one_of_many_writers_wins(store: Store, fresh: bool):
+    writers = 6
+    with ThreadPoolExecutor(writers) as pool:
+        for round_ in range(5):
+            key, start = f"contested-{round_}", Barrier(writers)
+            if not fresh:
+                store.put(key, b"old")
+            _, tag = store.get_tagged(key) or (b"", "")
+
+            def write(i: int, key=key, start=start, tag=tag) -> bool:
+                start.wait()
+                return store.put_new(key, b"%d" % i * 10000) if fresh else store.put_if(key, b"%d" % i * 10000, tag)
+
+            won = list(pool.map(write, range(writers)))
+            assert won.count(True) == 1
+            assert store.get(key) == b"%d" % won.index(True) * 10000
+
+
+def test_stores_travel_to_other_processes(store: Store):
+    store.put("key", b"value")
+    assert pickle.loads(pickle.dumps(store)).get("key") == b"value"
+
+
+def test_probe_passes_where_conditional_writes_work(store: Store):
+    probe(store)
+    assert store.list() == []
+
+
+@pytest.mark.usefixtures("s3")
+def test_probe_tells_what_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"store .*/file/folder cannot be written"):
+        probe(open_store(tmp_path / "file" / "folder"))
+    with pytest.raises(StoreError, match=r"cannot be written.*no bucket 'nowhere'"):
+        probe(open_store("s3://nowhere/at/all"))
+
+
+def test_probe_tells_a_store_that_ignores_conditions(tmp_path: Path):
+    class Careless(FolderStore):
+        def put_new(self, key: str, data: bytes) -> bool:
+            self.put(key, data)
+            return True
+
+    probe(Careless(tmp_path), conditional=False)
+    with pytest.raises(StoreError, match="lacks conditional writes: 6 of 6"):
+        probe(Careless(tmp_path))
+
+
+@pytest.mark.parametrize(("uri", "rule"), [("gs://bucket", "'gs' is not known"), ("s3://", "names no bucket")])
+def test_a_wrong_uri_is_named(uri: str, rule: str):
+    with pytest.raises(StoreError, match=rule):
+        open_store(uri)
+
+
+def test_a_killed_writer_leaves_no_object(tmp_path: Path):
+    code = f"from blip.storage import open_store; open_store({str(tmp_path)!r}).put_file('big', '/dev/zero')"
+    writer = subprocess.Popen([sys.executable, "-c", code])
+    while not any(f.stat().st_size for f in tmp_path.iterdir()):
+        assert writer.poll() is None
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert open_store(tmp_path).list() == []
+
+
+def behind(s3: str) -> S3Store:
+    return S3Store(f"{s3}/behind", attempts=4, timeout=0.5)
+
+
+@pytest.mark.parametrize("faults", [["503"], ["429", "reset"], ["refused"] * 2, ["truncated"] * 2, ["stalled"], ["slow"]])
+def test_reading_survives(proxy, s3: str, tmp_path: Path, faults: list[str]):
+    store, data = behind(s3), os.urandom(300_000)
+    store.put("object", data)
+    proxy.fail("GET", *faults)
+    assert store.get("object") == data
+    proxy.fail("GET", *faults)
+    assert store.read("object", 1000, 250_000) == data[1000:251_000]
+    proxy.fail("GET", *faults)
+    store.fetch("object", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    assert not proxy.faults
+
+
+@pytest.mark.parametrize("faults", [["503"], ["429", "refused"], ["lost", "lost"]])
+def test_writing_survives(proxy, s3: str, tmp_path: Path, faults: list[str]):
+    store = behind(s3)
+    (tmp_path / "file").write_bytes(b"file")
+    proxy.fail("PUT", *faults)
+    store.put("object", b"data")
+    proxy.fail("PUT", *faults)
+    store.put_file("file", tmp_path / "file")
+    assert (store.get("object"), store.get("file")) == (b"data", b"file")
+    assert not proxy.faults
+
+
+def test_a_writer_whose_answer_was_lost_knows_that_it_won(proxy, s3: str):
+    store = behind(s3)
+    proxy.fail("PUT", "lost")
+    assert store.put_new("lease", b"mine")
+    _, tag = store.get_tagged("lease") or (b"", "")
+    proxy.fail("PUT", "lost", "lost")
+    assert store.put_if("lease", b"mine, longer", tag)
+    assert store.get("lease") == b"mine, longer"
+    assert not store.put_new("lease", b"mine, longer")
+    assert not proxy.faults
+
+
+def test_no_write_relies_on_a_listing(proxy, s3: str):
+    store = behind(s3)
+    assert store.list() == []
+    assert store.put_new("commit", b"first")
+    proxy.fail("GET", "stale")
+    assert store.list() == []
+    assert not store.put_new("commit", b"second")
+    assert store.list() == ["commit"]
+
+
+def test_a_server_that_stays_away_is_named(monkeypatch: pytest.MonkeyPatch, s3: str):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=f"{s3}/key: Could not connect"):
+        S3Store(s3, attempts=2).get("key")
