@@ -1,0 +1,72 @@
+"""RandomAugment: two operations by chance on a training image (BLIP's variant of RandAugment, arXiv 1909.13719)."""
+
+import math
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+Operation = Literal[
+    "identity", "autocontrast", "brightness", "sharpness", "equalize", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"
+]
+OPERATIONS: tuple[Operation, ...] = Operation.__args__
+Affine = tuple[float, float, float, float, float, float]
+"""Where a pixel `(x, y)` comes from: `(a x + b y + c, d x + e y + f)`."""
+
+DRAWS = 2
+STRENGTH = 0.5
+"""Magnitude 5 of 10."""
+FILL = (128, 128, 128)
+
+
+def random_augment(image: Image.Image, rng: np.random.Generator, factors: Literal["corrected", "reference"]) -> Image.Image:
+    """Draws two operations with replacement and applies each with probability 1/2.
+
+    `corrected` makes brightness and sharpness 1 +- 0.45 times what they were. In the reference the factor at this strength is 1.0, so
+    that the two change nothing. Every operation gives what OpenCV gives there, up to one level of 255 where pixels are interpolated.
+    """
+    for _ in range(DRAWS):
+        operation = OPERATIONS[rng.integers(len(OPERATIONS))]
+        sign = 1 if rng.random() < 0.5 else -1
+        if rng.random() < 0.5:
+            image = apply(image, operation, sign, 1 + sign * 0.9 * STRENGTH if factors == "corrected" else 1.0)
+    return image
+
+
+def apply(image: Image.Image, operation: Operation, sign: int, factor: float) -> Image.Image:
+    """One operation at the fixed strength; `sign` turns it the other way, `factor` is that of brightness and sharpness."""
+    shear, shift, angle = sign * 0.3 * STRENGTH, sign * 10 * STRENGTH, sign * math.radians(30 * STRENGTH)
+    match operation:
+        case "identity":
+            return image
+        case "autocontrast":
+            return ImageOps.autocontrast(image)
+        case "equalize":
+            return ImageOps.equalize(image)
+        case "brightness":
+            return ImageEnhance.Brightness(image).enhance(factor)
+        case "sharpness":
+            return ImageEnhance.Sharpness(image).enhance(factor)
+        case "shear_x":
+            return warp(image, (1, shear, 0, 0, 1, 0))
+        case "shear_y":
+            return warp(image, (1, 0, 0, shear, 1, 0))
+        case "translate_x":
+            return warp(image, (1, 0, shift, 0, 1, 0))
+        case "translate_y":
+            return warp(image, (1, 0, 0, 0, 1, shift))
+        case "rotate":
+            (x, y), cos, sin = (side / 2 for side in image.size), math.cos(angle), math.sin(angle)
+            return warp(image, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
+
+
+def warp(image: Image.Image, source: Affine) -> Image.Image:
+    """Pulls every pixel from its source, bilinearly; what lies outside is grey.
+
+    Coordinates are those of OpenCV, which the reference uses: pixel centres are whole numbers, and edges blend into what lies outside.
+    """
+    a, b, c, d, e, f = source
+    framed = ImageOps.expand(image, 1, FILL)
+    # Pillow's pixel centres are at halves; and the frame moves the source by one.
+    moved = (a, b, c + 1.5 - (a + b) / 2, d, e, f + 1.5 - (d + e) / 2)
+    return framed.transform(image.size, Image.Transform.AFFINE, moved, Image.Resampling.BILINEAR, fillcolor=FILL)

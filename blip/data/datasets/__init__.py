@@ -1,0 +1,1 @@
+"""Every data set is read once, into samples."""

@@ -1,0 +1,109 @@
+"""The world as a data set: clean gold, a noisy web, and a test."""
+
+from collections.abc import Iterator
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from blip.config import Config
+from blip.data.datasets.shapes.scenes import Scene, change, draw, render
+from blip.data.datasets.shapes.sentences import caption, is_true
+from blip.data.sample import Sample
+
+
+class ShapesConfig(Config):
+    """How much of the world there is."""
+
+    gold: int = Field(default=3000, ge=0)
+    """Images with five true captions each."""
+    web: int = Field(default=8000, ge=0)
+    """Images with one text each, of which a share is wrong."""
+    test: int = Field(default=300, ge=0)
+    """Images with five true captions each, to judge by."""
+    seed: int = 0
+    """Another seed, another world's pictures; an image depends on seed, split and its number alone."""
+    size: int = Field(default=32, ge=16)
+    """Pixels of a side."""
+    noise: float = Field(default=0.5, ge=0, le=1)
+    """Share of wrong texts in web."""
+    two_objects: float = Field(default=0.1, ge=0, le=1)
+    """Share of scenes with two objects."""
+
+
+Noise = Literal["other image", "advert", "changed attribute"]
+KINDS: tuple[Noise, ...] = ("other image", "other image", "advert", "changed attribute", "changed attribute")
+"""Of wrong texts, in their shares."""
+BLOCK = 20
+"""In every so many images the share of wrong texts is exact; chance says which of them are wrong."""
+CAPTIONS = 5
+"""Captions of an image, as COCO has."""
+ADVERTS = (
+    "buy now at the best price",
+    "free shipping on all orders",
+    "click here for more photos",
+    "new arrivals of the summer collection",
+    "sale up to 70 percent off",
+    "stock photo {} royalty free",
+    "wallpaper {} hd free download",
+    "IMG_{}.JPG",
+    "DSC{}.jpg",
+    "untitled-{}.png",
+    "screenshot {}.png",
+)
+
+
+def gold(cfg: ShapesConfig) -> Iterator[Sample]:
+    """Images with five true captions that differ."""
+    return (captioned(cfg, "gold", i) for i in range(cfg.gold))
+
+
+def test(cfg: ShapesConfig) -> Iterator[Sample]:
+    """As gold, of other images."""
+    return (captioned(cfg, "test", i) for i in range(cfg.test))
+
+
+def web(cfg: ShapesConfig) -> Iterator[Sample]:
+    """Images with a text each, of which `cfg.noise` are wrong: captions of other images, adverts, or captions with one attribute changed.
+
+    The truth of a sample also has `true`, and `noise`: the kind of a wrong text, else None.
+    """
+    for i in range(cfg.web):
+        rng, noise = chance(cfg, "web", i), noise_of(cfg, i)
+        scene = draw(rng, cfg.two_objects)
+        image = render(scene, rng, cfg.size)
+        text = caption(scene, rng) if noise is None else wrong(scene, noise, rng, cfg)
+        yield Sample(f"web-{i:06d}", [image], [text], {"truth": {**scene, "true": noise is None, "noise": noise}})
+
+
+def captioned(cfg: ShapesConfig, split: str, index: int) -> Sample:
+    rng = chance(cfg, split, index)
+    scene = draw(rng, cfg.two_objects)
+    image = render(scene, rng, cfg.size)
+    captions: dict[str, None] = {}
+    while len(captions) < CAPTIONS:
+        captions[caption(scene, rng)] = None
+    return Sample(f"{split}-{index:06d}", [image], list(captions), {"truth": {**scene}})
+
+
+def chance(cfg: ShapesConfig, split: str, index: int) -> Random:
+    return Random(f"{cfg.seed} {split} {index}")
+
+
+def noise_of(cfg: ShapesConfig, index: int) -> Noise | None:
+    """What is wrong with a web text."""
+    block, place = divmod(index, BLOCK)
+    wrong = round((block + 1) * BLOCK * cfg.noise) - round(block * BLOCK * cfg.noise)
+    rank = chance(cfg, "noise", block).sample(range(BLOCK), BLOCK)[place]
+    return KINDS[rank * len(KINDS) // wrong] if rank < wrong else None
+
+
+def wrong(scene: Scene, noise: Noise, rng: Random, cfg: ShapesConfig) -> str:
+    """A text that is not true of a scene; one that is by accident is drawn again."""
+    if noise == "advert":
+        return rng.choice(ADVERTS).format(rng.randrange(1000, 10000))
+    while True:
+        other = draw(rng, cfg.two_objects) if noise == "other image" else change(scene, rng)
+        text = caption(other, rng)
+        if not is_true(scene, text):
+            return text

@@ -1,0 +1,219 @@
+"""Batches of samples for training: the same ones in the same order on any number of processes, from any step on."""
+
+import hashlib
+import os
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.utils.data import DataLoader
+
+from blip.config import Config, ConfigError
+from blip.data.cache import ShardCache
+from blip.data.manifest import Manifest
+from blip.data.plan import Plan
+from blip.data.sample import BadSample, Sample
+from blip.data.shards import ShardError
+
+Prepared = TypeVar("Prepared")
+Collated = TypeVar("Collated")
+Prepare = Callable[[Sample, np.random.Generator], Prepared]
+Collate = Callable[[list[Prepared]], Collated]
+Place = tuple[int, int]
+"""Shard and row."""
+
+FETCHERS = 4
+
+
+class LoaderConfig(Config):
+    batch: int = Field(default=64, ge=1)
+    """Samples of an optimizer step, over all processes."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Samples that one process takes at a time, gradients accumulating; none is all of its part. To go on unchanged on another number
+    of processes, this must stay."""
+    streams: int = Field(default=64, ge=1)
+    """Stretches of the data that a batch draws from at once; the order of samples depends on it."""
+    window: int = Field(default=4, ge=1)
+    """Shards that a stream mixes at a time; the order of samples depends on it."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read and decode beside the training; with none, it happens in between."""
+    prefetch: int = Field(default=2, ge=1)
+    """Micro-batches that a worker has ready."""
+    ranged: bool = False
+    """Read samples from the bucket one by one rather than whole shards: for shards that no local disk holds. Digests are not verified."""
+    cache: str | None = None
+    """The local folder for copies of shards; none is one in the system's temporary folder, shared by all runs of a user."""
+    cache_gb: float = Field(default=100.0, gt=0)
+    """What these copies may take on the disk."""
+
+
+class Loader(Generic[Collated]):
+    """Endless micro-batches of this rank over one or several data sets, from optimizer step `start_step` on.
+
+    `prepare` makes of a sample what `collate` makes a batch of; its random generator depends on seed, epoch and the sample's key alone.
+    The samples of a step depend on the data, the seed and the config's batch, streams and window: the parts of ranks in their order,
+    and of a rank's micro-batches in theirs, are the global batch. A sample that `prepare` refuses by BadSample is counted by reason and
+    replaced by the next good one of its shard. With workers, `prepare` and `collate` run in their processes.
+    Raises ConfigError where batch, data and processes do not fit, ShardError where a shard is missing or altered.
+    """
+
+    def __init__(
+        self,
+        manifests: Sequence[Manifest],
+        prepare: Prepare[Prepared],
+        collate: Collate[Prepared, Collated],
+        cfg: LoaderConfig,
+        rank: int = 0,
+        world: int = 1,
+        start_step: int = 0,
+        *,
+        seed: int = 0,
+    ):
+        self.cfg, self.rank, self.step = cfg, rank, start_step
+        self.micro_batch, self.accumulation = split(cfg, world)
+        stored = [(manifest.store, shard) for manifest in manifests for shard in manifest.shards]
+        self.plans = [Plan([s.samples for _, s in stored], seed, cfg.batch, cfg.streams, cfg.window) for _ in range(2)]
+        """One to read by and one to look ahead with: a plan remembers the epoch that it is in."""
+        self.remote = not cfg.ranged and any(store.path(shard.name) is None for store, shard in stored)
+        if self.remote:
+            check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
+        folder = Path(cfg.cache or Path(tempfile.gettempdir()) / f"blip-shards-{os.getuid()}")
+        self.reader = Reader(ShardCache(stored, folder, int(cfg.cache_gb * 1e9), cfg.ranged), prepare, collate, seed)
+        self.bad: dict[Place, str] = {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch, the same for every number of processes."""
+        return self.plans[0].steps
+
+    @property
+    def samples(self) -> int:
+        """Samples of the data, the ones that an epoch leaves out included."""
+        return self.plans[0].total
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Epoch, and step in it, of the optimizer step that comes next."""
+        return divmod(self.step, self.steps_per_epoch)
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """How many samples this rank could not use so far, by reason; each counts once."""
+        return Counter(self.bad.values())
+
+    def __iter__(self) -> Iterator[Collated]:
+        """Micro-batches, `accumulation` a step; the step counts as made when its last one is handed out."""
+        for done, (batch, bad) in enumerate(self.read(), start=1):
+            self.bad.update(bad)
+            if done % self.accumulation == 0:
+                self.step += 1
+            yield batch
+
+    def read(self) -> Iterator[tuple[Collated, dict[Place, str]]]:
+        fetchers = ThreadPoolExecutor(FETCHERS)
+        tasks = self.tasks(self.step, fetchers)
+        try:
+            yield from self.in_workers(tasks) if self.cfg.workers else map(self.reader.__getitem__, tasks)
+        finally:
+            fetchers.shutdown(wait=False, cancel_futures=True)
+            self.reader.cache.close()
+
+    def in_workers(self, tasks: Iterator[tuple[int, np.ndarray]]) -> DataLoader:
+        return DataLoader(
+            self.reader,  # pyright: ignore[reportArgumentType]
+            sampler=tasks,  # pyright: ignore[reportArgumentType]
+            batch_size=None,
+            collate_fn=unchanged,
+            num_workers=self.cfg.workers,
+            worker_init_fn=outlive_the_signal,
+            prefetch_factor=self.cfg.prefetch,
+            generator=torch.Generator(),  # its own: the global one would differ with and without workers
+        )
+
+    def tasks(self, step: int, fetchers: ThreadPoolExecutor) -> Iterator[tuple[int, np.ndarray]]:
+        """Epoch and rows of every micro-batch of this rank; shards that come into use soon are sent for."""
+        plan, ahead = self.plans
+        share = self.micro_batch * self.accumulation
+        lead = ahead.window // ahead.each // 2
+        sent: set[int] = set()
+        for now in count(step):
+            if self.remote:
+                soon = ahead.shards(now, *self.part(0, share)) | ahead.shards(now + lead, *self.part(0, share))
+                for number in soon - sent:
+                    fetchers.submit(self.reader.cache.copy, number)
+                sent = soon
+            for i in range(self.accumulation):
+                yield now // plan.steps, plan.rows(now, *self.part(i * self.micro_batch, self.micro_batch))
+
+    def part(self, offset: int, size: int) -> tuple[int, int]:
+        begin = self.rank * self.micro_batch * self.accumulation + offset
+        return begin, begin + size
+
+
+class Reader(Generic[Prepared, Collated]):
+    """Makes one micro-batch from its epoch and rows; travels to workers."""
+
+    def __init__(self, cache: ShardCache, prepare: Prepare[Prepared], collate: Collate[Prepared, Collated], seed: int):
+        self.cache, self.prepare, self.collate, self.seed = cache, prepare, collate, seed
+
+    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, str]]:
+        epoch, rows = task
+        bad: dict[Place, str] = {}
+        return self.collate([self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]), bad
+
+    def good(self, epoch: int, number: int, row: int, bad: dict[Place, str]) -> Prepared:
+        """The sample of a row or, where it is bad, the next good one of its shard: neither processes nor earlier samples matter."""
+        shard = self.cache[number]
+        for place in (*range(row, len(shard)), *range(row)):
+            try:
+                sample = shard[place]
+                return self.prepare(sample, generator(self.seed, epoch, sample.key))
+            except BadSample as e:
+                bad[number, place] = str(e)
+        store, entry = self.cache.shards[number]
+        reasons = ", ".join(sorted({reason for (shard_number, _), reason in bad.items() if shard_number == number}))
+        raise ShardError(f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}")
+
+
+def generator(seed: int, epoch: int, key: str) -> np.random.Generator:
+    """The random numbers of a sample in an epoch."""
+    return np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest()))
+
+
+def split(cfg: LoaderConfig, world: int) -> tuple[int, int]:
+    """Size and number of a process's micro-batches in a step. Raises ConfigError where they do not fit."""
+    share, rest = divmod(cfg.batch, world)
+    if rest:
+        raise ConfigError(f"loader.batch is {cfg.batch}, which {world} processes cannot share: make it a multiple of their number")
+    size = cfg.micro_batch or share
+    if share % size:
+        raise ConfigError(f"loader.micro_batch is {size}, but each of {world} processes has {share} samples of a batch: make it a divisor")
+    return size, share // size
+
+
+def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> None:
+    """Raises ConfigError where the copies in use at a time would push one another out."""
+    here = min(1.0, int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world)
+    used = sum(sizes) if plan.streams == 1 else min(sum(sizes), max(sizes) * (cfg.window + 1) * plan.streams * here)
+    if used > cfg.cache_gb * 1e9:
+        raise ConfigError(
+            f"loader.cache_gb is {cfg.cache_gb}, but {used / 1e9:.1f} GB of shards are in use at a time ({plan.streams} streams, "
+            f"windows of {cfg.window} shards): raise it, lower loader.streams or loader.window, or set loader.ranged"
+        )
+
+
+def outlive_the_signal(worker: int) -> None:  # noqa: ARG001
+    """Lets the training end the workers: a launcher sends SIGTERM to all processes, and the step at hand still needs its data."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def unchanged(value: Any) -> Any:
+    return value

@@ -1,0 +1,94 @@
+"""Which sample comes when: an order that knows the data, a seed and the batch, and nothing of processes."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from blip.config import ConfigError
+
+
+class Plan:
+    """The order of samples over endless epochs, found for any step without walking there.
+
+    An epoch puts the shards in a random order, end to end. Its streams are equal, adjoining stretches of that line; a batch takes as many
+    samples from each, and a stream draws them at random from a window of a few shards that moves along. So a few shards for each stream
+    are open at a time, and part of a batch needs only part of the streams. Where there are no more shards than streams, the whole
+    epoch is one window. What does not fill a last batch is left out, another part of the data each epoch.
+    """
+
+    def __init__(self, counts: Sequence[int], seed: int, batch: int, streams: int, window: int):
+        """`counts` samples of each shard; `batch` samples of a step; at most `streams`, each with a window of `window` shards."""
+        self.counts, self.seed, self.batch = np.asarray(counts, np.int64), seed, batch
+        self.total = int(self.counts.sum())
+        if self.total < batch:
+            raise ConfigError(f"loader.batch is {batch}, but the data has {self.total} samples: a batch cannot be larger than the data")
+        self.steps = self.total // batch
+        few = len(counts) <= streams
+        self.streams = 1 if few else max(n for n in range(1, streams + 1) if batch % n == 0)
+        self.each = batch // self.streams
+        self.length = self.steps * self.each
+        self.window = self.length if few else max(1, window * self.total // len(counts))
+        self.epoch = -1
+        self.windows: dict[int, tuple[int, np.ndarray]] = {}
+
+    def rows(self, step: int, begin: int, end: int) -> np.ndarray:
+        """Shard and row `(end - begin, 2)` of the samples `begin` to `end` of the batch of a step, counted over all epochs."""
+        return self.locate(np.concatenate([self.shuffled(*part) for part in self.parts(step, begin, end)]))
+
+    def shards(self, step: int, begin: int, end: int) -> set[int]:
+        """The shards that the windows of these samples lie in."""
+        found: set[int] = set()
+        for stream, first, last in self.parts(step, begin, end):
+            low, high = self.window_at(stream, first)[1], self.window_at(stream, last - 1)[2]
+            (left, before), (right, after) = self.places(np.array([low, high - 1]) + stream * self.length)
+            between = self.order[left : right + 1] if before <= after else np.append(self.order[left:], self.order[: right + 1])
+            found.update(between.tolist())
+        return found
+
+    def parts(self, step: int, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Stream, and first and last place in it, of the samples of a batch."""
+        epoch, step = divmod(step, self.steps)
+        self.enter(epoch)
+        for stream in range(begin // self.each, -(-end // self.each)):
+            first = max(begin - stream * self.each, 0)
+            last = min(end - stream * self.each, self.each)
+            yield stream, step * self.each + first, step * self.each + last
+
+    def enter(self, epoch: int) -> None:
+        if epoch == self.epoch:
+            return
+        rng = np.random.default_rng([self.seed, epoch])
+        self.epoch, self.windows = epoch, {}
+        self.order = rng.permutation(len(self.counts))
+        self.ends = np.cumsum(self.counts[self.order])
+        self.rotation = int(rng.integers(self.total))
+
+    def shuffled(self, stream: int, first: int, last: int) -> np.ndarray:
+        """Places `first` to `last` of a stream, as positions on the epoch's line."""
+        found = []
+        while first < last:
+            number, low, high = self.window_at(stream, first)
+            known, permutation = self.windows.get(stream, (-1, np.empty(0, np.int64)))
+            if known != number:
+                permutation = np.random.default_rng([self.seed, self.epoch, stream, number]).permutation(high - low)
+                self.windows[stream] = number, permutation
+            found.append(permutation[first - low : last - low] + low)
+            first += len(found[-1])
+        return np.concatenate(found) + stream * self.length
+
+    def window_at(self, stream: int, place: int) -> tuple[int, int, int]:
+        """The window of a place in a stream: number, first and last place. Streams move on at different times, not all at once."""
+        shift = self.window * stream // self.streams
+        number = (place + shift) // self.window
+        return number, max(0, number * self.window - shift), min(self.length, (number + 1) * self.window - shift)
+
+    def locate(self, line: np.ndarray) -> np.ndarray:
+        """Shard and row `(N, 2)` of positions on the epoch's line."""
+        places, positions = self.places(line).T
+        shards = self.order[places]
+        return np.stack([shards, positions - self.ends[places] + self.counts[shards]], 1)
+
+    def places(self, line: np.ndarray) -> np.ndarray:
+        """The place of the shard in the epoch's order, and the turned position, `(N, 2)` of positions on the epoch's line."""
+        positions = (line + self.rotation) % self.total
+        return np.stack([np.searchsorted(self.ends, positions, side="right"), positions], 1)

@@ -1,0 +1,129 @@
+"""Texts: how they are cleaned, and how they become token ids and text again."""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from blip.batch import Tokens
+from blip.config import ConfigError
+
+# A batch of captions is too small to gain from threads, and a process that used them may not fork loader workers quietly.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+BLIP = ("[DEC]", "[ENC]")
+"""Start a text that is written, and a text that is read together with an image; the last two entries of the vocabulary, in this order."""
+ALPHABET = 1000
+"""Letters that a trained vocabulary holds, the most frequent; a word with another one is [UNK]."""
+
+
+class Tokenizer:
+    """BERT's lower-case WordPiece with [DEC] and [ENC] behind its vocabulary."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, origin: str = "tokenizer"):
+        missing = [token for token in BERT if backend.token_to_id(token) is None]
+        if missing:
+            raise ConfigError(f"{origin} lacks {', '.join(missing)}: a WordPiece vocabulary as BERT's has all of {', '.join(BERT)}")
+        backend.add_special_tokens([*BERT, *BLIP])
+        self.backend = backend
+        vocab = backend.get_vocab()
+        self.vocab_size = len(vocab)
+        self.pad, self.cls, self.sep, self.dec, self.enc = (vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", *BLIP))
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls), ("[SEP]", self.sep)]
+        )
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Self:
+        """Reads a folder of ours or of transformers, such as `bert-base-uncased`, or a `vocab.txt` with a token a line."""
+        path = Path(path)
+        vocab = path if path.is_file() else path / "vocab.txt"
+        if (path / "tokenizer.json").is_file():
+            backend = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+            backend.no_truncation()
+            backend.no_padding()
+        elif vocab.is_file():
+            tokens = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            backend = wordpiece({token: i for i, token in enumerate(tokens)})
+        else:
+            raise ConfigError(f"tokenizer {path}: neither a vocab.txt nor a folder with tokenizer.json or vocab.txt")
+        return cls(backend, f"tokenizer {path}")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """Learns a vocabulary of at most `vocab_size` entries from texts, all special tokens counted; the same from the same texts."""
+        texts = list(texts)
+        backend = wordpiece({})
+        assert backend.normalizer is not None
+        letters = Counter(c for text in texts for c in sorted(set(backend.normalizer.normalize_str(text))) if not c.isspace())
+        alphabet = sorted(letter for letter, _ in letters.most_common(ALPHABET))
+        # The trainer numbers letters inside words in no certain order, and breaks ties by number; so they are given to it as known.
+        known = [*BERT, *alphabet, *("##" + letter for letter in alphabet)]
+        size = vocab_size - len(BLIP)
+        if size < len(known):
+            least = len(known) + len(BLIP)
+            raise ConfigError(f"tokenizer: vocabulary of {vocab_size} is too small, letters and special tokens alone are {least}")
+        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=known, limit_alphabet=0, show_progress=False)
+        backend.train_from_iterator(texts, trainer)
+        return cls(wordpiece(backend.get_vocab()))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a folder that `from_folder` and transformers' tokenizer classes read."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.backend.save(str(folder / "tokenizer.json"))
+        self.backend.model.save(str(folder))
+        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+    def encode(self, texts: Sequence[str], max_length: int, pad_to: Literal["longest", "max"] = "longest") -> Tokens:
+        """Ids `(B, L)`, int64, and mask: [CLS] first, [SEP] last, cut to `max_length` and padded to the longest or to `max_length`."""
+        self.backend.enable_truncation(max_length)
+        encodings = self.backend.encode_batch_fast(list(texts))
+        length = max_length if pad_to == "max" else max((len(e) for e in encodings), default=0)
+        ids = torch.full((len(encodings), length), self.pad)
+        mask = torch.zeros(len(encodings), length, dtype=torch.bool)
+        for row, encoding in enumerate(encodings):
+            ids[row, : len(encoding)] = torch.tensor(encoding.ids)
+            mask[row, : len(encoding)] = True
+        return Tokens(ids, mask)
+
+    def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
+        """Texts of rows of ids `(B, L)`, or of rows of different lengths; special tokens are left out."""
+        return self.backend.decode_batch([list(map(int, row)) for row in ids])
+
+
+def wordpiece(vocab: dict[str, int]) -> tokenizers.Tokenizer:
+    """BERT's lower-case tokenizer of a vocabulary."""
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
+
+
+def clean_caption(text: str, max_words: int = 30) -> str:
+    """A caption as models read it: lower case, punctuation away, at most `max_words` words."""
+    text = PUNCTUATION.sub(" ", text.lower())
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])
+
+
+def clean_question(text: str, max_words: int = 50) -> str:
+    """A question as models read it: as a caption, but punctuation leaves no space behind."""
+    text = PUNCTUATION.sub("", text.lower()).rstrip(" ")
+    return " ".join(text.split(" ")[:max_words])

@@ -1,0 +1,119 @@
+"""Images: from encoded bytes to uint8 tensors, and to what the image encoder reads."""
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from blip.config import Config
+from blip.data.augment import random_augment
+from blip.data.sample import BadSample
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""Of the images that CLIP was trained on; the ViT expects them."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""What is decoded. Pillow's other decoders serve no data set, and some start programs."""
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+class TransformConfig(Config):
+    """What happens to a training image."""
+
+    size: int = Field(default=224, ge=1)
+    """Pixels of a side."""
+    min_scale: float = Field(default=0.2, gt=0, le=1)
+    """A random crop keeps at least this share of the area (0.2 in pre-training, 0.5 in fine-tuning); 1 leaves the image whole."""
+    flip: bool = True
+    """Mirror every second image, left to right."""
+    augment: Literal["none", "corrected", "reference"] = "corrected"
+    """RandomAugment; `reference` leaves brightness and sharpness as they are, as BLIP's code does by oversight."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """An RGB image from its encoded bytes. Raises BadSample."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise BadSample("image cannot be decoded") from None
+    except Image.DecompressionBombError:
+        raise BadSample("image has too many pixels") from None
+    except BROKEN:
+        raise BadSample("image is broken") from None
+    try:
+        return image.convert("RGB")
+    except BROKEN as e:
+        raise BadSample("image is cut short" if "truncated" in str(e) else "image is broken") from None
+
+
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
+"""What Pillow's decoders raise over bytes that are not as they should be."""
+
+
+def train_transform(cfg: TransformConfig, rng: np.random.Generator) -> Transform:
+    """Random crop, flip and RandomAugment by `rng`, to uint8 `(3, size, size)`."""
+
+    def transform(image: Image.Image) -> Tensor:
+        if cfg.min_scale < 1:
+            image = image.resize((cfg.size, cfg.size), Image.Resampling.BICUBIC, random_box(image, cfg.min_scale, rng))
+        else:
+            image = resize(image, cfg.size)
+        if cfg.flip and rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if cfg.augment != "none":
+            image = random_augment(image, rng, cfg.augment)
+        return to_tensor(image)
+
+    return transform
+
+
+def eval_transform(size: int) -> Transform:
+    """The whole image, its aspect ratio not kept, to uint8 `(3, size, size)`."""
+    return lambda image: to_tensor(resize(image, size))
+
+
+def resize(image: Image.Image, size: int) -> Image.Image:
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def random_box(image: Image.Image, min_scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A crop of a share of the area between `min_scale` and 1 and an aspect ratio between 3/4 and 4/3, as torchvision draws it."""
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * rng.uniform(min_scale, 1)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return x, y, x + w, y + h
+    # No crop fits a long and narrow image: the largest one in its middle.
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def normalise(images: Tensor) -> Tensor:
+    """What the image encoder reads: uint8 images `(..., 3, H, W)` as float32 of mean 0 and deviation 1, on their device."""
+    scale, shift = statistics(images.device)
+    return torch.addcmul(shift, images.to(torch.float32), scale)
+
+
+@cache
+def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    return 1 / (255 * std), -mean / std

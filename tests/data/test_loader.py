@@ -1,0 +1,200 @@
+"""Training sees the same batches on any number of processes and workers, and goes on from any step."""
+
+import os
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blip.config import ConfigError
+from blip.data.cache import ShardCache
+from blip.data.loader import Loader, LoaderConfig
+from blip.data.manifest import Manifest
+from blip.data.sample import BadSample, Sample
+from blip.data.shards import ShardError, write_shards
+from blip.storage import open_store
+
+CFG = LoaderConfig(batch=16, streams=8, window=2)
+
+
+def prepare(sample: Sample, rng: np.random.Generator) -> tuple[str, str, int]:
+    if sample.images[0] == b"bad":
+        raise BadSample("image cannot be decoded")
+    return sample.key, sample.texts[int(rng.integers(len(sample.texts)))], int(rng.integers(1 << 30))
+
+
+def write(root: str | Path, name: str, count: int = 237, per_shard: int = 12, bad: range = range(0)) -> Manifest:
+    samples = (Sample(f"{name}/{i:05d}", [b"bad" if i in bad else b"image"], [f"{i} a", f"{i} b"]) for i in range(count))
+    return write_shards(samples, root, name, per_shard)
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    root = tmp_path_factory.mktemp("data")
+    return [write(root, "web", bad=range(30, 41)), write(root, "gold", count=50)]
+
+
+def loader(manifests: list[Manifest], cfg: LoaderConfig = CFG, rank: int = 0, world: int = 1, start: int = 0, **options) -> Loader[list]:
+    return Loader(manifests, prepare, list, cfg, rank, world, start, seed=3, **options)
+
+
+def take(source: Loader[list], steps: int) -> list[list]:
+    batches = islice(source, steps * source.accumulation)
+    return [[row for _ in range(source.accumulation) for row in next(batches)] for _ in range(steps)]
+
+
+def test_batches_are_the_same_for_every_number_of_processes(manifests: list[Manifest]):
+    whole = take(loader(manifests), 40)
+    for world in (2, 4):
+        ranks = [take(loader(manifests, rank=rank, world=world), 40) for rank in range(world)]
+        assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == whole
+
+
+def test_micro_batches_of_one_size_are_the_same_for_every_number_of_processes(manifests: list[Manifest]):
+    cfg = CFG.model_copy(update={"micro_batch": 4})
+    alone = loader(manifests, cfg)
+    assert alone.accumulation == 4
+    micro = list(islice(alone, 40))
+    pair = [loader(manifests, cfg, rank, 2) for rank in range(2)]
+    assert [p.accumulation for p in pair] == [2, 2]
+    halves = [list(islice(p, 20)) for p in pair]
+    assert [batch for t in range(10) for half in halves for batch in half[2 * t : 2 * t + 2]] == micro
+
+
+@pytest.mark.parametrize("start", [1, 7, 16, 17, 35])
+def test_training_goes_on_from_any_step(manifests: list[Manifest], start: int):
+    cfg = CFG.model_copy(update={"micro_batch": 8})
+    straight = take(loader(manifests), 40)
+    again = loader(manifests, cfg, start=start)
+    assert again.state == divmod(start, 17)
+    assert take(again, 40 - start) == straight[start:]
+    assert again.state == divmod(40, 17)
+
+
+def test_a_step_counts_when_its_last_micro_batch_is_out(manifests: list[Manifest]):
+    source = loader(manifests, CFG.model_copy(update={"micro_batch": 8}))
+    assert [source.step for _ in islice(source, 5)] == [0, 1, 1, 2, 2]
+
+
+def test_workers_change_nothing(manifests: list[Manifest]):
+    torch.manual_seed(5)
+    plain = loader(manifests)
+    rows = take(plain, 10)
+    state = torch.get_rng_state()
+    torch.manual_seed(5)
+    for workers in (1, 2):
+        source = loader(manifests, CFG.model_copy(update={"workers": workers}))
+        assert take(source, 10) == rows
+        assert source.rejected == plain.rejected
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_epoch_has_every_good_sample(manifests: list[Manifest]):
+    source = loader(manifests)
+    assert (source.steps_per_epoch, source.samples) == (17, 287)
+    keys = [row[0] for batch in take(source, 17) for row in batch]
+    assert len(keys) == 272
+    assert len(set(keys)) >= 287 - 15 - 11
+    assert {key.split("/")[0] for key in keys} == {"web", "gold"}
+
+
+def test_randomness_is_the_samples_own(manifests: list[Manifest]):
+    rows = {row[0]: row for batch in take(loader(manifests), 17) for row in batch}
+    other_order = {row[0]: row for batch in take(loader(manifests[:1], CFG.model_copy(update={"streams": 2})), 14) for row in batch}
+    common = rows.keys() & other_order.keys()
+    assert len(common) > 180
+    assert all(rows[key] == other_order[key] for key in common)
+    second = {row[0]: row for batch in take(loader(manifests, start=17), 17) for row in batch}
+    changed = [rows[key][2] != second[key][2] for key in rows.keys() & second.keys()]
+    assert all(changed)
+    assert {text.split()[1] for _, text, _ in rows.values()} == {"a", "b"}
+
+
+def test_bad_samples_are_replaced_and_counted_once(manifests: list[Manifest]):
+    source = loader(manifests)
+    batches = take(source, 34)
+    assert {len(batch) for batch in batches} == {16}
+    assert source.rejected == {"image cannot be decoded": 11}
+    assert not {f"web/{i:05d}" for i in range(30, 41)} & {row[0] for batch in batches for row in batch}
+
+
+def test_a_shard_without_a_good_sample_is_named(tmp_path: Path):
+    manifest = write(tmp_path, "web", count=24, bad=range(12))
+    with pytest.raises(ShardError, match=r"web-000000-\w+\.tar with sha256 \w+ has no sample that can be used: image cannot be decoded"):
+        take(loader([manifest]), 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_a_truncated_shard_is_named(tmp_path: Path, request: pytest.FixtureRequest, where: str, workers: int):
+    root = str(tmp_path / "data") if where == "folder" else f"{request.getfixturevalue('s3')}/data"
+    manifest = write(root, "web", count=24)
+    shard = manifest.shards[1]
+    store = open_store(root)
+    store.put(shard.name, store.get(shard.name)[:-1])
+    source = loader([manifest], CFG.model_copy(update={"cache": str(tmp_path / "cache"), "workers": workers}))
+    with pytest.raises(ShardError, match=f"shard {root}/{shard.name} is cut short.*{shard.sha256}"):
+        take(source, 2)
+
+
+@pytest.mark.parametrize("change", [{}, {"ranged": True}, {"workers": 2}])
+def test_a_bucket_gives_the_same_batches(tmp_path: Path, s3: str, change: dict):
+    rows = take(loader([write(tmp_path / "data", "web", 60)]), 5)
+    cache = tmp_path / "cache"
+    source = loader([write(s3, "web", 60)], CFG.model_copy(update={"cache": str(cache), **change}))
+    assert take(source, 5) == rows
+    copies = sorted(p.name for p in cache.iterdir()) if cache.exists() else []
+    assert copies == ([] if change.get("ranged") else sorted(f"{shard.sha256}.tar" for _, shard in source.reader.cache.shards))
+
+
+def test_a_bucket_is_read_through_failures(tmp_path: Path, s3: str, proxy):
+    manifest = write(s3, "web", count=48)
+    rows = take(loader([manifest], CFG.model_copy(update={"cache": str(tmp_path / "first")})), 3)
+    proxy.fail("GET", "reset", "truncated", "refused", "slow")
+    assert take(loader([manifest], CFG.model_copy(update={"cache": str(tmp_path / "second")})), 3) == rows
+    assert not proxy.faults
+
+
+def test_copies_used_longest_ago_go_first(tmp_path: Path, s3: str):
+    manifest = write(s3, "web", count=48)
+    size = manifest.shards[0].bytes
+    cache = ShardCache([(manifest.store, shard) for shard in manifest.shards], tmp_path / "cache", limit=2 * size)
+    for age, number in enumerate((0, 1)):
+        os.utime(cache.copy(number), (age, age))
+    cache.copy(0)
+    open_before = cache[1]
+    os.utime(cache.copy(1), (1, 1))
+    cache.copy(2)
+    left = {p.stem for p in (tmp_path / "cache").glob("*.tar")}
+    assert left == {manifest.shards[0].sha256, manifest.shards[2].sha256}
+    assert open_before[0].key == "web/00012"
+
+
+def test_a_copy_is_fetched_once(tmp_path: Path, s3: str, proxy):
+    manifest = write(s3, "web", count=24)
+    proxy.requests.clear()
+    for _ in range(2):
+        cache = ShardCache([(manifest.store, shard) for shard in manifest.shards], tmp_path / "cache", limit=10**9)
+        assert cache[0][0].key == "web/00000"
+    wholes = [r for r in proxy.requests if r == "GET"]
+    assert len(wholes) == 3  # the shard once, its index twice
+
+
+@pytest.mark.parametrize(
+    ("change", "world", "rule"),
+    [
+        ({}, 3, "batch is 16, which 3 processes cannot share"),
+        ({"micro_batch": 3}, 2, "micro_batch is 3, but each of 2 processes has 8"),
+        ({"batch": 1000}, 1, "batch is 1000, but the data has 287 samples"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(manifests: list[Manifest], change: dict, world: int, rule: str):
+    with pytest.raises(ConfigError, match=rule):
+        loader(manifests, CFG.model_copy(update=change), world=world)
+
+
+def test_a_cache_too_small_is_refused(s3: str):
+    with pytest.raises(ConfigError, match=r"loader.cache_gb is 1e-05, but 0.0 GB of shards are in use"):
+        loader([write(s3, "web", 24)], CFG.model_copy(update={"cache_gb": 1e-5}))

@@ -1,0 +1,103 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertTokenizerFast
+
+from blip.config import ConfigError
+from blip.data.tokenizer import Tokenizer, clean_caption, clean_question
+
+GOLDEN = Path(os.environ.get("BLIP_GOLDEN", "tests/golden"))
+TEXTS = ["a red square on the left of a green picture", "a small red circle, left", "two hearts and a star"] * 3
+
+
+@pytest.fixture(scope="module")
+def golden() -> Tokenizer:
+    return Tokenizer.from_folder(GOLDEN / "vocab.txt")
+
+
+@pytest.mark.parametrize(
+    "case", json.loads((GOLDEN / "misc.json").read_text())["text_cleaning"], ids=lambda c: f"{c['text'][:12]}-{c['max_words']}"
+)
+def test_cleaning_equals_the_reference(case):
+    assert clean_caption(case["text"], case["max_words"]) == case["caption"]
+    assert clean_question(case["text"], case["max_words"]) == case["question"]
+
+
+def test_special_tokens_follow_the_vocabulary(golden):
+    meta = json.loads((GOLDEN / "meta.json").read_text())
+    expected = (meta["pad"], meta["cls"], meta["sep"], meta["bos"], meta["enc"], meta["vocab_size"])
+    assert (golden.pad, golden.cls, golden.sep, golden.dec, golden.enc, golden.vocab_size) == expected
+
+
+def test_ids_and_mask(golden):
+    tokens = golden.encode(["A red square", "dog", "treey"], 10)
+    word = golden.backend.token_to_id
+    assert tokens.ids.tolist() == [
+        [golden.cls, word("a"), word("red"), word("square"), golden.sep],
+        [golden.cls, word("dog"), golden.sep, golden.pad, golden.pad],
+        [golden.cls, word("tree"), word("##y"), golden.sep, golden.pad],
+    ]
+    assert tokens.mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2, [True] * 4 + [False]]
+    assert tokens.ids.dtype == torch.int64
+
+
+def test_long_texts_are_cut_and_keep_their_end(golden):
+    ids = golden.encode(["a red dog and a black cat"], 5, "max").ids
+    assert golden.decode(ids) == ["a red dog"]
+    assert ids[0, -1] == golden.sep
+
+
+def test_padding_to_the_length_asked_for(golden):
+    assert golden.encode(["a dog"], 30, "max").ids.shape == (1, 30)
+    assert golden.encode([], 30, "max").ids.shape == (0, 30)
+    assert golden.encode([""], 30).ids.tolist() == [[golden.cls, golden.sep]]
+
+
+def test_decoding_leaves_out_special_tokens_and_joins_pieces(golden):
+    ids = [golden.dec, *golden.encode(["is treey, right?"], 30).ids[0].tolist(), golden.enc, golden.pad]
+    assert golden.decode([ids, [golden.sep]]) == ["is treey, right?", ""]
+
+
+def test_a_text_cannot_smuggle_special_tokens_in(golden):
+    ids = golden.encode([clean_caption("[SEP] [DEC] dog [ENC]")], 30).ids[0, 1:-1]
+    assert not {golden.sep, golden.dec, golden.enc} & set(ids.tolist())
+
+
+def test_trained_tokenizer_reads_back_and_by_transformers(tmp_path):
+    ours = Tokenizer.train(TEXTS, 200)
+    ours.save(tmp_path)
+    again, theirs = Tokenizer.from_folder(tmp_path), BertTokenizerFast.from_pretrained(tmp_path)
+    expected = ours.encode(TEXTS, 12, "max").ids
+    assert torch.equal(again.encode(TEXTS, 12, "max").ids, expected)
+    assert theirs(TEXTS, max_length=12, truncation=True, padding="max_length")["input_ids"] == expected.tolist()
+    assert (theirs.bos_token_id, theirs.convert_tokens_to_ids("[ENC]"), len(theirs)) == (ours.dec, ours.enc, ours.vocab_size)
+    assert ours.decode(expected[2:3]) == ["two hearts and a star"]
+
+
+def test_a_folder_with_a_vocabulary_alone_is_enough(tmp_path):
+    ours = Tokenizer.train(TEXTS, 200)
+    ours.save(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    again = Tokenizer.from_folder(tmp_path)
+    assert again.backend.get_vocab() == ours.backend.get_vocab()
+
+
+def test_training_gives_the_same_vocabulary_in_every_process():
+    script = f"from blip.data.tokenizer import Tokenizer; print(sorted(Tokenizer.train({TEXTS!r}, 80).backend.get_vocab().items()))"
+    elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert elsewhere == f"{sorted(Tokenizer.train(TEXTS, 80).backend.get_vocab().items())}\n"
+
+
+def test_errors_name_what_is_wrong(tmp_path):
+    with pytest.raises(ConfigError, match=r"neither a vocab\.txt nor a folder"):
+        Tokenizer.from_folder(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[MASK]\na\n")
+    with pytest.raises(ConfigError, match=r"lacks \[SEP\]"):
+        Tokenizer.from_folder(tmp_path)
+    with pytest.raises(ConfigError, match="vocabulary of 10 is too small"):
+        Tokenizer.train(TEXTS, 10)
