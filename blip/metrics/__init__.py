@@ -1,0 +1,1 @@
+"""The field's scores, as pure functions."""

@@ -1,0 +1,50 @@
+"""VQA accuracy: an answer counts as far as people gave it (arXiv 1505.00468, section 3)."""
+
+import re
+from collections.abc import Sequence
+
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+COMMA_IN_NUMBER = re.compile(r"\d,\d")
+PERIOD = re.compile(r"\.(?!\d)")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)} | {"none": "0"}
+ARTICLES = ("a", "an", "the")
+SPELT = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd how'll
+    how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't
+    she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
+    something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've
+    we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's
+    won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+CONTRACTIONS = {word[: m.start()] + word[m.end() :]: word for word in SPELT.split() for m in re.finditer("'", word)}
+"""Contractions that lack one apostrophe, to what they should be."""
+
+
+def vqa_accuracy(answer: str, said: Sequence[str]) -> float:
+    """Accuracy of an answer in percent, of what people said: min(1, matches / 3), averaged over leaving out each of them.
+
+    Normalised as the reference does it: the answer wholly; what people said of punctuation alone, and only where they disagree.
+    Raises ValueError where nobody said anything.
+    """
+    if not said:
+        raise ValueError(f"VQA accuracy of {answer!r}: no answers of people to compare with")
+    answer = normalise_words(strip_punctuation(" ".join(answer.split())))
+    people = [strip_punctuation(s) for s in said] if len(set(said)) > 1 else said
+    matches = [s == answer for s in people]
+    return 100 * sum(min(1.0, (sum(matches) - match) / 3) for match in matches) / len(matches)
+
+
+def strip_punctuation(text: str) -> str:
+    """Marks next to a space go, others become one; in a text with a number such as 1,000 all go. Periods stay before digits only."""
+    result = text
+    for mark in PUNCTUATION:
+        loose = f"{mark} " in text or f" {mark}" in text or COMMA_IN_NUMBER.search(text)
+        result = result.replace(mark, "" if loose else " ")
+    return PERIOD.sub("", result)
+
+
+def normalise_words(text: str) -> str:
+    """Lower case, number words as digits, no articles, contractions with their apostrophes."""
+    words = (DIGITS.get(word, word) for word in text.lower().split())
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)

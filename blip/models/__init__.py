@@ -1,0 +1,1 @@
+"""What images and texts look like, alone and together."""

@@ -1,0 +1,202 @@
+"""The text transformer: BERT's post-norm layers with cross-attention to an image. Masks come from outside."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from blip.config import Config
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one layer, each `(B, heads, N, D / heads)`."""
+
+
+class TextConfig(Config):
+    vocab_size: int = 30524
+    """BERT's 30522 word pieces, then [DEC] and [ENC]; taken from the tokenizer when a run starts."""
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    feed_forward: int = 3072
+    positions: int = 512
+    dropout: float = 0.1
+    """Of embeddings, attention weights and sub-layer outputs."""
+    eps: float = 1e-12
+    """Of every LayerNorm."""
+    init_std: float = 0.02
+    """Standard deviation of the initial weights; about 1/sqrt(width) lets small models learn."""
+    checkpoint_last: int = 0
+    """Recompute the activations of this many last layers in the backward pass, to save memory."""
+
+
+def bidirectional_mask(mask: Tensor) -> Tensor:
+    """Lets every token see every real token: `(B, L)` to `(B, 1, 1, L)`."""
+    return mask[:, None, None, :]
+
+
+def causal_mask(mask: Tensor) -> Tensor:
+    """Lets every token see itself and the real tokens before it: `(B, L)` to `(B, 1, L, L)`."""
+    length = mask.shape[1]
+    return mask[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+
+
+class Attention(nn.Module):
+    """Multi-head attention, its output projection, dropout, and LayerNorm over the residual."""
+
+    def __init__(self, cfg: TextConfig, source_width: int):
+        super().__init__()
+        self.heads = cfg.heads
+        self.dropout = cfg.dropout
+        self.query = nn.Linear(cfg.width, cfg.width)
+        self.key = nn.Linear(source_width, cfg.width)
+        self.value = nn.Linear(source_width, cfg.width)
+        self.output = nn.Linear(cfg.width, cfg.width)
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps)
+
+    def split(self, x: Tensor) -> Tensor:
+        """`(B, L, D)` to `(B, heads, L, D / heads)`."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def keys_values(self, source: Tensor) -> KeysValues:
+        """Keys and values of what is attended to, `(B, N, source width)`."""
+        return self.split(self.key(source)), self.split(self.value(source))
+
+    def context(self, x: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
+        """What the source says to each position `(B, L, D)`, before the output projection."""
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(self.split(self.query(x)), *source, attn_mask=mask, dropout_p=dropout)
+        return context.transpose(1, 2).flatten(2)
+
+    def forward(self, x: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
+        """`(B, L, D)` to `(B, L, D)`; `mask` broadcasts to `(B, heads, L, N)`, True where attention may go."""
+        return self.norm(x + F.dropout(self.output(self.context(x, source, mask)), self.dropout, self.training))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps around a GELU, dropout, and LayerNorm over the residual."""
+
+    def __init__(self, cfg: TextConfig):
+        super().__init__()
+        self.dropout = cfg.dropout
+        self.up = nn.Linear(cfg.width, cfg.feed_forward)
+        self.down = nn.Linear(cfg.feed_forward, cfg.width)
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training))
+
+
+class TextLayer(nn.Module):
+    """Self-attention, then cross-attention where there is something to look at, then feed-forward."""
+
+    def __init__(self, cfg: TextConfig, cross_width: int | None):
+        super().__init__()
+        self.self_attention = Attention(cfg, cfg.width)
+        if cross_width is not None:
+            self.cross_attention = Attention(cfg, cross_width)
+        self.feed_forward = FeedForward(cfg)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        cross: KeysValues | None = None,
+        cross_mask: Tensor | None = None,
+        past: KeysValues | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """The layer's output, and its self-attention's keys and values with those of the `past` before them."""
+        own = self.self_attention.keys_values(x)
+        if past is not None:
+            own = (torch.cat([past[0], own[0]], 2), torch.cat([past[1], own[1]], 2))
+        x = self.self_attention(x, own, mask)
+        if cross is not None:
+            x = self.cross_attention(x, cross, cross_mask)
+        return self.feed_forward(x), own
+
+
+class Embeddings(nn.Module):
+    """Words and positions."""
+
+    def __init__(self, cfg: TextConfig):
+        super().__init__()
+        self.dropout = cfg.dropout
+        self.word = nn.Embedding(cfg.vocab_size, cfg.width, padding_idx=0)
+        self.position = nn.Embedding(cfg.positions, cfg.width)
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps)
+
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Ids `(B, L)`, of which the first stands at position `start`, to `(B, L, D)`."""
+        positions = self.position.weight[start : start + ids.shape[1]]
+        return F.dropout(self.norm(self.word(ids) + positions), self.dropout, self.training)
+
+
+@dataclass
+class TextOutput:
+    """Hidden states `(B, L, D)` and each layer's self-attention keys and values."""
+
+    hidden: Tensor
+    past: list[KeysValues]
+
+
+class TextTransformer(nn.Module):
+    """A stack of text layers; looks at images through `cross`, and is a plain text encoder without."""
+
+    def __init__(self, cfg: TextConfig, cross_width: int | None):
+        super().__init__()
+        self.embeddings = Embeddings(cfg)
+        self.layers = nn.ModuleList(TextLayer(cfg, cross_width) for _ in range(cfg.depth))
+        self.checkpoint_from = cfg.depth - cfg.checkpoint_last
+        initialise(self, cfg.init_std)
+
+    def cross_keys_values(self, source: Tensor) -> list[KeysValues]:
+        """Each layer's cross-attention keys and values of image tokens `(B, N, cross width)`: made once, used for every text."""
+        return [cast(TextLayer, layer).cross_attention.keys_values(source) for layer in self.layers]
+
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        cross: list[KeysValues] | None = None,
+        cross_mask: Tensor | None = None,
+        past: list[KeysValues] | None = None,
+    ) -> TextOutput:
+        """Reads ids `(B, L)` that follow the `past`; `mask` broadcasts to `(B, 1, L, past + L)`, True where attention may go."""
+        x = self.embeddings(ids, start=past[0][0].shape[2] if past else 0)
+        states = []
+        for i, layer in enumerate(self.layers):
+            inputs = (x, mask, cross[i] if cross else None, cross_mask, past[i] if past else None)
+            recompute = self.training and i >= self.checkpoint_from
+            x, state = checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
+            states.append(state)
+        return TextOutput(x, states)
+
+
+class LMHead(nn.Module):
+    """Hidden states to word logits; the last map is the word embedding, plus a bias."""
+
+    def __init__(self, cfg: TextConfig, word: nn.Embedding):
+        super().__init__()
+        self.dense = nn.Linear(cfg.width, cfg.width)
+        self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps)
+        initialise(self, cfg.init_std)
+        self.decoder = nn.Linear(cfg.width, cfg.vocab_size)
+        self.decoder.weight = word.weight
+        nn.init.zeros_(self.decoder.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`(B, L, D)` to `(B, L, vocabulary)`."""
+        return self.decoder(self.norm(F.gelu(self.dense(hidden))))
+
+
+def initialise(module: nn.Module, std: float) -> None:
+    """BERT's initial values: normal weights, zero biases, a zero padding row."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            nn.init.zeros_(part.weight.data[part.padding_idx])

@@ -1,0 +1,173 @@
+"""Filling a model from a checkpoint: what fits, what is fitted, and what must not pass in silence."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from itertools import chain
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blip.models.weights.files import WeightsError, read
+from blip.models.weights.names import Spelling, huggingface, official, one_image, own
+from blip.models.weights.source import fetched
+
+WITHOUT_MEANING = ("*.position_ids", "text_encoder_m.*.crossattention.*")
+"""Tensors of official files that no result depends on: an enumeration, and the teacher's cross-attention, which is never run."""
+
+TRAINING_STATE = ("*_m.*", "temp", "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
+"""Tensors of official files that only training uses."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Differences between a checkpoint and a model that are meant, as patterns with `*`.
+
+    `unused` are names in the file; `missing` are names in the model, whose tensors keep their initial values.
+    """
+
+    unused: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def __or__(self, other: Self) -> "Allowed":
+        return Allowed(self.unused + other.unused, self.missing + other.missing)
+
+
+NOTHING = Allowed()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened to every tensor of a checkpoint and of a model."""
+
+    source: str
+    loaded: tuple[str, ...]
+    """Our names that were filled."""
+    unused: tuple[str, ...]
+    """Names in the file that the model has no place for."""
+    missing: tuple[str, ...]
+    """Our names that the file has nothing for."""
+    resized: Mapping[str, str]
+    """Position or word embeddings that were made to fit: `(1, 197, 768) -> (1, 577, 768)`."""
+    mismatched: Mapping[str, str] = field(default_factory=dict)
+    """Our names whose tensor in the file has another shape, and which keep their initial values."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
+        lines += [f"  {what}: {', '.join(names)}" for what, names in (("unused", self.unused), ("missing", self.missing)) if names]
+        lines += [f"  {what} {name}: {change}" for what in ("resized", "mismatched") for name, change in getattr(self, what).items()]
+        return "\n".join(lines)
+
+
+def load(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> Report:
+    """Fills a model from a source of weights (`fetched`): a file or folder of ours, of the reference or of transformers.
+
+    Raises WeightsError that lists every tensor that has no place, is missing or does not fit, unless it is `allowed`.
+    """
+    with fetched(source) as path:
+        tensors = read(path)
+        return fill(model, tensors, spelling_of(tensors, model), source, allowed)
+
+
+def spelling_of(tensors: Mapping[str, Tensor], model: nn.Module) -> Spelling:
+    """Whose names these are: those by which most of the model is found."""
+    names = [name for name, _ in model.named_parameters()]
+    return max((own, official, huggingface), key=lambda spelling: sum(bool(stored(name, tensors, spelling)) for name in names))
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, source: str, allowed: Allowed = NOTHING) -> Report:
+    """Copies tensors into the model's parameters and buffers, found by their names in this spelling; shared ones are filled once."""
+    names: dict[Tensor, list[str]] = defaultdict(list)
+    for name, parameter in chain(model.named_parameters(remove_duplicate=False), model.named_buffers()):
+        names[parameter].append(name)
+    filled: dict[Tensor, Tensor] = {}
+    used, missing, resized, mismatched = set[str](), list[str](), dict[str, str](), dict[str, str]()
+    for parameter, its_names in names.items():
+        keys = [key for name in its_names for key in stored(name, tensors, spelling)]
+        used.update(keys)
+        if not keys:
+            missing.extend(its_names)
+            continue
+        tensor = the_same(keys, tensors, source)
+        fitted = fit(its_names[0], tensor, parameter)
+        if fitted is None:
+            mismatched |= dict.fromkeys(its_names, change(tensor, parameter))
+            continue
+        if fitted is not tensor:
+            resized |= dict.fromkeys(its_names, change(tensor, parameter))
+        filled[parameter] = fitted
+    unused = [key for key in tensors if key not in used]
+    loaded = tuple(name for parameter in filled for name in names[parameter])
+    report = Report(source, loaded, tuple(unused), tuple(missing), resized, mismatched)
+    check(report, allowed)
+    with torch.no_grad():
+        for parameter, tensor in filled.items():
+            parameter.copy_(tensor)
+    return report
+
+
+def stored(name: str, tensors: Mapping[str, Tensor], spelling: Spelling) -> list[str]:
+    """The names under which a file holds a parameter; either of two cross-attentions starts from a single one."""
+    return [key for key in spelling(name) if key in tensors] or [key for key in spelling(one_image(name)) if key in tensors]
+
+
+def the_same(keys: Sequence[str], tensors: Mapping[str, Tensor], source: str) -> Tensor:
+    """The one tensor that a file stores under several names. Raises WeightsError if they differ."""
+    first, *others = keys
+    for other in others:
+        if not torch.equal(tensors[first], tensors[other]):
+            raise WeightsError(
+                f"{source}: {first} and {other} are one tensor in this model but differ in the file; does model.share fit it?"
+            )
+    return tensors[first]
+
+
+def fit(name: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
+    """The tensor in the parameter's shape: as it is, or a resized embedding, or none."""
+    if tensor.shape == parameter.shape:
+        return tensor
+    if name.endswith("pos_embed") and tensor.shape[-1] == parameter.shape[-1] and all(side(t.shape[1]) for t in (tensor, parameter)):
+        return resize_positions(tensor, parameter.shape[1])
+    return None
+
+
+def side(positions: int) -> int | None:
+    """Patches along the side of a square image of so many positions, [CLS] among them; None if it is no square."""
+    root = math.isqrt(positions - 1)
+    return root if root * root == positions - 1 else None
+
+
+def resize_positions(positions: Tensor, length: int) -> Tensor:
+    """Position embeddings `(1, 1 + G G, D)` for another grid of patches, `(1, length, D)`: bicubic, the [CLS] position kept."""
+    old, new = side(positions.shape[1]), side(length)
+    assert old is not None
+    assert new is not None
+    grid = positions[:, 1:].float().unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
+
+
+def change(tensor: Tensor, parameter: Tensor) -> str:
+    return f"{tuple(tensor.shape)} -> {tuple(parameter.shape)}"
+
+
+def check(report: Report, allowed: Allowed) -> None:
+    """Raises WeightsError that lists what is not as it should be and not allowed to be so."""
+    unused = unlisted(report.unused, allowed.unused + WITHOUT_MEANING)
+    missing, mismatched = unlisted(report.missing, allowed.missing), unlisted(report.mismatched, allowed.missing)
+    problems = [f"  not in the model: {name}" for name in unused]
+    problems += [f"  not in the file: {name}" for name in missing]
+    problems += [f"  of another shape: {name} {report.mismatched[name]}" for name in mismatched]
+    if problems:
+        raise WeightsError(
+            f"{report.source} does not fit the model ({len(report.loaded)} tensors do):\n" + "\n".join(problems) + "\n"
+            "If that is meant, allow it by name or pattern."
+        )
+
+
+def unlisted(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)]

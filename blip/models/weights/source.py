@@ -1,0 +1,67 @@
+"""Where weights come from: a path, a store's URI, or a name on the Hugging Face hub."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+from blip.models.weights.files import INDEX, SUFFIXES, WEIGHTS, WeightsError
+from blip.storage import locate, open_store
+
+SIDE_FILE = "training_state.safetensors"
+"""What training needs beyond the model, beside its weights: temperature, teacher, queue."""
+
+
+@contextmanager
+def fetched(source: str) -> Iterator[Path]:
+    """The file or folder that a source names, on this machine for as long as the context lasts.
+
+    A source is a path, a store's URI (`s3://bucket/model.pth`, `s3://bucket/folder`), or a hub name (`google-bert/bert-base-uncased`),
+    taken from the hub's cache when it is there; `HF_HUB_OFFLINE=1` asks nowhere else. Raises WeightsError that names what was tried,
+    and StoreError where a store fails.
+    """
+    if "://" in source:
+        with tempfile.TemporaryDirectory() as folder:
+            yield from_store(source, Path(folder))
+    elif Path(source).exists():
+        yield Path(source)
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith(".") and Path(source).suffix not in SUFFIXES:
+        yield from_hub(source)
+    else:
+        raise WeightsError(f"weights {source!r}: no such file or folder, and not a hub name such as google-bert/bert-base-uncased")
+
+
+def from_store(uri: str, folder: Path) -> Path:
+    """Brings an object, or the weights of a folder of objects, from a store."""
+    if uri.endswith(SUFFIXES):
+        store, key = locate(uri)
+        store.fetch(key, folder / key)
+        return folder / key
+    store = open_store(uri)
+    keys = [key for key in store.list() if "/" not in key and (key in (*WEIGHTS, INDEX) or key.endswith(".safetensors"))]
+    for key in keys:
+        store.fetch(key, folder / key)
+    if not keys:
+        raise WeightsError(f"weights {uri!r}: holds no weights, looked for {', '.join((INDEX, *WEIGHTS))}")
+    return folder
+
+
+def from_hub(name: str) -> Path:
+    """Brings the weights of a hub name from the cache, or else from the hub."""
+    tried = ["a file or folder of this name"]
+    for cached in (True,) if constants.HF_HUB_OFFLINE else (True, False):
+        for file in WEIGHTS:
+            try:
+                return Path(hf_hub_download(name, file, local_files_only=cached))
+            except (EntryNotFoundError, HfHubHTTPError, HFValidationError, ConnectionError) as e:
+                where = f"the hub's cache {constants.HF_HUB_CACHE}" if cached else "the hub"
+                tried.append(f"{file} in {where}: {type(e.__cause__ or e).__name__}")
+    tried += ["not the hub itself, since HF_HUB_OFFLINE is set"] if constants.HF_HUB_OFFLINE else []
+    raise WeightsError(
+        f"weights {name!r} were not found. Tried:\n  " + "\n  ".join(tried) + "\n"
+        "Give a path or a store's URI, or fetch them where there is a network and bring HF_HOME along."
+    )

@@ -1,0 +1,57 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from blip.metrics.vqa import CONTRACTIONS, normalise_words, strip_punctuation, vqa_accuracy
+
+GOLDEN = json.loads((Path(os.environ.get("BLIP_GOLDEN", "tests/golden")) / "misc.json").read_text())
+
+
+@pytest.mark.parametrize("case", GOLDEN["vqa"], ids=lambda case: case["prediction"])
+def test_accuracy_equals_the_reference(case):
+    assert round(vqa_accuracy(case["prediction"], case["answers"]), 2) == case["accuracy"]
+
+
+def test_the_mean_equals_the_reference():
+    scores = [vqa_accuracy(case["prediction"], case["answers"]) for case in GOLDEN["vqa"]]
+    assert round(sum(scores) / len(scores), 2) == GOLDEN["vqa_overall"]
+
+
+@pytest.mark.parametrize(("matches", "accuracy"), [(0, 0), (1, 30), (2, 60), (3, 90), (4, 100), (10, 100)])
+def test_accuracy_by_the_number_of_people_who_agree(matches, accuracy):
+    assert vqa_accuracy("cat", ["cat"] * matches + ["dog"] * (10 - matches)) == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("red/blue", "red blue"),
+        ("yes, sir", "yes sir"),
+        ("1,000", "1000"),
+        ("5.30 p.m.", "5.30 pm"),
+        ("t-shirt", "t shirt"),
+        ("- no", " no"),
+    ],
+)
+def test_punctuation(text, expected):
+    assert strip_punctuation(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("The  Two dogs", "2 dogs"), ("none", "0"), ("a an the", ""), ("isnt", "isn't"), ("couldnt've", "couldn't've"), ("were", "were")],
+)
+def test_words(text, expected):
+    assert normalise_words(text) == expected
+
+
+def test_contractions_lack_one_apostrophe_each():
+    assert CONTRACTIONS["yall'd've"] == CONTRACTIONS["y'alld've"] == CONTRACTIONS["y'all'dve"] == "y'all'd've"
+    assert not {"shed", "wed", "ill", "its", "well"} & CONTRACTIONS.keys()
+
+
+def test_no_answers_are_an_error():
+    with pytest.raises(ValueError, match="'cat': no answers of people"):
+        vqa_accuracy("cat", [])

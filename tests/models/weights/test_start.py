@@ -1,0 +1,162 @@
+"""Starting from ImageNet's ViT and from BERT: from a file, a folder, a store and a hub's cache."""
+
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForPreTraining
+
+from blip.models.med import MED, MEDConfig
+from blip.models.weights.export import official_tensors
+from blip.models.weights.files import WeightsError, write
+from blip.models.weights.load import load
+from blip.models.weights.start import InitConfig, start
+from blip.storage import StoreError, open_store
+
+
+@pytest.fixture
+def imagenet(small: MEDConfig) -> dict[str, Tensor]:
+    """A classifier of timm with larger images than ours."""
+    torch.manual_seed(2)
+    v = small.vision
+    vit = timm.models.VisionTransformer(
+        img_size=2 * v.size, patch_size=v.patch, embed_dim=v.width, depth=v.depth, num_heads=v.heads, num_classes=7
+    )
+    return vit.state_dict()
+
+
+@pytest.fixture
+def bert(small: MEDConfig) -> BertForPreTraining:
+    torch.manual_seed(3)
+    t = small.text
+    return BertForPreTraining(
+        BertConfig(
+            vocab_size=t.vocab_size - 2,
+            hidden_size=t.width,
+            num_hidden_layers=t.depth,
+            num_attention_heads=t.heads,
+            intermediate_size=t.feed_forward,
+            max_position_embeddings=t.positions,
+            initializer_range=0.3,
+        )
+    )
+
+
+def test_the_image_encoder_starts_from_timm(small: MEDConfig, imagenet: dict[str, Tensor], tmp_path: Path):
+    write(imagenet, tmp_path / "vit.pth")
+    model = MED(small)
+    [report] = start(model, InitConfig(vision=str(tmp_path / "vit.pth")))
+    assert model.visual_encoder.get_parameter("blocks.1.mlp.fc1.weight").equal(imagenet["blocks.1.mlp.fc1.weight"])
+    assert model.visual_encoder.norm.get_parameter("weight").equal(imagenet["norm.weight"])
+    assert dict(report.resized) == {"visual_encoder.pos_embed": "(1, 17, 24) -> (1, 5, 24)"}
+    assert set(report.unused) == {"head.weight", "head.bias"}
+
+
+def test_the_texts_start_from_bert_with_two_more_words(small: MEDConfig, bert: BertForPreTraining, tmp_path: Path):
+    bert.save_pretrained(tmp_path)
+    model = MED(small)
+    words = model.text_encoder.embeddings.word.weight.detach().clone()
+    crossing = model.get_parameter("text_decoder.layers.0.cross_attention.key.weight").detach().clone()
+    [report] = start(model, InitConfig(text=str(tmp_path)))
+    for part in (model.text_encoder, model.text_decoder):
+        torch.testing.assert_close(part.embeddings.word.weight[:-2], bert.bert.embeddings.word_embeddings.weight)
+        assert part.embeddings.word.weight[-2:].equal(words[-2:]), "the rows of [DEC] and [ENC] stay random"
+        query = part.get_parameter("layers.1.self_attention.query.weight")
+        assert query.equal(bert.get_parameter("bert.encoder.layer.1.attention.self.query.weight"))
+    assert model.lm_head.dense.weight.equal(bert.get_parameter("cls.predictions.transform.dense.weight"))
+    assert model.lm_head.decoder.weight is model.text_decoder.embeddings.word.weight
+    assert model.get_parameter("text_decoder.layers.0.cross_attention.key.weight").equal(crossing), "BERT has seen no images"
+    assert all("cross_attention" in n or n.startswith(("visual", "vision", "text_proj", "itm")) for n in report.missing)
+    assert "token_type_embeddings" in " ".join(report.unused)
+    assert any("(17, 16) -> (19, 16)" in change for change in report.resized.values())
+
+
+def test_a_text_read_alone_is_what_bert_reads(small: MEDConfig, bert: BertForPreTraining, tmp_path: Path):
+    bert.bert.embeddings.token_type_embeddings.weight.data.zero_()  # BLIP has none
+    bert.save_pretrained(tmp_path)
+    model = MED(small).eval()
+    start(model, InitConfig(text=str(tmp_path)))
+    ids = torch.tensor([[1, 5, 6, 2]])
+    theirs = bert.eval().bert(ids).last_hidden_state
+    ours = model.text_encoder(ids, None).hidden
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_old_berts_call_weights_gamma(small: MEDConfig, bert: BertForPreTraining, tmp_path: Path):
+    def old(name: str) -> str:
+        return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+    tensors = {old(name): tensor for name, tensor in bert.state_dict().items()}
+    tensors["bert.embeddings.LayerNorm.gamma"] = torch.arange(16.0)
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    model = MED(small)
+    start(model, InitConfig(text=str(tmp_path)))
+    assert model.text_encoder.embeddings.norm.weight.equal(torch.arange(16.0))
+
+
+def test_a_bert_with_another_vocabulary_does_not_fit(small: MEDConfig, bert: BertForPreTraining, tmp_path: Path):
+    bert.save_pretrained(tmp_path)
+    other = small.model_copy(update={"text": small.text.model_copy(update={"vocab_size": 30})})
+    with pytest.raises(WeightsError, match=r"embeddings\.word\.weight \(17, 16\) -> \(30, 16\)"):
+        start(MED(other), InitConfig(text=str(tmp_path)))
+
+
+def test_a_checkpoint_has_the_last_word(small: MEDConfig, imagenet: dict[str, Tensor], tmp_path: Path):
+    trained = MED(small, encoder=False)
+    write(imagenet, tmp_path / "vit.pth")
+    write(official_tensors(trained), tmp_path / "blip.pth")
+    model = MED(small, encoder=False)
+    reports = start(model, InitConfig(vision=str(tmp_path / "vit.pth"), checkpoint=str(tmp_path / "blip.pth")))
+    assert [report.source for report in reports] == [str(tmp_path / "vit.pth"), str(tmp_path / "blip.pth")]
+    assert model.visual_encoder.norm.get_parameter("weight").equal(trained.visual_encoder.norm.get_parameter("weight"))
+
+
+def test_nothing_given_starts_at_random(small: MEDConfig):
+    assert start(MED(small), InitConfig()) == []
+
+
+def test_weights_come_from_a_bucket_by_file_and_by_folder(small: MEDConfig, tmp_path: Path, s3: str):
+    trained = MED(small, encoder=False)
+    for name in ("model.safetensors", "blip.pth"):
+        write(official_tensors(trained), tmp_path / name)
+        open_store(s3).put_file(f"base/{name}", tmp_path / name)
+    for source in (f"{s3}/base/blip.pth", f"{s3}/base"):
+        model = MED(small, encoder=False)
+        load(model, source)
+        assert model.lm_head.dense.weight.equal(trained.lm_head.dense.weight)
+    with pytest.raises(WeightsError, match="nowhere"):
+        load(MED(small), f"{s3}/nowhere")
+    with pytest.raises(StoreError, match=r"nowhere\.pth"):
+        load(MED(small), f"{s3}/nowhere.pth")
+
+
+def test_a_hub_name_is_found_in_the_cache_without_a_network(
+    small: MEDConfig, bert: BertForPreTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    repository = tmp_path / "models--google-bert--bert-base-uncased"
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    bert.save_pretrained(repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    model = MED(small)
+    start(model, InitConfig(text="google-bert/bert-base-uncased"))
+    assert model.lm_head.dense.weight.equal(bert.get_parameter("cls.predictions.transform.dense.weight"))
+
+
+def test_weights_that_are_nowhere_are_named_with_what_was_tried(small: MEDConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError) as error:
+        start(MED(small), InitConfig(vision="deit_base_patch16_224.fb_in1k"))
+    message = str(error.value)
+    assert "timm/deit_base_patch16_224.fb_in1k" in message
+    assert "a file or folder of this name" in message
+    assert f"model.safetensors in the hub's cache {tmp_path}" in message
+    assert "HF_HUB_OFFLINE" in message
+    with pytest.raises(WeightsError, match=r"\./here/model\.pth.*no such file"):
+        start(MED(small), InitConfig(checkpoint="./here/model.pth"))
