@@ -1,0 +1,1 @@
+"""What we train for, one file each: losses, predict, score."""

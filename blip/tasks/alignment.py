@@ -1,0 +1,184 @@
+"""ITC and ITM around one batch: what pre-training and retrieval share (BLIP, section 3.2)."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from blip.batch import Tokens
+from blip.config import Config
+from blip.distributed import gather, gather_with_grad, rank
+from blip.models.bert import KeysValues, TextTransformer
+from blip.models.med import MED
+from blip.objectives.contrastive import FeatureQueue, contrastive_loss
+from blip.objectives.matching import hard_negatives, matching_loss
+from blip.objectives.momentum import follow, teacher_of
+
+
+class AlignmentConfig(Config):
+    queue: int = Field(default=57600, ge=1)
+    """Features of earlier batches that serve as negatives of ITC."""
+    momentum: float = Field(default=0.995, ge=0, le=1)
+    """How much of itself the teacher keeps in a step; fewer steps want a smaller one."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Divides the similarities of ITC; where it starts if it is learnt."""
+    learn_temperature: bool = True
+    """False holds the temperature, without which small models stall: it runs to its bounds before features mean anything."""
+    temperature_bounds: tuple[float, float] = (0.001, 0.5)
+    alpha: float = Field(default=0.4, ge=0, le=1)
+    """Weight of the teacher's opinion in the targets of ITC."""
+    alpha_epochs: float = Field(default=2.0, ge=0)
+    """Epochs over which alpha rises to its value."""
+    same_image: Literal["masked", "positive", "negative"] = "masked"
+    """What another text of the same image is to ITC: nothing, right, or wrong; wrong is what the reference's pre-training says."""
+    compare_with: Literal["teacher", "student"] = "teacher"
+    """Whose features rank the candidates for hard negatives."""
+    floor: float = Field(default=1e-4, ge=0)
+    """Added to the weight of every candidate for a hard negative."""
+    negatives: Literal["rank", "world"] = "rank"
+    """Hard negatives of ITM come from this process's batch, or from the batches of all."""
+    most_likely_negatives: bool = False
+    """Take the likeliest candidate rather than a draw; for parity with recorded values."""
+    teacher_mode: Literal["eval", "train"] = "eval"
+    """The reference leaves dropout on in its teacher; for comparison of loss curves."""
+    queue_init: Literal["empty", "random"] = "empty"
+    """The reference starts with random vectors, that count as negatives until they are overwritten; for parity."""
+
+
+class Alignment(nn.Module):
+    """The state of ITC (teacher, queue, temperature) and the two losses. The student is handed in, never owned."""
+
+    def __init__(self, cfg: AlignmentConfig, student: MED):
+        super().__init__()
+        self.cfg = cfg
+        self.alpha = 0.0
+        self.unwritten: list[tuple[Tensor, Tensor, Tensor]] = []
+        temperature = torch.full((1,), cfg.temperature)
+        if cfg.learn_temperature:
+            self.temperature = nn.Parameter(temperature)
+        else:
+            self.register_buffer("temperature", temperature)
+        self.queue = FeatureQueue(cfg.queue, student.cfg.embed)
+        if cfg.queue_init == "random":
+            self.queue.fill_at_random()
+        self.teacher = nn.ModuleDict({name: teacher_of(getattr(student, name)) for name in TAUGHT})
+        teacher_text = self.teacher["text_encoder"]
+        assert isinstance(teacher_text, TextTransformer)
+        for layer in teacher_text.layers:
+            del layer.cross_attention  # the teacher reads texts alone
+
+    def train(self, mode: bool = True) -> "Alignment":
+        """Leaves the teacher in evaluation mode: its opinion should not depend on dropout."""
+        super().train(mode)
+        self.teacher.train(mode and self.cfg.teacher_mode == "train")
+        return self
+
+    def on_step(self, student: MED, step: int, steps_per_epoch: int) -> None:
+        """Moves the teacher towards the student, once an optimizer step and before its features are used; raises alpha."""
+        follow(self.teacher, {name: getattr(student, name) for name in TAUGHT}, self.cfg.momentum)
+        ramp = self.cfg.alpha_epochs * steps_per_epoch
+        self.alpha = self.cfg.alpha * min(1.0, step / ramp if ramp else 1.0)
+
+    def after_step(self) -> None:
+        """Writes the step's features to the queue in the order of the global batch, on however many processes it was computed."""
+        if self.unwritten:
+            image, text, ids = (gather(torch.cat(parts)) for parts in zip(*self.unwritten, strict=True))
+            self.queue.write(image, text, ids)
+            self.unwritten.clear()
+
+    def bounded_temperature(self) -> Tensor:
+        """The temperature `(1,)` within its bounds; the gradient goes to the parameter as if there were none."""
+        held = self.temperature.clamp(*self.cfg.temperature_bounds)
+        return self.temperature + (held - self.temperature).detach()
+
+    @torch.no_grad()
+    def teach(self, images: Tensor, text: Tokens) -> tuple[Tensor, Tensor]:
+        """The teacher's image and text features `(B, D)`."""
+        t = self.teacher
+        hidden = t["text_encoder"](text.ids, text.mask[:, None, None, :]).hidden
+        image = nn.functional.normalize(t["vision_proj"](t["visual_encoder"](images)[:, 0]).float(), dim=-1)
+        return image, nn.functional.normalize(t["text_proj"](hidden[:, 0]).float(), dim=-1)
+
+    def contrast(self, image: Tensor, text: Tensor, images: Tensor, tokens: Tokens, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """ITC of student features `(B, D)`, and the logits `(B, B)` image-to-text and text-to-image that rank hard negatives.
+
+        In training the batch enters the queue after the step.
+        """
+        teacher_image, teacher_text = self.teach(images, tokens)
+        with torch.autocast(image.device.type, enabled=False):  # similarities of unit vectors need all the digits of float32
+            return self.compare(image.float(), text.float(), teacher_image, teacher_text, ids)
+
+    def compare(
+        self, image: Tensor, text: Tensor, teacher_image: Tensor, teacher_text: Tensor, ids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`contrast`, of the features `(B, D)` of student and teacher."""
+        old_image, old_text, old_ids, written = self.queue.contents()
+        keys_image, keys_text = torch.cat([teacher_image, old_image]), torch.cat([teacher_text, old_text])
+        positive, excluded = self.relations(ids, torch.cat([ids, old_ids]), written)
+        temperature = self.bounded_temperature()
+
+        def logits(feature: Tensor, keys: Tensor, temperature: Tensor) -> Tensor:
+            return (feature @ keys.T / temperature).masked_fill(excluded, -torch.inf)
+
+        i2t, t2i = logits(image, keys_text, temperature), logits(text, keys_image, temperature)
+        fixed = temperature.detach()
+        loss = contrastive_loss(
+            i2t, t2i, logits(teacher_image, keys_text, fixed), logits(teacher_text, keys_image, fixed), positive, self.alpha
+        )
+        if self.training:
+            self.unwritten.append((teacher_image, teacher_text, ids))
+        candidates = (teacher_image, teacher_text) if self.cfg.compare_with == "teacher" else (image, text)
+        if self.cfg.negatives == "world":
+            candidates = (gather(candidates[0].detach()), gather(candidates[1].detach()))
+        return loss, image @ candidates[1].T / temperature, text @ candidates[0].T / temperature
+
+    def relations(self, ids: Tensor, keys: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:
+        """Which keys `(B, B + Q)` are right for a row, and which must not count."""
+        own = torch.eye(len(ids), len(keys), dtype=torch.bool, device=ids.device)
+        same = ids[:, None] == keys[None, :]
+        empty = torch.cat([torch.ones_like(ids, dtype=torch.bool), written]).logical_not().expand(len(ids), -1)
+        match self.cfg.same_image:
+            case "masked":
+                return own, empty | (same & ~own)
+            case "positive":
+                return (same | own) & ~empty, empty
+            case "negative":
+                return own, empty
+
+    def match(
+        self, student: MED, text: Tokens, image_tokens: Tensor, cross: list[KeysValues], i2t: Tensor, t2i: Tensor, ids: Tensor
+    ) -> Tensor:
+        """ITM over own pairs, each text with a wrong image, and each image with a wrong text, in this order."""
+        batch = len(ids)
+        own = torch.arange(batch, device=ids.device)
+        world = self.cfg.negatives == "world"
+        all_ids, all_text = (gather(ids), Tokens(gather(text.ids), gather(text.mask))) if world else (ids, text)
+        allowed = self.allowed(ids, all_ids)
+        draw = {"floor": self.cfg.floor, "most_likely": self.cfg.most_likely_negatives}
+        wrong_image, image_found = hard_negatives(t2i, allowed, **draw)
+        wrong_text, text_found = hard_negatives(i2t, allowed, **draw)
+        if world:
+            wrong = student.text_encoder.cross_keys_values(gather_with_grad(image_tokens)[wrong_image])
+            cross = [
+                (torch.cat([k, wrong_k, k]), torch.cat([v, wrong_v, v])) for (k, v), (wrong_k, wrong_v) in zip(cross, wrong, strict=True)
+            ]
+        else:
+            rows = torch.cat([own, wrong_image, own])
+            cross = [(k[rows], v[rows]) for k, v in cross]
+        wrong_texts = all_text[wrong_text]
+        texts = Tokens(torch.cat([text.ids, text.ids, wrong_texts.ids]), torch.cat([text.mask, text.mask, wrong_texts.mask]))
+        labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+        valid = torch.cat([torch.ones_like(image_found), image_found, text_found])
+        return matching_loss(student.match(texts, cross), labels, valid)
+
+    def allowed(self, ids: Tensor, candidates: Tensor) -> Tensor:
+        """Where `(B, N)` a candidate may be a hard negative: never the row itself, nor another text of its image."""
+        if self.cfg.same_image == "negative":
+            first = rank() * len(ids) if self.cfg.negatives == "world" else 0
+            return torch.arange(len(ids), device=ids.device)[:, None] + first != torch.arange(len(candidates), device=ids.device)
+        return ids[:, None] != candidates[None, :]
+
+
+TAUGHT = ("visual_encoder", "text_encoder", "vision_proj", "text_proj")
+"""The parts of a model of which the teacher is a slow copy."""

@@ -1,0 +1,82 @@
+"""Captioning: a prompt, then the text of the image; the captioner is this task (BLIP, sections 3.3 and 5.2)."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from blip.batch import Batch, Example
+from blip.config import Config
+from blip.data.tokenizer import Tokenizer, clean_caption
+from blip.data.transforms import normalise
+from blip.metrics.captioning import caption_scores
+from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, sample
+from blip.models.med import MED
+from blip.objectives.language_modeling import caption_loss, next_token_targets
+from blip.tasks.task import Task
+from blip.tasks.text import TextLengths, shared_count
+
+
+class CaptioningConfig(Config):
+    type: Literal["captioning"] = "captioning"
+    prompt: str = "a picture of "
+    """Stands before every caption and is not learnt; empty for none."""
+    text: TextLengths = TextLengths(words=30, tokens=40, pad="longest")
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing of LM."""
+    lm_reduction: Literal["global", "rank"] = "global"
+    """LM is the mean over the tokens of all ranks, or as in the reference of each rank's own."""
+    decoding: Decoding = Beam()
+    """How captions are written when the task is judged."""
+
+
+class Captioning(Task[MED]):
+    """The model learns to write the text of an image."""
+
+    def __init__(self, cfg: CaptioningConfig, model: MED, tokenizer: Tokenizer):
+        super().__init__()
+        self.cfg = cfg
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def collate(self, examples: list[Example]) -> Batch:
+        texts = [self.cfg.prompt + clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
+        tokens = self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad)
+        return Batch.of(examples, tokens, references=[e.texts for e in examples], meta=[e.meta for e in examples])
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        text = batch.text
+        assert text is not None
+        cross = self.model.text_decoder.cross_keys_values(self.model.encode_image(normalise(batch.images)))
+        targets = next_token_targets(text.ids, text.mask, prompt=self.prompt(1).shape[1])
+        logits = self.model.write(text, cross)[:, :-1]
+        return {"lm": caption_loss(logits, targets, self.cfg.smoothing, shared_count(targets, self.cfg.lm_reduction))}
+
+    def prompt(self, batch: int) -> Tensor:
+        """[DEC] and the prompt's tokens, `(batch, P)`."""
+        ids = self.tokenizer.encode([self.cfg.prompt], self.cfg.text.tokens, "longest").ids[:, :-1]
+        ids[:, 0] = self.model.cfg.tokens.dec
+        return ids.expand(batch, -1)
+
+    @torch.no_grad()
+    def write(self, images: Tensor, decoding: Decoding, uniforms: Tensor | None = None) -> Texts:
+        """Captions of uint8 images `(B, 3, H, W)`; nucleus sampling takes its draws `(B, max_length)` from `uniforms`."""
+        cross = self.model.text_decoder.cross_keys_values(self.model.encode_image(normalise(images)))
+        prompt, sep = self.prompt(len(images)).to(images.device), self.model.cfg.tokens.sep
+        match decoding:
+            case Nucleus():
+                draws = torch.rand(len(images), decoding.max_length, device=images.device) if uniforms is None else uniforms
+                return sample(self.model.write_on, prompt, cross, decoding, draws, sep)
+            case Beam():
+                return beam_search(self.model.write_on, prompt, cross, decoding, sep)
+
+    def predict(self, batch: Batch) -> list[dict[str, Any]]:
+        captions = self.tokenizer.decode(self.write(batch.images, self.cfg.decoding).ids)
+        return [
+            {"key": key, "caption": caption, "references": references, "meta": meta}
+            for key, caption, references, meta in zip(batch.keys, captions, batch.extra["references"], batch.extra["meta"], strict=True)
+        ]
+
+    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
+        return caption_scores({p["key"]: p["caption"] for p in predictions}, {p["key"]: p["references"] for p in predictions})

@@ -1,0 +1,53 @@
+"""NLVR2: is a statement true of two images? (BLIP, section 5.4)"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blip.batch import Batch, Example
+from blip.config import Config
+from blip.data.tokenizer import Tokenizer, clean_caption
+from blip.data.transforms import normalise
+from blip.models.nlvr import NLVRModel
+from blip.tasks.task import Task
+from blip.tasks.text import TextLengths
+
+
+class NLVRConfig(Config):
+    type: Literal["nlvr"] = "nlvr"
+    text: TextLengths = TextLengths(words=40, tokens=64, pad="longest")
+
+
+class NLVR(Task[NLVRModel]):
+    """The model learns to tell true statements about two images from false ones."""
+
+    def __init__(self, cfg: NLVRConfig, model: NLVRModel, tokenizer: Tokenizer):
+        super().__init__()
+        self.cfg = cfg
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """The image of an example is two, `(2, 3, H, W)`, the left one first; its meta has the `label`, true or false."""
+        texts = [clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
+        labels = torch.tensor([int(e.meta["label"]) for e in examples])
+        return Batch.of(examples, self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad), labels=labels)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Labels `(B,)` stand in `extra["labels"]`, 1 for true."""
+        return {"nlvr": F.cross_entropy(self.logits(batch).float(), batch.extra["labels"])}
+
+    def logits(self, batch: Batch) -> Tensor:
+        assert batch.text is not None
+        return self.model(normalise(batch.images), batch.text)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[dict[str, Any]]:
+        answers = self.logits(batch).argmax(1).tolist()
+        labels = batch.extra["labels"].tolist()
+        return [{"key": k, "answer": a, "label": label} for k, a, label in zip(batch.keys, answers, labels, strict=True)]
+
+    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
+        return {"accuracy": 100 * sum(p["answer"] == p["label"] for p in predictions) / len(predictions)}

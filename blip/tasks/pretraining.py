@@ -1,0 +1,79 @@
+"""Pre-training: ITC + ITM + LM over one pass of the image encoder (BLIP, section 3.2)."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from blip.batch import Batch, Example
+from blip.config import Config
+from blip.data.tokenizer import Tokenizer, clean_caption
+from blip.data.transforms import normalise
+from blip.models.med import MED
+from blip.objectives.language_modeling import caption_loss, next_token_targets
+from blip.tasks.alignment import Alignment, AlignmentConfig
+from blip.tasks.task import Task
+from blip.tasks.text import TextLengths, shared_count
+
+
+class LossWeights(Config):
+    itc: float = Field(default=1.0, ge=0)
+    itm: float = Field(default=1.0, ge=0)
+    lm: float = Field(default=1.0, ge=0)
+
+
+class PretrainingConfig(Config):
+    type: Literal["pretraining"] = "pretraining"
+    alignment: AlignmentConfig = AlignmentConfig()
+    weights: LossWeights = LossWeights()
+    text: TextLengths = TextLengths(words=30, tokens=30, pad="max")
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing of LM."""
+    lm_reduction: Literal["global", "rank"] = "global"
+    """LM is the mean over the tokens of all ranks, or as in the reference of each rank's own."""
+
+
+class Pretraining(Task[MED]):
+    """The model learns to align, to match and to write, all from the same image tokens."""
+
+    momentum_teacher = True
+
+    def __init__(self, cfg: PretrainingConfig, model: MED, tokenizer: Tokenizer):
+        super().__init__()
+        self.cfg = cfg
+        self.model = model
+        self.tokenizer = tokenizer
+        self.alignment = Alignment(cfg.alignment, model)
+
+    def on_step(self, step: int, steps_per_epoch: int) -> None:
+        self.alignment.on_step(self.model, step, steps_per_epoch)
+
+    def after_step(self) -> None:
+        self.alignment.after_step()
+
+    def collate(self, examples: list[Example]) -> Batch:
+        texts = [clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
+        return Batch.of(examples, self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        text, ids = batch.text, batch.image_ids
+        assert text is not None
+        assert ids is not None
+        model, weights = self.model, self.cfg.weights
+        images = normalise(batch.images)
+        image_tokens = model.encode_image(images)
+        hidden = model.encode_text(text)
+        itc, i2t, t2i = self.alignment.contrast(model.image_feature(image_tokens), model.text_feature(hidden), images, text, ids)
+        cross = model.text_encoder.cross_keys_values(image_tokens)
+        itm = self.alignment.match(model, text, image_tokens, cross, i2t, t2i, ids)
+        shared = model.cfg.share in ("all", "all_but_self_attention")
+        logits = model.write(text, cross if shared else model.text_decoder.cross_keys_values(image_tokens))
+        targets = next_token_targets(text.ids, text.mask)
+        lm = caption_loss(logits[:, :-1], targets, self.cfg.smoothing, shared_count(targets, self.cfg.lm_reduction))
+        return {"itc": weights.itc * itc, "itm": weights.itm * itm, "lm": weights.lm * lm}
+
+    def predict(self, batch: Batch) -> list[dict[str, Any]]:  # noqa: ARG002
+        raise TypeError("a pre-trained model is judged by the tasks it was pre-trained for: retrieval and captioning")
+
+    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:  # noqa: ARG002
+        raise TypeError("a pre-trained model is judged by the tasks it was pre-trained for: retrieval and captioning")

@@ -1,0 +1,47 @@
+"""What the training loop and the evaluation know of a task."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from blip.batch import Batch, Example
+from blip.data.tokenizer import Tokenizer
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Task(nn.Module, ABC, Generic[Model]):
+    """A model joined with its losses, its predictions and its scores.
+
+    Everything that must survive a restart is a parameter or a persistent buffer: teacher and queue as much as the student.
+    Random draws come from torch's generators, which the loop seeds anew for each micro-batch.
+    """
+
+    model: Model
+    """What is trained and used afterwards; teacher and queue stand beside it."""
+    tokenizer: Tokenizer
+    momentum_teacher: ClassVar[bool] = False
+    """Whether a part of the module follows another by a moving average, which needs whole weights on every process."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The named losses of a micro-batch, 0-dim; their sum is minimised."""
+
+    def on_step(self, step: int, steps_per_epoch: int) -> None:
+        """Runs before the first micro-batch of optimizer step `step` (from 0): the teacher follows, ramps rise."""
+
+    def after_step(self) -> None:
+        """Runs after the last micro-batch of an optimizer step, on every rank: what the micro-batches left is put away."""
+
+    @abstractmethod
+    def collate(self, examples: list[Example]) -> Batch:
+        """What a batch of this task is."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> list[dict[str, Any]]:
+        """One prediction per sample, under its `key`, without gradient."""
+
+    @abstractmethod
+    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
+        """Named scores of the predictions for a whole data set."""

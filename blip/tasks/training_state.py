@@ -1,0 +1,67 @@
+"""What ITC's training carries beyond the model (temperature, teacher, queue): to a side file and back, ours or the reference's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blip.models.med import MED
+from blip.models.weights.files import read, write
+from blip.models.weights.load import NOTHING, Allowed, Report, fill
+from blip.models.weights.names import official, own
+from blip.models.weights.source import fetched
+from blip.tasks.alignment import Alignment
+
+
+def save(alignment: Alignment, path: Path) -> None:
+    """Writes the side file."""
+    write(alignment.state_dict(), path)
+
+
+def load(alignment: Alignment, source: str, allowed: Allowed = NOTHING) -> Report:
+    """Fills the state from a source of weights: a side file, or a training file of the reference.
+
+    Raises WeightsError that lists what does not fit and is not `allowed`, such as a queue of another length.
+    """
+    with fetched(source) as path:
+        tensors = read(path)
+    return fill(alignment, from_official(alignment, tensors) if "temp" in tensors else tensors, own, source, allowed)
+
+
+def from_official(alignment: Alignment, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state as our names have it; a queue of the reference is always full, and of pre-training has no image ids."""
+    length = tensors["image_queue"].shape[1]
+    state = {
+        "temperature": tensors["temp"].reshape(1),
+        "queue.image": tensors["image_queue"].T,
+        "queue.text": tensors["text_queue"].T,
+        "queue.ids": tensors["idx_queue"][0] if "idx_queue" in tensors else torch.full((length,), -100),
+        "queue.pointer": tensors["ptr_queue" if "ptr_queue" in tensors else "queue_ptr"],
+        "queue.filled": torch.tensor([length]),
+    }
+    names = {name: teacher(name) for name, _ in alignment.teacher.named_parameters(prefix="teacher")}
+    return state | {name: tensors[key] for name, key in names.items() if key in tensors}
+
+
+def to_official(alignment: Alignment, student: MED, *, image_ids: bool) -> dict[str, Tensor]:
+    """The state as training files of the reference have it; `image_ids` as in retrieval's, without as in pre-training's.
+
+    The reference's teacher has cross-attention that never runs: the student's stands in its place. Slots of the queue that were not
+    written are random unit vectors, as the reference starts.
+    """
+    queue = alignment.queue
+    written = queue.contents()[3]
+    image, text = (torch.where(written[:, None], f, F.normalize(torch.randn_like(f), dim=-1)) for f in (queue.image, queue.text))
+    state = {"temp": alignment.temperature.detach()[0], "image_queue": image.T, "text_queue": text.T}
+    state |= {"idx_queue": queue.ids[None], "ptr_queue": queue.pointer} if image_ids else {"queue_ptr": queue.pointer}
+    state |= {teacher(name): parameter for name, parameter in alignment.teacher.named_parameters(prefix="teacher")}
+    unused = {f"teacher.text_encoder.{name}": p for name, p in student.text_encoder.named_parameters() if ".cross_attention." in name}
+    return state | {teacher(name): parameter for name, parameter in unused.items()}
+
+
+def teacher(name: str) -> str:
+    """`teacher.vision_proj.weight` to `vision_proj_m.weight`."""
+    part, _, rest = official(name.removeprefix("teacher."))[0].partition(".")
+    return f"{part}_m.{rest}"

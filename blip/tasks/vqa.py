@@ -1,0 +1,127 @@
+"""Visual question answering: answers are written, or the likeliest of a list is taken (BLIP, section 5.3)."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from blip.batch import Batch, Example, Tokens
+from blip.config import Config
+from blip.data.tokenizer import Tokenizer, clean_question
+from blip.data.transforms import normalise
+from blip.metrics.vqa import vqa_accuracy
+from blip.models.bert import KeysValues
+from blip.models.generation import Beam, beam_search
+from blip.models.vqa import VQAModel
+from blip.objectives.language_modeling import next_token_targets, token_losses
+from blip.tasks.task import Task
+from blip.tasks.text import TextLengths
+
+
+class VQAConfig(Config):
+    type: Literal["vqa"] = "vqa"
+    question: TextLengths = TextLengths(words=50, tokens=35, pad="longest")
+    answer_tokens: int = Field(default=20, ge=2)
+    """Tokens kept of an answer, [CLS] and [SEP] counted."""
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing of the answers' words."""
+    inference: Literal["generate", "rank"] = "generate"
+    """Write the answer, or take the likeliest of `answer_list`."""
+    decoding: Beam = Beam(beams=3, min_length=1, max_length=10)
+    answer_list: Path | None = None
+    """JSON list of the answers to rank."""
+    rank_candidates: int = Field(default=128, ge=1)
+    """Answers that are scored in full, the best by their first word."""
+    rank_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Label smoothing in the score of a ranked answer; the reference's 0.1 favours short answers and is for its published numbers."""
+    vqa_full_mask: bool = False
+    """True lets written answers look at the question's padding, as the reference does; for its published numbers."""
+
+    @model_validator(mode="after")
+    def list_to_rank(self) -> Self:
+        if self.inference == "rank" and self.answer_list is None:
+            raise ValueError("inference: rank needs answer_list, a JSON list of answers; or set inference: generate")
+        return self
+
+
+class VQA(Task[VQAModel]):
+    """The model learns to answer a question about an image as people did, each answer with the share of those who gave it."""
+
+    def __init__(self, cfg: VQAConfig, model: VQAModel, tokenizer: Tokenizer):
+        super().__init__()
+        self.cfg = cfg
+        self.model = model
+        self.tokenizer = tokenizer
+        self.answers: list[str] = json.loads(cfg.answer_list.read_text()) if cfg.answer_list else []
+
+    def collate(self, examples: list[Example]) -> Batch:
+        """The text of an example is its question; `answers` of its meta are what people said, `weight` what that is worth (1)."""
+        questions = [clean_question(e.texts[0], self.cfg.question.words) for e in examples]
+        text = self.tokenizer.encode(questions, self.cfg.question.tokens, self.cfg.question.pad)
+        said = [e.meta.get("answers", []) for e in examples]
+        distinct = [(i, answer, count / len(s)) for i, s in enumerate(said) for answer, count in Counter(s).items()]
+        weights = torch.tensor([share * examples[i].meta.get("weight", 1.0) for i, _, share in distinct])
+        owner = torch.tensor([i for i, _, _ in distinct], dtype=torch.long)
+        return Batch.of(examples, text, answers=self.encode_answers([a for _, a, _ in distinct]), owner=owner, weights=weights, said=said)
+
+    def encode_answers(self, answers: list[str]) -> Tokens:
+        return self.tokenizer.encode(answers, self.cfg.answer_tokens, "longest")
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`extra` holds `answers` `(A, L)`, the row of each one's question, `owner` `(A,)`, and its share of voices, `weights` `(A,)`."""
+        assert batch.text is not None
+        answers, owner = batch.extra["answers"], batch.extra["owner"]
+        cross = rows(self.model.read(normalise(batch.images), batch.text), owner)
+        losses = self.answer_losses(answers, cross, batch.text.mask[owner], self.cfg.smoothing)
+        return {"vqa": (batch.extra["weights"] * losses).sum() / len(batch)}
+
+    def answer_losses(self, answers: Tokens, cross: list[KeysValues], question_mask: Tensor, smoothing: float) -> Tensor:
+        """Smoothed cross-entropy `(A,)` of each whole answer, summed over its tokens."""
+        logits = self.model.write(answers, cross, question_mask)[:, :-1]
+        return token_losses(logits, next_token_targets(answers.ids, answers.mask), smoothing).sum(1)
+
+    @torch.no_grad()
+    def generate(self, images: Tensor, question: Tokens) -> list[str]:
+        """Written answers to questions about uint8 images `(B, 3, H, W)`."""
+        cross = self.model.read(normalise(images), question)
+        mask = torch.ones_like(question.mask) if self.cfg.vqa_full_mask else question.mask
+        prompt = torch.full((len(images), 1), self.model.cfg.tokens.dec, device=images.device)
+
+        def write_on(ids: Tensor, cross: list[KeysValues], past: list[KeysValues] | None) -> tuple[Tensor, list[KeysValues]]:
+            return self.model.write_on(ids, cross, past, mask.repeat_interleave(len(ids) // len(mask), 0))
+
+        return self.tokenizer.decode(beam_search(write_on, prompt, cross, self.cfg.decoding, self.model.cfg.tokens.sep).ids)
+
+    @torch.no_grad()
+    def rank(self, images: Tensor, question: Tokens, answers: Tokens) -> Tensor:
+        """The likeliest `(B,)` of answers `(A, L)`: the best candidates by the first word are scored in full."""
+        cross = self.model.read(normalise(images), question)
+        start = Tokens(answers.ids[:1, :1], answers.mask[:1, :1])[torch.zeros(len(images), dtype=torch.long)]
+        first = self.model.write(start, cross, question.mask)[:, 0].float().softmax(1)
+        candidates = first[:, answers.ids[:, 1]].topk(min(self.cfg.rank_candidates, len(answers.ids)), dim=1).indices
+        owner = torch.arange(len(images), device=images.device).repeat_interleave(candidates.shape[1])
+        losses = self.answer_losses(answers[candidates.flatten()], rows(cross, owner), question.mask[owner], self.cfg.rank_smoothing)
+        best = losses.view_as(candidates).argmin(1, keepdim=True)
+        return candidates.gather(1, best)[:, 0]
+
+    def predict(self, batch: Batch) -> list[dict[str, Any]]:
+        assert batch.text is not None
+        match self.cfg.inference:
+            case "generate":
+                answers = self.generate(batch.images, batch.text)
+            case "rank":
+                choices = self.encode_answers(self.answers).to(batch.images.device)
+                answers = [self.answers[i] for i in self.rank(batch.images, batch.text, choices).tolist()]
+        return [{"key": k, "answer": a, "said": s} for k, a, s in zip(batch.keys, answers, batch.extra["said"], strict=True)]
+
+    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
+        return {"accuracy": sum(vqa_accuracy(p["answer"], p["said"]) for p in predictions) / len(predictions)}
+
+
+def rows(cross: list[KeysValues], index: Tensor) -> list[KeysValues]:
+    """The same rows of every layer's keys and values."""
+    return [(k[index], v[index]) for k, v in cross]

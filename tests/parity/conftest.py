@@ -1,0 +1,7 @@
+import pytest
+from golden_files import FOLDER, Golden
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    return Golden(FOLDER)

@@ -1,0 +1,47 @@
+"""The captioner: loss, features, logits and captions are the reference's."""
+
+import pytest
+import torch
+from golden_files import Golden, assert_close, batch_of, before_normalisation
+
+from blip.models.generation import Beam
+from blip.models.weights.load import load
+from blip.tasks.build import build_model, build_task
+from blip.tasks.captioning import Captioning, CaptioningConfig
+
+
+@pytest.fixture
+def captioner(golden: Golden) -> Captioning:
+    cfg = CaptioningConfig(prompt=golden.meta["captioner"]["prompt"])
+    model = build_model(cfg, golden.med())
+    load(model, golden.weights("captioner"))
+    task = build_task(cfg, model, golden.tokenizer)
+    assert isinstance(task, Captioning)
+    return task.eval()
+
+
+def test_the_loss_is_the_references(golden: Golden, captioner: Captioning):
+    io = golden.io("captioner")
+    text = golden.tokenizer.encode(golden.meta["captioner"]["captions"], captioner.cfg.text.tokens)
+    assert_close(captioner(batch_of(io["image"], text))["lm"], io["loss"])
+
+
+def test_image_features_and_logits_of_the_prompt_are_the_references(golden: Golden, captioner: Captioning):
+    io = golden.io("captioner")
+    tokens = captioner.model.encode_image(io["image"])
+    assert_close(tokens, io["image_embeds"])
+    prompt = captioner.prompt(len(tokens))
+    assert prompt.tolist() == io["prompt_ids"].tolist()
+    logits, past = [], None
+    for i in range(prompt.shape[1]):
+        step, past = captioner.model.write_on(prompt[:, i : i + 1], captioner.model.text_decoder.cross_keys_values(tokens), past)
+        logits.append(step)
+    assert_close(torch.stack(logits, 1), io["prompt_logits"])
+
+
+@pytest.mark.parametrize(("beams", "name"), [(3, "beam3"), (1, "greedy")])
+def test_captions_are_the_references(golden: Golden, captioner: Captioning, beams: int, name: str):
+    meta = golden.meta["captioner"]
+    decoding = Beam(beams=beams, min_length=meta["min_length"], max_length=meta["max_length"])
+    texts = captioner.write(before_normalisation(golden.io("captioner")["image"]), decoding)
+    assert golden.tokenizer.decode(texts.ids) == meta[name]

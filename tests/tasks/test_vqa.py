@@ -1,0 +1,112 @@
+"""Answers: what people said is weighed, a planted answer is ranked first, and switches change what they say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from blip.batch import Batch, Example
+from blip.config import ConfigError, validate
+from blip.data.transforms import normalise
+from blip.tasks.vqa import VQA, VQAConfig
+
+QUESTIONS = ["What color is it?", "Is it red? "]
+
+
+def batch_of(task: VQA, said: list[list[str]], **meta) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (len(said), 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return task.collate([Example(str(i), images[i], [QUESTIONS[i]], {"answers": s, **meta}) for i, s in enumerate(said)])
+
+
+def teach(task: VQA, answer: str) -> None:
+    """Makes the model say one answer whatever it is asked."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(task.parameters(), lr=1e-2)
+    batch = batch_of(task, [[answer], [answer]])
+    for _ in range(60):
+        optimizer.zero_grad()
+        task(batch)["vqa"].backward()
+        optimizer.step()
+
+
+def test_answers_weigh_as_many_people_gave_them(make):
+    task = make(VQAConfig())
+    batch = batch_of(task, [["red", "red", "blue", "red"], ["yes"]])
+    assert batch.extra["owner"].tolist() == [0, 0, 1]
+    assert batch.extra["weights"].tolist() == pytest.approx([0.75, 0.25, 1.0])
+    assert batch.text is not None
+    assert batch_of(task, [["red"]], weight=0.2).extra["weights"].tolist() == pytest.approx([0.2])
+
+
+def test_the_loss_is_the_weighted_sum_over_answers_a_question(make):
+    task = make(VQAConfig())
+    both = task(batch_of(task, [["red", "blue"], ["yes"]]))["vqa"].item()
+    red, blue = (task(batch_of(task, [[answer], ["yes"]]))["vqa"].item() for answer in ("red", "blue"))
+    assert both == pytest.approx((red + blue) / 2, rel=1e-5)
+
+
+def test_a_planted_answer_is_ranked_first_and_written(make):
+    task = make(VQAConfig(rank_candidates=2))
+    teach(task, "blue square")
+    task.eval()
+    batch = batch_of(task, [["red"], ["no"]])
+    choices = task.encode_answers(["yes", "red circle", "blue square", "blue ring", "no"])
+    assert task.rank(batch.images, batch.text, choices).tolist() == [2, 2]
+    assert task.generate(batch.images, batch.text) == ["blue square", "blue square"]
+
+
+def test_more_candidates_than_answers_are_no_mistake(make):
+    task = make(VQAConfig(rank_candidates=99)).eval()
+    batch = batch_of(task, [["red"], ["no"]])
+    best = task.rank(batch.images, batch.text, task.encode_answers(["yes", "no", "a red circle"]))
+    everything = [
+        task.answer_losses(task.encode_answers([answer] * 2), task.model.read(normalise(batch.images), batch.text), batch.text.mask, 0.0)
+        for answer in ("yes", "no", "a red circle")
+    ]
+    assert best.tolist() == torch.stack(everything).argmin(0).tolist()
+
+
+def test_smoothing_favours_short_answers_by_the_switch_alone(make):
+    plain = make(VQAConfig())
+    smoothed = VQA(VQAConfig(rank_smoothing=0.1), plain.model, plain.tokenizer).eval()
+    teach(plain, "the yellow cross")
+    batch = batch_of(plain.eval(), [["yes"], ["yes"]])
+    choices = plain.encode_answers(["yes", "the yellow cross"])
+    ranked = set()
+    for _ in range(40):  # the short answer becomes likelier little by little
+        plain.model.lm_head.decoder.bias.data[choices.ids[0, 1]] += 0.5
+        ranked.add(tuple(int(task.rank(batch.images, batch.text, choices)[0]) for task in (plain, smoothed)))
+    assert ranked == {(1, 1), (1, 0), (0, 0)}
+
+
+def test_padding_of_a_question_is_not_looked_at_unless_asked_for(make):
+    padded = [["red"], ["no"]]
+    task = make(VQAConfig()).eval()
+    batch = batch_of(task, padded)
+    short = batch.text[1:]
+    cut = short.mask.sum()
+    alone = task.model.read(normalise(batch.images)[1:], type(short)(short.ids[:, :cut], short.mask[:, :cut]))
+    together = task.model.read(normalise(batch.images), batch.text)
+    prompt = torch.full((1, 1), task.model.cfg.tokens.dec)
+    of_alone, _ = task.model.write_on(prompt, alone, None, torch.ones(1, int(cut), dtype=torch.bool))
+    second = [(k[1:], v[1:]) for k, v in together]
+    masked, _ = task.model.write_on(prompt, second, None, short.mask)
+    full, _ = task.model.write_on(prompt, second, None, torch.ones_like(short.mask))
+    torch.testing.assert_close(masked, of_alone)
+    assert not torch.allclose(full, of_alone)
+
+
+def test_predictions_are_scored_against_what_people_said(make, tmp_path: Path):
+    (tmp_path / "answers.json").write_text(json.dumps(["blue square", "no"]))
+    task = make(VQAConfig(inference="rank", answer_list=tmp_path / "answers.json"))
+    teach(task, "blue square")
+    predictions = task.eval().predict(batch_of(task, [["blue square"] * 10, ["no"] * 10]))
+    assert [p["answer"] for p in predictions] == ["blue square", "blue square"]
+    assert task.score(predictions) == {"accuracy": pytest.approx(50.0)}
+
+
+def test_ranking_needs_a_list():
+    with pytest.raises(ConfigError, match="needs answer_list"):
+        validate(VQAConfig, {"inference": "rank"}, "test")
