@@ -1,0 +1,1 @@
+"""Makes a task better: engine, loop, optimizer and checkpoints."""

@@ -1,0 +1,67 @@
+"""Alarms: what goes wrong in training without any error."""
+
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+
+from blip.distributed import is_main
+from blip.training.engine import Report
+from blip.training.meter import Track
+
+log = logging.getLogger(__name__)
+
+ITM_PRIOR = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
+"""The ITM loss, 0.6365, of a model that knows only that one pair in three matches."""
+
+
+class ItmAtPrior:
+    """A hook that raises an alarm once the mean ITM loss of the last `window` steps after warmup is still at its prior.
+
+    `weight` is that of the loss in the sum, if the task reports it weighted.
+    """
+
+    def __init__(self, track: Track, warmup_steps: int, window: int = 200, tolerance: float = 0.005, weight: float = 1.0):
+        self.track, self.warmup_steps, self.tolerance, self.weight = track, warmup_steps, tolerance, weight
+        self.recent: deque[float] = deque(maxlen=window)
+        self.raised = False
+
+    def __call__(self, report: Report) -> None:
+        if report.step <= self.warmup_steps or "itm" not in report.losses or self.raised:
+            return
+        self.recent.append(report.losses["itm"] / self.weight)
+        mean = sum(self.recent) / len(self.recent)
+        if len(self.recent) == self.recent.maxlen and abs(mean - ITM_PRIOR) < self.tolerance:
+            self.raised = True
+            raise_alarm(
+                self.track,
+                report.step,
+                "itm_at_prior",
+                f"ITM at its prior: the mean loss of the last {len(self.recent)} steps is {mean:.4f}, and {ITM_PRIOR:.4f} is what a model "
+                "gets that does not look; a held temperature, a longer warmup or a smaller learning rate have helped",
+            )
+
+
+class CaptionsAlike:
+    """A hook that raises an alarm when more than `share` of the captions that `write` gives are the same one."""
+
+    def __init__(self, track: Track, write: Callable[[], list[str]], share: float = 0.5):
+        self.track, self.write, self.share = track, write, share
+
+    def __call__(self, report: Report) -> None:
+        captions = self.write()  # on every rank: writing may be collective
+        caption, count = Counter(captions).most_common(1)[0]
+        if len(captions) > 1 and count / len(captions) > self.share:
+            raise_alarm(
+                self.track,
+                report.step,
+                "captions_alike",
+                f"captions all alike: {count} of {len(captions)} read {caption!r}; the text decoder does not see the images",
+            )
+
+
+def raise_alarm(track: Track, step: int, name: str, message: str) -> None:
+    """Says it in the log and as `alarm/NAME` in the tracked values, once for all ranks."""
+    if is_main():
+        log.warning("step %d: alarm: %s", step, message)
+        track(step, {f"alarm/{name}": 1.0})

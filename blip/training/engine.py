@@ -1,0 +1,191 @@
+"""One optimizer step of any task, on any number of processes."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from blip.batch import Batch
+from blip.config import Config
+from blip.distributed import all_reduce_sum, device, gather_objects, rank, start, world
+from blip.tasks.task import Task
+from blip.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer, learning_rate, set_learning_rate
+
+
+class EngineConfig(Config):
+    zero: Literal[0, 1, 2, 3] | None = None
+    """What ZeRO spreads over processes: nothing (0), optimizer states (1), gradients (2), weights (3); none is 1, or 0 of one process."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What matrices are multiplied in; weights stay float32. `auto` is bf16 on GPUs and fp32 on CPUs."""
+    timeout: float = Field(default=1800.0, gt=0)
+    """Seconds after which a collective that some process does not join ends the run, with a stack of every process."""
+
+
+def check_teacher(cfg: EngineConfig, momentum_teacher: bool) -> None:
+    """Raises ValueError where ZeRO-3 meets a momentum teacher."""
+    if cfg.zero == 3 and momentum_teacher:
+        raise ValueError(
+            "engine.zero is 3, but this task has a momentum teacher: ZeRO-3 leaves each process a part of the weights, and a teacher that "
+            "follows parts learns nothing; set engine.zero to 2 or less (models of this size gain nothing by 3)"
+        )
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient that is no number; the optimizer step was not made."""
+
+    def __init__(self, step: int, names: list[str], keys: list[str]):
+        self.step, self.names, self.keys = step, names, keys
+        super().__init__(f"step {step}: not finite: {', '.join(names)}; samples: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}")
+
+
+@dataclass
+class Report:
+    """What one optimizer step was like, over all processes."""
+
+    step: int
+    """Steps made so far, this one included."""
+    last: bool
+    """Whether it was the run's last."""
+    losses: dict[str, float]
+    learning_rate: float
+    grad_norm: float
+    samples: int
+    tokens: int
+    stop: bool
+    """Whether any process was told to stop."""
+    seconds: float = 0.0
+    """Time the step took on this process."""
+    waited: float = 0.0
+    """Time of it in which this process waited for data."""
+
+
+class Engine:
+    """A task in training: DeepSpeed around it, its optimizer and its schedule.
+
+    `steps` in all, `accumulation` micro-batches of each process to a step. `state` is what `state()` gave after `step` steps, on any
+    number of processes and at any stage. All ranks make one together.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        cfg: EngineConfig,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        *,
+        steps: int,
+        steps_per_epoch: int,
+        accumulation: int = 1,
+        seed: int = 0,
+        state: dict[str, Tensor] | None = None,
+        step: int = 0,
+    ):
+        check_teacher(cfg, task.momentum_teacher)
+        start(cfg.timeout)
+        from blip.training import zero  # here: DeepSpeed takes seconds to import, and a configuration should not wait for it
+
+        self.zero = zero
+        self.cfg, self.optimizer_cfg, self.schedule = cfg, optimizer, schedule
+        self.steps, self.steps_per_epoch, self.accumulation, self.seed, self.step = steps, steps_per_epoch, accumulation, seed, step
+        self.count_flops, self.flops = False, 0
+        self.device, self.stage = device(), (int(world() > 1) if cfg.zero is None else cfg.zero)
+        if state is not None:
+            load_model(task, state)
+        self.task = task.to(self.device)
+        adam = build_optimizer(self.task, optimizer)
+        bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and self.device.type == "cuda")
+        self.deepspeed = zero.wrap(self.task, adam, self.stage, accumulation, optimizer.grad_clip, bf16)
+        self.trainable = [p for p in self.task.parameters() if p.requires_grad]
+        if state is not None and step:
+            zero.restore_moments(self.deepspeed, state, step)
+
+    def train(self, micro_batches: list[Batch], stop: bool = False) -> Report:
+        """Makes one optimizer step; `stop` is passed on to all processes. Raises NonFiniteError on all ranks, before any weight changes."""
+        if not self.task.training:  # an evaluation came between
+            self.task.train()
+        rate = learning_rate(self.schedule, self.optimizer_cfg.lr, self.step, self.steps, self.steps_per_epoch)
+        set_learning_rate(self.deepspeed.optimizer.param_groups, rate)
+        self.task.on_step(self.step, self.steps_per_epoch)
+        rows, names = [], []
+        for i, batch in enumerate(micro_batches):
+            # the draws of a micro-batch depend on its place in the global batch, not on who computes it
+            torch.manual_seed(micro_seed(self.seed, self.step, rank() * self.accumulation + i))
+            with self.counted() if self.count_flops else nullcontext():
+                losses = self.deepspeed(batch.to(self.device))
+                self.deepspeed.backward(torch.stack(list(losses.values())).sum())
+            names = list(losses)
+            rows.append(torch.stack([loss.detach().double() for loss in losses.values()]))
+            if i < self.accumulation - 1:
+                self.deepspeed.step()
+        norm = self.clip() if self.stage == 0 else torch.zeros(())
+        means, counts = self.agree(torch.stack(rows), micro_batches, stop)
+        norm = float(norm)
+        if bad := [n for n, value in zip(names, means, strict=True) if not math.isfinite(value)]:
+            raise NonFiniteError(self.step, bad, self.keys(micro_batches, torch.stack(rows).isfinite().all(1).tolist()))
+        if math.isfinite(norm):
+            self.deepspeed.step()
+            norm = norm if self.stage == 0 else float(self.deepspeed.get_global_grad_norm())
+        if not math.isfinite(norm):  # ZeRO leaves out such a step by itself
+            raise NonFiniteError(self.step, ["gradient"], self.keys(micro_batches, [False] * len(micro_batches)))
+        self.task.after_step()
+        self.step += 1
+        samples, tokens, told = counts
+        losses = dict(zip(names, means, strict=True))
+        return Report(self.step, self.step == self.steps, losses, rate, norm, int(samples), int(tokens), told > 0)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts the operations of one micro-batch, once: `flops` are those of a step of this process."""
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.flops, self.count_flops = counter.get_total_flops() * self.accumulation, False
+
+    def clip(self) -> Tensor:
+        """Clips the gradient and gives the norm it had, 0-dim."""
+        limit = self.optimizer_cfg.grad_clip
+        return torch.nn.utils.clip_grad_norm_(self.trainable, math.inf if limit is None else limit)
+
+    def agree(self, rows: Tensor, micro_batches: list[Batch], stop: bool) -> tuple[list[float], list[float]]:
+        """Means of the losses `(micro-batches, names)`, and sums of samples, tokens and stops, over ranks.
+
+        One small collective and the one time that a step waits for the device. A loss that is not finite anywhere is so everywhere.
+        """
+        samples = sum(map(len, micro_batches))
+        tokens = sum(int(b.text.mask.sum()) for b in micro_batches if b.text is not None)
+        counts = torch.tensor([samples, tokens, stop], dtype=torch.float64, device=self.device)
+        values = all_reduce_sum(torch.cat([rows.mean(0) / world(), counts])).tolist()
+        return values[:-3], values[-3:]
+
+    def keys(self, micro_batches: list[Batch], fine: list[bool]) -> list[str]:
+        """The keys, over all ranks, of the samples of the micro-batches that were not fine."""
+        own = [key for batch, ok in zip(micro_batches, fine, strict=True) if not ok for key in batch.keys]
+        return [key for keys in gather_objects(own) for key in keys]
+
+    def state(self, keep: bool = True) -> dict[str, Tensor]:
+        """A copy in host memory of all that a restart needs, for any number of processes; collective, and empty where not to `keep`."""
+        copies = {}
+        for name, tensor in self.zero.whole_state(self.deepspeed, self.step > 0):
+            if keep:
+                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        return copies
+
+
+def load_model(task: Task, state: dict[str, Tensor]) -> None:
+    """Loads weights and buffers strictly; a tied weight is there once. Raises ValueError that names what does not fit."""
+    tied = set(task.state_dict()) - {n for n, _ in task.named_parameters()} - {n for n, _ in task.named_buffers()}
+    model = {name.removeprefix("model/"): tensor for name, tensor in state.items() if name.startswith("model/")}
+    missing, unexpected = task.load_state_dict(model, strict=False)
+    if unexpected or set(missing) - tied:
+        raise ValueError(f"the state is another model's: it lacks {sorted(set(missing) - tied)[:5]} and has {unexpected[:5]} too many")
+
+
+def micro_seed(seed: int, step: int, index: int) -> int:
+    """The seed of micro-batch `index` of the global batch of a step."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{index}".encode(), digest_size=7).digest())

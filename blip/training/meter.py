@@ -1,0 +1,88 @@
+"""What a run shows of itself while it trains."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from blip.distributed import is_main, rank
+from blip.training.engine import Engine, Report
+
+Track = Callable[[int, dict[str, float]], None]
+"""Keeps named values of a step, as `blip.tracking` does."""
+
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L4": 121e12, "V100": 125e12}
+"""Dense bf16 operations per second (V100: fp16) by a part of the device's name, as the makers state them."""
+
+
+class Meter:
+    """A hook that tracks losses and speed every so many steps, averaged over them; rank 0 tracks for all.
+
+    Losses are `train/NAME`, their sum `train/loss`. `data_wait` is the share of the time in which rank 0 waited for data, `mfu` the
+    share of the device's peak in the operations of forward and backward passes, `gpu_memory` the most that was allocated, in GiB.
+    """
+
+    def __init__(self, engine: Engine, track: Track, every: int):
+        self.engine, self.track, self.every = engine, track, every
+        self.peak = peak_flops()
+        self.reports: list[Report] = []
+        engine.count_flops = self.peak is not None
+
+    def __call__(self, report: Report) -> None:
+        self.reports.append(report)
+        if report.step % self.every == 0 or report.last:
+            if is_main():
+                self.track(report.step, self.values())
+            self.reports.clear()
+
+    def values(self) -> dict[str, float]:
+        """The means over the steps since the last time."""
+        steps, last = len(self.reports), self.reports[-1]
+        seconds = sum(r.seconds for r in self.reports)
+        losses = {name: sum(r.losses[name] for r in self.reports) / steps for name in last.losses}
+        values = {f"train/{name}": value for name, value in losses.items()}
+        values |= {
+            "train/loss": sum(losses.values()),
+            "learning_rate": last.learning_rate,
+            "grad_norm": sum(r.grad_norm for r in self.reports) / steps,
+            "samples_per_second": sum(r.samples for r in self.reports) / seconds,
+            "tokens_per_second": sum(r.tokens for r in self.reports) / seconds,
+            "data_wait": sum(r.waited for r in self.reports) / seconds,
+        }
+        if self.peak and self.engine.flops:
+            values["mfu"] = self.engine.flops * steps / seconds / self.peak
+        if self.engine.device.type == "cuda":
+            values["gpu_memory"] = torch.cuda.max_memory_allocated() / 2**30
+        return values
+
+
+def peak_flops() -> float | None:
+    """Operations per second that this process's device could do in bf16, or None where that is not known."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+
+
+class Profile:
+    """A hook that leaves a torch trace of a few steps, for chrome://tracing or Perfetto; one for each rank.
+
+    Of rank 0 it is `trace.json` in the folder, of others `trace-RANK.json`.
+    """
+
+    def __init__(self, folder: str | Path, skip: int = 3, steps: int = 3):
+        self.folder, self.skip, self.steps = Path(folder), skip, steps
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        self.profiler = torch.profiler.profile(activities=activities)
+        self.seen = 0
+
+    def __call__(self, report: Report) -> None:
+        self.seen += 1
+        if self.seen == self.skip and not report.last:
+            self.profiler.start()
+        elif self.skip < self.seen <= self.skip + self.steps and (report.last or self.seen == self.skip + self.steps):
+            self.profiler.stop()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.profiler.export_chrome_trace(str(self.folder / ("trace.json" if is_main() else f"trace-{rank()}.json")))

@@ -1,0 +1,45 @@
+"""Tells where every process stands when one waits for another in vain."""
+
+import faulthandler
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from blip.distributed import rank
+
+
+class Watchdog:
+    """Prints this process's rank and the stacks of its threads once it has not been fed for `seconds`; a context.
+
+    Where one process waits for another in a collective, both have gone hungry before the collective itself times out, so each prints.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.place, self.since = "", time.monotonic()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.run, name="watchdog", daemon=True)
+
+    def feed(self, place: str) -> None:
+        """Says that the process has come to a place."""
+        self.place, self.since = place, time.monotonic()
+
+    def run(self) -> None:
+        told = ""
+        while not self.over.wait(min(1.0, self.seconds / 10)):
+            place, since = self.place, self.since
+            if place != told and time.monotonic() - since > self.seconds:
+                told = place
+                stderr = sys.__stderr__ or sys.stderr
+                print(f"\nrank {rank()} has been in {place} for {self.seconds:.0f} s:", file=stderr, flush=True)
+                faulthandler.dump_traceback(stderr)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.over.set()
+        self.thread.join()

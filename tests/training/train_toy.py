@@ -1,0 +1,87 @@
+"""Runs jobs of the toy task one after another in one process group, each as far as it says; the last may die in the middle."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Literal
+
+import torch
+from toy import TeacherlessTask, ToyTask, batches
+
+from blip.distributed import finish, is_main, rank, start, world
+from blip.storage import open_store
+from blip.training.checkpoint import CheckpointConfig, Checkpoints
+from blip.training.engine import Engine, EngineConfig, Report
+from blip.training.loop import every, fit
+from blip.training.optimizer import OptimizerConfig, ScheduleConfig
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+def make_engine(checkpoints: Checkpoints, steps: int, accumulation: int, zero: Literal[0, 1, 2, 3] | None) -> Engine:
+    """The toy task at the newest checkpoint, or at its first step."""
+    torch.manual_seed(1 + rank())  # ranks begin with different weights, and must not go on with them
+    found = checkpoints.newest()
+    return Engine(
+        TeacherlessTask() if zero == 3 else ToyTask(),
+        EngineConfig(zero=zero),
+        OptimizerConfig(lr=1e-2, grad_clip=1.0, layer_decay=0.5, layer_decay_of="student"),
+        ScheduleConfig(warmup_steps=2),
+        steps=steps,
+        steps_per_epoch=4,
+        seed=3,
+        state=found.state if found else None,
+        step=found.step if found else 0,
+        accumulation=accumulation,
+    )
+
+
+def run(
+    folder: str,
+    steps: int,
+    accumulation: int,
+    zero: Literal[0, 1, 2, 3] | None = None,
+    until: int | None = None,
+    kill: bool = False,
+) -> None:
+    checkpoints = Checkpoints(open_store(folder), CheckpointConfig(keep=2), {"seed": 3})
+    engine = make_engine(checkpoints, steps, accumulation, zero)
+    first, losses = engine.step, []
+
+    def note(report: Report) -> None:
+        losses.append(report.losses)
+        if report.step == until:
+            checkpoints.wait()
+            write(folder, first, losses)
+            if kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise InterruptedRunError
+
+    try:
+        fit(engine, batches(first, accumulation), [every(2, lambda _: checkpoints.save(engine)), note], checkpoints)
+    except InterruptedRunError:
+        return
+    write(folder, first, losses)
+
+
+def write(folder: str, first: int, losses: list[dict[str, float]]) -> None:
+    if is_main():
+        Path(folder, f"losses-{first}-on-{world()}").write_text(json.dumps(losses))
+
+
+def main(rank: int, world: int, port: int, jobs: list[dict], log: str) -> None:
+    """Is one of the processes of a group."""
+    with Path(log).open("ab") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    torch.set_num_threads(1)
+    start(60)
+    for job in jobs:
+        run(**job)
+    finish()
