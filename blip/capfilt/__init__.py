@@ -1,0 +1,1 @@
+"""The bootstrap as a stream over pairs."""

@@ -1,0 +1,132 @@
+"""What is kept of an image's texts: rules over stored scores."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal, assert_never, get_args
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from blip.capfilt.hygiene import ImageFault, TextFault
+from blip.config import Config
+
+
+class Thresholds(Config):
+    web: float = Field(default=0.5, ge=0, le=1)
+    synthetic: float = Field(default=0.5, ge=0, le=1)
+
+
+class Matched(Thresholds):
+    """Keeps the texts whose p(match) reaches the threshold of their source (BLIP, section 3.3)."""
+
+    type: Literal["matched"] = "matched"
+    origins: dict[str, Thresholds] = Field(default_factory=dict)
+    """Other thresholds for the pairs of a collection, by the name that the sample's json gives."""
+
+
+class Best(Config):
+    """Keeps the texts nearest to their image, web and synthetic ranked together (BLIP-2, section 3.3)."""
+
+    type: Literal["best"] = "best"
+    keep: int = Field(default=2, ge=1)
+    by: Literal["similarity", "match"] = "similarity"
+    """ITC's similarity, or ITM's p(match)."""
+
+
+Rule = Annotated[Matched | Best, Field(discriminator="type")]
+Fault = ImageFault | TextFault
+FAULTS: tuple[Fault, ...] = (*get_args(ImageFault), *get_args(TextFault))
+FATAL: frozenset[Fault] = frozenset({"undecodable", "truncated", "empty", "not_utf8"})
+"""Faults that leave nothing to keep."""
+REASONS = ("", *FAULTS, "unscored", "unmatched", "outranked")
+"""Why a text is dropped; the first stands for one that is kept."""
+
+
+class SelectionConfig(Config):
+    rule: Rule = Matched()
+    drop: tuple[Fault, ...] = ("several", "small", "elongated", "animated", "opted_out", "duplicate", "long")
+    """Faults for which an image or a text is dropped; the others are counted. What cannot be decoded or is empty is always dropped."""
+    near: int = Field(default=4, ge=0, le=16)
+    """Images whose perceptual hashes differ in at most so many of 64 bits are near duplicates."""
+    repeats: int = Field(default=100, ge=1)
+    """A web text of more images than this is repeated."""
+
+    def drops(self, fault: Fault) -> bool:
+        return fault in FATAL or fault in self.drop
+
+
+def decide(table: pa.Table, cfg: SelectionConfig, judged: bool) -> NDArray[np.int8]:
+    """The position in REASONS `(rows,)` of why each text is dropped for its own sake, 0 where it is kept.
+
+    Where no filter has judged, everything sound is kept; where one has, a text that it did not see is not.
+    """
+    reasons = faulty(table, cfg)
+    if not judged:
+        return reasons
+    mark(reasons, np.isnan(numbers(table, "match")), "unscored")
+    match cfg.rule:
+        case Matched():
+            mark(reasons, numbers(table, "match") < thresholds(table, cfg.rule), "unmatched")
+        case Best():
+            mark(reasons, ranks(numbers(table, cfg.rule.by), images(table), reasons == 0) >= cfg.rule.keep, "outranked")
+        case _:
+            assert_never(cfg.rule)
+    return reasons
+
+
+def mark(reasons: NDArray[np.int8], where: NDArray[np.bool_], reason: str) -> None:
+    """Gives a reason to those that have none yet."""
+    reasons[(reasons == 0) & where] = REASONS.index(reason)
+
+
+def faulty(table: pa.Table, cfg: SelectionConfig) -> NDArray[np.int8]:
+    """The first fault of each text, or of its image, for which it is dropped."""
+    reasons = np.zeros(len(table), dtype=np.int8)
+    for fault in filter(cfg.drops, FAULTS):
+        mark(reasons, has_fault(table, fault), fault)
+    return reasons
+
+
+def has_fault(table: pa.Table, fault: Fault) -> NDArray[np.bool_]:
+    return where(table, "faults", lambda faults: fault in faults.split())
+
+
+def where(table: pa.Table, name: str, holds: Callable[[str], bool]) -> NDArray[np.bool_]:
+    """Whether something holds of each value `(rows,)` of a column that has few different ones."""
+    column = table[name].combine_chunks().dictionary_encode()
+    return np.array([holds(value) for value in column.dictionary.to_pylist()], dtype=bool)[column.indices.to_numpy()]
+
+
+def thresholds(table: pa.Table, rule: Matched) -> NDArray[np.float32]:
+    """What p(match) of each text must reach, in the precision in which it is stored."""
+    web = is_web(table)
+    needed = np.where(web, rule.web, rule.synthetic)
+    for origin, other in rule.origins.items():
+        of_origin = where(table, "origin", origin.__eq__)
+        needed = np.where(of_origin, np.where(web, other.web, other.synthetic), needed)
+    return needed.astype(np.float32)
+
+
+def ranks(scores: NDArray[np.float32], groups: NDArray[np.int64], taking_part: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The place of each score in its group, 0 for the highest; those that do not take part come last, equal ones in their order."""
+    order = np.lexsort((-scores, ~taking_part, groups))
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    places = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    result = np.empty(len(order), dtype=np.int64)
+    result[order] = places
+    return result
+
+
+def images(table: pa.Table) -> NDArray[np.int64]:
+    """The number `(rows,)` of each text's image; an image's first row is its first web text."""
+    return np.cumsum(is_web(table) & (table["number"].to_numpy() == 0)) - 1
+
+
+def is_web(table: pa.Table) -> NDArray[np.bool_]:
+    return where(table, "source", "web".__eq__)
+
+
+def numbers(table: pa.Table, name: str) -> NDArray[np.float32]:
+    """A column of scores, NaN where there is none."""
+    return table[name].to_numpy().astype(np.float32)

@@ -1,0 +1,165 @@
+"""Captioner and filter as a stream over pairs: `matched(with_synthetic(chunks, captioner), text_filter)` (BLIP, section 3.3)."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from blip.capfilt.draws import uniforms
+from blip.capfilt.hygiene import TextFault
+from blip.capfilt.pairs import Pair, Text
+from blip.capfilt.rules import FATAL
+from blip.config import Config
+from blip.data.transforms import normalise
+from blip.models.bert import KeysValues, TextTransformer
+from blip.models.generation import Beam, Decoding, Nucleus, beam_search, sample
+from blip.models.med import MED
+from blip.tasks.captioning import Captioning
+from blip.tasks.retrieval import Retrieval
+
+
+class StreamConfig(Config):
+    batch: int = Field(default=64, ge=1)
+    """Images that a model sees at a time; the last ones of a shard are filled up to it, for shapes decide about a number's last digits."""
+    captions: int = Field(default=1, ge=1)
+    """Synthetic texts for each image."""
+    decoding: Decoding = Nucleus()
+    """How they are written."""
+    seed: int = 42
+    """With a sample's key it decides what nucleus sampling draws."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is twice as fast or more on GPUs, and on CPUs with AMX."""
+
+    @model_validator(mode="after")
+    def texts_differ(self) -> Self:
+        if isinstance(self.decoding, Beam) and self.captions > 1:
+            raise ValueError(f"captions is {self.captions}, but beam search has one best text: use nucleus decoding or one caption")
+        return self
+
+
+@dataclass
+class Chunk:
+    """Pairs that go through the models together. What one model made of the images is there for the next, where they share it."""
+
+    pairs: list[Pair]
+    cfg: StreamConfig
+    device: torch.device
+    spent: Counter[str]
+    """Nanoseconds in input, encode, decode and filter."""
+    made: dict[int, Tensor] = field(default_factory=dict)
+    crossed: dict[int, list[KeysValues]] = field(default_factory=dict)
+
+    @property
+    def live(self) -> list[Pair]:
+        """The pairs that models look at."""
+        return [pair for pair in self.pairs if pair.pixels]
+
+    def filled(self, rows: list[str]) -> list[str]:
+        return rows + [""] * (self.cfg.batch - len(rows))
+
+    def encode(self, model: MED) -> Tensor:
+        """Image tokens `(batch, N, D)`, of live pairs first."""
+        if id(model.visual_encoder) not in self.made:
+            with self.timed("encode"):
+                size = model.cfg.vision.size
+                images = torch.zeros(self.cfg.batch, 3, size, size, dtype=torch.uint8)
+                for row, pair in enumerate(self.live):
+                    images[row] = pair.pixels[size]
+                self.made[id(model.visual_encoder)] = model.encode_image(normalise(images.to(self.device)))
+        return self.made[id(model.visual_encoder)]
+
+    def cross(self, model: MED, reader: TextTransformer) -> list[KeysValues]:
+        """The keys and values that a text transformer looks at, made once for all texts of an image."""
+        attention = id(reader.layers[0].cross_attention)
+        if attention not in self.crossed:
+            tokens = self.encode(model)
+            with self.timed("encode"):
+                self.crossed[attention] = reader.cross_keys_values(tokens)
+        return self.crossed[attention]
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Measures a part, in the precision that was asked for and without gradient."""
+        began = time.perf_counter_ns()
+        half = self.cfg.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.spent[what] += time.perf_counter_ns() - began
+
+
+def halve(model: nn.Module) -> None:
+    """Makes the large weights of a model bfloat16 once, where autocast would do so in every call; the small ones keep their precision."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(torch.bfloat16)
+
+
+def chunks(pairs: Iterable[Pair], cfg: StreamConfig, device: torch.device, spent: Counter[str]) -> Iterator[Chunk]:
+    """Pairs in their order, a batch at a time."""
+    rest = iter(pairs)
+    while True:
+        began = time.perf_counter_ns()
+        chunk = Chunk(list(islice(rest, cfg.batch)), cfg, device, spent)
+        spent["input"] += time.perf_counter_ns() - began
+        if not chunk.pairs:
+            return
+        yield chunk
+
+
+def with_synthetic(stream: Iterable[Chunk], captioner: Captioning) -> Iterator[Chunk]:
+    """Adds the captioner's texts to each image. They depend on the sample's key, the seed and the model alone."""
+    model = captioner.model
+    for chunk in stream:
+        cfg, live = chunk.cfg, chunk.live
+        if live:
+            cross = chunk.cross(model, model.text_decoder)
+            prompt = captioner.prompt(cfg.batch).to(chunk.device)
+            for number in range(cfg.captions):
+                with chunk.timed("decode"):
+                    match cfg.decoding:
+                        case Nucleus():
+                            keys = chunk.filled([pair.key for pair in live])
+                            draws = uniforms(keys, cfg.seed, number, cfg.decoding.max_length).to(chunk.device)
+                            written = sample(model.write_on, prompt, cross, cfg.decoding, draws, model.cfg.tokens.sep)
+                        case Beam():
+                            written = beam_search(model.write_on, prompt, cross, cfg.decoding, model.cfg.tokens.sep)
+                    texts = captioner.tokenizer.decode(written.ids[: len(live)])
+                for pair, text, score in zip(live, texts, written.log_probability.tolist()[: len(live)], strict=True):
+                    faults: list[TextFault] = [] if text.strip() else ["empty"]
+                    pair.texts.append(Text("synthetic", text, faults, log_probability=rounded(score, 4, pair.key)))
+        yield chunk
+
+
+def matched(stream: Iterable[Chunk], text_filter: Retrieval) -> Iterator[Chunk]:
+    """Asks the filter how well each text, web and synthetic, matches its image."""
+    model = text_filter.model
+    for chunk in stream:
+        live = chunk.live
+        for number in range(max((len(pair.texts) for pair in live), default=0)):
+            asked = [pair.texts[number] if number < len(pair.texts) else None for pair in live]
+            tokens, cross = chunk.encode(model), chunk.cross(model, model.text_encoder)
+            with chunk.timed("filter"):
+                texts = chunk.filled([text.text if text else "" for text in asked])
+                match, similarity = (scores.tolist() for scores in text_filter.match_tokens(tokens, cross, texts))
+            for row, text in enumerate(asked):
+                if text and not FATAL.intersection(text.faults):
+                    text.match = rounded(match[row], 5, live[row].key)
+                    text.similarity = rounded(similarity[row], 5, live[row].key)
+        yield chunk
+
+
+def rounded(score: float, digits: int, key: str) -> float:
+    """A score without the digits that depend on what else was in the batch. Raises ValueError where the model gave no number."""
+    if not math.isfinite(score):
+        raise ValueError(f"sample {key!r}: a model gave {score} as its score; its weights are broken, or float32 is needed")
+    return round(score, digits)

@@ -1,0 +1,73 @@
+"""The table of scores: a row for each text of each image, a Parquet file beside each shard."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blip.capfilt.pairs import Pair
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source", pa.string()),  # web or synthetic
+        ("number", pa.int16()),  # of the text within its source
+        ("text", pa.string()),
+        ("match", pa.float32()),  # p(match) of ITM; null where no filter has judged
+        ("similarity", pa.float32()),  # of ITC
+        ("log_probability", pa.float32()),  # of a synthetic text under the captioner
+        ("faults", pa.string()),  # of the image and of the text, with spaces between
+        ("sha256", pa.string()),  # of the image's bytes
+        ("phash", pa.uint64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("origin", pa.string()),
+        ("licence", pa.string()),
+        ("url", pa.string()),
+    ]
+)
+
+
+def table_of(pairs: Iterable[Pair]) -> pa.Table:
+    """The rows of pairs, in their order, an image's web texts first."""
+    return pa.Table.from_pylist([row for pair in pairs for row in rows_of(pair)], schema=SCHEMA)
+
+
+def rows_of(pair: Pair) -> Iterator[dict[str, Any]]:
+    numbers = {"web": 0, "synthetic": 0}
+    facts = pair.facts
+    for text in pair.texts:
+        yield {
+            "key": pair.key,
+            "source": text.source,
+            "number": numbers[text.source],
+            "text": text.text,
+            "match": text.match,
+            "similarity": text.similarity,
+            "log_probability": text.log_probability,
+            "faults": " ".join([*facts.faults, *text.faults]),
+            "sha256": facts.sha256,
+            "phash": facts.phash,
+            "width": facts.width,
+            "height": facts.height,
+            **{name: pair.carried[name] for name in ("origin", "licence", "url")},
+        }
+        numbers[text.source] += 1
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables, one after the other."""
+    return pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks()
+
+
+def to_parquet(tables: Sequence[pa.Table]) -> bytes:
+    """Tables, one after the other, as a file; the same rows give the same bytes."""
+    file = BytesIO()
+    pq.write_table(joined(tables), file, compression="zstd")
+    return file.getvalue()
+
+
+def from_parquet(data: bytes) -> pa.Table:
+    return pq.read_table(BytesIO(data), schema=SCHEMA)

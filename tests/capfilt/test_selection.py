@@ -1,0 +1,121 @@
+"""What is kept, by values worked out by hand."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from blip.capfilt.duplicates import near_duplicates
+from blip.capfilt.rules import REASONS, Best, Matched, SelectionConfig, Thresholds
+from blip.capfilt.selection import Selection, select
+from blip.capfilt.table import SCHEMA, from_parquet, to_parquet
+from blip.config import ConfigError, validate
+
+
+def row(image: str, source: str, match: float | None = None, number: int = 0, **cells) -> dict:
+    given = {"key": image, "source": source, "number": number, "text": f"{source} of {image}", "match": match, "similarity": match}
+    # hashes of different images are far apart: the bits of different powers of 3
+    other = {"faults": "", "sha256": image, "phash": pow(3, 20 + ord(image[0]), 1 << 64), "width": 32, "height": 32, "origin": ""}
+    return {**given, "log_probability": None, **other, "licence": "", "url": "", **cells}
+
+
+def chosen(rows: list[dict], judged: bool = True, **cfg) -> Selection:
+    return select(pa.Table.from_pylist(rows, schema=SCHEMA), SelectionConfig(**cfg), judged)
+
+
+def reasons(selection: Selection) -> list[str]:
+    return [REASONS[i] for i in selection.reasons]
+
+
+def test_texts_are_kept_from_the_threshold_of_their_source_on():
+    rows = [row("a", "web", 0.5), row("a", "synthetic", 0.7), row("b", "web", 0.49999), row("b", "synthetic", 0.69999)]
+    found = chosen(rows, rule=Matched(web=0.5, synthetic=0.7))
+    assert reasons(found) == ["", "", "unmatched", "unmatched"]
+    assert found.counts["web"] == found.counts["synthetic"] == found.counts["images"] == 2
+    assert found.counts["web.kept"] == found.counts["synthetic.kept"] == found.counts["images.kept"] == 1
+    assert found.counts["web.dropped.unmatched"] == 1
+
+
+def test_thresholds_by_collection():
+    rows = [row("a", "web", 0.6, origin="cc3m"), row("b", "web", 0.6, origin="laion"), row("c", "web", 0.6)]
+    assert reasons(chosen(rows, rule=Matched(origins={"laion": Thresholds(web=0.8)}))) == ["", "unmatched", ""]
+
+
+def test_the_best_of_an_image_are_kept_wherever_they_come_from():
+    rows = [
+        row("a", "web", 0.1),
+        row("a", "synthetic", 0.3),
+        row("a", "synthetic", 0.2, 1),
+        row("b", "web", 0.05),
+        row("b", "synthetic", 0.9),
+    ]
+    assert reasons(chosen(rows, rule=Best(keep=2))) == ["outranked", "", "", "", ""]
+    assert reasons(chosen(rows, rule=Best(keep=1))) == ["outranked", "", "outranked", "outranked", ""]
+
+
+def test_a_faulty_text_takes_no_place_among_the_best():
+    rows = [row("a", "web", 0.9, faults="long"), row("a", "synthetic", 0.3), row("a", "synthetic", 0.2, 1)]
+    assert reasons(chosen(rows, rule=Best(keep=1))) == ["long", "", "outranked"]
+
+
+def test_without_a_filter_all_that_is_sound_is_kept():
+    rows = [row("a", "web"), row("a", "synthetic"), row("b", "web", faults="empty"), row("b", "synthetic")]
+    assert reasons(chosen(rows, judged=False)) == ["", "", "empty", ""]
+    assert reasons(chosen(rows)) == ["unscored", "unscored", "empty", "unscored"]
+
+
+def test_faults_drop_or_are_only_counted():
+    rows = [row("a", "web", 0.9, faults="small not_rgb"), row("a", "synthetic", 0.9, faults="small not_rgb"), row("b", "web", 0.9)]
+    assert reasons(chosen(rows)) == ["small", "small", ""]
+    kept = chosen(rows, drop=())
+    assert reasons(kept) == ["", "", ""]
+    assert kept.counts["found.small"] == kept.counts["found.not_rgb"] == 1  # an image, not a text
+    assert reasons(chosen([row("a", "web", 0.9, faults="undecodable")], drop=())) == ["undecodable"]
+
+
+def test_of_duplicates_the_first_with_a_text_to_keep_stays():
+    rows = [row("a", "web", 0.1), row("b", "web", 0.9, sha256="a"), row("c", "web", 0.9, sha256="a"), row("d", "web", 0.9)]
+    found = chosen(rows)
+    assert reasons(found) == ["unmatched", "", "duplicate", ""]
+    assert found.counts["found.duplicate"] == 2
+    assert reasons(chosen(rows, drop=())) == ["unmatched", "", "", ""]
+
+
+def test_near_duplicates():
+    rows = [row("a", "web", 0.9, phash=0b11111), row("b", "web", 0.9, phash=0b11000), row("c", "web", 0.9, phash=1 << 63)]
+    assert reasons(chosen(rows, drop=("near_duplicate",), near=3)) == ["", "near_duplicate", ""]
+    assert reasons(chosen(rows, drop=("near_duplicate",), near=2)) == ["", "", ""]
+    assert chosen(rows, near=3).counts["found.near_duplicate"] == 1
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3])
+def test_near_duplicates_are_those_that_a_plain_search_finds(bits: int):
+    hashes = np.random.default_rng(0).integers(0, 1 << 9, 400).astype(np.uint64)
+    kept, found = [], []
+    for value in hashes.tolist():
+        found.append(any((value ^ other).bit_count() <= bits for other in kept))
+        kept += [] if found[-1] else [value]
+    assert near_duplicates(hashes, bits).tolist() == found
+
+
+def test_repeated_web_texts():
+    rows = [row(image, "web", 0.9, text=text) for image, text in zip("abcd", ("Buy now", " buy NOW ", "buy now", "a cat"), strict=True)]
+    rows += [row("e", "web", 0.9), row("e", "synthetic", 0.9, text="buy now")]
+    found = chosen(rows, drop=("repeated",), repeats=2)
+    assert reasons(found) == ["repeated", "repeated", "repeated", "", "", ""]
+    assert chosen(rows, drop=("repeated",), repeats=3).counts["web.kept"] == 5
+
+
+def test_nothing_is_selected_from_nothing():
+    assert chosen([]).counts == {"web": 0, "web.kept": 0, "synthetic": 0, "synthetic.kept": 0, "images": 0, "images.kept": 0}
+
+
+def test_a_table_comes_back_from_its_file_and_gives_the_same_bytes():
+    table = pa.Table.from_pylist([row("a", "web", 0.25), row("a", "synthetic", None)], schema=SCHEMA)
+    data = to_parquet([table.slice(0, 1), table.slice(1)])
+    assert from_parquet(data).equals(table)
+    assert to_parquet([table]) == data
+
+
+def test_an_unknown_fault_is_refused_by_name():
+    with pytest.raises(ConfigError, match="smal"):
+        validate(SelectionConfig, {"drop": ["smal"]}, "selection")

@@ -1,0 +1,129 @@
+"""Captions and scores belong to a sample, whatever it is in a batch with."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from models import both, captioner, samples, text_filter, tokenizer
+
+from blip.capfilt.draws import uniforms
+from blip.capfilt.hygiene import HygieneConfig
+from blip.capfilt.pairs import CarriedConfig, Pair, make_pair
+from blip.capfilt.stream import Chunk, StreamConfig, chunks, halve, matched, with_synthetic
+from blip.config import ConfigError, validate
+from blip.data.layout import pack
+from blip.models.generation import Beam, Nucleus
+from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.retrieval import Retrieval
+
+NUCLEUS = Nucleus(min_length=4, max_length=10)
+
+
+def pairs(count: int = 7, start: int = 0) -> list[Pair]:
+    return [make_pair((s.key, pack(s)), [16], HygieneConfig(min_side=1), CarriedConfig(), ()) for s in samples(count, start)]
+
+
+def stream(source: list[Pair], **cfg) -> Iterator[Chunk]:
+    return chunks(source, StreamConfig(**{"batch": 4, "decoding": NUCLEUS, **cfg}), torch.device("cpu"), Counter())
+
+
+def run(source: list[Pair], **cfg) -> dict[str, list[tuple]]:
+    """Texts and scores by sample."""
+    done = [pair for chunk in matched(with_synthetic(stream(source, **cfg), captioner()), text_filter()) for pair in chunk.pairs]
+    return {pair.key: [(t.source, t.text, t.log_probability, t.match, t.similarity) for t in pair.texts] for pair in done}
+
+
+def test_draws_belong_to_key_seed_and_caption():
+    draws = uniforms(["a", "b", "a"], 1, 0, 5)
+    assert draws.shape == (3, 5)
+    assert draws.dtype == torch.float32
+    assert torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[1], uniforms(["b"], 1, 0, 9)[0, :5])
+    assert not torch.equal(draws[0], uniforms(["a"], 2, 0, 5)[0])
+    assert not torch.equal(draws[0], uniforms(["a"], 1, 1, 5)[0])
+
+
+def test_draws_are_uniform():
+    draws = uniforms([str(i) for i in range(2000)], 0, 0, 10).numpy()
+    assert 0 <= draws.min() < draws.max() < 1
+    assert np.abs(np.histogram(draws, 10, (0, 1))[0] / draws.size - 0.1).max() < 0.01
+
+
+@pytest.mark.parametrize("decoding", [NUCLEUS, Beam(min_length=4, max_length=10)])
+def test_texts_and_scores_do_not_depend_on_the_batch_or_the_order(decoding: Nucleus | Beam):
+    whole = run(pairs(), decoding=decoding)
+    assert whole == run(pairs(), batch=3, decoding=decoding)
+    assert whole == run(pairs()[::-1], batch=16, decoding=decoding)
+    assert len({text for texts in whole.values() for _, text, *_ in texts[1:]}) > 1
+
+
+def test_captions_differ_by_number_and_seed():
+    first, second = run(pairs(), captions=2), run(pairs(), captions=2, seed=7)
+    assert all(len(texts) == 3 for texts in first.values())
+    assert all(texts[1][1] != texts[2][1] for texts in first.values())
+    assert all(first[key][1][1] != second[key][1][1] for key in first)
+    assert {key: texts[:2] for key, texts in first.items()} == run(pairs())
+
+
+def test_the_filter_scores_every_text_as_it_would_alone():
+    chunk = next(matched(with_synthetic(stream(pairs(4), captions=2), captioner()), text_filter()))
+    for pair in chunk.pairs:
+        for text in pair.texts:
+            match, similarity = text_filter().match(pair.pixels[16][None], [text.text])
+            assert text.match == pytest.approx(match.item(), abs=2e-5)
+            assert text.similarity == pytest.approx(similarity.item(), abs=2e-5)
+
+
+def test_the_log_probability_is_the_captioner_s():
+    pair = next(with_synthetic(stream(pairs(1)), captioner())).pairs[0]
+    task = captioner()
+    written = task.write(pair.pixels[16][None], NUCLEUS, uniforms([pair.key], 42, 0, NUCLEUS.max_length))
+    assert tokenizer().decode(written.ids) == [pair.texts[1].text]
+    assert pair.texts[1].log_probability == pytest.approx(written.log_probability.item(), abs=1e-3)
+
+
+def test_one_model_for_both_sees_an_image_once():
+    task = both()
+    seen = []
+    task.model.visual_encoder.register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
+    alone = Captioning(CaptioningConfig(prompt="", text=task.cfg.text), task.model, task.tokenizer)
+    done = list(matched(with_synthetic(stream(pairs(8)), alone), Retrieval(text_filter().cfg, task.model, task.tokenizer)))
+    assert seen == [4, 4]
+    assert all(text.match is not None for chunk in done for pair in chunk.pairs for text in pair.texts)
+
+
+def test_half_precision_says_nearly_the_same():
+    judge = text_filter()
+    halve(judge.model)
+    whole, half = (
+        next(matched(stream(pairs(4), precision=precision), task)).pairs
+        for precision, task in (("float32", text_filter()), ("bfloat16", judge))
+    )
+    for one, other in zip(whole, half, strict=True):
+        assert one.texts[0].match != other.texts[0].match
+        assert one.texts[0].match == pytest.approx(other.texts[0].match, abs=0.02)
+        assert one.texts[0].similarity == pytest.approx(other.texts[0].similarity, abs=0.05)
+
+
+def test_a_pair_without_a_sound_image_passes_through_untouched():
+    source = pairs(3)
+    source[1].pixels = {}
+    texts = run(source)
+    assert [len(found) for found in texts.values()] == [2, 1, 2]
+    assert texts["0001"][0][3] is None
+    assert texts["0002"] == run(pairs())["0002"]
+
+
+def test_beam_search_has_one_caption():
+    with pytest.raises(ConfigError, match="captions is 2, but beam search has one best text"):
+        validate(StreamConfig, {"captions": 2, "decoding": {"type": "beam"}}, "stream")
+
+
+def test_a_broken_model_is_noticed():
+    task = text_filter()
+    torch.nn.init.constant_(task.model.itm_head.bias, torch.nan)
+    with pytest.raises(ValueError, match="sample '0000': a model gave nan"):
+        next(matched(stream(pairs(1)), task))

@@ -1,0 +1,174 @@
+"""Workers that come, go and fail: every shard is done, once, and the same whatever happens."""
+
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from crew import PROCESSES, make_worker, outcome, run_crew, run_worker, stand_in
+
+from blip.capfilt import lease
+from blip.capfilt.lease import LeaseConfig, ShardQueue, committed, set_aside
+from blip.capfilt.worker import Output
+from blip.data.manifest import Manifest
+from blip.data.sample import Sample
+from blip.data.shards import ShardError, write_shards
+from blip.storage import Store, open_store
+
+QUICK = LeaseConfig(seconds=0.4, attempts=3)
+
+
+def write(root: str | Path, shards: int = 24) -> Manifest:
+    samples = (Sample(f"{i:04d}", [b"image %d" % i], [f"text {i}"]) for i in range(shards))
+    return write_shards(samples, root, "web", per_shard=1)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return write(tmp_path / "web", 4)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "job")
+
+
+def queue(store: Store, manifest: Manifest, worker: str, cfg: LeaseConfig = QUICK) -> ShardQueue:
+    return ShardQueue(store, [shard.name for shard in manifest.shards], worker, cfg)
+
+
+class Clock:
+    """The time as leases know it."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(lease, "time", clock)
+    return clock
+
+
+def test_killed_workers_lose_nothing_and_do_nothing_twice_in_a_folder(tmp_path: Path):
+    manifest, undisturbed, killed = write(tmp_path / "web"), str(tmp_path / "undisturbed"), str(tmp_path / "killed")
+    make_worker(open_store(undisturbed), manifest, "alone").run()
+    assert run_crew(killed, manifest, kills=8) >= 4
+    assert outcome(killed, manifest) == outcome(undisturbed, manifest)
+
+
+def test_killed_workers_lose_nothing_in_a_bucket_that_fails(tmp_path: Path, s3: str, proxy, monkeypatch: pytest.MonkeyPatch):
+    """Throttling, resets, short bodies, slow reads, lost answers, old listings, and workers killed meanwhile."""
+    with monkeypatch.context() as direct:
+        direct.setenv("AWS_ENDPOINT_URL", f"http://{proxy.upstream}")
+        manifest = write(f"{s3}/web")
+    faults = [("GET", fault) for fault in ("503", "429", "reset", "truncated", "slow", "refused", "lost")]
+    faults += [("PUT", fault) for fault in ("503", "refused", "lost")]
+    for method, fault in random.Random(1).choices(faults, k=40):
+        proxy.fail(method, fault, "")  # and then an answer: one worker alone must not meet more failures in a row than it tries
+    assert run_crew(f"{s3}/job", manifest, kills=6) >= 3
+    assert len(proxy.faults) < 20
+    proxy.faults.clear()
+    write(tmp_path / "web")
+    undisturbed = str(tmp_path / "undisturbed")
+    make_worker(open_store(undisturbed), manifest.model_copy(update={"root": str(tmp_path / "web")}), "alone").run()
+    assert outcome(f"{s3}/job", manifest) == outcome(undisturbed, manifest)
+
+
+def test_a_shard_belongs_to_one_worker_until_that_goes_silent(store: Store, manifest: Manifest, clock: Clock):
+    first, second = queue(store, manifest, "first"), queue(store, manifest, "second")
+    leases = [first.claim() for _ in manifest.shards]
+    assert None not in leases
+    assert second.claim() is None
+    clock.now += 0.3
+    assert first.renew(leases[0])
+    clock.now += 0.3
+    taken = {got.shard for _ in range(4) if (got := second.claim())}
+    assert taken == {got.shard for got in leases[1:]}
+    assert not first.renew(leases[1])
+    assert not first.begin(leases[1])
+
+
+def test_the_first_commit_stays(store: Store, manifest: Manifest, clock: Clock):
+    first, second = queue(store, manifest, "first"), queue(store, manifest, "second")
+    slow = first.claim()
+    clock.now += 1
+    quick = second.take(slow.shard)
+    assert second.commit(quick, {"name": "b"})
+    assert not first.commit(slow, {"name": "a"})
+    assert committed(store, slow.shard)["name"] == "b"
+
+
+def test_a_listing_that_knows_nothing_makes_no_work_twice(store: Store, manifest: Manifest, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    make_worker(store, manifest, "first", QUICK).run()
+    clock.now += 1
+    late = queue(store, manifest, "late")
+    monkeypatch.setattr(late.store, "list", lambda _: [])
+    assert late.claim() is None
+    assert not late.pending()
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1000])])
+def test_a_shard_that_cannot_be_read_is_set_aside_and_named(store: Store, manifest: Manifest, damage):
+    bad = manifest.shards[1]
+    damage(manifest.store.path(bad.name))
+    make_worker(store, manifest, "one", QUICK).run()
+    assert [committed(store, shard.name) is not None for shard in manifest.shards] == [True, False, True, True]
+    record = set_aside(store, bad.name)
+    assert record["attempts"] == 3
+    assert len(record["errors"]) == 3
+    assert bad.name in record["errors"][0]
+    assert bad.sha256 in record["errors"][0]
+
+
+def test_a_shard_that_ends_its_workers_is_set_aside(store: Store, manifest: Manifest):
+    bad = manifest.shards[2]
+    wanted = manifest.store.path(bad.name).read_bytes()
+
+    def process(shard: Path, folder: Path, tally: Counter[str]) -> Output:
+        if shard.read_bytes() == wanted:
+            raise MemoryError("an image as large as the world")
+        return stand_in(shard, folder, tally)
+
+    ended = 0
+    while True:
+        try:
+            make_worker(store, manifest, f"worker-{ended}", QUICK, process).run()
+        except MemoryError:
+            ended += 1
+        else:
+            break
+    assert ended == 3
+    assert set_aside(store, bad.name)["errors"] == [f"worker worker-{i}: MemoryError: an image as large as the world" for i in range(3)]
+    assert all(committed(store, shard.name) for shard in manifest.shards if shard != bad)
+
+
+def test_a_worker_that_must_go_leaves_no_blame(tmp_path: Path, store: Store, manifest: Manifest):
+    process = PROCESSES.Process(target=run_worker, args=(store.uri, manifest, "guest", {}, True))
+    process.start()
+    while not list((tmp_path / "job").glob("lease/*.json")):
+        time.sleep(0.02)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM
+    other = queue(store, manifest, "other", LeaseConfig(seconds=60, attempts=1))
+    left = other.pending()
+    assert left
+    assert {got.shard for _ in manifest.shards if (got := other.claim())} == set(left)
+
+
+def test_a_failure_in_between_counts_what_was_done(store: Store, manifest: Manifest):
+    def process(shard: Path, folder: Path, tally: Counter[str]) -> Output:
+        if tally["images"] == 2:
+            raise ShardError("it cannot be read as a tar: it is a poem")
+        return stand_in(shard, folder, tally)
+
+    worker = make_worker(store, manifest, "one", QUICK, process)
+    worker.run()
+    assert worker.tally["shards"] == worker.tally["images"] == 2
+    assert len(store.list("dead/")) == 2
