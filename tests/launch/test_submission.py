@@ -1,0 +1,317 @@
+"""A job's life, against an API server on the loopback that keeps objects and plays what the test tells it to."""
+
+import json
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread, Timer
+
+import pytest
+import yaml
+
+from blip.config import ConfigError
+from blip.launch import kubernetes, node, trainjob
+from blip.launch.kubernetes import Cluster
+from blip.launch.submission import JobError, State, run, status_of
+from blip.launch.trainjob import TrainJobConfig, render
+from blip.launch.workers import WorkersConfig, on_cluster
+from blip.storage import StoreError, open_store
+
+WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w-1", "uid": "u", "blockOwnerDeletion": False}
+COMPLETE, FAILED = (
+    {"type": "Complete", "status": "True"},
+    {"type": "Failed", "status": "True", "reason": "Broken", "message": "node 1 fell"},
+)
+SUSPENDED = {"type": "Suspended", "status": "True", "reason": "Queued"}
+
+
+class ApiServer(ThreadingHTTPServer):
+    """Objects by path; each look at a job advances it through `play`, whose last conditions stay."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.objects: dict[str, dict] = {}
+        self.pods: list[dict] = []
+        self.logs: dict[str, str] = {}
+        self.play: deque[list[dict]] = deque()
+        self.faults: deque[int] = deque()
+        self.requests: list[tuple[str, str]] = []
+
+    def saw(self, method: str) -> int:
+        return sum(m == method for m, path in self.requests if "/trainjobs" in path or "/jobs" in path)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: ApiServer
+
+    def log_message(self, format: str, *args) -> None:
+        pass
+
+    def answer(self, status: int, body: object) -> None:
+        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def handle_request(self) -> None:
+        api, (path, _, query) = self.server, self.path.partition("?")
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        api.requests.append((self.command, path))
+        if api.faults:
+            self.answer(api.faults.popleft(), {})
+        elif path == "/version/":
+            known = dict.fromkeys(("buildDate", "compiler", "gitCommit", "gitTreeState", "gitVersion", "goVersion", "platform"), "x")
+            self.answer(200, {**known, "major": "1", "minor": "20+"})
+        elif path.endswith("/log"):
+            self.answer(200, api.logs[path.split("/")[-2]])
+        elif path.endswith("/pods"):
+            self.answer(200, {"items": api.pods if "jobset-name" in query or "job-name" in query else []})
+        elif self.command == "POST":
+            job = json.loads(data)
+            key = f"{path}/{job['metadata']['name']}"
+            self.answer(409 if key in api.objects else 201, api.objects.setdefault(key, job))
+        elif path not in api.objects:
+            self.answer(404, {})
+        elif self.command == "DELETE":
+            self.answer(200, api.objects.pop(path))
+        else:
+            job = api.objects[path]
+            if api.play and "/workflows/" not in path:
+                job.setdefault("status", {})["conditions"] = api.play.popleft()
+            self.answer(200, job)
+
+    do_GET = do_POST = do_DELETE = handle_request  # noqa: N815
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch) -> Iterator[ApiServer]:
+    server = ApiServer()
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    context = {"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "work"}}
+    clusters = [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}]
+    known = {"current-context": "c", "contexts": [context], "clusters": clusters, "users": [{"name": "u", "user": {}}]}
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(known))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setattr(kubernetes, "INTERVAL", 0.01)
+    monkeypatch.setattr(kubernetes, "SILENCE", 0.5)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def cluster(api: ApiServer) -> Cluster:
+    assert api.server_port
+    return Cluster()
+
+
+def a_job(owner=None, **changes) -> dict:
+    return render(a_config(**changes), owner)
+
+
+def a_config(**changes) -> TrainJobConfig:
+    asked = {"name": "pretrain", "image": "example/blip:1", "args": ("train",), "nodes": 2, "processes": 1, "handover": "s3://b/h"}
+    return TrainJobConfig.model_validate({**asked, **changes})
+
+
+def a_pod(name: str, index: int = 0, exit_code: int | None = None, container: str = "node") -> dict:
+    state = {"running": {}} if exit_code is None else {"terminated": {"exitCode": exit_code}}
+    status = {"name": container, "state": state, "image": "i", "imageID": "i", "ready": True, "restartCount": 0}
+    labels = {"batch.kubernetes.io/job-completion-index": str(index)}
+    metadata = {"name": name, "labels": labels, "creationTimestamp": "2025-01-01T00:00:00Z"}
+    return {
+        "metadata": metadata,
+        "status": {"phase": "Running", "containerStatuses": [status]},
+        "spec": {"containers": [{"name": container}]},
+    }
+
+
+def test_a_job_is_submitted_followed_and_its_log_forwarded(api, cluster, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    api.play.extend([[SUSPENDED], [], [], [COMPLETE]])
+    api.pods = [a_pod("node-1", index=1), a_pod("node-0", index=0)]
+    first, second = "2025-01-01T00:00:00.000000001Z step 1\n", "2025-01-01T00:00:00.000000002Z step 2\n"
+    api.logs = {"node-0": first + second, "node-1": "2025-01-01T00:00:00.000000003Z another rank\n"}
+    run(cluster, a_job())
+    assert capsys.readouterr().out == "step 1\nstep 2\n"
+    assert [r.getMessage().removeprefix("job pretrain ") for r in caplog.records] == ["waits for its turn (Queued)", "runs", "succeeded"]
+    assert "/apis/trainer.kubeflow.org/v1alpha1/namespaces/work/trainjobs/pretrain" in api.objects
+
+
+def test_the_same_job_is_attached_to_and_never_doubled(api, cluster):
+    cluster.create(a_job())
+    api.play.extend([[], [COMPLETE]])
+    run(cluster, a_job(WORKFLOW))
+    assert (len(api.objects), api.saw("DELETE")) == (1, 0)
+
+
+def test_a_running_job_that_was_asked_for_differently_is_left_alone(api, cluster):
+    cluster.create(a_job(nodes=4))
+    with pytest.raises(JobError, match="another job of the name pretrain runs: give this one another name"):
+        run(cluster, a_job())
+    assert api.saw("DELETE") == 0
+
+
+def test_a_failed_job_is_replaced_since_it_goes_on_from_its_checkpoints(api, cluster):
+    cluster.create(a_job())
+    api.play.extend([[FAILED]])
+    Timer(0.2, lambda: api.play.append([COMPLETE])).start()
+    run(cluster, a_job())
+    assert (api.saw("DELETE"), len(api.objects)) == (1, 1)
+
+
+def test_failure_says_what_the_cluster_says(api, cluster):
+    api.play.extend([[FAILED]])
+    with pytest.raises(JobError, match=r"job pretrain failed \(Broken: node 1 fell\).*-l jobset.sigs.k8s.io/jobset-name=pretrain"):
+        run(cluster, a_job())
+
+
+def test_a_wrong_configuration_is_neither_retried_nor_resubmitted(api, cluster):
+    api.play.extend([[FAILED]])
+    api.pods, api.logs = [a_pod("node-0", exit_code=42)], {"node-0": ""}
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="job pretrain ended with exit code 42"):
+            run(cluster, a_job())
+    assert api.saw("DELETE") == 0
+
+
+WORKERS = {"name": "capfilt", "image": "example/blip:1", "workers": 2}
+
+
+def test_workers_are_at_work_until_their_job_ends(api):
+    api.play.extend([[], [COMPLETE]])
+    with on_cluster(WorkersConfig.model_validate(WORKERS))("s3://b/capfilt/1") as working:
+        assert [working(), working()] == [True, False]
+    (job,) = api.objects.values()
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["s3://b/capfilt/1"]
+    assert "completionMode" not in job["spec"], "the server is too old for it"
+    assert api.saw("DELETE") == 0
+
+
+def test_workers_of_an_old_cluster_that_would_try_a_wrong_configuration_again_are_deleted(api):
+    api.pods, api.logs = [a_pod("w-0", exit_code=42, container="worker")], {"w-0": ""}
+    begin = on_cluster(WorkersConfig.model_validate(WORKERS))
+    with begin("s3://b/capfilt/1") as working, pytest.raises(ConfigError, match="exit code 42"):
+        working()
+    assert not api.objects
+
+
+def test_workers_end_when_the_step_that_watches_them_fails(api):
+    begin = on_cluster(WorkersConfig.model_validate(WORKERS))
+    with pytest.raises(ZeroDivisionError), begin("s3://b/capfilt/1"):
+        raise ZeroDivisionError
+    assert not api.objects
+
+
+def test_a_training_gets_its_inputs_and_leaves_its_outputs_through_the_store(api, s3, tmp_path, monkeypatch):
+    """The nodes' part is played by the one node of this test, once the job is there."""
+    data, model = tmp_path / "data", tmp_path / "model"
+    (data / "tokenizer").mkdir(parents=True)
+    (data / "web.json").write_text("shards")
+    (data / "tokenizer" / "vocab.txt").write_text("words")
+
+    def train(arguments: list[str]) -> None:
+        assert arguments == ["-m", "blip.cli", "train"]
+        assert (tmp_path / "node/in/data/tokenizer/vocab.txt").read_text() == "words"
+        (tmp_path / "node/out/model").mkdir()
+        (tmp_path / "node/out/model/config.json").write_text((tmp_path / "node/in/data/web.json").read_text())
+
+    def work() -> None:
+        while not api.objects:
+            time.sleep(0.01)
+        (job,) = api.objects.values()
+        launch, _, store, *options = job["spec"]["trainer"]["command"][1:] + job["spec"]["trainer"]["args"]
+        assert launch == "-m"
+        node.main([store, *(o for o in options if o != "--max-restarts=0")], tmp_path / "node")
+        api.play.append([COMPLETE])
+
+    monkeypatch.setattr(node.local, "main", train)
+    Thread(target=work, daemon=True).start()
+    for _ in range(2):  # the second attempt finds what the first one made
+        trainjob.run(a_config(handover=f"{s3}/handover"), {"data": data}, {"model": model})
+        assert (model / "config.json").read_text() == "shards"
+    assert len(api.objects) == 1
+
+
+def test_a_file_that_is_not_what_was_sent_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/web.json").write_text("shards")
+    store = open_store(tmp_path / "store")
+    node.send({"data": tmp_path / "data"}, store)
+    store.put("files/data/web.json", b"other")
+    with pytest.raises(StoreError, match=r"files/data/web.json is not what was sent"):
+        node.receive(store, lambda name: tmp_path / "there" / name)
+
+
+def terminate_soon() -> None:
+    Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+
+def test_sigterm_cancels_the_job_with_the_step(api, cluster):
+    before = signal.getsignal(signal.SIGTERM)
+    terminate_soon()
+    with pytest.raises(SystemExit) as ended:
+        run(cluster, a_job())
+    assert ended.value.code == 143
+    assert not api.objects
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("workflow", "left"),
+    [
+        ({"spec": {}}, True),
+        ({"spec": {"activeDeadlineSeconds": 0}}, False),
+        ({"spec": {"shutdown": "Terminate"}}, False),
+        ({"spec": {}, "metadata": {"deletionTimestamp": "2025-01-01T00:00:00Z"}}, False),
+    ],
+)
+def test_sigterm_leaves_a_job_whose_workflow_goes_on(api, cluster, workflow, left):
+    api.objects["/apis/argoproj.io/v1alpha1/namespaces/work/workflows/w-1"] = {"metadata": {}, **workflow}
+    terminate_soon()
+    with pytest.raises(SystemExit):
+        run(cluster, a_job(WORKFLOW))
+    assert any("trainjobs" in path for path in api.objects) is left
+
+
+def test_an_api_server_that_is_away_is_waited_for(api, cluster):
+    api.faults.extend([503, 429, 500])
+    api.play.extend([[COMPLETE]])
+    run(cluster, a_job())
+    assert len(api.objects) == 1
+
+
+def test_an_api_server_that_refuses_is_not_asked_twice(api, cluster):
+    from kubernetes.client import ApiException
+
+    api.faults.extend([403])
+    with pytest.raises(ApiException, match="403"):
+        run(cluster, a_job())
+    assert len(api.requests) == 1
+
+
+def test_a_job_that_somebody_deletes_is_not_waited_for(api, cluster):
+    Timer(0.2, api.objects.clear).start()
+    with pytest.raises(JobError, match="was deleted by somebody else"):
+        run(cluster, a_job())
+
+
+def test_without_a_cluster_the_error_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="no cluster to submit to"):
+        Cluster()
+
+
+def test_status_of_failure_comes_before_all_else():
+    assert status_of({"status": {"conditions": [COMPLETE, FAILED]}}).state is State.FAILED
+    assert status_of({"status": {"conditions": [{**FAILED, "status": "False"}]}}).state is State.RUNNING
+    assert status_of({}).state is State.RUNNING
