@@ -1,0 +1,179 @@
+"""`blip`: the verbs of the pipeline on the command line, one after the other or one alone."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from blip.config import EXIT_CONFIG, ConfigError
+from blip.storage import StoreError
+
+
+class Verbs(TyperGroup):
+    """Says what people can put right in one line, with the exit code that tells a cluster whether trying again can help."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, StoreError) as error:
+            typer.echo(f"blip: {error}", err=True)
+            raise typer.Exit(EXIT_CONFIG if isinstance(error, ConfigError) else 1) from None
+
+
+app = typer.Typer(cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Preset = Annotated[str, typer.Option(help="The packaged configuration, for example shapes.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Changes a configuration key; may be repeated.")]
+Storage = Annotated[str, typer.Option("--store", help="Where shards and checkpoints go: a folder, or s3://bucket/prefix.")]
+Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's revision, for the records.")]
+Data = Annotated[Path, typer.Option(help="The folder of manifests that `ingest` or `capfilt` wrote.")]
+Model = Annotated[Path, typer.Option(help="A model folder that `train` wrote.")]
+Out = Annotated[Path, typer.Option(help="The folder to write.")]
+
+
+@app.callback()
+def prepare() -> None:
+    from blip.logs import quiet
+
+    quiet()
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="`shapes`, or a data set that the configuration describes.")],
+    out: Out,
+    preset: Preset = "shapes",
+    overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
+    revision: Revision = "",
+) -> None:
+    """Read a data set once, into shards with manifests and a tokenizer."""
+    from blip.runs.ingest import ingest
+
+    tell(ingest(source, preset, overrides, store, revision, str(out)))
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="pretrain, captioner or filter.")],
+    data: Data,
+    out: Out,
+    init: Annotated[Path | None, typer.Option(help="The model to start from; none starts from scratch.")] = None,
+    preset: Preset = "shapes",
+    overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
+    revision: Revision = "",
+    processes: Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")] = 0,
+    profile: Annotated[Path | None, typer.Option(help="A folder for a torch trace of a few steps.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="A file for the figures, in place of the terminal.")] = None,
+) -> None:
+    """Train one stage; a run that was stopped goes on from its newest checkpoint."""
+    from blip.distributed import is_main
+    from blip.runs.train import train
+
+    found = train(stage, preset, overrides, store, revision, str(data), str(out), text(init), processes=processes, profile=text(profile))
+    if figures is None:
+        tell(found)
+    elif is_main():
+        figures.write_text(json.dumps(found))
+
+
+@app.command()
+def capfilt(
+    data: Data,
+    out: Out,
+    captioner: Annotated[Path | None, typer.Option(help="The model that writes captions.")] = None,
+    filter: Annotated[Path | None, typer.Option(help="The model that tells which texts match.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Where to write a page of pictures, texts, scores and decisions.")] = None,
+    preset: Preset = "shapes",
+    overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
+    revision: Revision = "",
+) -> None:
+    """Caption every web image, and keep the texts that match; shards that were done are not done again."""
+    from blip.runs.capfilt import capfilt
+
+    tell(capfilt(preset, overrides, store, revision, str(data), text(captioner), text(filter), str(out), text(page)))
+
+
+@app.command()
+def rethreshold(
+    kept: Annotated[Path, typer.Option(help="The folder that `capfilt` wrote.")],
+    out: Out,
+    threshold: Annotated[float | None, typer.Option(help="The p(match) from which on a text is kept.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+    page: Annotated[Path | None, typer.Option(help="Where to write a page of pictures, texts, scores and decisions.")] = None,
+) -> None:
+    """Select anew among CapFilt's scores, without a model."""
+    from blip.runs.capfilt import rethreshold
+
+    tell(rethreshold(str(kept), str(out), threshold, overrides, text(page)))
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    out: Out,
+    preset: Preset = "shapes",
+    overrides: Overrides = [],  # noqa: B006
+    revision: Revision = "",
+) -> None:
+    """Score a model on the test split: retrieval and captions."""
+    from blip.runs.evaluate import evaluate
+
+    tell(evaluate(preset, overrides, revision, str(data), str(model), str(out)))
+
+
+@app.command()
+def register(
+    name: Annotated[str, typer.Argument(help="The name in the registry of models.")],
+    model: Model,
+    before: Annotated[Path, typer.Option(help="The first model's figures, `metrics.json` of its evaluation.")],
+    after: Annotated[Path, typer.Option(help="This model's figures.")],
+    preset: Preset = "shapes",
+    overrides: Overrides = [],  # noqa: B006
+    revision: Revision = "",
+) -> None:
+    """Register a model as champion, only if it beats the first model and the champion so far."""
+    from blip.runs.register import register
+
+    tell(register(name, preset, overrides, revision, str(model), str(before), str(after)))
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Out,
+    format: Annotated[Literal["official", "hf"], typer.Option(help="The reference implementation's, or transformers'.")],
+) -> None:
+    """Write a model in another implementation's format."""
+    from blip.runs.export import export
+
+    for folder in export(model, out, format):
+        typer.echo(folder)
+
+
+@app.command()
+def summary(path: Annotated[Path, typer.Argument(help="A run's summary.json.")] = Path("runs/latest/summary.json")) -> None:
+    """Show what a bootstrap changed, before and after."""
+    from rich.console import Console
+
+    from blip.runs.summary import Summary, table
+
+    Console().print(table(Summary.load(path)))
+
+
+def text(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
+def tell(figures: dict[str, Any]) -> None:
+    """Prints figures as JSON, for people and programs; curves are for the report."""
+    typer.echo(json.dumps({name: value for name, value in figures.items() if name not in ("curves", "params")}, indent=1))
+
+
+if __name__ == "__main__":
+    app()

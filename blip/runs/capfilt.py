@@ -1,0 +1,144 @@
+"""CapFilt: a caption for every web image, and of both texts those that match."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blip.capfilt.job import CapFiltConfig, Job, ModelSource
+from blip.capfilt.result import Result, assemble, sweep
+from blip.capfilt.rules import SelectionConfig
+from blip.config import ConfigError, load, set_value, validate
+from blip.data.discover import discover
+from blip.data.manifest import Manifest
+from blip.logs import log
+from blip.runs import bootstrapped, gallery
+from blip.runs.crew import on_this_machine
+from blip.runs.watch import Workers, watch
+from blip.storage import FolderStore, Store, open_store, probe
+from blip.tracking import start as track
+from blip.tracking.registry import folder_digest
+
+MANIFEST, METRICS, PICTURES = "bootstrapped.json", "metrics.json", "pictures.json"
+LEFT_BEHIND = "training_state.safetensors"
+"""What a model folder may hold that only its own training needs."""
+
+
+def capfilt(
+    preset: str,
+    overrides: Sequence[str],
+    store: str,
+    revision: str,
+    data: str,
+    captioner: str | None,
+    filter: str | None,
+    out: str,
+    page: str | None = None,
+    *,
+    workers: Workers | None = None,
+    name: str = "capfilt",
+) -> dict[str, Any]:
+    """Bootstraps the web pairs of a data folder with two model folders and makes `out`, the data folder to pre-train on again.
+
+    There `bootstrapped.json`, also under the web manifest's name, says what was kept, and all else is as in `data`. Shards that anybody
+    has done before are not done again. `out` gets figures and pictures, `page` a page of them; the figures are returned. Workers run on
+    this machine unless `workers` starts them elsewhere.
+    Raises ConfigError; StoreError where the store lacks what workers need; WorkerError and ShardError where work was lost.
+    """
+    began = time.monotonic()
+    cfg = load(CapFiltConfig, preset if preset.endswith((".yaml", ".json")) else f"{preset}_capfilt", overrides)
+    root = open_store(store or Path(out, "store"))
+    probe(root)
+    job = Job(
+        config=cfg,
+        input=read_input(cfg.source, data),
+        captioner=publish(root, "captioner", captioner) if cfg.variant != "filter" else None,
+        filter=publish(root, "filter", filter) if cfg.variant != "captioner" else None,
+        revision=revision,
+    )
+    home = root.join("capfilt", job.identity)
+    job.save(home)
+    with track(name, tags={"revision": revision}, parents={"data": job.input.digest, **job.models}, key=home.uri) as run:
+        run.params(cfg.model_dump(mode="json"))
+        speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, cfg.workers, Path(out, "logs"))), run)
+        result = assemble(job, home, cfg.selection)
+        sweep(result)
+        found = write(result, cfg.source, data, Path(out), page)
+        shares = {f"capfilt/{source}/{what}": share for source, part in found["capfilt"].items() for what, share in part.items()}
+        run.metrics({name: share for name, share in shares.items() if share is not None})
+        for file in (MANIFEST, METRICS, PICTURES):
+            run.artifact(Path(out, file))
+        return {**found, "speed": speed, "mlflow": run.url, "seconds": time.monotonic() - began}
+
+
+def rethreshold(
+    kept: str, out: str, threshold: float | None = None, overrides: Sequence[str] = (), page: str | None = None
+) -> dict[str, Any]:
+    """Selects anew among the scores of an earlier CapFilt, whose folder is `kept`, without a model and without touching its shards.
+
+    `threshold` is for p(match) of all texts; overrides of `selection` say more, such as `selection.rule.web=0.7`. `out` is as of `capfilt`.
+    """
+    manifest = Manifest.load(Path(kept, MANIFEST))
+    job = Job.load(manifest.root)
+    if threshold is not None:
+        overrides = [f"selection.rule={{type: matched, web: {threshold}, synthetic: {threshold}}}", *overrides]
+    values = {"selection": manifest.meta["selection"]}
+    for override in overrides:
+        if not override.startswith("selection."):
+            raise ConfigError(f"override {override!r}: without models only the selection can change; write selection.KEY=VALUE")
+        set_value(values, override)
+    cfg = validate(SelectionConfig, values["selection"], "selection")
+    return write(assemble(job, manifest.store, cfg), job.config.source, kept, Path(out), page)
+
+
+def read_input(source: str, data: str) -> Manifest:
+    """The manifest of that name in the data folder, or one of the tars that a pattern, folder or prefix names."""
+    path = Path(data, f"{source}.json")
+    if path.is_file():
+        return Manifest.load(path)
+    if is_name(source):
+        way_out = "name a manifest of the data folder, or tars such as s3://bucket/web/{0000..0041}.tar"
+        raise ConfigError(f"source {source!r}: there is no {path}; {way_out}")
+    log.info("reading the tars of %s for their digests", source)
+    return discover(source, "web")
+
+
+def is_name(source: str) -> bool:
+    """Whether a source is a manifest of the data folder rather than tars somewhere."""
+    return not any(mark in source for mark in "/{.")
+
+
+def publish(root: Store, role: str, folder: str | None) -> ModelSource:
+    """A model where workers find it: as it is where they share the file system, else copied to the store."""
+    if not folder or not Path(folder).is_dir():
+        raise ConfigError(f"{role} {folder!r}: name a model folder, or set variant to do without")
+    digest = folder_digest(Path(folder))
+    if isinstance(root, FolderStore):
+        return ModelSource(digest=digest, at=str(Path(folder).resolve()))
+    home = root.join("models", digest)
+    there = set(home.list())
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != LEFT_BEHIND):
+        if (key := path.relative_to(folder).as_posix()) not in there:
+            home.put_file(key, path)
+    return ModelSource(digest=digest, at=home.uri)
+
+
+def write(result: Result, source: str, data: str, out: Path, page: str | None) -> dict[str, Any]:
+    """Fills the folder to pre-train on again, and returns the figures."""
+    out.mkdir(parents=True, exist_ok=True)
+    web = f"{source}.json" if is_name(source) else "web.json"
+    made = {web, MANIFEST, METRICS, PICTURES, "logs", "store"}
+    shutil.copytree(data, out, ignore=lambda folder, _: made if Path(folder) == Path(data) else (), dirs_exist_ok=True)
+    for name in (MANIFEST, web):
+        result.manifest.save(out / name)
+    truth = bootstrapped.truths(result)
+    found = {**bootstrapped.figures(result, truth), "dead": dict(result.dead)}
+    chosen = bootstrapped.pictures(result, truth)
+    bootstrapped.save_pictures(chosen, out / PICTURES)
+    (out / METRICS).write_text(json.dumps(found, indent=1, sort_keys=True))
+    if page:
+        Path(page).parent.mkdir(parents=True, exist_ok=True)
+        Path(page).write_text(gallery.html(found, chosen))
+    return found

@@ -1,0 +1,60 @@
+"""A training run's whole configuration: the parts' configs, and the rules that hold between them."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from blip.config import Config
+from blip.data.loader import LoaderConfig
+from blip.data.tokenizer import Tokenizer
+from blip.data.transforms import TransformConfig
+from blip.models.med import MEDConfig, SpecialTokens
+from blip.models.weights.start import InitConfig
+from blip.tasks.build import TaskConfig
+from blip.tasks.pretraining import PretrainingConfig
+from blip.tasks.retrieval import RetrievalConfig
+from blip.training.checkpoint import CheckpointConfig
+from blip.training.engine import EngineConfig, check_teacher
+from blip.training.optimizer import OptimizerConfig, ScheduleConfig
+
+
+class RunConfig(Config):
+    seed: int = 42
+    epochs: float = Field(gt=0)
+    """Passes over the data; a fraction is fine."""
+    sources: tuple[str, ...] = Field(min_length=1)
+    """Names of the manifests to learn from, in the data folder: `gold`, `web`, ..."""
+    task: TaskConfig
+    model: MEDConfig = MEDConfig()
+    init: InitConfig = InitConfig()
+    transform: TransformConfig = TransformConfig()
+    loader: LoaderConfig = LoaderConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    engine: EngineConfig = EngineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def teacher_is_whole(self) -> Self:
+        check_teacher(self.engine, isinstance(self.task, PretrainingConfig | RetrievalConfig))
+        return self
+
+    @model_validator(mode="after")
+    def sizes_agree(self) -> Self:
+        if self.transform.size != self.model.vision.size:
+            raise ValueError(
+                f"transform.size is {self.transform.size} but model.vision.size is {self.model.vision.size}: "
+                "the image encoder needs images of its own size, set both alike"
+            )
+        return self
+
+    @property
+    def itm_weight(self) -> float:
+        """What the ITM loss is multiplied by."""
+        return (self.task.weights.itm or 1.0) if isinstance(self.task, PretrainingConfig) else 1.0
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
+        """The same run with the tokenizer's vocabulary and special tokens in its model."""
+        tokens = SpecialTokens(pad=tokenizer.pad, cls=tokenizer.cls, sep=tokenizer.sep, dec=tokenizer.dec, enc=tokenizer.enc)
+        text = self.model.text.model_copy(update={"vocab_size": tokenizer.vocab_size})
+        return self.model_copy(update={"model": self.model.model_copy(update={"text": text, "tokens": tokens})})

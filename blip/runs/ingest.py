@@ -1,0 +1,94 @@
+"""Ingest: a data set, read once, becomes shards that every later step streams, and a tokenizer."""
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Literal, assert_never
+
+from pydantic import Field
+
+from blip.config import Config, load
+from blip.data.datasets import shapes
+from blip.data.discover import discover
+from blip.data.manifest import Manifest
+from blip.data.shards import read_shard, write_shards
+from blip.data.tokenizer import Tokenizer, clean_caption
+from blip.logs import log, progress
+from blip.storage import open_store, probe
+
+SPLITS = ("gold", "web", "test")
+"""Clean human pairs, noisy web pairs, and what the models are judged by."""
+
+
+class Shapes(Config):
+    """The embedded world of shapes, whose truth is known."""
+
+    type: Literal["shapes"] = "shapes"
+    world: shapes.ShapesConfig = shapes.ShapesConfig()
+
+
+class Tars(Config):
+    """WebDataset tars that are there already: a folder, a pattern with braces, or a prefix, local or `s3://`; nothing is copied."""
+
+    type: Literal["tars"] = "tars"
+    gold: str
+    web: str
+    test: str
+
+
+class IngestConfig(Config):
+    data: Annotated[Shapes | Tars, Field(discriminator="type")] = Shapes()
+    per_shard: int = Field(default=1000, ge=1)
+    """Samples of a shard."""
+    tokenizer: str | None = None
+    """A folder or `vocab.txt`, such as that of `bert-base-uncased`; none trains one on the texts."""
+    vocab_size: int = Field(default=30524, ge=16)
+    """Entries of a trained vocabulary at most, special tokens counted."""
+
+
+def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revision: str, out: str) -> dict[str, Any]:
+    """Writes the shards of `source` to the store and their manifests and the tokenizer to the folder `out`; returns counts by split.
+
+    `source` is `shapes`, or anything else to take the configuration's word for where tars lie.
+    """
+    began = time.monotonic()
+    cfg = load(IngestConfig, f"{preset}_ingest", [*overrides, *(["data.type=shapes"] if source == "shapes" else [])])
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    probe(open_store(store), conditional=False)
+    match cfg.data:
+        case Shapes(world=world):
+            manifests = make_shapes(world, store, cfg.per_shard, revision)
+        case Tars() as tars:
+            manifests = {split: discover(getattr(tars, split), split) for split in SPLITS}
+        case _:
+            assert_never(cfg.data)
+    for split, manifest in manifests.items():
+        manifest.save(folder / f"{split}.json")
+    if cfg.tokenizer:
+        tokenizer = Tokenizer.from_folder(cfg.tokenizer)
+    else:
+        tokenizer = Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocab_size)
+    tokenizer.save(folder / "tokenizer")
+    figures = {split: {"samples": m.samples, "shards": len(m.shards), "counts": m.counts} for split, m in manifests.items()}
+    log.info("ingested %s", json.dumps(figures))
+    return {**figures, "vocabulary": tokenizer.vocab_size, "seconds": time.monotonic() - began}
+
+
+def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision: str) -> dict[str, Manifest]:
+    makers = {"gold": (shapes.gold, world.gold), "web": (shapes.web, world.web), "test": (shapes.test, world.test)}
+    manifests = {}
+    with progress(sum(count for _, count in makers.values()), "rendering") as bar:
+        for split, (make, _) in makers.items():
+            counted = (sample for sample in make(world) if not bar.advance())
+            manifests[split] = write_shards(counted, f"{store}/{split}", split, per_shard, revision=revision)
+    return manifests
+
+
+def texts(*manifests: Manifest):
+    """Every text of some data sets, cleaned as models will read it."""
+    for manifest in manifests:
+        for sample in chain.from_iterable(read_shard(manifest.store, shard) for shard in manifest.shards):
+            yield from map(clean_caption, sample.texts)

@@ -1,0 +1,61 @@
+"""Where a step's work is done: in this process's own machine, or by nodes of the cluster that the step asks for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blip.config import validate
+from blip.launch.node import SCRATCH
+from blip.launch.trainjob import TrainJobConfig
+from blip.launch.trainjob import run as run_job
+from blip.launch.workers import WorkersConfig, on_cluster
+from blip.runs import train as here
+from blip.runs.capfilt import Workers
+
+FIGURES = "figures.json"
+
+
+def train(
+    placement: Mapping[str, Any],
+    stage: str,
+    preset: str,
+    overrides: Sequence[str],
+    store: str,
+    revision: str,
+    data: str,
+    out: str,
+    init: str | None = None,
+) -> dict[str, Any]:
+    """Trains as `blip.runs.train` does, over the `nodes` of the placement where they are more than one.
+
+    Then the placement says what a TrainJob needs to know: `image`, and for each node `gpus`, `gpu_type`, `cpu`, `memory`, `pool` and
+    `tolerations`, numbers also as text.
+    """
+    if int(placement.get("nodes", 1)) <= 1:
+        return here.train(stage, preset, overrides, store, revision, data, out, init)
+    given, made = f"{SCRATCH}/in", f"{SCRATCH}/out/model"
+    options = {"--preset": preset, "--store": store, "--revision": revision, "--data": f"{given}/data", "--out": made}
+    options |= {"--init": f"{given}/init"} if init else {}
+    options |= {"--figures": f"{made}/{FIGURES}"}  # beside the model, whose folder is there by then
+    words = [word for option in [*options.items(), *(("--set", override) for override in overrides)] for word in option]
+    job = {"processes": max(1, int(placement.get("gpus", 1))), "handover": f"{store.rstrip('/')}/handover"}
+    job |= {**without("workers", placement), "name": stage, "args": ["train", stage, *words]}
+    inputs = {"data": Path(data), **({"init": Path(init)} if init else {})}
+    run_job(validate(TrainJobConfig, job, "the placement"), inputs, {"model": Path(out)})
+    figures = Path(out, FIGURES)
+    found = json.loads(figures.read_text())
+    figures.unlink()
+    return found
+
+
+def workers(placement: Mapping[str, Any]) -> Workers | None:
+    """The workers that `blip.runs.capfilt` asks for: pods where the placement names more than one, else None for those of this machine."""
+    if int(placement.get("workers", 1)) <= 1:
+        return None
+    return on_cluster(validate(WorkersConfig, {**without("nodes", placement), "name": "capfilt"}, "the placement"))
+
+
+def without(name: str, placement: Mapping[str, Any]) -> dict[str, Any]:
+    """A placement may be one for all steps; each kind of job knows its own number alone."""
+    return {key: value for key, value in placement.items() if key != name}

@@ -1,0 +1,116 @@
+"""Report: the figures of a whole bootstrap, gathered from its steps, on one page."""
+
+import json
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from blip.data.datasets.shapes import is_true
+from blip.data.manifest import Manifest
+from blip.evaluation import samples
+from blip.runs.bootstrapped import load_pictures, thumbnail
+from blip.runs.capfilt import PICTURES
+from blip.runs.evaluate import DESCRIBED
+from blip.runs.page import Described, Report, Scores, Step, galleries, html
+from blip.runs.summary import Caption, Change, Retrieval, Summary
+
+STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "ingest": ("read gold, web and test pairs into shards", ()),
+    "pretrain": ("learn on web and gold", ("ingest",)),
+    "captioner": ("learn to describe", ("pretrain",)),
+    "filter": ("learn to tell what matches", ("pretrain",)),
+    "capfilt": ("caption the web, keep what matches", ("captioner", "filter")),
+    "pretrain-again": ("learn from scratch on what was kept", ("capfilt",)),
+    "evaluate-before": ("judge the first model", ("pretrain",)),
+    "evaluate-after": ("judge the second model", ("pretrain-again",)),
+    "register": ("let the better model through", ("evaluate-before", "evaluate-after")),
+}
+"""What each step is for, and whose outputs it read."""
+
+
+def report(figures: Mapping[str, str], kept: str, page: str, summary: str, revision: str) -> Summary:
+    """Writes the page and `summary.json` from each step's file of figures and the data folder that CapFilt made."""
+    found = {step: json.loads(Path(path).read_text()) for step, path in figures.items()}
+    result = summarise(found)
+    result.save(summary)
+    pictures = load_pictures(Path(kept, PICTURES))
+    clean = found["capfilt"]
+    made = Report(
+        summary=result,
+        revision=revision,
+        facts=facts(found["ingest"]),
+        gate=found["register"]["gate"],
+        steps=tuple(step(name, found[name]) for name in STEPS),
+        threshold=clean["threshold"],
+        scores=tuple(Scores(**counts) for counts in clean["scores"].values()),
+        galleries=galleries(pictures, "web") + galleries(pictures, "synthetic"),
+        described=described(kept, found["evaluate-before"]["described"], found["evaluate-after"]["described"]),
+        bad=left_out(found),
+    )
+    Path(page).write_text(html(made))
+    return result
+
+
+def summarise(found: Mapping[str, Any]) -> Summary:
+    """The figures of all steps as one record."""
+    before, after, clean = found["evaluate-before"], found["evaluate-after"], found["capfilt"]
+    seconds = {name: round(values["seconds"], 1) for name, values in found.items()}
+    return Summary.model_validate(
+        {
+            "noise": clean["noise"],
+            "capfilt": clean["capfilt"],
+            "retrieval": Change[Retrieval](before=retrieval(before), after=retrieval(after)),
+            "caption": Change[Caption](before=caption(before), after=caption(after)),
+            "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+            "registered": found["register"]["registered"],
+        }
+    )
+
+
+def retrieval(figures: Mapping[str, Any]) -> Retrieval:
+    return Retrieval(**{name: figures["retrieval"][name] for name in Retrieval.model_fields})
+
+
+def caption(figures: Mapping[str, Any]) -> Caption:
+    scores = figures["captioning"]
+    return Caption(true=scores.get("true"), cider=scores["cider"], bleu4=scores["bleu4"])
+
+
+def facts(ingested: Mapping[str, Any]) -> dict[str, str]:
+    splits = {split: values for split, values in ingested.items() if isinstance(values, Mapping) and "samples" in values}
+    return {split: f"{values['samples']:,} images in {values['shards']} shards" for split, values in splits.items()}
+
+
+def step(name: str, figures: Mapping[str, Any]) -> Step:
+    purpose, parents = STEPS[name]
+    alarms = tuple(f"{alarm['name']} at step {alarm['step']}" for alarm in figures.get("alarms", ()))
+    return Step(
+        name=name,
+        purpose=purpose,
+        parents=parents,
+        seconds=figures["seconds"],
+        curves=figures.get("curves", {}),
+        params=figures.get("params", {}),
+        alarms=alarms,
+        mlflow=figures.get("mlflow", ""),
+    )
+
+
+def described(data: str, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
+    """Test images with a person's caption and both models', judged where the truth is known."""
+    found = []
+    for sample in islice(samples(Manifest.load(Path(data, "test.json"))), DESCRIBED):
+        truth = sample.meta.get("truth")
+        old, new = before[sample.key], after[sample.key]
+        judged = {"before_true": is_true(truth, old), "after_true": is_true(truth, new)} if truth else {}
+        found.append(Described(image=thumbnail(sample.images[0]), reference=sample.texts[0], before=old, after=new, **judged))
+    return tuple(found)
+
+
+def left_out(found: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Samples and texts that were not used, by place and reason."""
+    places = {f"{split} shards": values.get("counts", {}) for split, values in found["ingest"].items() if isinstance(values, Mapping)}
+    places |= {name: values["rejected"] for name, values in found.items() if "rejected" in values}
+    places["CapFilt"] = found["capfilt"]["counts"]
+    return {place: counts for place, counts in places.items() if counts}

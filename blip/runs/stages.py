@@ -1,0 +1,46 @@
+"""The stages of a bootstrap: which configuration each one reads, and which of a pipeline's overrides are meant for it."""
+
+from collections.abc import Sequence
+
+from blip.config import Config, ConfigError, load
+
+
+def configs() -> dict[str, type[Config]]:
+    """The configuration class of each stage. Their modules take seconds to load, which not everybody who asks for overrides should wait."""
+    from blip.capfilt.job import CapFiltConfig
+    from blip.runs.config import RunConfig
+    from blip.runs.evaluate import EvaluateConfig
+    from blip.runs.ingest import IngestConfig
+    from blip.runs.register import RegisterConfig
+
+    return {
+        "ingest": IngestConfig,
+        "pretrain": RunConfig,
+        "captioner": RunConfig,
+        "filter": RunConfig,
+        "capfilt": CapFiltConfig,
+        "evaluate": EvaluateConfig,
+        "register": RegisterConfig,
+    }
+
+
+def of(stage: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides `stage.key=value` of one stage, as `key=value`."""
+    return [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
+
+
+def check(preset: str, overrides: Sequence[str]) -> None:
+    """Reads every stage's configuration before the first one runs. Raises ConfigError with all that is wrong."""
+    stages = configs()
+    wrong = [
+        f"override {override!r} must begin with its stage, one of: {', '.join(stages)}; for example pretrain.optimizer.lr=1e-3"
+        for override in overrides
+        if override.partition(".")[0] not in stages
+    ]
+    for stage, cls in stages.items():
+        try:
+            load(cls, f"{preset}_{stage}", of(stage, overrides))
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("\n".join(wrong))

@@ -1,0 +1,170 @@
+"""The figures of a whole bootstrap: what was noisy, what was kept, and what the second model does better than the first."""
+
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+from pydantic import Field
+from rich.console import Group
+from rich.table import Table
+
+from blip.config import Config
+
+T = TypeVar("T")
+
+
+class Change(Config, Generic[T]):
+    before: T
+    after: T
+
+
+class Noise(Config):
+    """The share of true texts, 0 to 1, among all and among those kept; None where the truth is not known."""
+
+    web: Change[float | None]
+    synthetic: Change[float | None]
+
+
+class Kept(Config):
+    """Of the texts kept the share that is true, of the true texts the share kept, and of all texts the share kept, 0 to 1."""
+
+    precision: float | None
+    recall: float | None
+    kept: float
+
+
+class CapFilt(Config):
+    web: Kept
+    synthetic: Kept
+
+
+class Retrieval(Config):
+    """R@1, 5, 10 in percent: of texts for an image (`tr`), of images for a text (`ir`)."""
+
+    tr1: float
+    tr5: float
+    tr10: float
+    ir1: float
+    ir5: float
+    ir10: float
+
+
+class Caption(Config):
+    """The share of true captions, 0 to 1, or None where the truth is not known; CIDEr and BLEU-4 as their authors scale them."""
+
+    true: float | None
+    cider: float
+    bleu4: float
+
+
+class Summary(Config):
+    noise: Noise
+    capfilt: CapFilt
+    retrieval: Change[Retrieval]
+    caption: Change[Caption]
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Of each step, and `total`."""
+    registered: bool
+    """Whether the second model passed the gate and is the champion."""
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        return cls.model_validate_json(Path(path).read_text())
+
+
+class Row(Config):
+    """A line of the table: a measure before and after, in words ready to be shown."""
+
+    group: str
+    name: str
+    before: str
+    after: str
+    change: str
+    better: bool | None
+    """None where nothing changed, or nothing is known."""
+    percent: tuple[float, float] | None
+    """Before and after, where they are known percentages."""
+
+
+def rows(summary: Summary) -> list[Row]:
+    """The table of before and after; a greater value is better in every line."""
+    noise, retrieval, caption = summary.noise, summary.retrieval, summary.caption
+    found = [
+        row("True texts", "web", noise.web.before, noise.web.after, 100, "%"),
+        row("True texts", "synthetic", noise.synthetic.before, noise.synthetic.after, 100, "%"),
+    ]
+    for group, prefix in (("Text retrieval", "tr"), ("Image retrieval", "ir")):
+        for k in (1, 5, 10):
+            before, after = (getattr(side, f"{prefix}{k}") for side in (retrieval.before, retrieval.after))
+            found.append(row(group, f"R@{k}", before, after, 1, "%"))
+    return [
+        *found,
+        row("Captions", "true", caption.before.true, caption.after.true, 100, "%"),
+        row("Captions", "CIDEr", caption.before.cider, caption.after.cider),
+        row("Captions", "BLEU-4", caption.before.bleu4, caption.after.bleu4),
+    ]
+
+
+def row(group: str, name: str, before: float | None, after: float | None, scale: float = 1, unit: str = "") -> Row:
+    def shown(value: float | None, sign: str = "") -> str:
+        if value is None:
+            return "—"
+        digits = f"{sign}.1f" if unit else f"{sign}.3f"
+        return f"{value * scale:{digits}}" + (unit if not sign else "")
+
+    change = None if before is None or after is None else after - before
+    return Row(
+        group=group,
+        name=name,
+        before=shown(before),
+        after=shown(after),
+        change=shown(change, "+"),
+        better=change > 0 if change else None,
+        percent=(before * scale, after * scale) if unit and before is not None and after is not None else None,
+    )
+
+
+def headline(summary: Summary) -> str:
+    """What came of it, in one sentence that does not flatter."""
+    noise, before, after = summary.noise.web, summary.retrieval.before, summary.retrieval.after
+    verb = moved(before.tr1, after.tr1)
+    retrieval = f"text R@1 {verb} {before.tr1:.1f}% to {after.tr1:.1f}%" if verb else f"text R@1 stayed at {after.tr1:.1f}%"
+    if noise.before is None or noise.after is None:
+        return f"{retrieval[0].upper()}{retrieval[1:]}; {summary.capfilt.web.kept:.0%} of the web texts were kept."
+    return f"{noise.before:.0%} of the web texts were true, {noise.after:.0%} of those kept; {retrieval}."
+
+
+def moved(before: float, after: float) -> str:
+    return "rose from" if after > before else "fell from" if after < before else ""
+
+
+def table(summary: Summary) -> Group:
+    """Before and after, for a terminal."""
+    change = columns("", "before", "after", "change")
+    group = ""
+    for r in rows(summary):
+        if group and r.group != group:
+            change.add_row()
+        group = r.group
+        style = {True: "green", False: "red", None: "dim"}[r.better]
+        change.add_row(f"{r.group}, {r.name}", f"[dim]{r.before}[/]", f"[bold]{r.after}[/]", f"[{style}]{r.change}[/]")
+    kept = columns("Texts", "kept", "precision", "recall")
+    for name, part in (("web", summary.capfilt.web), ("synthetic", summary.capfilt.synthetic)):
+        kept.add_row(name, share(part.kept), share(part.precision), share(part.recall))
+    passed = "[green]The new model is the champion.[/]" if summary.registered else "[yellow]The new model did not pass the gate.[/]"
+    total = summary.seconds.get("total")
+    took = f" All of it took {total / 60:.1f} minutes." if total is not None else ""
+    return Group(f"[bold]{headline(summary)}[/]", "", change, "", kept, "", f"{passed}{took}")
+
+
+def columns(first: str, *others: str) -> Table:
+    made = Table(first, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name in others:
+        made.add_column(name, justify="right")
+    return made
+
+
+def share(value: float | None) -> str:
+    return "—" if value is None else f"{value:.0%}"

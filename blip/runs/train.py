@@ -1,0 +1,189 @@
+"""Train: any stage, from configuration and data to a model folder."""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blip.batch import Example
+from blip.config import load
+from blip.data.loader import Loader
+from blip.data.manifest import Manifest
+from blip.data.sample import BadSample, Sample
+from blip.data.tokenizer import Tokenizer
+from blip.data.transforms import TransformConfig, decode, train_transform
+from blip.distributed import gather_objects, is_main, rank, start, world
+from blip.launch.local import launch
+from blip.logs import progress
+from blip.models.weights import start as weights
+from blip.runs.config import RunConfig
+from blip.runs.model import TOKENIZER, WEIGHTS, save_model
+from blip.storage import Store, open_store
+from blip.tasks.build import build_model, build_task, inherits
+from blip.tasks.task import Task
+from blip.tracking import Run
+from blip.tracking import start as track
+from blip.training.alarms import ItmAtPrior
+from blip.training.checkpoint import Checkpoints
+from blip.training.engine import Engine
+from blip.training.loop import every, fit
+from blip.training.meter import Meter, Profile
+
+CURVE_POINTS = 100
+"""As many points of each curve are kept for the report."""
+
+
+def train(
+    stage: str,
+    preset: str,
+    overrides: Sequence[str],
+    store: str,
+    revision: str,
+    data: str,
+    out: str,
+    init: str | None = None,
+    *,
+    processes: int = 0,
+    profile: str | None = None,
+) -> dict[str, Any]:
+    """Trains `PRESET_STAGE` on the data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
+
+    It goes on from the newest checkpoint of the same run in the store. It runs in so many processes of this machine, 0 for one a GPU;
+    `profile` is a folder for a torch trace of a few steps. Returns the last losses, the curves, and what was left out.
+    """
+    began = time.monotonic()
+    cfg = load(RunConfig, f"{preset}_{stage}", overrides)
+    count = processes or max(1, torch.cuda.device_count())
+    if count > 1 and "WORLD_SIZE" not in os.environ:
+        options = {"--preset": preset, "--store": store, "--revision": revision, "--data": data, "--out": out}
+        options |= {"--init": init} if init else {}
+        options |= {"--profile": profile} if profile else {}
+        words = [word for option in [*options.items(), *(("--set", o) for o in overrides)] for word in option]
+        return spread(["train", stage, *words], count)
+    tokenizer = Tokenizer.from_folder(Path(init, TOKENIZER) if init else Path(data, TOKENIZER))
+    cfg = cfg.with_tokenizer(tokenizer)
+    start(cfg.engine.timeout)
+    manifests = [Manifest.load(Path(data) / f"{source}.json") for source in cfg.sources]
+    task = make_task(cfg, tokenizer, init)
+    loader = Loader(manifests, preparing(cfg.transform), task.collate, cfg.loader, rank(), world(), seed=cfg.seed)
+    steps = max(1, round(cfg.epochs * loader.steps_per_epoch))
+    identity = identify(cfg, manifests, revision, init)
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    runs = open_store(store).join(stage, key[:12])
+    checkpoints = Checkpoints(runs, cfg.checkpoint, identity)
+    newest = checkpoints.newest()
+    engine = Engine(
+        task,
+        cfg.engine,
+        cfg.optimizer,
+        cfg.schedule,
+        steps=steps,
+        steps_per_epoch=loader.steps_per_epoch,
+        accumulation=loader.accumulation,
+        seed=cfg.seed,
+        state=newest.state if newest else None,
+        step=newest.step if newest else 0,
+    )
+    del newest  # as large as the model and its optimizer
+    loader.step = engine.step
+    parents = {**dict(zip(cfg.sources, identity["data"], strict=True)), **({"model": identity["init"]} if init else {})}
+    with track(stage, tags={"revision": revision}, parents=parents, key=key) as run:
+        run.params(cfg.model_dump(mode="json"))
+        record = Record(run, runs, engine.step)
+        with progress(steps * cfg.loader.batch, stage, done=engine.step * cfg.loader.batch) as bar:
+            hooks = [
+                lambda report: bar.advance(report.samples, report.losses),
+                Meter(engine, record, max(1, steps // CURVE_POINTS)),
+                ItmAtPrior(record, cfg.schedule.warmup_steps, weight=cfg.itm_weight),
+                every(cfg.checkpoint.every, lambda _: checkpoints.save(engine)),
+                every(cfg.checkpoint.every, lambda _: record.save()),
+                *([Profile(profile)] if profile else []),
+            ]
+            fit(engine, loader, hooks, checkpoints)
+        rejected = sum(gather_objects(loader.rejected), start=type(loader.rejected)())
+        if is_main():
+            save_model(task, cfg, out)
+            run.artifacts(out, "model")
+        return {
+            **record.figures(),
+            "steps": steps,
+            "rejected": dict(rejected),
+            "params": cfg.model_dump(mode="json"),
+            "mlflow": run.url,
+            "seconds": time.monotonic() - began,
+        }
+
+
+def spread(arguments: Sequence[str], processes: int) -> dict[str, Any]:
+    """Runs a verb of the command line in several processes and gives the first one's figures. Ends with their exit code if they fail."""
+    with tempfile.TemporaryDirectory(prefix="blip-") as folder:
+        figures = Path(folder, "figures.json")
+        code = launch("blip.cli", [*arguments, "--figures", str(figures)], processes)
+        if code:
+            raise SystemExit(code)
+        return json.loads(figures.read_text())
+
+
+def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: str | None) -> Task:
+    """The task in its initial state, the same on every process."""
+    torch.manual_seed(cfg.seed)
+    model = build_model(cfg.task, cfg.model)
+    source = cfg.init.model_copy(update={"checkpoint": str(Path(init, WEIGHTS))}) if init else cfg.init
+    weights.start(model, source, inherits(cfg.task))
+    return build_task(cfg.task, model, tokenizer)
+
+
+def preparing(cfg: TransformConfig) -> Callable[[Sample, np.random.Generator], Example]:
+    """What makes of a stored sample one to learn from: a view of its image, and one of its texts."""
+
+    def prepare(sample: Sample, rng: np.random.Generator) -> Example:
+        texts = [text for text in sample.texts if text.strip()]
+        if not texts:
+            raise BadSample("empty text")
+        image = train_transform(cfg, rng)(decode(sample.images[0]))
+        return Example(sample.key, image, [texts[rng.integers(len(texts))]], sample.meta)
+
+    return prepare
+
+
+def identify(cfg: RunConfig, manifests: Iterable[Manifest], revision: str, init: str | None) -> dict[str, Any]:
+    """What makes two runs the same; where they run, and how often they save, does not."""
+    digest = hashlib.sha256(Path(init, WEIGHTS).read_bytes()).hexdigest() if init else None
+    config = cfg.model_dump(mode="json", exclude={"engine", "checkpoint"})
+    return {"config": config, "data": [m.digest for m in manifests], "init": digest, "revision": revision}
+
+
+class Record:
+    """The curves of a run: to its tracker, and kept beside the checkpoints so that a run that goes on has all of them."""
+
+    def __init__(self, run: Run, store: Store, step: int):
+        self.run, self.store = run, store
+        known = json.loads(store.get("curves.json")) if step and store.exists("curves.json") else []
+        self.points: list[tuple[int, dict[str, float]]] = [(at, values) for at, values in known if at <= step]
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
+        self.run.metrics(values, step)
+        self.points.append((step, values))
+
+    def save(self) -> None:
+        if is_main():
+            self.store.put("curves.json", json.dumps(self.points).encode())
+
+    def figures(self) -> dict[str, Any]:
+        """Curves by name, the last losses, and the alarms that were raised."""
+        curves: dict[str, list[tuple[int, float]]] = {}
+        alarms = []
+        for step, values in self.points:
+            for name, value in values.items():
+                if name.startswith("train/"):
+                    curves.setdefault(name.removeprefix("train/"), []).append((step, value))
+                elif name.startswith("alarm/"):
+                    alarms.append({"step": step, "name": name.removeprefix("alarm/")})
+        return {"losses": {name: curve[-1][1] for name, curve in curves.items()}, "curves": curves, "alarms": alarms}

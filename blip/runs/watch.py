@@ -1,0 +1,103 @@
+"""What a person sees of a CapFilt job while workers are at it, each and all together."""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from blip.capfilt.job import READERS, Job
+from blip.logs import log, progress
+from blip.storage import Store
+from blip.tracking import Run
+
+SHOWN = 4
+"""Workers named beside the progress bar at most."""
+PARTS = ("input", "encode", "decode", "filter")
+LOOK = 0.2
+"""Seconds between two looks whether workers are still there."""
+
+Tally = dict[str, float]
+"""What a worker, or all of them, have counted so far, and the `seconds` they were at work."""
+Workers = Callable[[str], AbstractContextManager[Callable[[], bool]]]
+"""Starts workers for a job's URI and gives a function that says whether they are at work; leaving ends them."""
+
+
+def watch(job: Job, store: Store, workers: Workers, run: Run) -> dict[str, Any]:
+    """Shows a job's progress until its workers are done, here and as curves of the run; starts none where nothing is left to do.
+
+    Returns images a second, those of each worker, and the share of time that each part of the work took.
+    """
+    done, dead = job.records(store)
+    if len(done) + len(dead) == len(job.input.shards):
+        log.info("every shard of job %s is done already", job.identity)
+        return {}
+    behind = sum(record["samples"] for record in done.values())
+    crew = Tallies(store, len(done), set(store.list("worker/")))
+    with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar, workers(store.uri) as working:
+        looked, busy = 0.0, True
+        while busy:
+            busy = working()
+            if busy and time.monotonic() - looked < job.config.report:
+                time.sleep(LOOK)
+                continue
+            looked = time.monotonic()
+            crew.read()
+            bar.advance(min(behind + int(crew.sum("images")), bar.total) - bar.done, crew.beside_the_bar())
+            run.metrics(crew.curves(), step=round(crew.seconds))
+    return crew.speed()
+
+
+@dataclass
+class Tallies:
+    """What workers say of themselves, those of earlier times left out."""
+
+    store: Store
+    shards: int
+    """Done before they began."""
+    old: set[str]
+    began: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    workers: dict[str, Tally] = field(default_factory=dict)
+
+    def read(self) -> None:
+        keys = [key for key in self.store.list("worker/") if key not in self.old]
+        with ThreadPoolExecutor(READERS) as pool:
+            tallies = map(json.loads, pool.map(self.store.get, keys))
+            self.workers = {key.removeprefix("worker/").removesuffix(".json"): tally for key, tally in zip(keys, tallies, strict=True)}
+        self.seconds = time.monotonic() - self.began
+
+    def sum(self, name: str) -> float:
+        return sum(tally.get(name, 0) for tally in self.workers.values())
+
+    def beside_the_bar(self) -> dict[str, float]:
+        """Shards done, kept shares so far, and the rates of the first workers."""
+        rates = {name: rate(tally) for name, tally in list(self.workers.items())[:SHOWN]}
+        return {"shards": self.shards + self.sum("shards"), **self.kept(), **(rates if len(rates) > 1 else {})}
+
+    def kept(self) -> dict[str, float]:
+        return {f"kept_{source}": self.sum(f"{source}.kept") / n for source in ("web", "synthetic") if (n := self.sum(source))}
+
+    def curves(self) -> dict[str, float]:
+        """The same for the record, of all workers and of each."""
+        whole = {"shards": self.shards + self.sum("shards"), "images_per_second": self.sum("images") / self.seconds, **self.kept()}
+        each = {f"{name}/images_per_second": rate(tally) for name, tally in self.workers.items()}
+        each |= {f"{name}/shards": tally.get("shards", 0) for name, tally in self.workers.items()}
+        return {f"capfilt/{name}": value for name, value in {**whole, **each}.items()}
+
+    def speed(self) -> dict[str, Any]:
+        for name, tally in self.workers.items():
+            log.info("%s: %d shards, %d images, %.0f images/s", name, tally.get("shards", 0), tally.get("images", 0), rate(tally))
+        spent = {part: self.sum(f"ns.{part}") for part in PARTS}
+        return {
+            "images_per_second": self.sum("images") / self.seconds,
+            "workers": {name: rate(tally) for name, tally in self.workers.items()},
+            "shares": {part: time / (sum(spent.values()) or 1) for part, time in spent.items()},
+        }
+
+
+def rate(tally: Tally) -> float:
+    """Images a second."""
+    return tally.get("images", 0) / max(tally["seconds"], 1e-9)

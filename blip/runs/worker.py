@@ -1,0 +1,123 @@
+"""One CapFilt worker: `python -m blip.runs.worker JOB` on this machine or in a pod, as many as one likes, until no shard is left."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blip.capfilt.job import Job
+from blip.capfilt.lease import ShardQueue
+from blip.capfilt.shard import ShardBootstrap
+from blip.capfilt.worker import Worker
+from blip.config import EXIT_CONFIG, ConfigError
+from blip.distributed import device
+from blip.logs import log, quiet
+from blip.runs.model import load_task, read_run
+from blip.storage import open_store
+from blip.tasks.alignment import AlignmentConfig
+from blip.tasks.build import TaskConfig
+from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.pretraining import Pretraining, PretrainingConfig
+from blip.tasks.retrieval import Retrieval, RetrievalConfig
+
+
+def work(uri: str, name: str = "") -> None:
+    """Works on the job of a folder in the store until all its shards are done or set aside."""
+    job, store = Job.load(uri), open_store(uri)
+    shards = {shard.name: shard for shard in job.input.shards}
+    queue = ShardQueue(store, list(shards), name or f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}", job.config.lease)
+    if not queue.pending():
+        log.info("no shard is left of job %s", uri)
+        return
+    captioner, text_filter = load_models(job)
+    process = ShardBootstrap(job.config, captioner, text_filter, job.models, job.config.threads)
+    Worker(queue, job.input.store, shards, process, job.config.report).run()
+
+
+def load_models(job: Job) -> tuple[Captioning | None, Retrieval | None]:
+    """Captioner and filter on this process's device. A pre-trained model that is both is loaded once and looks at each image once."""
+    with ExitStack() as stack:
+        folders = {role: stack.enter_context(source.folder()) for role, source in job.sources.items()}
+        if len(folders) == 2 and len(set(job.models.values())) == 1:
+            both = load_task(folders["captioner"])
+            if not isinstance(both, Pretraining):
+                raise ConfigError(f"model {folders['captioner']} is captioner and filter, for which it must be a pre-trained one")
+            captioner = Captioning(as_captioner(both.cfg), both.model, both.tokenizer)
+            text_filter = Retrieval(as_filter(both.cfg), both.model, both.tokenizer)
+        else:
+            captioner = load_captioner(folders["captioner"]) if "captioner" in folders else None
+            text_filter = load_filter(folders["filter"]) if "filter" in folders else None
+    if captioner:
+        captioner.eval().to(device())
+    if text_filter:
+        del text_filter.alignment  # the teacher and its queue are for training
+        text_filter.eval().to(device())
+    return captioner, text_filter
+
+
+def load_captioner(folder: Path) -> Captioning:
+    task = load_task(folder, as_captioner(read_run(folder).task))
+    assert isinstance(task, Captioning)
+    return task
+
+
+def load_filter(folder: Path) -> Retrieval:
+    task = load_task(folder, as_filter(read_run(folder).task))
+    assert isinstance(task, Retrieval)
+    return task
+
+
+def as_captioner(cfg: TaskConfig) -> CaptioningConfig:
+    """How a model writes that was trained for a task. Raises ConfigError where it cannot."""
+    match cfg:
+        case CaptioningConfig():
+            return cfg
+        case PretrainingConfig():
+            return CaptioningConfig(prompt="", text=cfg.text)
+        case _:
+            raise ConfigError(f"the captioner must be trained for captioning or pretraining, not for {cfg.type}")
+
+
+def as_filter(cfg: TaskConfig) -> RetrievalConfig:
+    """How a model judges that was trained for a task. Raises ConfigError where it cannot."""
+    match cfg:
+        case RetrievalConfig():
+            return cfg.model_copy(update={"alignment": AlignmentConfig(queue=1)})
+        case PretrainingConfig():
+            return RetrievalConfig(alignment=AlignmentConfig(queue=1), text=cfg.text)
+        case _:
+            raise ConfigError(f"the filter must be trained for retrieval or pretraining, not for {cfg.type}")
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that holds the other end of its standard input is gone."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(
+    job: Annotated[str, typer.Argument(help="The job's folder in the store.")],
+    name: Annotated[str, typer.Option(help="This worker's name; empty for one of its own.")] = "",
+    attached: Annotated[bool, typer.Option(help="End when standard input ends.")] = False,
+) -> None:
+    """Caption and filter the shards of a job, together with any number of other workers."""
+    quiet()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if attached:
+        threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        work(job, name)
+    except ConfigError as e:
+        log.error("%s", e)
+        sys.exit(EXIT_CONFIG)
+
+
+if __name__ == "__main__":
+    typer.run(main)

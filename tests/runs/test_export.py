@@ -1,0 +1,147 @@
+"""A model folder leaves in the formats of others, and what comes back is the same model."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering, BlipProcessor
+
+from blip.data.tokenizer import Tokenizer
+from blip.data.transforms import TransformConfig, eval_transform, normalise
+from blip.models.bert import TextConfig
+from blip.models.med import MEDConfig
+from blip.models.vision import VisionConfig
+from blip.models.weights.files import WeightsError, read
+from blip.models.weights.load import load
+from blip.models.weights.source import SIDE_FILE
+from blip.runs.config import RunConfig
+from blip.runs.export import export
+from blip.runs.model import load_task, save_model
+from blip.tasks import training_state
+from blip.tasks.alignment import AlignmentConfig
+from blip.tasks.build import TaskConfig, build_model, build_task, inherits
+from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.nlvr import NLVRConfig
+from blip.tasks.pretraining import Pretraining, PretrainingConfig
+from blip.tasks.retrieval import Retrieval, RetrievalConfig
+from blip.tasks.vqa import VQAConfig
+
+MODEL = MEDConfig(
+    vision=VisionConfig(size=16, patch=8, width=16, depth=2, heads=2, init_std=0.2),
+    text=TextConfig(width=16, depth=7, heads=2, feed_forward=32, positions=40, init_std=0.3),
+    embed=8,
+)
+ALIGNMENT = AlignmentConfig(queue=6)
+TASKS = {
+    "pretraining": PretrainingConfig(alignment=ALIGNMENT),
+    "captioning": CaptioningConfig(),
+    "retrieval": RetrievalConfig(alignment=ALIGNMENT),
+    "vqa": VQAConfig(),
+    "nlvr": NLVRConfig(),
+}
+CLASSES = {"captioning": BlipForConditionalGeneration, "retrieval": BlipForImageTextRetrieval, "vqa": BlipForQuestionAnswering}
+
+
+def folder(cfg: TaskConfig, path: Path) -> Path:
+    """A model folder with random weights."""
+    tokenizer = Tokenizer.train(["a red circle", "a blue square", "the left of a ring"], 64)
+    run = RunConfig(epochs=1, sources=("gold",), task=cfg, model=MODEL, transform=TransformConfig(size=16)).with_tokenizer(tokenizer)
+    torch.manual_seed(0)
+    save_model(build_task(cfg, build_model(cfg, run.model), tokenizer), run, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_reference_gets_every_tensor_and_gives_it_back(kind: str, tmp_path: Path):
+    source = folder(TASKS[kind], tmp_path / "model")
+    [out] = export(source, tmp_path / "out", "official")
+    ours = load_task(source).model
+    model = build_model(TASKS[kind], ours.cfg)
+    report = load(model, str(out / "model.pth"), inherits(TASKS[kind]))  # the file has teacher and queue, too
+    assert not report.missing
+    theirs = dict(model.named_parameters())
+    assert all(p.equal(theirs[name]) for name, p in ours.named_parameters())
+    assert (out / "vocab.txt").is_file()
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_transformers_loads_the_folder_without_a_warning(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    source = folder(TASKS[kind], tmp_path / "model")
+    [out] = export(source, tmp_path / "out", "hf")
+    transformers.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        theirs, info = CLASSES[kind].from_pretrained(out, output_loading_info=True)
+        BlipProcessor.from_pretrained(out)
+    transformers.logging.disable_propagation()
+    assert not any(info.values())
+    assert not caplog.records
+    ours = load_task(source).model
+    assert theirs.vision_model.post_layernorm.weight.equal(ours.visual_encoder.norm.weight)
+
+
+def test_a_pretrained_model_becomes_one_that_writes_and_one_that_matches(tmp_path: Path):
+    written = export(folder(TASKS["pretraining"], tmp_path / "model"), tmp_path / "out", "hf")
+    assert [path.name for path in written] == ["BlipForConditionalGeneration", "BlipForImageTextRetrieval"]
+    BlipForConditionalGeneration.from_pretrained(written[0])
+    BlipForImageTextRetrieval.from_pretrained(written[1])
+
+
+def test_the_processor_prepares_images_and_texts_as_we_do(tmp_path: Path):
+    source = folder(TASKS["retrieval"], tmp_path / "model")
+    [out] = export(source, tmp_path / "out", "hf")
+    processor = BlipProcessor.from_pretrained(out)
+    image = Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1), 50).convert("RGB")
+    ours = normalise(eval_transform(16)(image))
+    theirs = processor(images=image, text="the red square", return_tensors="pt")
+    torch.testing.assert_close(theirs["pixel_values"][0], ours, atol=0.05, rtol=0)
+    tokenizer = Tokenizer.from_folder(source / "tokenizer")
+    assert theirs["input_ids"].tolist() == tokenizer.encode(["the red square"], 20).ids.tolist()
+    assert (processor.tokenizer.bos_token_id, processor.tokenizer.convert_tokens_to_ids("[ENC]")) == (tokenizer.dec, tokenizer.enc)
+
+
+def test_nlvr2_has_no_class_of_transformers(tmp_path: Path):
+    with pytest.raises(WeightsError, match="no class for NLVRModel"):
+        export(folder(TASKS["nlvr"], tmp_path / "model"), tmp_path / "out", "hf")
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "retrieval"])
+def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: Path):
+    source = folder(TASKS[kind], tmp_path / "model")
+    task = load_task(source)
+    assert isinstance(task, Pretraining | Retrieval)
+    alignment = task.alignment
+    for parameter in alignment.teacher.parameters():
+        parameter.data.normal_()
+    alignment.temperature.data.fill_(0.2)
+    alignment.queue.write(torch.randn(4, 8), torch.randn(4, 8), torch.tensor([7, 8, 9, 7]))
+    training_state.save(alignment, source / SIDE_FILE)
+    [official] = export(source, tmp_path / "official", "official")
+    hf = export(source, tmp_path / "hf", "hf")[0]
+    tensors = read(official / "model.pth")
+    assert ("queue_ptr" in tensors, "ptr_queue" in tensors) == ((True, False) if kind == "pretraining" else (False, True))
+    cross = "encoder.layer.0.crossattention.self.key.weight"
+    assert tensors[f"text_encoder_m.{cross}"].equal(tensors[f"text_encoder.{cross}"]), "the teacher's, which never runs, is the student's"
+    for back in (official / "model.pth", hf / SIDE_FILE):
+        other = build_task(TASKS[kind], build_model(TASKS[kind], task.model.cfg), task.tokenizer).alignment
+        report = training_state.load(other, str(back))
+        assert not report.missing
+        assert other.temperature.item() == pytest.approx(0.2)
+        assert other.queue.pointer.item() == 4
+        assert other.queue.image[:4].equal(alignment.queue.image[:4])
+        assert other.queue.ids[:4].tolist() == ([-100] * 4 if kind == "pretraining" and back.suffix == ".pth" else [7, 8, 9, 7])
+        for name, parameter in alignment.teacher.named_parameters():
+            assert parameter.equal(other.teacher.get_parameter(name)), name
+    model = build_model(TASKS[kind], task.model.cfg)
+    assert "temp" in load(model, str(official / "model.pth"), inherits(TASKS[kind])).unused, "a model alone leaves it"
+
+
+def test_a_side_file_with_another_queue_is_refused(tmp_path: Path):
+    task = load_task(folder(TASKS["retrieval"], tmp_path / "model"))
+    training_state.save(task.alignment, tmp_path / SIDE_FILE)
+    longer = RetrievalConfig(alignment=AlignmentConfig(queue=9))
+    other = build_task(longer, build_model(longer, task.model.cfg), task.tokenizer).alignment
+    with pytest.raises(WeightsError, match=r"queue\.image \(6, 8\) -> \(9, 8\)"):
+        training_state.load(other, str(tmp_path / SIDE_FILE))

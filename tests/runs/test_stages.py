@@ -1,0 +1,28 @@
+import pytest
+
+from blip.config import ConfigError
+from blip.runs.stages import check, of
+
+
+def test_a_stage_gets_its_own_overrides_alone():
+    overrides = ["pretrain.optimizer.lr=1e-3", "filter.epochs=2", "pretrain.epochs=1"]
+    assert of("pretrain", overrides) == ["optimizer.lr=1e-3", "epochs=1"]
+    assert of("captioner", overrides) == []
+
+
+def test_the_debug_size_passes():
+    check("shapes", ["pretrain.epochs=0.5", "ingest.per_shard=10"])
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError) as wrong:
+        check("shapes", ["epochs=2", "pretrain.epoch=2", "evaluate.split=3"])
+    first, second, third = str(wrong.value).splitlines()
+    assert first.startswith("override 'epochs=2' must begin with its stage, one of: ingest, pretrain,")
+    assert "unknown key epoch; did you mean epochs?" in second
+    assert "split" in third
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ConfigError, match="'shape_pretrain' is neither"):
+        check("shape", [])
