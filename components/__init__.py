@@ -1,0 +1,1 @@
+"""One sentence each: thin KFP components that call one function of `blip.runs`."""

@@ -1,0 +1,24 @@
+"""Evaluate: how well a model retrieves and describes images that it never saw."""
+
+from kfp.dsl import Dataset, Input, Markdown, Metrics, Model, Output
+
+from components.image import step
+
+
+@step
+def evaluate(
+    preset: str,
+    overrides: list[str],
+    revision: str,
+    data: Input[Dataset],
+    model: Input[Model],
+    scores: Output[Dataset],
+    metrics: Output[Metrics],
+    card: Output[Markdown],
+):
+    """Scores the model on the test split; the scores folder holds the figures and every prediction."""
+    from blip.runs.evaluate import evaluate
+    from blip.runs.stages import of
+    from components.show import show
+
+    show(evaluate(preset, of("evaluate", overrides), revision, data.path, model.path, scores.path), metrics, card)

@@ -1,0 +1,25 @@
+"""Ingest: a data set, read once, becomes shards that every later step streams."""
+
+from kfp.dsl import Dataset, Markdown, Metrics, Output
+
+from components.image import step
+
+
+@step
+def ingest(
+    source: str,
+    preset: str,
+    overrides: list[str],
+    store: str,
+    revision: str,
+    data: Output[Dataset],
+    metrics: Output[Metrics],
+    card: Output[Markdown],
+):
+    """Writes the source's shards to the store; the data folder holds their manifests and the tokenizer."""
+    from blip.runs.ingest import ingest
+    from blip.runs.stages import check, of
+    from components.show import show
+
+    check(preset, overrides)
+    show(ingest(source, preset, of("ingest", overrides), store, revision, data.path), metrics, card)

@@ -1,0 +1,25 @@
+"""Register: the gate, and the registry behind it."""
+
+from kfp.dsl import Input, Markdown, Metrics, Model, Output
+
+from components.image import step
+
+
+@step
+def register(
+    name: str,
+    preset: str,
+    overrides: list[str],
+    revision: str,
+    model: Input[Model],
+    before: Input[Metrics],
+    after: Input[Metrics],
+    metrics: Output[Metrics],
+    card: Output[Markdown],
+):
+    """Registers the model, as champion, only if it beats both the first model and the champion so far."""
+    from blip.runs.register import register
+    from blip.runs.stages import of
+    from components.show import show
+
+    show(register(name, preset, of("register", overrides), revision, model.path, before.path, after.path), metrics, card)

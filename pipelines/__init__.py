@@ -1,0 +1,1 @@
+"""The pipeline as a KFP pipeline: what happens, in which order."""

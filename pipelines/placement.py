@@ -1,0 +1,46 @@
+"""Where steps run on a cluster: GPUs, memory, pools, secrets, retries. One machine ignores all of it."""
+
+import os
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+POOL = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+"""Labels of the nodes that train; the default is what NVIDIA's device plugin writes on an A100. Values must be strings."""
+TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+"""Taints that GPU steps put up with; a spot pool needs its own taint here and its own label in the pool."""
+SECRET, SECRETS = "blip", {"access-key": "AWS_ACCESS_KEY_ID", "secret-key": "AWS_SECRET_ACCESS_KEY"}
+"""Optional: with workload identity there is no such secret."""
+CONFIG_MAP, CONFIG = "blip", {"s3-endpoint": "AWS_ENDPOINT_URL", "s3-region": "AWS_REGION", "mlflow-tracking-uri": "MLFLOW_TRACKING_URI"}
+SHARED_MEMORY = os.environ.get("BLIP_SHARED_MEMORY", "32Gi")
+"""Size of /dev/shm, through which loader workers and NCCL pass data; it counts against the memory limit and is fixed when compiling."""
+
+
+def on_cluster(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
+    """What every step has: its name in the interface, the image, credentials, and retries with backoff for nodes that get lost."""
+    task.set_display_name(name).set_container_image(image).set_retry(3, "60s", 2.0, "1800s")
+    kubernetes.set_image_pull_policy(task, "IfNotPresent")
+    kubernetes.use_secret_as_env(task, SECRET, SECRETS, optional=True)
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, CONFIG, optional=True)
+    # the records of one run lie together in MLflow
+    kubernetes.use_field_path_as_env(task, "BLIP_GROUP", "metadata.labels['pipeline/runid']")
+    return task
+
+
+def on_cpu(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
+    """A step that reads, writes and decides."""
+    return on_cluster(task, image, name).set_cpu_request("1").set_cpu_limit("4").set_memory_request("4Gi").set_memory_limit("8Gi")
+
+
+def on_gpu(
+    task: dsl.PipelineTask, image: Any, name: str, gpus: Any, gpu_type: Any, cpu: Any, memory: Any, pool: Any, tolerations: Any
+) -> dsl.PipelineTask:
+    """A step that trains or predicts, on a node of the pool."""
+    on_cluster(task, image, name)
+    task.set_accelerator_type(gpu_type).set_accelerator_limit(gpus).set_cpu_limit(cpu).set_memory_limit(memory)
+    # kfp 2.17 forgets these inside loops and conditions
+    task.register_pipeline_channels([gpus, gpu_type, cpu, memory])
+    kubernetes.add_node_selector_json(task, pool)
+    kubernetes.add_toleration_json(task, tolerations)
+    kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=SHARED_MEMORY)
+    return task

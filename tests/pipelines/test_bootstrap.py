@@ -1,0 +1,83 @@
+import pytest
+import yaml
+from kfp import compiler
+
+from pipelines import lint
+from pipelines.bootstrap import bootstrap
+from pipelines.parameters import steps
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("build") / "bootstrap.yaml"
+    compiler.Compiler().compile(bootstrap, str(path))
+    return path.read_text()
+
+
+@pytest.fixture(scope="module")
+def tasks(text) -> dict:
+    """The compiled tasks by the names that people see."""
+    spec, _ = yaml.safe_load_all(text)
+    return {task["taskInfo"]["name"]: task for task in spec["root"]["dag"]["tasks"].values()}
+
+
+def test_the_edges_are_those_of_the_paper(text, tasks):
+    spec, _ = yaml.safe_load_all(text)
+    shown = {key: task["taskInfo"]["name"] for key, task in spec["root"]["dag"]["tasks"].items()}
+    edges = {
+        (name, taken): (shown[source["producerTask"]], source["outputArtifactKey"])
+        for name, task in tasks.items()
+        for taken, given in task["inputs"].get("artifacts", {}).items()
+        for source in [given["taskOutputArtifact"]]
+        if name != "report"
+    }
+    assert edges == {
+        ("pretrain", "data"): ("ingest", "data"),
+        ("captioner", "data"): ("ingest", "data"),
+        ("captioner", "init"): ("pretrain", "model"),
+        ("filter", "data"): ("ingest", "data"),
+        ("filter", "init"): ("pretrain", "model"),
+        ("capfilt", "data"): ("ingest", "data"),
+        ("capfilt", "captioner"): ("captioner", "model"),
+        ("capfilt", "filter"): ("filter", "model"),
+        ("pretrain-again", "data"): ("capfilt", "kept"),
+        ("evaluate-before", "data"): ("ingest", "data"),
+        ("evaluate-before", "model"): ("pretrain", "model"),
+        ("evaluate-after", "data"): ("ingest", "data"),
+        ("evaluate-after", "model"): ("pretrain-again", "model"),
+        ("register", "model"): ("pretrain-again", "model"),
+        ("register", "before"): ("evaluate-before", "metrics"),
+        ("register", "after"): ("evaluate-after", "metrics"),
+    }
+    assert set(tasks["report"]["dependentTasks"]) == set(shown) - {"report"}
+
+
+def test_both_pre_trainings_differ_in_their_data_alone(tasks):
+    first, again = tasks["pretrain"]["inputs"], tasks["pretrain-again"]["inputs"]
+    assert first["parameters"] == again["parameters"]
+    assert set(first["artifacts"]) == set(again["artifacts"]) == {"data"}
+
+
+def test_the_docstring_numbers_every_step_after_those_it_needs(text, tasks):
+    numbers = {step.name: step.number for step in steps(bootstrap)}
+    assert sorted(numbers.values()) == list(range(1, len(tasks) + 1))
+    spec, _ = yaml.safe_load_all(text)
+    shown = {key: task["taskInfo"]["name"] for key, task in spec["root"]["dag"]["tasks"].items()}
+    assert all(numbers[shown[needed]] < numbers[name] for name, task in tasks.items() for needed in task.get("dependentTasks", []))
+
+
+def test_the_lint_finds_nothing(text):
+    assert lint.faults(text) == []
+
+
+def test_gpu_steps_are_placed_and_the_others_are_not(text):
+    spec, platform = yaml.safe_load_all(text)
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    on_gpus = {name for name, one in spec["deploymentSpec"]["executors"].items() if "accelerator" in one["container"]["resources"]}
+    assert {name.removeprefix("exec-").rstrip("-234") for name in on_gpus} == {"train", "capfilt", "evaluate"}
+    for name, one in placed.items():
+        assert ("nodeSelector" in one) == ("tolerations" in one) == (name in on_gpus)
+        assert one["secretAsEnv"][0]["optional"]
+    assert placed["exec-train"]["emptyDirMounts"] == [
+        {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "32Gi", "volumeName": "shm"}
+    ]

@@ -1,0 +1,181 @@
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from kubeflow import Kubeflow
+from typer.testing import CliRunner
+
+from pipelines import __main__ as command
+from pipelines import cluster
+from pipelines.bootstrap import bootstrap
+from pipelines.cluster import Cluster, ClusterError
+
+STORE = {"store": "s3://bucket/blip"}
+
+
+@pytest.fixture
+def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
+    """Kubeflow Pipelines in memory; the environment points to it, and to nothing else."""
+    server = Kubeflow()
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    for name in ("KFP_TOKEN", "KFP_NAMESPACE", "KFP_CONTEXT", "KFP_CA_FILE", "KUBERNETES_SERVICE_HOST", "KF_PIPELINES_SA_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KFP_HOST", server.uri)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_submit_publishes_a_version_and_runs_it(kubeflow):
+    run = Cluster().submit(bootstrap, STORE)
+    (made,) = kubeflow.runs
+    newest = kubeflow.newest(kubeflow.pipelines[0]["pipeline_id"])
+    assert made["run_id"] == run
+    assert made["pipeline_version_reference"]["pipeline_version_id"] == newest["pipeline_version_id"]
+    assert made["runtime_config"]["parameters"] == STORE
+    assert newest["display_name"].startswith(cluster.REVISION)
+    spec, platform = kubeflow.uploaded[-1]
+    assert spec["pipelineInfo"]["name"] == "bootstrap"
+    assert "kubernetes" in platform["platforms"]
+
+
+def test_the_same_pipeline_is_published_once(kubeflow):
+    for _ in range(2):
+        Cluster().submit(bootstrap, STORE)
+    assert len(kubeflow.pipelines) == 1
+    assert sum(version["display_name"].startswith(cluster.REVISION) for version in kubeflow.versions) == 1
+    assert len(kubeflow.runs) == 2
+
+
+def test_going_back_to_an_older_version_makes_it_the_newest(kubeflow, monkeypatch):
+    identity, first = Cluster().publish(bootstrap)
+    monkeypatch.setattr(cluster, "REVISION", "newer")
+    _, second = Cluster().publish(bootstrap)
+    monkeypatch.undo()
+    monkeypatch.setenv("KFP_HOST", kubeflow.uri)
+    _, third = Cluster().publish(bootstrap)
+    assert len({first, second, third}) == 3
+    assert kubeflow.newest(identity)["pipeline_version_id"] == third
+
+
+def test_a_schedule_takes_the_newest_version_one_run_at_a_time_and_makes_up_for_nothing(kubeflow):
+    Cluster().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    (made,) = kubeflow.recurring
+    assert made["pipeline_version_reference"] == {"pipeline_id": kubeflow.pipelines[0]["pipeline_id"]}
+    assert made["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 0"
+    assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
+    assert made["runtime_config"]["parameters"] == STORE
+
+
+def test_a_schedule_replaces_that_of_the_same_name_alone(kubeflow):
+    Cluster().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    Cluster().schedule(bootstrap, "nightly", "0 0 3 * * *", STORE)
+    Cluster().schedule(bootstrap, "weekly", "0 0 4 * * 0", STORE)
+    assert {one["display_name"]: one["trigger"]["cron_schedule"]["cron"] for one in kubeflow.recurring} == {
+        "nightly": "0 0 3 * * *",
+        "weekly": "0 0 4 * * 0",
+    }
+    assert len(kubeflow.recurring) == 2
+
+
+def test_schedules_are_listed_paused_resumed_and_deleted(kubeflow):
+    said = CliRunner().invoke(command.app, ["schedule", "0 0 3 * * 0", "--name", "weekly", "--set", "store=s3://b"])
+    assert "weekly runs at 0 0 3 * * 0" in said.output
+    CliRunner().invoke(command.app, ["pause", "weekly"])
+    assert kubeflow.recurring[0]["status"] == "DISABLED"
+    shown = CliRunner().invoke(command.app, ["list"]).output
+    assert [shown.count(word) for word in ("weekly", "0 0 3 * * 0", "DISABLED", "2026-01-01")] == [1, 1, 1, 1]
+    CliRunner().invoke(command.app, ["resume", "weekly"])
+    assert kubeflow.recurring[0]["status"] == "ENABLED"
+    CliRunner().invoke(command.app, ["delete", "weekly"])
+    assert kubeflow.recurring == []
+
+
+@pytest.mark.usefixtures("kubeflow")
+def test_an_unknown_schedule_is_named_with_the_known_ones():
+    Cluster().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    with pytest.raises(ClusterError, match="there is no schedule daily; there are: weekly"):
+        Cluster().pause("daily")
+
+
+def test_submit_and_wait_end_as_the_run_does(kubeflow, monkeypatch):
+    said = CliRunner().invoke(command.app, ["submit", "--set", "store=s3://b", "--wait", "1"])
+    assert said.exit_code == 0
+    assert f"{kubeflow.uri}/#/runs/details/{kubeflow.runs[0]['run_id']}" in said.output
+    monkeypatch.setattr(Cluster, "wait", lambda *_: "FAILED")
+    assert CliRunner().invoke(command.app, ["submit", "--set", "store=s3://b", "--wait", "1"]).exit_code == 1
+
+
+def test_a_run_without_a_store_is_refused_before_anything_is_published(kubeflow):
+    with pytest.raises(ClusterError, match="bootstrap needs store: --set store="):
+        Cluster().submit(bootstrap, {})
+    assert kubeflow.pipelines == []
+
+
+def test_what_the_lint_finds_is_not_published(kubeflow, monkeypatch):
+    monkeypatch.setattr("pipelines.lint.LARGEST", 1000)
+    with pytest.raises(ClusterError, match="1,000 is the most"):
+        Cluster().submit(bootstrap, STORE)
+    assert kubeflow.pipelines == []
+
+
+def test_a_token_of_the_environment_authenticates_and_is_not_said(kubeflow, monkeypatch):
+    kubeflow.token = "hunter2"
+    with pytest.raises(ClusterError, match="answered 401 Unauthorized: who are you") as refused, command.cluster() as kfp:
+        kfp.schedules()
+    monkeypatch.setenv("KFP_TOKEN", "hunter2")
+    assert Cluster().schedules() == []
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_pod_speaks_as_its_service_account(kubeflow, monkeypatch, tmp_path):
+    kubeflow.token = "projected"
+    (tmp_path / "token").write_text("projected")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    assert Cluster().schedules() == []
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: here
+clusters: [{{name: k, cluster: {{server: '{uri}'}}}}]
+users: [{{name: me, user: {{token: mine}}}}]
+contexts: [{{name: here, context: {{cluster: k, user: me}}}}]
+"""
+
+
+def test_a_kubeconfig_leads_through_the_api_server(kubeflow, monkeypatch, tmp_path):
+    path = tmp_path / "config"
+    path.write_text(KUBECONFIG.format(uri=kubeflow.uri))
+    monkeypatch.delenv("KFP_HOST")
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    # the client of Kubernetes reads the variable when it is imported
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    kubeflow.token = "mine"
+    assert Cluster().schedules() == []
+
+
+@pytest.mark.usefixtures("kubeflow")
+def test_no_way_to_a_cluster_is_said_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("KFP_HOST", "http://127.0.0.1:9")
+    with pytest.raises(ClusterError, match=r"does not answer .*refused"):
+        Cluster()
+    monkeypatch.setenv("KFP_HOST", "127.0.0.1:9")
+    with pytest.raises(ClusterError, match="must begin with http"):
+        Cluster()
+    monkeypatch.delenv("KFP_HOST")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(ClusterError, match="give KFP_HOST=https://"):
+        Cluster()
+
+
+def test_an_expired_token_file_is_read_anew(kubeflow, monkeypatch, tmp_path):
+    path: Path = tmp_path / "token"
+    path.write_text("old")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(path))
+    kfp = Cluster()
+    path.write_text("new")
+    kubeflow.token = "new"
+    assert kfp.schedules() == []

@@ -1,0 +1,66 @@
+"""A pipeline of three steps that count their runs, to watch the local runner at work."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Output
+
+
+@dsl.component(base_image="python-three-steps:1", install_kfp_package=False)
+def make(word: str, runs: str, made: Output[Dataset]):
+    import pathlib
+    import tempfile
+
+    (pathlib.Path(runs) / "make").open("a").write("x")
+    tempfile.mkdtemp()
+    pathlib.Path(made.path).write_text(word)
+
+
+@dsl.component(base_image="python-three-steps:1", install_kfp_package=False)
+def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset]):
+    import os
+    import pathlib
+    import subprocess
+    import time
+
+    folder = pathlib.Path(runs)
+    (folder / "work").open("a").write("x")
+    text = pathlib.Path(made.path).read_text()
+    match (folder / "trouble").read_text() if (folder / "trouble").exists() else trouble:
+        case "raise":
+            raise ValueError(f"the word {text} is too long;\nuse a shorter one")
+        case "kill":
+            os.kill(os.getpid(), 9)
+        case "exit":
+            raise SystemExit(42)
+        case "hang":
+            child = subprocess.Popen(["sleep", "100"])
+            (folder / "pids").write_text(f"{os.getpid()} {child.pid}")
+            time.sleep(100)
+    from blip.logs import progress
+
+    with progress(20, "working") as bar:
+        for _ in range(20):
+            time.sleep(0.02 if trouble == "slow" else 0)
+            bar.advance(1, {"itc": 1.0})
+    pathlib.Path(worked.path).write_text(text * 2)
+
+
+@dsl.component(base_image="python-three-steps:1", install_kfp_package=False)
+def report(runs: str, worked: Input[Dataset], page: Output[Artifact], summary: Output[Artifact]):
+    import pathlib
+
+    (pathlib.Path(runs) / "report").open("a").write("x")
+    for path in (page.path, summary.path):
+        pathlib.Path(path).write_text(pathlib.Path(worked.path).read_text())
+
+
+@dsl.pipeline(name="three-steps")
+def three_steps(runs: str, word: str = "a", trouble: str = ""):
+    """Does little, in three steps.
+
+    1. prepare: write a word
+    2. double: write it twice
+    3. report: show it
+    """
+    made = make(word=word, runs=runs).set_display_name("prepare").set_retry(3, "60s")
+    worked = work(runs=runs, trouble=trouble, made=made.outputs["made"]).set_display_name("double").set_retry(3, "60s")
+    report(runs=runs, worked=worked.outputs["worked"]).set_display_name("report").set_retry(3, "60s")
