@@ -1,0 +1,168 @@
+"""What an operator applies: it builds, fits the schemas of old and new Kubernetes, holds together, and grants nothing it need not."""
+
+import json
+import re
+
+import pytest
+from rendered import OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
+
+from blip.launch import job as jobs
+from pipelines import placement
+
+kubernetes_validate = pytest.importorskip("kubernetes_validate")
+
+VERSIONS = ("1.31", "1.37")
+"""The oldest and the newest Kubernetes that is supported."""
+OTHERS = {"ClusterTrainingRuntime", "ResourceFlavor", "ClusterQueue", "LocalQueue"}
+"""Kinds of Kubeflow Trainer and Kueue, which Kubernetes has no schema of."""
+IMAGE = re.compile(r"(?P<name>[a-z0-9-]+(/[a-z0-9-]+)?):(?P<tag>[\w.-]+)")
+
+pytestmark = needs_kubectl
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_fits_the_schema(overlay, version):
+    for thing in build(f"overlays/{overlay}"):
+        if thing["kind"] in OTHERS:
+            continue
+        kubernetes_validate.validate(thing, version, strict=True)  # raises SchemaNotFoundError for a kind that it does not know
+
+
+@pytest.mark.parametrize("name", ["blip-torch-a100", "blip-torch-cpu"])
+def test_training_runtimes_pass_through_the_published_models_unchanged(name):
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    (runtime,) = (thing for thing in build("training") if thing["metadata"]["name"] == name)
+    assert models.TrainerV1alpha1ClusterTrainingRuntime.from_json(json.dumps(runtime)).to_dict() == runtime
+
+
+def test_training_survives_lost_nodes_and_not_wrong_configurations():
+    for runtime in build("training"):
+        spec = runtime["spec"]["template"]["spec"]
+        (job,) = spec["replicatedJobs"]
+        final, lost = job["template"]["spec"]["podFailurePolicy"]["rules"]
+        assert final["onExitCodes"] == {"containerName": "node", "operator": "In", "values": [42]}
+        assert lost["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+        stop, again = spec["failurePolicy"]["rules"]
+        assert (stop["action"], again["action"]) == ("FailJobSet", "RestartJobSetAndIgnoreMaxRestarts")
+        # as the Job controller writes them
+        configuration = "Container node for pod kubeflow/p-node-0-0-x failed with exit code 42 matching FailJob rule at index 0"
+        disruption = "Pod kubeflow/p-node-0-0-x has condition DisruptionTarget matching FailJob rule at index 1"
+        patterns = [rule["onJobFailureMessagePatterns"][0] for rule in (stop, again)]
+        assert [[bool(re.search(p, message)) for p in patterns] for message in (configuration, disruption)] == [
+            [True, False],
+            [False, True],
+        ]
+        assert all(re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"]) for rule in (stop, again))
+        assert job["template"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 120
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_pass_the_restricted_standard(overlay):
+    (namespace,) = of(overlay, "Namespace").values()
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for name, pod in pods(build(f"overlays/{overlay}")):
+        whole = pod["spec"]["securityContext"]
+        assert whole["runAsNonRoot"] is True, name
+        assert whole["runAsUser"] > 0, name
+        assert whole["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod["spec"].keys(), name
+        assert all(not v.keys() & {"hostPath"} for v in pod["spec"].get("volumes", [])), name
+        for container in containers(pod):
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False, name
+            assert own["readOnlyRootFilesystem"] is True, name
+            assert own["capabilities"] == {"drop": ["ALL"]}, name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_images_name_a_build_and_no_registry(overlay):
+    for name, pod in pods(build(f"overlays/{overlay}")):
+        for container in containers(pod):
+            image = IMAGE.fullmatch(container["image"])
+            assert image, f"{name}: {container['image']}"
+            assert image["tag"] != "latest", name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_services_have_probes_and_all_have_limits(overlay):
+    for name, pod in pods(build(f"overlays/{overlay}")):
+        for container in containers(pod):
+            if name.startswith(("Deployment", "StatefulSet")):
+                assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
+            if not name.startswith("ClusterTrainingRuntime"):  # there the job says how much
+                assert container["resources"].keys() == {"requests", "limits"}, name
+
+
+def test_mlflow_is_probed_as_its_clients_reach_it():
+    """A server that refuses its own name, or has lost its database, still answers /health."""
+    (container,) = of("local", "Deployment")["mlflow"]["spec"]["template"]["spec"]["containers"]
+    probe, env = container["readinessProbe"]["httpGet"], {e["name"]: e.get("value") for e in container["env"]}
+    (host,) = (h["value"] for h in probe["httpHeaders"] if h["name"] == "Host")
+    uri = of("local", "ConfigMap")["blip"]["data"]["mlflow-tracking-uri"]
+    assert f"http://{host}:" in uri
+    assert host in (env["MLFLOW_SERVER_ALLOWED_HOSTS"] or "").split(",")
+    assert probe["path"] == "/api/2.0/mlflow/experiments/get?experiment_id=0"
+    assert (env["MLFLOW_BACKEND_STORE_URI"] or "").startswith("postgresql+psycopg2://")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_referred_to_is_there(overlay):
+    settings = {name: set(thing["data"]) for name, thing in of(overlay, "ConfigMap").items()}
+    keys = {"configMapKeyRef": settings, "secretKeyRef": secrets()}
+    for name, pod in pods(build(f"overlays/{overlay}")):
+        spec = pod["spec"]
+        assert spec.get("priorityClassName", "blip-batch") in of(overlay, "PriorityClass"), name
+        assert spec.get("serviceAccountName", "blip-worker") in of(overlay, "ServiceAccount"), name
+        stateful = of(overlay, "StatefulSet").get(name.split()[1], {"spec": {}})["spec"]
+        claims = {claim["metadata"]["name"] for claim in stateful.get("volumeClaimTemplates", [])}
+        volumes = {v["name"] for v in spec.get("volumes", [])} | claims
+        assert {v["configMap"]["name"] for v in spec.get("volumes", []) if "configMap" in v} <= settings.keys(), name
+        for container in containers(pod):
+            assert {m["name"] for m in container.get("volumeMounts", [])} <= volumes, name
+            for variable in container.get("env", []):
+                for kind, found in variable.get("valueFrom", {}).items():
+                    there = found["key"] in keys[kind].get(found["name"], set())
+                    assert there or found.get("optional"), f"{name}: {variable['name']}"
+    (role,), (binding,) = of(overlay, "Role").values(), of(overlay, "RoleBinding").values()
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_selectors_find_what_they_are_meant_for(overlay):
+    templates = [(pod["metadata"]["labels"], pod["spec"]) for _, pod in pods(build(f"overlays/{overlay}"))]
+    for name, service in of(overlay, "Service").items():
+        found = [spec for labels, spec in templates if service["spec"]["selector"].items() <= labels.items()]
+        assert len(found) == 1, f"service {name}"
+        ports = {port.get("name") for container in found[0]["containers"] for port in container.get("ports", [])}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports, f"service {name}"
+    for name, budget in of(overlay, "PodDisruptionBudget").items():
+        wanted = budget["spec"]["selector"]["matchLabels"]
+        assert any(wanted.items() <= labels.items() for labels, _ in templates), f"budget {name}"
+
+
+def test_a_step_may_do_what_launching_a_job_takes_and_no_more():
+    (role,) = of("local", "Role").values()
+    granted = {
+        (group, resource): set(rule["verbs"]) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]
+    }
+    assert granted == {
+        ("trainer.kubeflow.org", "trainjobs"): {"create", "get", "delete"},
+        ("batch", "jobs"): {"create", "get", "delete"},
+        ("", "pods"): {"get", "list"},
+        ("", "pods/log"): {"get"},
+        ("argoproj.io", "workflows"): {"get"},
+    }
+    for overlay in OVERLAYS:
+        assert not of(overlay, "ClusterRole")
+        assert all(account["automountServiceAccountToken"] is False for account in of(overlay, "ServiceAccount").values())
+
+
+def test_names_are_the_same_wherever_they_are_written():
+    example, settings = secrets(), set(of("local", "ConfigMap")["blip"]["data"])
+    assert {key: name for name, key in jobs.SECRETS.items()} == placement.SECRETS
+    assert {key: name for name, key in jobs.SETTINGS.items()} == placement.CONFIG
+    assert set(jobs.SECRETS.values()) == example[placement.SECRET]
+    assert set(jobs.SETTINGS.values()) <= settings
+    assert "blip-worker" in of("local", "ServiceAccount")
+    assert {thing["metadata"]["name"] for thing in build("training")} >= {"blip-torch-a100"}
