@@ -1,0 +1,177 @@
+"""Images a second through CapFilt, and through transformers with the same weights: a nucleus-sampled caption and the match of two texts.
+
+All read the same JPEGs. Ours is a shard from tar to tar, with ITC's similarity besides; theirs is `generate` and one call of the ITM
+model for each text. Weights are random, so no caption ends early and all have the same length. On a CPU processor time of one thread is
+measured, so that a busy machine does not matter; on a GPU time by the clock.
+`python benchmarks/capfilt.py [--preset base] [--images 8] [--batch 8] [--rounds 1]`
+"""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipImageProcessor
+from transformers.utils.logging import disable_progress_bar
+
+from blip.capfilt.shard import ShardBootstrap, ShardConfig
+from blip.capfilt.stream import StreamConfig
+from blip.config import load
+from blip.data.manifest import Manifest
+from blip.data.sample import Sample
+from blip.data.shards import local_copy, write_shards
+from blip.data.tokenizer import BERT, Tokenizer
+from blip.data.transforms import MEAN, STD
+from blip.distributed import device
+from blip.logs import quiet
+from blip.models.generation import Nucleus
+from blip.models.weights.export import write_huggingface
+from blip.runs.config import RunConfig
+from blip.tasks.alignment import AlignmentConfig
+from blip.tasks.build import build_model
+from blip.tasks.captioning import Captioning
+from blip.tasks.retrieval import Retrieval
+
+WEB_TEXT = "a small wooden boat on the shore of a lake in the evening"
+DECODING = Nucleus()
+PRECISIONS = ("float32", "bfloat16")
+PARTS = ("input", "encode", "decode", "filter")
+
+
+def main(
+    preset: str = typer.Option("base", help="Whose captioner and filter are built: base, large or shapes."),
+    images: int = typer.Option(8, help="Images of a turn."),
+    batch: int = typer.Option(8, help="Images that a model sees at a time."),
+    rounds: int = typer.Option(1, help="Turns of each way; the quickest counts."),
+) -> None:
+    """Prints images a second of each way, how often that is theirs, and where our time goes."""
+    quiet()
+    disable_progress_bar()
+    torch.set_num_threads(1)
+    tokenizer = large_tokenizer()
+    samples = [Sample(f"{i:04d}", [photograph(i)], [WEB_TEXT], image_ext="jpg") for i in range(images)]
+    captioner, text_filter = build(preset, tokenizer)
+    size = captioner.model.cfg.vision.size
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "one CPU thread"
+    table = Table("way", "precision", "images/s", *PARTS, title=f"{preset} at {size} pixels, batch {batch}, {where}")
+    with tempfile.TemporaryDirectory(prefix="blip-") as folder:
+        export(captioner, text_filter, Path(folder))
+        manifest = write_shards(samples, Path(folder, "web"), "web", images)
+        for precision in PRECISIONS:
+            way = transformers(captioner, text_filter, samples, batch, precision, Path(folder))
+            table.add_row("transformers", precision, f"{images / quickest(way, rounds):.3g}")
+        for precision in PRECISIONS:  # the last one changes the models
+            tally: Counter[str] = Counter()
+            way = ours(captioner, text_filter, manifest, batch, precision, tally)
+            seconds = quickest(way, rounds)
+            whole = sum(tally[f"ns.{part}"] for part in PARTS)
+            table.add_row("blip.capfilt", precision, f"{images / seconds:.3g}", *(f"{tally[f'ns.{part}'] / whole:.0%}" for part in PARTS))
+    Console(width=120).print(table)
+
+
+def build(preset: str, tokenizer: Tokenizer) -> tuple[Captioning, Retrieval]:
+    """Captioner and filter of a preset with random weights."""
+    torch.manual_seed(0)
+    configs = [load(RunConfig, f"{preset}_{stage}").with_tokenizer(tokenizer) for stage in ("captioner", "filter")]
+    models = [build_model(cfg.task, cfg.model) for cfg in configs]
+    cfg = configs[1].task.model_copy(update={"alignment": AlignmentConfig(queue=1)})
+    text_filter = Retrieval(cfg, models[1], tokenizer)  # pyright: ignore[reportArgumentType]
+    del text_filter.alignment
+    captioner = Captioning(configs[0].task, models[0], tokenizer)  # pyright: ignore[reportArgumentType]
+    return captioner.eval().to(device()), text_filter.eval().to(device())
+
+
+def large_tokenizer() -> Tokenizer:
+    """A vocabulary of BERT's size."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = [*BERT, *letters, *(f"##{letter}" for letter in letters)]
+    with tempfile.TemporaryDirectory(prefix="blip-") as folder:
+        path = Path(folder, "vocab.txt")
+        path.write_text("\n".join([*pieces, *(f"##{i}" for i in range(30522 - len(pieces)))]))
+        return Tokenizer.from_folder(path)
+
+
+def photograph(seed: int) -> bytes:
+    """A JPEG of 640 x 480 pixels, about as hard to decode as a photograph."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).resize((640, 480)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def ours(
+    captioner: Captioning, text_filter: Retrieval, manifest: Manifest, batch: int, precision: str, tally: Counter[str]
+) -> Callable[[], object]:
+    stream = StreamConfig.model_validate({"batch": batch, "decoding": DECODING, "precision": precision})
+    bootstrap = ShardBootstrap(ShardConfig(stream=stream), captioner, text_filter, {}, threads=1)
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory(prefix="blip-") as out, local_copy(manifest.store, manifest.shards[0].name) as path:
+            bootstrap(path, Path(out), tally)
+
+    return run
+
+
+def export(captioner: Captioning, text_filter: Retrieval, folder: Path) -> None:
+    write_huggingface(captioner.model, BlipForConditionalGeneration, folder / "captioner")
+    write_huggingface(text_filter.model, BlipForImageTextRetrieval, folder / "filter")
+
+
+def transformers(
+    captioner: Captioning, text_filter: Retrieval, samples: list[Sample], batch: int, precision: str, folder: Path
+) -> Callable[[], object]:
+    dtype = getattr(torch, precision)
+    writer = BlipForConditionalGeneration.from_pretrained(folder / "captioner", dtype=dtype).eval().to(device())  # pyright: ignore[reportArgumentType]
+    judge = BlipForImageTextRetrieval.from_pretrained(folder / "filter", dtype=dtype).eval().to(device())  # pyright: ignore[reportArgumentType]
+    size = captioner.model.cfg.vision.size
+    processor = BlipImageProcessor(size={"height": size, "width": size}, image_mean=list(MEAN), image_std=list(STD))
+    sampling = DECODING.model_dump(exclude={"type"})
+
+    def match(pixels: torch.Tensor, texts: list[str]) -> list[float]:
+        tokens = text_filter.tokens(texts).to(pixels.device)
+        scores = judge(input_ids=tokens.ids, attention_mask=tokens.mask.long(), pixel_values=pixels).itm_score
+        return scores.float().softmax(1)[:, 1].tolist()
+
+    @torch.inference_mode()
+    def run() -> None:
+        for start in range(0, len(samples), batch):
+            part = samples[start : start + batch]
+            images = [Image.open(BytesIO(sample.images[0])).convert("RGB") for sample in part]
+            pixels = processor(images, return_tensors="pt")["pixel_values"].to(device(), dtype)
+            prompt = captioner.prompt(len(part)).to(pixels.device)
+            inputs = {"pixel_values": pixels, "input_ids": prompt}
+            ids = writer.generate(**inputs, do_sample=True, num_beams=1, **sampling)
+            match(pixels, [sample.texts[0] for sample in part])
+            match(pixels, captioner.tokenizer.decode(ids[:, prompt.shape[1] :]))
+
+    return run
+
+
+def quickest(way: Callable[[], object], rounds: int) -> float:
+    way()  # what is made once is not counted
+    return min(timed(way) for _ in range(rounds))
+
+
+def timed(way: Callable[[], object]) -> float:
+    """Seconds: of the processor, or where there is a GPU of the clock."""
+    if not torch.cuda.is_available():
+        began = time.process_time()
+        way()
+        return time.process_time() - began
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    way()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    typer.run(main)

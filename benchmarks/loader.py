@@ -1,0 +1,121 @@
+"""Images a second and core: the loader beside plain webdataset and beside samples that wait in memory.
+
+All three read the same pictures in one process, and decode, augment and stack them alike; they take turns, so that a busy machine is
+busy for all. `python benchmarks/loader.py`
+"""
+
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+import webdataset
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from blip.batch import Batch, Example
+from blip.data.loader import Loader, LoaderConfig, generator
+from blip.data.manifest import Manifest
+from blip.data.sample import Sample
+from blip.data.shards import read_shard, write_shards
+from blip.data.transforms import TransformConfig, decode, train_transform
+
+BATCH = 64
+
+
+@dataclass
+class Case:
+    name: str
+    extension: str
+    width: int
+    height: int
+    transform: TransformConfig | None
+    samples: int
+    batches: int
+
+
+CASES = [
+    Case("32 px PNG, read alone", "png", 32, 32, None, 2048, 32),
+    Case("32 px PNG, crop and flip", "png", 32, 32, TransformConfig(size=32, min_scale=0.5, augment="none"), 2048, 8),
+    Case("640x480 JPEG, RandomAugment to 224 px", "jpg", 640, 480, TransformConfig(size=224, min_scale=0.5), 512, 2),
+]
+
+
+def main(rounds: int = typer.Option(5, help="Rounds of each way; the median counts.")) -> None:
+    """Prints images a second and core of each way, and the loader's ratio to the other two."""
+    torch.set_num_threads(1)
+    table = Table("pictures", "loader", "webdataset", "memory", "loader / webdataset", "loader / memory")
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = write_shards(pictures(case), folder, "pictures", case.samples // 8)
+            own, plain, memory = measure(ways(manifest, case), case.batches, rounds)
+        table.add_row(case.name, *(f"{rate:,.0f}" for rate in (own, plain, memory)), f"{own / plain:.2f}", f"{own / memory:.2f}")
+    Console(width=130).print(table)
+
+
+def ways(manifest: Manifest, case: Case) -> list[Iterator[list | Batch]]:
+    """Endless batches by the loader, by webdataset, and from memory."""
+
+    def prepare(sample: Sample, rng: np.random.Generator) -> Any:
+        if case.transform is None:
+            return sample
+        return Example(sample.key, train_transform(case.transform, rng)(decode(sample.images[0])), sample.texts)
+
+    collate: Callable[[list], Any] = list if case.transform is None else Batch.of
+    in_memory = [sample for shard in manifest.shards for sample in read_shard(manifest.store, shard)]
+    tars = [str(Path(manifest.root) / shard.name) for shard in manifest.shards]
+    plain = webdataset.WebDataset(tars, shardshuffle=len(tars)).repeat().shuffle(1000)
+
+    def from_webdataset() -> Iterator[Any]:
+        for row in plain:
+            yield prepare(Sample(row["__key__"], [row[case.extension]], [row["txt"].decode()]), generator(0, 0, row["__key__"]))
+
+    def from_memory() -> Iterator[Any]:
+        rng = np.random.default_rng(0)
+        while True:
+            for i in rng.permutation(len(in_memory)).tolist():
+                yield prepare(in_memory[i], generator(0, 0, in_memory[i].key))
+
+    loader = Loader([manifest], prepare, collate, LoaderConfig(batch=BATCH))
+    return [iter(loader), batched(from_webdataset(), collate), batched(from_memory(), collate)]
+
+
+def batched(examples: Iterator[Any], collate: Callable[[list], Any]) -> Iterator[Any]:
+    while chunk := list(islice(examples, BATCH)):
+        yield collate(chunk)
+
+
+def measure(sources: list[Iterator[list | Batch]], batches: int, rounds: int) -> list[float]:
+    """The median rate of each source in images a second of processor time, after one batch to warm up."""
+    for source in sources:
+        next(source)
+    return np.median([[rate(source, batches) for source in sources] for _ in range(rounds)], axis=0).tolist()
+
+
+def rate(source: Iterator[list | Batch], batches: int) -> float:
+    start = time.process_time()
+    images = sum(len(batch) for batch in islice(source, batches))
+    return images / (time.process_time() - start)
+
+
+def pictures(case: Case) -> Iterator[Sample]:
+    """Pictures of coarse random colours, about as hard to decode as photographs of their size."""
+    rng = np.random.default_rng(0)
+    for i in range(case.samples):
+        coarse = Image.fromarray(rng.integers(0, 256, (case.height // 8, case.width // 8, 3), dtype=np.uint8))
+        encoded = io.BytesIO()
+        picture = coarse.resize((case.width, case.height), Image.Resampling.BICUBIC)
+        picture.save(encoded, "JPEG" if case.extension == "jpg" else case.extension)
+        yield Sample(f"{i:06d}", [encoded.getvalue()], ["a picture of colours"], {"number": i}, case.extension)
+
+
+if __name__ == "__main__":
+    typer.run(main)
