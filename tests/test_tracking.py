@@ -1,5 +1,8 @@
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from blip import tracking
 from blip.tracking import TrackingError
 from blip.tracking import run as runs
-from blip.tracking.server import client
+from blip.tracking.server import client, make_database, tables
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +119,21 @@ def test_mlflow_that_is_not_there_is_an_error_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
     with pytest.raises(TrackingError, match=r"file/mlflow\.db cannot be opened"), tracking.start("pretrain"):
         pass
+
+
+def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
+    path = tmp_path / "mlflow.db"
+    make = f"from pathlib import Path; from blip.tracking.server import make_database; make_database(Path({str(path)!r}))"
+    killed = subprocess.Popen([sys.executable, "-c", make])
+    while not (path.with_name("mlflow.db.aside").exists() and tables(path.with_name("mlflow.db.aside"))):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert tables(path) == 0
+    make_database(path)
+    assert tables(path) > 20
+    assert [left.name for left in tmp_path.iterdir() if left.name.startswith(("mlflow.db.aside", "mlflow.db.whole"))] == []
 
 
 def test_a_killed_step_goes_on_in_its_own_run(mlflow):

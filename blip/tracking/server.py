@@ -1,7 +1,9 @@
 """Where MLflow is, and whether it answers."""
 
+import fcntl
 import os
 import sqlite3
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,8 +61,36 @@ def client(uri: str) -> "MlflowClient":
         from sqlalchemy.engine import Engine
 
         event.listen(Engine, "connect", write_ahead)
+        make_database(Path(uri.removeprefix(SQLITE)))
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri, uri)
+
+
+def make_database(path: Path) -> None:
+    """Makes MLflow's tables aside and puts them in place whole.
+
+    MLflow makes them one by one, refuses a file that holds some of them, and so would never open again after a kill in these seconds.
+    """
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if tables(path):
+            return
+        from mlflow import MlflowClient
+
+        aside, whole = path.with_name(f"{path.name}.aside"), path.with_name(f"{path.name}.whole")
+        for left in path.parent.glob(f"{path.name}.[aw]*"):  # by one who was killed
+            left.unlink()
+        MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
+        with closing(sqlite3.connect(aside)) as connection:
+            connection.execute("VACUUM INTO ?", (str(whole),))
+        whole.replace(path)
+        for left in path.parent.glob(f"{path.name}.aside*"):
+            left.unlink()
+
+
+def tables(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
 def write_ahead(connection: object, _: object) -> None:
