@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export KFP_HOST
 
 .DEFAULT_GOAL := help
-.PHONY: help install run-pipeline schedule test test-cluster check check-k8s compile image mlflow clean
+.PHONY: help install run-pipeline schedule test test-s3 test-cluster check check-k8s compile image mlflow clean
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ check-k8s: $(INSTALLED) ## lint image and manifests, and hold these to the schem
 	@$(BIN)/yamllint --strict --config-file k8s/.yamllint k8s
 	@$(BIN)/shellcheck tests/cluster/*.sh
 	@$(BIN)/python -m pytest tests/k8s tests/launch/test_trainjob.py tests/launch/test_workers.py
+
+test-s3: $(INSTALLED) ## pass the tests of stores and workers against the S3 server that AWS_ENDPOINT_URL names, with the keys of the environment
+	@test -n "$$AWS_ENDPOINT_URL" || { echo "set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a server's"; exit 1; }
+	@TEST_S3_SERVER=$$AWS_ENDPOINT_URL OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_storage.py tests/capfilt
 
 test-cluster: $(INSTALLED) ## try manifests, jobs and workers on the cluster of KUBECONFIG, which should be good for nothing else (tests/cluster)
 	@BLIP_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
