@@ -29,7 +29,7 @@ def token_losses(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
 def caption_loss(logits: Tensor, targets: Tensor, smoothing: float, tokens: Tensor | None = None) -> Tensor:
     """LM: smoothed cross-entropy per predicted token.
 
-    `tokens` replaces this batch's own count of them where several ranks share one mean.
+    `tokens` replaces this batch's own count of them where several batches share one mean.
     """
     count = (targets != IGNORED).sum() if tokens is None else tokens
     return token_losses(logits, targets, smoothing).sum() / count.clamp(min=1)

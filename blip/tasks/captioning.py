@@ -1,5 +1,6 @@
 """Captioning: a prompt, then the text of the image; the captioner is this task (BLIP, sections 3.3 and 5.2)."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, 
 from blip.models.med import MED
 from blip.objectives.language_modeling import caption_loss, next_token_targets
 from blip.tasks.task import Task
-from blip.tasks.text import TextLengths, shared_count
+from blip.tasks.text import Reduction, TextLengths, shared_count
 
 
 class CaptioningConfig(Config):
@@ -25,8 +26,8 @@ class CaptioningConfig(Config):
     text: TextLengths = TextLengths(words=30, tokens=40, pad="longest")
     smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of LM."""
-    lm_reduction: Literal["global", "rank"] = "global"
-    """LM is the mean over the tokens of all ranks, or as in the reference of each rank's own."""
+    lm_reduction: Reduction = "global"
+    """LM is the mean over all tokens of an optimizer step, or as in the reference that of each process's own batch."""
     decoding: Decoding = Beam()
     """How captions are written when the task is judged."""
 
@@ -39,6 +40,13 @@ class Captioning(Task[MED]):
         self.cfg = cfg
         self.model = model
         self.tokenizer = tokenizer
+        self.tokens: Tensor | None = None
+
+    def look_ahead(self, micro_batches: Sequence[Batch]) -> None:
+        self.tokens = shared_count(micro_batches, self.prompt(1).shape[1], self.cfg.lm_reduction)
+
+    def after_step(self) -> None:
+        self.tokens = None
 
     def collate(self, examples: list[Example]) -> Batch:
         texts = [self.cfg.prompt + clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
@@ -51,7 +59,7 @@ class Captioning(Task[MED]):
         cross = self.model.text_decoder.cross_keys_values(self.model.encode_image(normalise(batch.images)))
         targets = next_token_targets(text.ids, text.mask, prompt=self.prompt(1).shape[1])
         logits = self.model.write(text, cross)[:, :-1]
-        return {"lm": caption_loss(logits, targets, self.cfg.smoothing, shared_count(targets, self.cfg.lm_reduction))}
+        return {"lm": caption_loss(logits, targets, self.cfg.smoothing, self.tokens)}
 
     def prompt(self, batch: int) -> Tensor:
         """[DEC] and the prompt's tokens, `(batch, P)`."""

@@ -1,5 +1,6 @@
 """Pre-training: ITC + ITM + LM over one pass of the image encoder (BLIP, section 3.2)."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from blip.models.med import MED
 from blip.objectives.language_modeling import caption_loss, next_token_targets
 from blip.tasks.alignment import Alignment, AlignmentConfig
 from blip.tasks.task import Task
-from blip.tasks.text import TextLengths, shared_count
+from blip.tasks.text import Reduction, TextLengths, shared_count
 
 
 class LossWeights(Config):
@@ -29,8 +30,8 @@ class PretrainingConfig(Config):
     text: TextLengths = TextLengths(words=30, tokens=30, pad="max")
     smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of LM."""
-    lm_reduction: Literal["global", "rank"] = "global"
-    """LM is the mean over the tokens of all ranks, or as in the reference of each rank's own."""
+    lm_reduction: Reduction = "global"
+    """LM is the mean over all tokens of an optimizer step, or as in the reference that of each process's own batch."""
 
 
 class Pretraining(Task[MED]):
@@ -43,13 +44,18 @@ class Pretraining(Task[MED]):
         self.cfg = cfg
         self.model = model
         self.tokenizer = tokenizer
+        self.tokens: Tensor | None = None
         self.alignment = Alignment(cfg.alignment, model)
 
     def on_step(self, step: int, steps_per_epoch: int) -> None:
         self.alignment.on_step(self.model, step, steps_per_epoch)
 
+    def look_ahead(self, micro_batches: Sequence[Batch]) -> None:
+        self.tokens = shared_count(micro_batches, 1, self.cfg.lm_reduction)
+
     def after_step(self) -> None:
         self.alignment.after_step()
+        self.tokens = None
 
     def collate(self, examples: list[Example]) -> Batch:
         texts = [clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
@@ -69,7 +75,7 @@ class Pretraining(Task[MED]):
         shared = model.cfg.share in ("all", "all_but_self_attention")
         logits = model.write(text, cross if shared else model.text_decoder.cross_keys_values(image_tokens))
         targets = next_token_targets(text.ids, text.mask)
-        lm = caption_loss(logits[:, :-1], targets, self.cfg.smoothing, shared_count(targets, self.cfg.lm_reduction))
+        lm = caption_loss(logits[:, :-1], targets, self.cfg.smoothing, self.tokens)
         return {"itc": weights.itc * itc, "itm": weights.itm * itm, "lm": weights.lm * lm}
 
     def predict(self, batch: Batch) -> list[dict[str, Any]]:  # noqa: ARG002

@@ -1,6 +1,7 @@
 """What the training loop and the evaluation know of a task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -30,6 +31,9 @@ class Task(nn.Module, ABC, Generic[Model]):
 
     def on_step(self, step: int, steps_per_epoch: int) -> None:
         """Runs before the first micro-batch of optimizer step `step` (from 0): the teacher follows, ramps rise."""
+
+    def look_ahead(self, micro_batches: Sequence[Batch]) -> None:
+        """Sees all of this process's micro-batches of an optimizer step before the first of them: what is shared is counted here."""
 
     def after_step(self) -> None:
         """Runs after the last micro-batch of an optimizer step, on every rank: what the micro-batches left is put away."""
