@@ -119,12 +119,13 @@ def evaluate(
     out: Out,
     preset: Preset = "shapes",
     overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
     revision: Revision = "",
 ) -> None:
     """Score a model on the test split: retrieval and captions."""
     from blip.runs.evaluate import evaluate
 
-    tell(evaluate(preset, overrides, revision, str(data), str(model), str(out)))
+    tell(evaluate(preset, overrides, store, revision, str(data), str(model), str(out)))
 
 
 @app.command()

@@ -11,6 +11,9 @@ def capfilt(
     overrides: list[str],
     store: str,
     revision: str,
+    max_gpu_hours: float,
+    jobs: list[str],
+    image: str,
     data: Input[Dataset],
     captioner: Input[Model],
     filter: Input[Model],
@@ -21,8 +24,11 @@ def capfilt(
 ):
     """Makes the data folder to pre-train on again: what was kept takes the place of the web pairs, all else stays."""
     from blip.runs.capfilt import capfilt
+    from blip.runs.nodes import placement, workers
     from blip.runs.stages import of
     from components.show import show
 
-    made = capfilt(preset, of("capfilt", overrides), store, revision, data.path, captioner.path, filter.path, kept.path, pictures.path)
+    settings, pods = of("capfilt", overrides, max_gpu_hours), workers(placement(jobs, image))
+    models = captioner.path, filter.path
+    made = capfilt(preset, settings, store, revision, data.path, *models, kept.path, pictures.path, workers=pods)
     show(made, metrics, card)

@@ -9,7 +9,9 @@ from components.image import step
 def evaluate(
     preset: str,
     overrides: list[str],
+    store: str,
     revision: str,
+    max_gpu_hours: float,
     data: Input[Dataset],
     model: Input[Model],
     scores: Output[Dataset],
@@ -21,4 +23,5 @@ def evaluate(
     from blip.runs.stages import of
     from components.show import show
 
-    show(evaluate(preset, of("evaluate", overrides), revision, data.path, model.path, scores.path), metrics, card)
+    settings = of("evaluate", overrides, max_gpu_hours)
+    show(evaluate(preset, settings, store, revision, data.path, model.path, scores.path), metrics, card)

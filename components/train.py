@@ -12,6 +12,9 @@ def train(
     overrides: list[str],
     store: str,
     revision: str,
+    max_gpu_hours: float,
+    jobs: list[str],
+    image: str,
     data: Input[Dataset],
     model: Output[Model],
     metrics: Output[Metrics],
@@ -19,8 +22,10 @@ def train(
     init: Input[Model] = None,  # pyright: ignore[reportArgumentType]
 ):
     """Trains from the initial model, or from scratch; checkpoints go to the store, the finished model is the output."""
+    from blip.runs.nodes import placement, train
     from blip.runs.stages import of
-    from blip.runs.train import train
     from components.show import show
 
-    show(train(stage, preset, of(stage, overrides), store, revision, data.path, model.path, init and init.path), metrics, card)
+    settings = of(stage, overrides, max_gpu_hours)
+    made = train(placement(jobs, image), stage, preset, settings, store, revision, data.path, model.path, init and init.path)
+    show(made, metrics, card)

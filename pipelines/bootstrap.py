@@ -29,6 +29,8 @@ def bootstrap(
     memory: str = "64Gi",
     pool: dict = POOL,
     tolerations: list = TOLERATIONS,
+    max_gpu_hours: float = 0.0,
+    jobs: list[str] = [],  # noqa: B006
 ):
     """Bootstraps a vision-language model from noisy web image-text pairs (BLIP, sections 3.2 and 3.3).
 
@@ -42,13 +44,20 @@ def bootstrap(
     8. evaluate-after: the same with the second model
     9. register: let the better model through the gate into the registry
     10. report: put figures, curves and pictures on one page
+
+    Of the parameters `gpus` to `tolerations` are for each step's own pod. `jobs` are for pods that a step asks for and then only watches:
+    `nodes=4` trains over four nodes, `workers=16` lets as many caption and filter; `gpus=8`, `cpu=88`, `memory=900Gi`,
+    `pool={label: value}` and `tolerations=[...]` say what each of them gets. `max_gpu_hours` stops the run, with a checkpoint, once all
+    of it has taken so many.
     """
     on_small = functools.partial(on_cpu, image=image)
     on_large = functools.partial(
         on_gpu, image=image, gpus=gpus, gpu_type=gpu_type, cpu=cpu, memory=memory, pool=pool, tolerations=tolerations
     )
     settings = {"preset": preset, "overrides": overrides, "revision": revision}
-    learn = functools.partial(train, **settings, store=store)
+    spend = {**settings, "store": store, "max_gpu_hours": max_gpu_hours}
+    elsewhere = {**spend, "jobs": jobs, "image": image}
+    learn = functools.partial(train, **elsewhere)
 
     shards = on_small(ingest(**settings, source=source, store=store), name="ingest").outputs
     first = on_large(learn(stage="pretrain", data=shards["data"]), name="pretrain").outputs
@@ -56,11 +65,11 @@ def bootstrap(
     filter = on_large(learn(stage="filter", data=shards["data"], init=first["model"]), name="filter").outputs
 
     models = {"captioner": captioner["model"], "filter": filter["model"]}
-    clean = on_large(capfilt(**settings, **models, store=store, data=shards["data"]), name="capfilt").outputs
+    clean = on_large(capfilt(**elsewhere, **models, data=shards["data"]), name="capfilt").outputs
     final = on_large(learn(stage="pretrain", data=clean["kept"]), name="pretrain-again").outputs
 
-    before = on_large(evaluate(**settings, data=shards["data"], model=first["model"]), name="evaluate-before").outputs
-    after = on_large(evaluate(**settings, data=shards["data"], model=final["model"]), name="evaluate-after").outputs
+    before = on_large(evaluate(**spend, data=shards["data"], model=first["model"]), name="evaluate-before").outputs
+    after = on_large(evaluate(**spend, data=shards["data"], model=final["model"]), name="evaluate-after").outputs
     scores = {"before": before["metrics"], "after": after["metrics"]}
     gate = on_small(register(**settings, **scores, name=name, model=final["model"]), name="register").outputs
 

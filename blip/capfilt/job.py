@@ -34,11 +34,13 @@ class CapFiltConfig(ShardConfig):
     """Images that a worker decodes at a time."""
     report: float = Field(default=2.0, gt=0)
     """Seconds between two words of a worker about its progress."""
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """GPU hours that all steps of a run may take together; then no further shard is begun. None sets no bound."""
     lost: float = Field(default=0.1, ge=0, le=1)
     """The share of shards that may be set aside before the whole job counts as failed."""
 
 
-OPERATION = ("source", "lease", "workers", "threads", "report", "lost")
+OPERATION = ("source", "lease", "workers", "threads", "report", "max_gpu_hours", "lost")
 """Settings that change how the work is done but not what comes out."""
 
 
@@ -71,6 +73,8 @@ class Job(Config):
     filter: ModelSource | None
     revision: str = ""
     """Of the code: another one may write other bytes."""
+    ledger: str = ""
+    """The URI where workers keep account of their GPU hours."""
 
     @property
     def sources(self) -> dict[str, ModelSource]:
@@ -88,6 +92,11 @@ class Job(Config):
         config = self.config.model_dump(mode="json", exclude=set(OPERATION))
         values = {"config": config, "input": self.input.digest, "models": self.models, "revision": self.revision}
         return hashlib.sha256(canonical(values)).hexdigest()[:16]
+
+    @property
+    def account(self) -> str:
+        """The job's name in the run's account of GPU hours."""
+        return f"capfilt-{self.identity}"
 
     def save(self, store: Store) -> None:
         store.put("job.json", json.dumps(self.model_dump(mode="json"), sort_keys=True).encode())

@@ -63,6 +63,8 @@ class Worker:
     process: Process
     report: float = 1.0
     """Seconds between two words about the progress."""
+    before: Callable[[], None] = lambda: None
+    """Called before each shard; what it raises ends the worker, with blame for nobody."""
     tally: Counter[str] = field(default_factory=Counter)
     held: dict[str, Work] = field(default_factory=dict)
     over: Event = field(default_factory=Event)
@@ -78,6 +80,7 @@ class Worker:
             following, last = fetcher.submit(self.next), None
             while (work := following.result()) is not None:
                 following = fetcher.submit(self.next)
+                self.before()
                 last = self.do(work, uploader, last) or last
             if last:
                 last.result()

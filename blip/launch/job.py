@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from blip.config import Config
 
@@ -24,6 +24,8 @@ WRITABLE = {"scratch": "/scratch", "tmp": "/tmp", "shm": "/dev/shm"}
 
 
 class JobConfig(Config):
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML reads `cpu: 8` as a number
+
     name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)
     """What the job is called by; it goes on with a fingerprint of what is asked, and what is asked twice is submitted once."""
     namespace: str = ""

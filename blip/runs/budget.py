@@ -1,23 +1,19 @@
 """What a run may cost: GPU hours by step, over all attempts and workers, and the bound at which it stops."""
 
 import json
+import os
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
 
-from pydantic import Field
+import torch
 
-from blip.config import Config, ConfigError
-from blip.distributed import gather_objects, is_main
-from blip.storage import Store
+from blip.config import ConfigError
+from blip.distributed import gather_objects, is_main, world
+from blip.storage import Store, open_store
 from blip.training.engine import Report
 from blip.training.loop import Hook
-
-
-class BudgetConfig(Config):
-    max_gpu_hours: float | None = Field(None, gt=0)
-    """GPU hours that all steps of a run may take together, failed attempts among them; none sets no bound."""
 
 
 class BudgetError(ConfigError):
@@ -31,9 +27,9 @@ class Budget:
     killed: at most what was spent since it last recorded.
     """
 
-    def __init__(self, cfg: BudgetConfig, ledger: Store, step: str, gpus: int, clock: Callable[[], float] = time.monotonic):
-        """`gpus` are those that the group holds, busy or not; 0 is a group without, which costs nothing."""
-        self.cfg, self.ledger, self.step, self.gpus, self.clock = cfg, ledger, step, gpus, clock
+    def __init__(self, bound: float | None, ledger: Store, step: str, gpus: int, clock: Callable[[], float] = time.monotonic):
+        """`bound` in GPU hours, None for none; `gpus` are those that the group holds, busy or not, and without any it costs nothing."""
+        self.bound, self.ledger, self.step, self.gpus, self.clock = bound, ledger, step, gpus, clock
         self.began, self.account = clock(), f"{step}/{uuid.uuid4().hex}.json"
 
     @property
@@ -47,32 +43,46 @@ class Budget:
             self.ledger.put(self.account, json.dumps({"gpu_hours": self.own}).encode())
         return spent(self.ledger)
 
+    @property
+    def hours(self) -> float:
+        """GPU hours of the step, over all attempts and workers."""
+        return self.record().get(self.step, 0.0)
+
     def check(self) -> None:
         """Records; raises BudgetError, which says what each step has spent, where the run has spent what it may."""
         by_step = self.record()
-        if exhausted(self.cfg.max_gpu_hours, by_step):
+        if exhausted(self.bound, by_step):
             shares = ", ".join(f"{step} {hours:.2f}" for step, hours in sorted(by_step.items()))
             raise BudgetError(
-                f"budget.max_gpu_hours is {self.cfg.max_gpu_hours:g} and the run has spent {sum(by_step.values()):.2f} ({shares}): "
+                f"max_gpu_hours is {self.bound:g} and the run has spent {sum(by_step.values()):.2f} ({shares}): "
                 "it stopped after saving; set a higher bound and run again to go on"
             )
 
 
-def stop_when_spent(budget: Budget, save: Callable[[], None]) -> Hook:
-    """A hook that saves and raises BudgetError, on every process after the same step, once the run has spent what it may."""
+def stop_when_spent(budget: Budget) -> Hook:
+    """A hook that raises BudgetError, on every process after the same step, once the run has spent what it may; call it after a save."""
 
-    def look(_: Report) -> None:
+    def look(report: Report) -> None:
         reason = ""
         if is_main():
             try:
                 budget.check()
             except BudgetError as error:
                 reason = str(error)
-        if reason := gather_objects(reason)[0]:
-            save()
+        if (reason := gather_objects(reason)[0]) and not report.last:  # what is finished is worth keeping
             raise BudgetError(reason)
 
     return look
+
+
+def ledger(store: str) -> Store:
+    """Where the steps of one run keep account of what they spend; `BLIP_GROUP` names the run."""
+    return open_store(store).join("gpu-hours", os.environ.get("BLIP_GROUP") or "alone")
+
+
+def gpus_held() -> int:
+    """GPUs of this process group, one a process; the first process answers for all."""
+    return world() if is_main() and torch.cuda.is_available() else 0
 
 
 def gpu_hours(gpus: int, seconds: float) -> float:

@@ -15,6 +15,7 @@ from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.logs import log
 from blip.runs import bootstrapped, gallery
+from blip.runs.budget import Budget, ledger
 from blip.runs.crew import on_this_machine
 from blip.runs.watch import Workers, watch
 from blip.storage import FolderStore, Store, open_store, probe
@@ -49,7 +50,8 @@ def capfilt(
     """
     began = time.monotonic()
     cfg = load(CapFiltConfig, preset if preset.endswith((".yaml", ".json")) else f"{preset}_capfilt", overrides)
-    root = open_store(store or Path(out, "store"))
+    store = store or str(Path(out, "store"))
+    root = open_store(store)
     probe(root)
     job = Job(
         config=cfg,
@@ -57,7 +59,10 @@ def capfilt(
         captioner=publish(root, "captioner", captioner) if cfg.variant != "filter" else None,
         filter=publish(root, "filter", filter) if cfg.variant != "captioner" else None,
         revision=revision,
+        ledger=ledger(store).uri,
     )
+    budget = Budget(cfg.max_gpu_hours, ledger(store), job.account, gpus=0)  # the workers hold them
+    budget.check()
     home = root.join("capfilt", job.identity)
     job.save(home)
     with track(name, tags={"revision": revision}, parents={"data": job.input.digest, **job.models}, key=home.uri) as run:
@@ -70,7 +75,7 @@ def capfilt(
         run.metrics({name: share for name, share in shares.items() if share is not None})
         for file in (MANIFEST, METRICS, PICTURES):
             run.artifact(Path(out, file))
-        return {**found, "speed": speed, "mlflow": run.url, "seconds": time.monotonic() - began}
+        return {**found, "speed": speed, "gpu_hours": budget.hours, "mlflow": run.url, "seconds": time.monotonic() - began}
 
 
 def rethreshold(

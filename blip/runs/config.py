@@ -22,6 +22,8 @@ class RunConfig(Config):
     seed: int = 42
     epochs: float = Field(gt=0)
     """Passes over the data; a fraction is fine."""
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """GPU hours that all steps of a run may take together; then it stops with a checkpoint. None sets no bound."""
     sources: tuple[str, ...] = Field(min_length=1)
     """Names of the manifests to learn from, in the data folder: `gold`, `web`, ..."""
     task: TaskConfig

@@ -18,6 +18,7 @@ from blip.data.transforms import decode, eval_transform
 from blip.distributed import device, is_main
 from blip.evaluation import EvaluationConfig, predict
 from blip.logs import progress
+from blip.runs.budget import Budget, gpus_held, ledger
 from blip.runs.model import load_task, read_run
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.retrieval import RetrievalConfig
@@ -36,9 +37,11 @@ class EvaluateConfig(Config):
     captioning: CaptioningConfig | None = CaptioningConfig()
     """How captions are written; none leaves it out."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """GPU hours that all steps of a run may take together; once they are spent it does not begin. None sets no bound."""
 
 
-def evaluate(preset: str, overrides: Sequence[str], revision: str, data: str, model: str, out: str) -> dict[str, Any]:
+def evaluate(preset: str, overrides: Sequence[str], store: str, revision: str, data: str, model: str, out: str) -> dict[str, Any]:
     """Judges a model folder on a split of the data folder; `out` gets `metrics.json` and every caption.
 
     Retrieval is R@1, 5, 10 both ways after re-ranking; captions are scored against people's and, where the world's truth is known,
@@ -47,6 +50,9 @@ def evaluate(preset: str, overrides: Sequence[str], revision: str, data: str, mo
     began = time.monotonic()
     cfg = load(EvaluateConfig, f"{preset}_evaluate", overrides)
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
+    digest = folder_digest(Path(model))
+    budget = Budget(cfg.max_gpu_hours, ledger(store), f"evaluate-{digest[:12]}", gpus_held())
+    budget.check()
     prepare = partial(example, size=read_run(model).model.vision.size)
     tasks = [task for task in (cfg.retrieval, cfg.captioning) if task is not None]
     folder = Path(out)
@@ -54,7 +60,7 @@ def evaluate(preset: str, overrides: Sequence[str], revision: str, data: str, mo
     figures: dict[str, Any] = {}
     described: dict[str, str] = {}
     with (
-        track("evaluate", tags={"revision": revision}, parents={"data": manifest.digest, "model": folder_digest(Path(model))}) as run,
+        track("evaluate", tags={"revision": revision}, parents={"data": manifest.digest, "model": digest}) as run,
         progress(len(tasks) * min(manifest.samples, cfg.evaluation.limit or manifest.samples), "judging") as bar,
     ):
         for task_cfg in tasks:
@@ -71,7 +77,7 @@ def evaluate(preset: str, overrides: Sequence[str], revision: str, data: str, mo
             run.metrics({f"{cfg.split}/{task_cfg.type}/{k}": v for k, v in scores.items()})
         (folder / "metrics.json").write_text(json.dumps(figures, indent=1, sort_keys=True))
         run.artifacts(folder)
-    return {**figures, "described": described, "mlflow": run.url, "seconds": time.monotonic() - began}
+    return {**figures, "described": described, "gpu_hours": budget.hours, "mlflow": run.url, "seconds": time.monotonic() - began}
 
 
 def example(sample: Sample, size: int) -> Example:

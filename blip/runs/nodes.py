@@ -1,11 +1,12 @@
 """Where a step's work is done: in this process's own machine, or by nodes of the cluster that the step asks for."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blip.config import validate
+from blip.config import set_value, validate
 from blip.launch.node import SCRATCH
 from blip.launch.trainjob import TrainJobConfig
 from blip.launch.trainjob import run as run_job
@@ -14,6 +15,16 @@ from blip.runs import train as here
 from blip.runs.capfilt import Workers
 
 FIGURES = "figures.json"
+
+
+def placement(jobs: Sequence[str], image: str) -> dict[str, Any]:
+    """What `key=value` texts say of the jobs that a step asks for, such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`."""
+    found: dict[str, Any] = {"image": image}
+    if group := os.environ.get("BLIP_GROUP"):
+        found["env"] = {"BLIP_GROUP": group}  # they belong to the same run
+    for text in jobs:
+        set_value(found, text)
+    return found
 
 
 def train(

@@ -39,7 +39,7 @@ def report(figures: Mapping[str, str], kept: str, page: str, summary: str, revis
     made = Report(
         summary=result,
         revision=revision,
-        facts=facts(found["ingest"]),
+        facts=facts(found["ingest"]) | cost(found),
         gate=found["register"]["gate"],
         steps=tuple(step(name, found[name]) for name in STEPS),
         threshold=clean["threshold"],
@@ -80,6 +80,13 @@ def caption(figures: Mapping[str, Any]) -> Caption:
 def facts(ingested: Mapping[str, Any]) -> dict[str, str]:
     splits = {split: values for split, values in ingested.items() if isinstance(values, Mapping) and "samples" in values}
     return {split: f"{values['samples']:,} images in {values['shards']} shards" for split, values in splits.items()}
+
+
+def cost(found: Mapping[str, Any]) -> dict[str, str]:
+    """GPU hours of the run and of each step, where there were GPUs."""
+    hours = {name: values["gpu_hours"] for name, values in found.items() if values.get("gpu_hours")}
+    shares = ", ".join(f"{name} {spent:.2f}" for name, spent in hours.items())
+    return {"GPU hours": f"{sum(hours.values()):.2f} ({shares})"} if hours else {}
 
 
 def step(name: str, figures: Mapping[str, Any]) -> Step:

@@ -24,9 +24,10 @@ def configs() -> dict[str, type[Config]]:
     }
 
 
-def of(stage: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides `stage.key=value` of one stage, as `key=value`."""
-    return [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
+def of(stage: str, overrides: Sequence[str], max_gpu_hours: float = 0.0) -> list[str]:
+    """The overrides `stage.key=value` of one stage, as `key=value`, and what the whole run may spend; 0 sets no bound."""
+    bound = [f"max_gpu_hours={max_gpu_hours}"] if max_gpu_hours else []
+    return bound + [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
 
 
 def check(preset: str, overrides: Sequence[str]) -> None:

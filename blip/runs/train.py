@@ -23,6 +23,7 @@ from blip.distributed import gather_objects, is_main, rank, start, world
 from blip.launch.local import launch
 from blip.logs import progress
 from blip.models.weights import start as weights
+from blip.runs.budget import Budget, gpus_held, ledger, stop_when_spent
 from blip.runs.config import RunConfig
 from blip.runs.model import TOKENIZER, WEIGHTS, save_model
 from blip.storage import Store, open_store
@@ -36,6 +37,8 @@ from blip.training.engine import Engine
 from blip.training.loop import every, fit
 from blip.training.meter import Meter, Profile
 
+OPERATION = {"engine": True, "checkpoint": True, "max_gpu_hours": True, "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb"}}
+"""Settings that change how a run works but not what it learns."""
 CURVE_POINTS = 100
 """As many points of each curve are kept for the report."""
 
@@ -76,6 +79,8 @@ def train(
     steps = max(1, round(cfg.epochs * loader.steps_per_epoch))
     identity = identify(cfg, manifests, revision, init)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    budget = Budget(cfg.max_gpu_hours, ledger(store), f"{stage}-{key[:12]}", gpus_held())
+    budget.check()
     runs = open_store(store).join(stage, key[:12])
     checkpoints = Checkpoints(runs, cfg.checkpoint, identity)
     newest = checkpoints.newest()
@@ -104,6 +109,7 @@ def train(
                 ItmAtPrior(record, cfg.schedule.warmup_steps, weight=cfg.itm_weight),
                 every(cfg.checkpoint.every, lambda _: checkpoints.save(engine)),
                 every(cfg.checkpoint.every, lambda _: record.save()),
+                every(cfg.checkpoint.every, stop_when_spent(budget)),
                 *([Profile(profile)] if profile else []),
             ]
             fit(engine, loader, hooks, checkpoints)
@@ -116,6 +122,7 @@ def train(
             "steps": steps,
             "rejected": dict(rejected),
             "params": cfg.model_dump(mode="json"),
+            "gpu_hours": budget.hours,
             "mlflow": run.url,
             "seconds": time.monotonic() - began,
         }
@@ -154,9 +161,9 @@ def preparing(cfg: TransformConfig) -> Callable[[Sample, np.random.Generator], E
 
 
 def identify(cfg: RunConfig, manifests: Iterable[Manifest], revision: str, init: str | None) -> dict[str, Any]:
-    """What makes two runs the same; where they run, and how often they save, does not."""
+    """What makes two runs the same; where they run, how they read, and how often they save does not."""
     digest = hashlib.sha256(Path(init, WEIGHTS).read_bytes()).hexdigest() if init else None
-    config = cfg.model_dump(mode="json", exclude={"engine", "checkpoint"})
+    config = cfg.model_dump(mode="json", exclude=OPERATION)
     return {"config": config, "data": [m.digest for m in manifests], "init": digest, "revision": revision}
 
 

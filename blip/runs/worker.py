@@ -19,6 +19,7 @@ from blip.capfilt.worker import Worker
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.distributed import device
 from blip.logs import log, quiet
+from blip.runs.budget import Budget, gpus_held
 from blip.runs.model import load_task, read_run
 from blip.storage import open_store
 from blip.tasks.alignment import AlignmentConfig
@@ -38,7 +39,11 @@ def work(uri: str, name: str = "") -> None:
         return
     captioner, text_filter = load_models(job)
     process = ShardBootstrap(job.config, captioner, text_filter, job.models, job.config.threads)
-    Worker(queue, job.input.store, shards, process, job.config.report).run()
+    budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{uri}/gpu-hours"), job.account, gpus_held())
+    try:
+        Worker(queue, job.input.store, shards, process, job.config.report, budget.check).run()
+    finally:
+        budget.record()
 
 
 def load_models(job: Job) -> tuple[Captioning | None, Retrieval | None]:

@@ -59,6 +59,17 @@ def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobCon
     assert "no" in done.output
 
 
+def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BLIP_GROUP", "run-7")
+    texts = ["nodes=2", "workers=16", "gpus=8", "cpu=88", "memory=900Gi", "pool={gpu: a100}", "tolerations=[{operator: Exists}]"]
+    found = nodes.placement(texts, "example/blip:3f2a1b0")
+    job = {**nodes.without("workers", found), "name": "pretrain", "processes": 8, "handover": "s3://b/handover"}
+    node = render(TrainJobConfig.model_validate(job))["spec"]["trainer"]
+    assert node["resourcesPerNode"]["limits"] == {"cpu": "88", "memory": "900Gi", "nvidia.com/gpu": "8"}
+    assert {"name": "BLIP_GROUP", "value": "run-7"} in node["env"]
+    assert nodes.workers(found) is not None
+
+
 def test_one_node_trains_here(monkeypatch: pytest.MonkeyPatch, jobs: list[TrainJobConfig]):
     monkeypatch.setattr(nodes.here, "train", lambda *given: {"given": given})
     given = ("pretrain", "shapes", [], "store", "r1", "data", "out", None)
