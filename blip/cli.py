@@ -87,29 +87,26 @@ def capfilt(
     captioner: Annotated[Path | None, typer.Option(help="The model that writes captions.")] = None,
     filter: Annotated[Path | None, typer.Option(help="The model that tells which texts match.")] = None,
     page: Annotated[Path | None, typer.Option(help="Where to write a page of pictures, texts, scores and decisions.")] = None,
+    rethreshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P",
+            help="Select anew among the scores of an earlier CapFilt, whose folder is --data, without a model: the p(match) from which "
+            "on a text is kept, or one for each source as web=0.7,synthetic=0.5. --set selection.KEY=VALUE says more.",
+        ),
+    ] = None,
     preset: Preset = "shapes",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
 ) -> None:
     """Caption every web image, and keep the texts that match; shards that were done are not done again."""
-    from blip.runs.capfilt import capfilt
+    from blip.runs import capfilt as runs
 
-    tell(capfilt(preset, overrides, store, revision, str(data), text(captioner), text(filter), str(out), text(page)))
-
-
-@app.command()
-def rethreshold(
-    kept: Annotated[Path, typer.Option(help="The folder that `capfilt` wrote.")],
-    out: Out,
-    threshold: Annotated[float | None, typer.Option(help="The p(match) from which on a text is kept.")] = None,
-    overrides: Overrides = [],  # noqa: B006
-    page: Annotated[Path | None, typer.Option(help="Where to write a page of pictures, texts, scores and decisions.")] = None,
-) -> None:
-    """Select anew among CapFilt's scores, without a model."""
-    from blip.runs.capfilt import rethreshold
-
-    tell(rethreshold(str(kept), str(out), threshold, overrides, text(page)))
+    if rethreshold is not None:
+        tell(runs.rethreshold(str(data), str(out), rethreshold, overrides, text(page)))
+        return
+    tell(runs.capfilt(preset, overrides, store, revision, str(data), text(captioner), text(filter), str(out), text(page)))
 
 
 @app.command()

@@ -18,7 +18,7 @@ def blip(*arguments: object) -> tuple[int, str, str]:
 def test_every_verb_is_found_without_loading_what_it_needs():
     code = "import sys; from blip.cli import app; print(*(c.callback.__name__ for c in app.registered_commands), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["ingest", "train", "capfilt", "rethreshold", "evaluate", "register", "export", "summary", "False"]
+    assert said.split() == ["ingest", "train", "capfilt", "evaluate", "register", "export", "summary", "False"]
 
 
 def test_a_wrong_preset_is_one_line_and_an_exit_code_that_says_not_to_try_again(tmp_path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -133,7 +132,7 @@ class Loader(Generic[Collated]):
             batch_size=None,
             collate_fn=unchanged,
             num_workers=self.cfg.workers,
-            worker_init_fn=outlive_the_signal,
+            worker_init_fn=leave_the_group,
             prefetch_factor=self.cfg.prefetch,
             generator=torch.Generator(),  # its own: the global one would differ with and without workers
         )
@@ -210,9 +209,9 @@ def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> 
         )
 
 
-def outlive_the_signal(worker: int) -> None:  # noqa: ARG001
-    """Lets the training end the workers: a launcher sends SIGTERM to all processes, and the step at hand still needs its data."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def leave_the_group(worker: int) -> None:  # noqa: ARG001
+    """Lets the training alone end its workers: a launcher sends SIGTERM to a whole group, and the step at hand still needs its data."""
+    os.setpgid(0, 0)
 
 
 def unchanged(value: Any) -> Any:

@@ -78,24 +78,30 @@ def capfilt(
         return {**found, "speed": speed, "gpu_hours": budget.hours, "mlflow": run.url, "seconds": time.monotonic() - began}
 
 
-def rethreshold(
-    kept: str, out: str, threshold: float | None = None, overrides: Sequence[str] = (), page: str | None = None
-) -> dict[str, Any]:
+def rethreshold(kept: str, out: str, threshold: str = "", overrides: Sequence[str] = (), page: str | None = None) -> dict[str, Any]:
     """Selects anew among the scores of an earlier CapFilt, whose folder is `kept`, without a model and without touching its shards.
 
-    `threshold` is for p(match) of all texts; overrides of `selection` say more, such as `selection.rule.web=0.7`. `out` is as of `capfilt`.
+    `threshold` is the p(match) from which on a text is kept, `0.6` or by source `web=0.7,synthetic=0.5`; empty leaves the rule as it is.
+    Overrides of `selection` say more, such as `selection.most=3`. `out` is as of `capfilt`. Raises ConfigError.
     """
     manifest = Manifest.load(Path(kept, MANIFEST))
     job = Job.load(manifest.root)
-    if threshold is not None:
-        overrides = [f"selection.rule={{type: matched, web: {threshold}, synthetic: {threshold}}}", *overrides]
-    values = {"selection": manifest.meta["selection"]}
+    values = {"selection": {**manifest.meta["selection"], **({"rule": thresholds(threshold)} if threshold else {})}}
     for override in overrides:
         if not override.startswith("selection."):
             raise ConfigError(f"override {override!r}: without models only the selection can change; write selection.KEY=VALUE")
         set_value(values, override)
     cfg = validate(SelectionConfig, values["selection"], "selection")
     return write(assemble(job, manifest.store, cfg), job.config.source, kept, Path(out), page)
+
+
+def thresholds(text: str) -> dict[str, Any]:
+    """The rule that `0.6` or `web=0.7,synthetic=0.5` stands for. Raises ConfigError."""
+    try:
+        parts = dict(part.split("=") for part in text.split(",")) if "=" in text else dict.fromkeys(("web", "synthetic"), text)
+        return {"type": "matched", **{source.strip(): float(value) for source, value in parts.items()}}
+    except ValueError:
+        raise ConfigError(f"threshold {text!r} must be a number from 0 to 1, or one for each source: web=0.7,synthetic=0.5") from None
 
 
 def read_input(source: str, data: str) -> Manifest:

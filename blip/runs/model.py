@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
+from blip.config import ConfigError, validate
 from blip.config import read as read_config
-from blip.config import validate
 from blip.data.tokenizer import Tokenizer
 from blip.models.weights.files import write_model
 from blip.models.weights.load import load
 from blip.models.weights.source import SIDE_FILE
 from blip.runs.config import RunConfig
 from blip.tasks import training_state
+from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.build import TaskConfig, build_model, build_task, inherits
-from blip.tasks.pretraining import Pretraining
-from blip.tasks.retrieval import Retrieval
+from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.pretraining import Pretraining, PretrainingConfig
+from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.task import Task
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
@@ -42,3 +44,25 @@ def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
     model = build_model(task, cfg.model)
     load(model, str(Path(folder) / WEIGHTS), inherits(task))
     return build_task(task, model, tokenizer).eval()
+
+
+def as_captioner(cfg: TaskConfig) -> CaptioningConfig:
+    """How a model writes that was trained for a task. Raises ConfigError where it cannot."""
+    match cfg:
+        case CaptioningConfig():
+            return cfg
+        case PretrainingConfig():
+            return CaptioningConfig(prompt="", text=cfg.text)
+        case _:
+            raise ConfigError(f"the captioner must be trained for captioning or pretraining, not for {cfg.type}")
+
+
+def as_filter(cfg: TaskConfig) -> RetrievalConfig:
+    """How a model judges that was trained for a task. Raises ConfigError where it cannot."""
+    match cfg:
+        case RetrievalConfig():
+            return cfg.model_copy(update={"alignment": AlignmentConfig(queue=1)})
+        case PretrainingConfig():
+            return RetrievalConfig(alignment=AlignmentConfig(queue=1), text=cfg.text)
+        case _:
+            raise ConfigError(f"the filter must be trained for retrieval or pretraining, not for {cfg.type}")

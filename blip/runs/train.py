@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,24 @@ from blip.data.loader import Loader
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer
-from blip.data.transforms import TransformConfig, decode, train_transform
-from blip.distributed import gather_objects, is_main, rank, start, world
+from blip.data.transforms import TransformConfig, decode, eval_transform, train_transform
+from blip.distributed import device, gather_objects, is_main, rank, start, world
+from blip.evaluation import samples
 from blip.launch.local import launch
 from blip.logs import progress
+from blip.models.generation import Beam
 from blip.models.weights import start as weights
 from blip.runs.budget import Budget, gpus_held, ledger, stop_when_spent
 from blip.runs.config import RunConfig
-from blip.runs.model import TOKENIZER, WEIGHTS, save_model
+from blip.runs.model import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.storage import Store, open_store
 from blip.tasks.build import build_model, build_task, inherits
+from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.task import Task
 from blip.tracking import Run
 from blip.tracking import start as track
-from blip.training.alarms import ItmAtPrior
+from blip.training.alarms import CaptionsAlike, ItmAtPrior
 from blip.training.checkpoint import Checkpoints
 from blip.training.engine import Engine
 from blip.training.loop import every, fit
@@ -39,6 +44,8 @@ from blip.training.meter import Meter, Profile
 
 OPERATION = {"engine": True, "checkpoint": True, "max_gpu_hours": True, "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb"}}
 """Settings that change how a run works but not what it learns."""
+DESCRIBED = 16
+"""So many images are described now and then, to see whether the captions differ."""
 CURVE_POINTS = 100
 """As many points of each curve are kept for the report."""
 
@@ -110,6 +117,7 @@ def train(
                 every(cfg.checkpoint.every, lambda _: checkpoints.save(engine)),
                 every(cfg.checkpoint.every, lambda _: record.save()),
                 every(cfg.checkpoint.every, stop_when_spent(budget)),
+                *([every(cfg.checkpoint.every, CaptionsAlike(record, write))] if (write := writer(task, cfg, manifests[0])) else []),
                 *([Profile(profile)] if profile else []),
             ]
             fit(engine, loader, hooks, checkpoints)
@@ -145,6 +153,24 @@ def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: str | None) -> Task:
     source = cfg.init.model_copy(update={"checkpoint": str(Path(init, WEIGHTS))}) if init else cfg.init
     weights.start(model, source, inherits(cfg.task))
     return build_task(cfg.task, model, tokenizer)
+
+
+def writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[str]] | None:
+    """What describes the first images of a manifest with the model in training, greedily; None for a task that does not write."""
+    if not isinstance(cfg.task, CaptioningConfig | PretrainingConfig):
+        return None
+    captioner = Captioning(as_captioner(cfg.task), task.model, task.tokenizer)
+    size = cfg.transform.size
+
+    def write() -> list[str]:
+        images = torch.stack([eval_transform(size)(decode(s.images[0])) for s in islice(samples(manifest), DESCRIBED)]).to(device())
+        captioner.eval()
+        try:
+            return task.tokenizer.decode(captioner.write(images, Beam(beams=1)).ids)
+        finally:
+            task.train()
+
+    return write
 
 
 def preparing(cfg: TransformConfig) -> Callable[[Sample, np.random.Generator], Example]:

@@ -20,13 +20,11 @@ from blip.config import EXIT_CONFIG, ConfigError
 from blip.distributed import device
 from blip.logs import log, quiet
 from blip.runs.budget import Budget, gpus_held
-from blip.runs.model import load_task, read_run
+from blip.runs.model import as_captioner, as_filter, load_task, read_run
 from blip.storage import open_store
-from blip.tasks.alignment import AlignmentConfig
-from blip.tasks.build import TaskConfig
-from blip.tasks.captioning import Captioning, CaptioningConfig
-from blip.tasks.pretraining import Pretraining, PretrainingConfig
-from blip.tasks.retrieval import Retrieval, RetrievalConfig
+from blip.tasks.captioning import Captioning
+from blip.tasks.pretraining import Pretraining
+from blip.tasks.retrieval import Retrieval
 
 
 def work(uri: str, name: str = "") -> None:
@@ -77,28 +75,6 @@ def load_filter(folder: Path) -> Retrieval:
     task = load_task(folder, as_filter(read_run(folder).task))
     assert isinstance(task, Retrieval)
     return task
-
-
-def as_captioner(cfg: TaskConfig) -> CaptioningConfig:
-    """How a model writes that was trained for a task. Raises ConfigError where it cannot."""
-    match cfg:
-        case CaptioningConfig():
-            return cfg
-        case PretrainingConfig():
-            return CaptioningConfig(prompt="", text=cfg.text)
-        case _:
-            raise ConfigError(f"the captioner must be trained for captioning or pretraining, not for {cfg.type}")
-
-
-def as_filter(cfg: TaskConfig) -> RetrievalConfig:
-    """How a model judges that was trained for a task. Raises ConfigError where it cannot."""
-    match cfg:
-        case RetrievalConfig():
-            return cfg.model_copy(update={"alignment": AlignmentConfig(queue=1)})
-        case PretrainingConfig():
-            return RetrievalConfig(alignment=AlignmentConfig(queue=1), text=cfg.text)
-        case _:
-            raise ConfigError(f"the filter must be trained for retrieval or pretraining, not for {cfg.type}")
 
 
 def end_with_parent() -> None:

@@ -180,19 +180,25 @@ def test_another_threshold_needs_no_model_and_no_image(folder: Path):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("store/capfilt/*/data/*")}
     (folder / "captioner" / "model.safetensors").unlink()
     (folder / "filter" / "model.safetensors").unlink()
-    every = rethreshold(str(folder / "out"), str(folder / "all"), 0.0)
+    every = rethreshold(str(folder / "out"), str(folder / "all"), "0")
     assert every["capfilt"]["web"]["kept"] == every["capfilt"]["synthetic"]["kept"] == 1
     assert all(len(sample.texts) == 2 for sample in read(Manifest.load(folder / "all" / "web.json")).values())
-    some = rethreshold(str(folder / "out"), str(folder / "some"), overrides=["selection.rule.web=1.0"])
-    assert some["capfilt"]["web"]["kept"] == 0
-    assert some["capfilt"]["synthetic"]["kept"] > 0
-    none = rethreshold(str(folder / "out"), str(folder / "none"), 1.0)
+    for some in (
+        rethreshold(str(folder / "out"), str(folder / "some"), overrides=["selection.rule.web=1.0"]),
+        rethreshold(str(folder / "out"), str(folder / "more"), "web=1.0, synthetic=0"),
+    ):
+        assert some["capfilt"]["web"]["kept"] == 0
+        assert some["capfilt"]["synthetic"]["kept"] > 0
+    none = rethreshold(str(folder / "out"), str(folder / "none"), "1.0")
     assert Manifest.load(folder / "none" / "web.json").shards == ()
     assert none["counts"]["images.kept"] == 0
-    same = rethreshold(str(folder / "none"), str(folder / "same"), 0.5)
+    same = rethreshold(str(folder / "none"), str(folder / "same"), "0.5")
     assert same["capfilt"] == json.loads((folder / "out" / "metrics.json").read_text())["capfilt"]
     assert read(Manifest.load(folder / "same" / "web.json")) == read(Manifest.load(folder / "out" / "web.json"))
     assert {path: path.stat().st_mtime_ns for path in folder.glob("store/capfilt/*/data/*")} == before
+    for wrong in ("high", "web=high", "wbe=0.5", "1.5"):
+        with pytest.raises(ConfigError, match=r"must be a number from 0 to 1|wbe|less than or equal to 1"):
+            rethreshold(str(folder / "out"), str(folder / "x"), wrong)
     with pytest.raises(ConfigError, match=r"'stream.seed=1'.*only the selection can change"):
         rethreshold(str(folder / "out"), str(folder / "x"), overrides=["stream.seed=1"])
 

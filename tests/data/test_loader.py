@@ -1,6 +1,8 @@
 """Training sees the same batches on any number of processes and workers, and goes on from any step."""
 
 import os
+import subprocess
+import sys
 from itertools import chain, islice
 from pathlib import Path
 
@@ -137,6 +139,21 @@ def test_a_truncated_shard_is_named(tmp_path: Path, request: pytest.FixtureReque
     source = loader([manifest], CFG.model_copy(update={"cache": str(tmp_path / "cache"), "workers": workers}))
     with pytest.raises(ShardError, match=f"shard {root}/{shard.name} is cut short.*{shard.sha256}"):
         take(source, 2)
+
+
+def test_workers_go_with_a_training_that_fails(tmp_path: Path):
+    write(tmp_path / "data", "web", count=48).save(tmp_path / "web.json")
+    lines = [
+        "from test_loader import CFG, Manifest, loader",
+        f"source = loader([Manifest.load({str(tmp_path / 'web.json')!r})], CFG.model_copy(update={{'workers': 2}}))",
+        "held = iter(source)",
+        "next(held)",
+        "raise RuntimeError('as a step may')",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    failed = subprocess.run([sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, timeout=120)
+    assert failed.returncode == 1, failed.stderr
+    assert "as a step may" in failed.stderr
 
 
 @pytest.mark.parametrize("change", [{}, {"ranged": True}, {"workers": 2}])

@@ -64,7 +64,7 @@ class Training:
             for child in (int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_of(path, str(self.folder))):
                 os.kill(child, number)
         else:
-            run.send_signal(number)
+            os.killpg(run.pid, number)  # as a launcher does: its loader's workers would hear it, too
         run.communicate(timeout=120)
         return run.returncode
 
