@@ -39,7 +39,7 @@ GROUNDS: dict[str, Colour] = {
     "brown": (116, 76, 48),
     "beige": (224, 202, 150),
 }
-RADII = {"small": 0.155, "large": 0.24}
+RADII = {"small": 0.17, "large": 0.28}
 """Of the picture's side."""
 PLACES = {"left": (0.25, 0.5), "right": (0.75, 0.5), "top": (0.5, 0.25), "bottom": (0.5, 0.75), "middle": (0.5, 0.5)}
 """Centres, of the picture's side."""
