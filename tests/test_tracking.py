@@ -59,6 +59,19 @@ def test_a_run_keeps_parameters_curves_parents_and_artifacts(mlflow, tmp_path):
     assert [a.path for a in mlflow.list_artifacts(run.id, "model/tokenizer")] == ["model/tokenizer/vocab.txt"]
 
 
+def test_the_load_of_the_machine_is_kept_unless_it_is_switched_off(mlflow, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
+    for switch in ("true", "false"):
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", switch)
+        with tracking.start(switch) as run:
+            assert run.id
+            time.sleep(1)
+    known = {run.info.run_name: set(run.data.metrics) for run in runs_of(mlflow)}
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= known["true"]
+    assert not known["false"]
+
+
 def test_a_failed_run_says_so_and_lets_the_error_travel(mlflow):
     def step() -> None:
         with tracking.start("pretrain") as run:

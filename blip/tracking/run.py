@@ -142,10 +142,8 @@ class KeptRun(Run):
         return found[0].info.run_id if found else ""
 
     def watch_system(self, run_id: str) -> None:
-        """Records processors, memory and GPUs, where MLflow's own switch asks for it."""
-        from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
-
-        if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        """Records processors, memory and GPUs, unless MLflow's own switch says not to."""
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() != "false":
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             self.monitor = SystemMetricsMonitor(run_id)
@@ -226,7 +224,7 @@ def start(
 
     `parents` (name to digest, URI or run) become tags `parent.<name>`. An unfinished run with the same `key` is gone on with, so a step
     that was killed has one curve. `BLIP_GROUP` gathers runs under one of that name. `MLFLOW_RUN_ID` names a run that another system made.
-    `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=true` adds the machine's load. `BLIP_TRACKING=off`, and all ranks but the first, keep nothing.
+    `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false` leaves out the machine's load. `BLIP_TRACKING=off`, and all ranks but the first, keep nothing.
 
     Raises TrackingError at once when MLflow is not there.
     """
