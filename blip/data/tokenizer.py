@@ -100,8 +100,8 @@ class Tokenizer:
         return Tokens(ids, mask)
 
     def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
-        """Texts of rows of ids `(B, L)`, or of rows of different lengths; special tokens are left out."""
-        return self.backend.decode_batch([list(map(int, row)) for row in ids])
+        """Texts of rows of ids `(B, L)`, or of rows of different lengths; special tokens are left out, marks join their words."""
+        return [join_marks(text) for text in self.backend.decode_batch([list(map(int, row)) for row in ids])]
 
 
 def wordpiece(vocab: dict[str, int]) -> tokenizers.Tokenizer:
@@ -111,6 +111,17 @@ def wordpiece(vocab: dict[str, int]) -> tokenizers.Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     return backend
+
+
+JOINED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve", " 're": "'re"}
+"""What stands apart as tokens and together in texts, in the order in which the reference's decoder replaces it."""
+
+
+def join_marks(text: str) -> str:
+    """`a man ' s hat` to `a man's hat`: the tokenizers library cleans token by token, and misses what three tokens make up."""
+    for apart, together in JOINED.items():
+        text = text.replace(apart, together)
+    return text
 
 
 PUNCTUATION = re.compile(r"[.!\"()*#:;~]")

@@ -63,6 +63,17 @@ def test_decoding_leaves_out_special_tokens_and_joins_pieces(golden):
     assert golden.decode([ids, [golden.sep]]) == ["is treey, right?", ""]
 
 
+def test_marks_that_are_tokens_join_their_words_as_in_transformers(tmp_path):
+    texts = ["a man's hat, isn't it? don't!", "the dogs' 'ring'. we've", "a-b"]
+    ours = Tokenizer.train(texts, 200)
+    ours.save(tmp_path)
+    ids = ours.encode(texts, 40).ids
+    theirs = BertTokenizerFast.from_pretrained(tmp_path)
+    expected = [theirs.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=True) for row in ids]
+    assert ours.decode(ids) == expected
+    assert expected[0] == texts[0]
+
+
 def test_a_text_cannot_smuggle_special_tokens_in(golden):
     ids = golden.encode([clean_caption("[SEP] [DEC] dog [ENC]")], 30).ids[0, 1:-1]
     assert not {golden.sep, golden.dec, golden.enc} & set(ids.tolist())
