@@ -120,10 +120,10 @@ class TextLayer(nn.Module):
 class Embeddings(nn.Module):
     """Words and positions."""
 
-    def __init__(self, cfg: TextConfig):
+    def __init__(self, cfg: TextConfig, pad: int):
         super().__init__()
         self.dropout = cfg.dropout
-        self.word = nn.Embedding(cfg.vocab_size, cfg.width, padding_idx=0)
+        self.word = nn.Embedding(cfg.vocab_size, cfg.width, padding_idx=pad)
         self.position = nn.Embedding(cfg.positions, cfg.width)
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps)
 
@@ -142,11 +142,11 @@ class TextOutput:
 
 
 class TextTransformer(nn.Module):
-    """A stack of text layers; looks at images through `cross`, and is a plain text encoder without."""
+    """A stack of text layers; looks at images through `cross`, and is a plain text encoder without. The word `pad` is not learnt."""
 
-    def __init__(self, cfg: TextConfig, cross_width: int | None):
+    def __init__(self, cfg: TextConfig, cross_width: int | None, pad: int = 0):
         super().__init__()
-        self.embeddings = Embeddings(cfg)
+        self.embeddings = Embeddings(cfg, pad)
         self.layers = nn.ModuleList(TextLayer(cfg, cross_width) for _ in range(cfg.depth))
         self.checkpoint_from = cfg.depth - cfg.checkpoint_last
         initialise(self, cfg.init_std)

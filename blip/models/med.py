@@ -60,10 +60,10 @@ class MED(nn.Module):
         self.cfg = cfg
         self.visual_encoder = VisionEncoder(cfg.vision)
         if decoder:
-            self.text_decoder = TextTransformer(cfg.text, cfg.vision.width)
+            self.text_decoder = TextTransformer(cfg.text, cfg.vision.width, cfg.tokens.pad)
             self.lm_head = LMHead(cfg.text, self.text_decoder.embeddings.word)
         if encoder:
-            self.text_encoder = TextTransformer(cfg.text, cfg.vision.width)
+            self.text_encoder = TextTransformer(cfg.text, cfg.vision.width, cfg.tokens.pad)
             self.vision_proj = nn.Linear(cfg.vision.width, cfg.embed)
             self.text_proj = nn.Linear(cfg.text.width, cfg.embed)
             self.itm_head = nn.Linear(cfg.text.width, 2)

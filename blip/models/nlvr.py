@@ -48,7 +48,7 @@ class NLVRModel(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.visual_encoder = VisionEncoder(cfg.vision)
-        self.text_encoder = TextTransformer(cfg.text, None)
+        self.text_encoder = TextTransformer(cfg.text, None, cfg.tokens.pad)
         for i, layer in enumerate(self.text_encoder.layers):
             layer.cross_attention = TwoImageAttention(cfg.text, cfg.vision.width, merge=i >= MERGED_FROM)
         self.cls_head = nn.Sequential(nn.Linear(cfg.text.width, cfg.text.width), nn.ReLU(), nn.Linear(cfg.text.width, 2))

@@ -16,8 +16,8 @@ class VQAModel(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.visual_encoder = VisionEncoder(cfg.vision)
-        self.text_encoder = TextTransformer(cfg.text, cfg.vision.width)
-        self.text_decoder = TextTransformer(cfg.text, cfg.text.width)
+        self.text_encoder = TextTransformer(cfg.text, cfg.vision.width, cfg.tokens.pad)
+        self.text_decoder = TextTransformer(cfg.text, cfg.text.width, cfg.tokens.pad)
         self.lm_head = LMHead(cfg.text, self.text_decoder.embeddings.word)
 
     def read(self, images: Tensor, question: Tokens) -> list[KeysValues]:

@@ -82,6 +82,16 @@ def test_checkpointing_recomputes_the_same_gradients(last: int):
         assert plain.equal(recomputed)
 
 
+def test_the_word_that_pads_is_not_learnt_wherever_it_stands():
+    transformer = TextTransformer(CONFIG, 24, pad=3)
+    assert not transformer.embeddings.word.weight[3].any()
+    ids = torch.tensor([[1, 0, 4, 3]])
+    transformer(ids, bidirectional_mask(torch.ones_like(ids, dtype=torch.bool))).hidden.square().sum().backward()
+    gradient = transformer.embeddings.word.weight.grad
+    assert gradient is not None
+    assert gradient.any(1).nonzero()[:, 0].tolist() == [0, 1, 4]
+
+
 def test_the_padding_row_is_zero_and_weights_have_their_deviation(transformer: TextTransformer):
     assert not transformer.embeddings.word.weight[0].any()
     assert transformer.get_parameter("layers.0.feed_forward.up.weight").std().item() == pytest.approx(0.3, rel=0.1)
