@@ -74,11 +74,16 @@ class Alignment(nn.Module):
         self.teacher.train(mode and self.cfg.teacher_mode == "train")
         return self
 
-    def on_step(self, student: MED, step: int, steps_per_epoch: int) -> None:
-        """Moves the teacher towards the student, once an optimizer step and before its features are used; raises alpha."""
+    def on_step(self, student: MED, step: int, steps_per_epoch: int) -> list[nn.Parameter]:
+        """Moves the teacher towards the student, once an optimizer step and before its features are used; raises alpha.
+
+        Puts the temperature back within its bounds, from where it goes on, and gives it if it is learnt.
+        """
         follow(self.teacher, {name: getattr(student, name) for name in TAUGHT}, self.cfg.momentum)
         ramp = self.cfg.alpha_epochs * steps_per_epoch
         self.alpha = self.cfg.alpha * min(1.0, step / ramp if ramp else 1.0)
+        self.temperature.data.clamp_(*self.cfg.temperature_bounds)
+        return [self.temperature] if isinstance(self.temperature, nn.Parameter) else []
 
     def after_step(self) -> None:
         """Writes the step's features to the queue in the order of the global batch, on however many processes it was computed."""
@@ -86,11 +91,6 @@ class Alignment(nn.Module):
             image, text, ids = (gather(torch.cat(parts)) for parts in zip(*self.unwritten, strict=True))
             self.queue.write(image, text, ids)
             self.unwritten.clear()
-
-    def bounded_temperature(self) -> Tensor:
-        """The temperature `(1,)` within its bounds; the gradient goes to the parameter as if there were none."""
-        held = self.temperature.clamp(*self.cfg.temperature_bounds)
-        return self.temperature + (held - self.temperature).detach()
 
     @torch.no_grad()
     def teach(self, images: Tensor, text: Tokens) -> tuple[Tensor, Tensor]:
@@ -116,13 +116,12 @@ class Alignment(nn.Module):
         old_image, old_text, old_ids, written = self.queue.contents()
         keys_image, keys_text = torch.cat([teacher_image, old_image]), torch.cat([teacher_text, old_text])
         positive, excluded = self.relations(ids, torch.cat([ids, old_ids]), written)
-        temperature = self.bounded_temperature()
 
         def logits(feature: Tensor, keys: Tensor, temperature: Tensor) -> Tensor:
             return (feature @ keys.T / temperature).masked_fill(excluded, -torch.inf)
 
+        temperature, fixed = self.temperature, self.temperature.detach()
         i2t, t2i = logits(image, keys_text, temperature), logits(text, keys_image, temperature)
-        fixed = temperature.detach()
         loss = contrastive_loss(
             i2t, t2i, logits(teacher_image, keys_text, fixed), logits(teacher_text, keys_image, fixed), positive, self.alpha
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip.batch import Batch, Example
 from blip.config import Config
@@ -47,8 +47,8 @@ class Pretraining(Task[MED]):
         self.tokens: Tensor | None = None
         self.alignment = Alignment(cfg.alignment, model)
 
-    def on_step(self, step: int, steps_per_epoch: int) -> None:
-        self.alignment.on_step(self.model, step, steps_per_epoch)
+    def on_step(self, step: int, steps_per_epoch: int) -> list[nn.Parameter]:
+        return self.alignment.on_step(self.model, step, steps_per_epoch)
 
     def look_ahead(self, micro_batches: Sequence[Batch]) -> None:
         self.tokens = shared_count(micro_batches, 1, self.cfg.lm_reduction)

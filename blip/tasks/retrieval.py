@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip.batch import Batch, Example, Tokens
 from blip.config import Config
@@ -40,8 +40,8 @@ class Retrieval(Task[MED]):
         self.tokenizer = tokenizer
         self.alignment = Alignment(cfg.alignment, model)
 
-    def on_step(self, step: int, steps_per_epoch: int) -> None:
-        self.alignment.on_step(self.model, step, steps_per_epoch)
+    def on_step(self, step: int, steps_per_epoch: int) -> list[nn.Parameter]:
+        return self.alignment.on_step(self.model, step, steps_per_epoch)
 
     def after_step(self) -> None:
         self.alignment.after_step()

@@ -29,8 +29,12 @@ class Task(nn.Module, ABC, Generic[Model]):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The named losses of a micro-batch, 0-dim; their sum is minimised."""
 
-    def on_step(self, step: int, steps_per_epoch: int) -> None:
-        """Runs before the first micro-batch of optimizer step `step` (from 0): the teacher follows, ramps rise."""
+    def on_step(self, step: int, steps_per_epoch: int) -> list[nn.Parameter]:  # noqa: ARG002
+        """Runs before the first micro-batch of optimizer step `step` (from 0): the teacher follows, ramps rise.
+
+        Gives the trained parameters that it changed, which the optimizer may hold a copy of.
+        """
+        return []
 
     def look_ahead(self, micro_batches: Sequence[Batch]) -> None:
         """Sees all of this process's micro-batches of an optimizer step before the first of them: what is shared is counted here."""

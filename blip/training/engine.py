@@ -112,7 +112,7 @@ class Engine:
             self.task.train()
         rate = learning_rate(self.schedule, self.optimizer_cfg.lr, self.step, self.steps, self.steps_per_epoch)
         set_learning_rate(self.deepspeed.optimizer.param_groups, rate)
-        self.task.on_step(self.step, self.steps_per_epoch)
+        self.zero.adopt(self.deepspeed, self.task.on_step(self.step, self.steps_per_epoch))
         self.task.look_ahead(micro_batches)
         rows, names = [], []
         for i, batch in enumerate(micro_batches):

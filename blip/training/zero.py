@@ -16,6 +16,7 @@ import deepspeed.ops
 from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_get_local_optimizer_state,
+    safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
     safe_set_local_optimizer_state,
 )
@@ -48,6 +49,13 @@ def wrap(task: Task, optimizer: torch.optim.Optimizer, stage: int, accumulation:
     engine = deepspeed.initialize(model=task, optimizer=optimizer, config=config, dist_init_required=False)[0]
     engine.enable_backward_allreduce = stage > 0 or world() > 1  # alone at stage 0 it would copy all gradients for nothing
     return engine
+
+
+def adopt(engine: Any, parameters: list[torch.nn.Parameter]) -> None:
+    """Lets the optimizer go on from what these parameters hold now: under ZeRO it steps a copy of its own."""
+    if engine.zero_optimization():
+        for parameter in parameters:
+            safe_set_full_fp32_param(parameter, parameter.detach())
 
 
 def whole_state(engine: Any, stepped: bool) -> Iterator[tuple[str, Tensor]]:

@@ -37,12 +37,16 @@ def test_alpha_rises_over_one_epoch_in_retrieval(make):
 
 
 @pytest.mark.parametrize(("temperature", "used"), [(1e-5, 0.001), (0.07, 0.07), (3.0, 0.5)])
-def test_the_temperature_is_used_within_its_bounds_and_keeps_its_gradient(make, temperature: float, used: float):
-    alignment = make(pretraining(temperature=temperature)).alignment
-    bounded = alignment.bounded_temperature()
-    bounded.sum().backward()
-    assert bounded.item() == pytest.approx(used)
-    assert alignment.temperature.grad.item() == 1
+def test_the_temperature_goes_on_from_within_its_bounds_and_keeps_its_gradient(make, batch_of, temperature: float, used: float):
+    task = make(pretraining(temperature=temperature)).train()
+    assert task.on_step(0, 1) == [task.alignment.temperature]
+    assert task.alignment.temperature.item() == pytest.approx(used)
+    task(batch_of(task))["itc"].backward()
+    assert task.alignment.temperature.grad.item() != 0
+
+
+def test_a_temperature_that_is_held_is_none_of_the_optimizers(make):
+    assert make(pretraining(learn_temperature=False)).on_step(0, 1) == []
 
 
 def test_the_teacher_moves_once_a_step_and_not_in_evaluation(make, batch_of):

@@ -43,6 +43,22 @@ def test_the_task_learns():
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
+class BoundedTask(ToyTask):
+    """Holds its temperature, which starts at 0.5, below 0.3."""
+
+    def on_step(self, step: int, steps_per_epoch: int) -> list[torch.nn.Parameter]:  # noqa: ARG002
+        self.temperature.data.clamp_(max=0.3)
+        return [self.temperature]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_the_optimizer_goes_on_from_what_the_task_changed_before_the_step(zero: int):
+    engine = make_engine(zero=zero, task=BoundedTask)
+    for step in range(3):
+        engine.train(list(islice(batches(step, 1), 1)))
+        assert 0.25 < engine.task.temperature.item() < 0.32, "within some steps of its bound"
+
+
 def test_a_report_tells_rate_norm_samples_and_tokens():
     reports: list[Report] = []
     fit(make_engine(schedule=ScheduleConfig(warmup_steps=4, warmup_from=0.0), accumulation=2), batches(0, 2), [reports.append])
@@ -85,8 +101,9 @@ class Poisoned(ToyTask):
         super().__init__()
         self.at, self.value, self.now = at, value, -1
 
-    def on_step(self, step: int, steps_per_epoch: int) -> None:  # noqa: ARG002
+    def on_step(self, step: int, steps_per_epoch: int) -> list[torch.nn.Parameter]:
         self.now = step
+        return super().on_step(step, steps_per_epoch)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         losses = super().forward(batch)
