@@ -11,8 +11,9 @@ from blip.tasks.vqa import VQA, VQAConfig
 
 
 def task(golden: Golden, **changes: Any) -> VQA:
-    cfg = VQAConfig(**changes)
-    model = build_model(cfg, golden.med())
+    sizes = golden.med()
+    cfg = VQAConfig(answer_tokens=sizes.text.positions, **changes)  # the reference cuts no answer
+    model = build_model(cfg, sizes)
     load(model, golden.weights("vqa"))
     vqa = build_task(cfg, model, golden.tokenizer)
     assert isinstance(vqa, VQA)
