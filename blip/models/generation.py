@@ -91,7 +91,7 @@ def sample(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, un
 
     `uniforms` `(B, max_length - P)` in [0, 1) are the draws, one a token, taken by inverse cumulative probability, so that a text
     depends on its own draws and never on its neighbours in the batch. The log-probability is that of the words under the whole
-    distribution, before penalty and truncation.
+    distribution, before penalty and truncation. Raises ValueError where the model gives logits that are not finite.
     """
     ids, past, feed = prompt, None, prompt
     done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
@@ -105,14 +105,24 @@ def sample(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, un
         words, probabilities = keep_nucleus(allowed, cfg.top_k, cfg.top_p)
         drawn = (probabilities.cumsum(1) <= uniforms[:, i, None]).sum(1, keepdim=True)
         # a sum that rounds to just under 1 must not reach past the last word of the set
-        drawn = drawn.clamp(max=(probabilities > 0).sum(1, keepdim=True) - 1)
+        drawn = drawn.clamp(max=(probabilities > 0).sum(1, keepdim=True) - 1).clamp(min=0)  # of a row of NaN nothing is above 0
         word = words.gather(1, drawn).masked_fill(done[:, None], sep)
         total += logits.log_softmax(1).gather(1, word)[:, 0].masked_fill(done, 0.0)
         done = done | (word[:, 0] == sep)
         ids, feed = torch.cat([ids, word], 1), word
         if done.all():
             break
+    finite = total.isfinite()  # a logit that is not spoils the sum for good: one look at the end is enough, and waits for no device
+    if not finite.all():
+        raise diverged(int((~finite).sum()), len(prompt))
     return Texts(until_end(ids, prompt.shape[1], sep), total)
+
+
+def diverged(texts: int, batch: int) -> ValueError:
+    return ValueError(
+        f"generation: the model gave logits that are not finite (NaN or infinite) for {texts} of {batch} texts; "
+        "has it diverged, or is its precision too low? Look at its weights, or run it in float32"
+    )
 
 
 def until_end(ids: Tensor, start: int, sep: int) -> list[list[int]]:
@@ -136,6 +146,7 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
 
     Of the 2 x beams best continuations of each image those that end are finished if they rank within the first `beams`, the best `beams`
     of the others go on; an image is done when no open text can beat the worst of its `beams` finished ones.
+    Raises ValueError where the model gives logits that are not finite.
     """
     batch, beams = len(prompt), cfg.beams
     ids = prompt.repeat_interleave(beams, 0)
@@ -156,7 +167,10 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
         length = ids.shape[1]
         tokens = ids.tolist()
         chosen_scores, chosen_rows, chosen_words = [], [], []
-        for b, row_scores in enumerate(ranked.tolist()):
+        best_scores = ranked.tolist()
+        if spoilt := sum(math.isnan(row_scores[0]) for row_scores in best_scores):  # NaN ranks above all
+            raise diverged(spoilt, batch)
+        for b, row_scores in enumerate(best_scores):
             kept = 0
             for rank, (score, row, word) in enumerate(zip(row_scores, rows[b], words[b], strict=True)):
                 if word == sep:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blip.models.bert import KeysValues
-from blip.models.generation import Beam, Nucleus, beam_search, keep_nucleus, penalise, sample
+from blip.models.generation import Beam, Nucleus, Texts, beam_search, keep_nucleus, penalise, sample
 from blip.models.med import MED
 
 SEP = 2
@@ -164,6 +164,34 @@ def test_lengths_count_the_prompt_and_the_prompt_is_cut_by_tokens(med: MED, cros
             texts = sample(med.write_on, prompt, cross, cfg, torch.rand(2, 9), SEP)
     assert [len(ids) for ids in texts.ids] == [5, 5]
     assert all(SEP not in ids and 17 not in ids for ids in texts.ids)
+
+
+@pytest.mark.parametrize("cfg", [Beam(min_length=3, max_length=9), Nucleus(min_length=3, max_length=9)])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("at", [0, 3])
+def test_logits_that_are_not_finite_are_an_error_that_says_so(
+    med: MED, cross: list[KeysValues], prompt: Tensor, cfg: Beam | Nucleus, value: float, at: int
+):
+    torch.nn.init.constant_(med.lm_head.decoder.bias.data[SEP : SEP + 1], -20.0)  # no text ends before
+    calls = 0
+
+    def step(ids: Tensor, cross: list[KeysValues], past: list[KeysValues] | None) -> tuple[Tensor, list[KeysValues]]:
+        nonlocal calls
+        logits, past = med.write_on(ids, cross, past)
+        if calls == at:
+            logits[-1, 7] = value  # the last beam, or the last text
+        calls += 1
+        return logits, past
+
+    def write() -> Texts:
+        match cfg:
+            case Beam():
+                return beam_search(step, prompt, cross, cfg, SEP)
+            case Nucleus():
+                return sample(step, prompt, cross, cfg, torch.rand(2, 9), SEP)
+
+    with pytest.raises(ValueError, match=r"logits that are not finite .* 1 of 2 texts"):
+        write()
 
 
 def test_the_nucleus_is_the_fewest_words_that_reach_p():
