@@ -16,8 +16,9 @@ TEXTS = ["a red square on the left of a green picture", "a small red circle, lef
 
 
 @pytest.fixture(scope="module")
-def golden() -> Tokenizer:
-    return Tokenizer.from_folder(GOLDEN / "vocab.txt")
+def words() -> Tokenizer:
+    """The vocabulary of the golden files that are in the repository, whichever are tested: it has the words used here."""
+    return Tokenizer.from_folder("tests/golden/vocab.txt")
 
 
 @pytest.mark.parametrize(
@@ -28,39 +29,40 @@ def test_cleaning_equals_the_reference(case):
     assert clean_question(case["text"], case["max_words"]) == case["question"]
 
 
-def test_special_tokens_follow_the_vocabulary(golden):
+def test_special_tokens_follow_the_vocabulary():
+    golden = Tokenizer.from_folder(GOLDEN / "vocab.txt")
     meta = json.loads((GOLDEN / "meta.json").read_text())
     expected = (meta["pad"], meta["cls"], meta["sep"], meta["bos"], meta["enc"], meta["vocab_size"])
     assert (golden.pad, golden.cls, golden.sep, golden.dec, golden.enc, golden.vocab_size) == expected
 
 
-def test_ids_and_mask(golden):
-    tokens = golden.encode(["A red square", "dog", "treey"], 10)
-    word = golden.backend.token_to_id
+def test_ids_and_mask(words):
+    tokens = words.encode(["A red square", "dog", "treey"], 10)
+    word = words.backend.token_to_id
     assert tokens.ids.tolist() == [
-        [golden.cls, word("a"), word("red"), word("square"), golden.sep],
-        [golden.cls, word("dog"), golden.sep, golden.pad, golden.pad],
-        [golden.cls, word("tree"), word("##y"), golden.sep, golden.pad],
+        [words.cls, word("a"), word("red"), word("square"), words.sep],
+        [words.cls, word("dog"), words.sep, words.pad, words.pad],
+        [words.cls, word("tree"), word("##y"), words.sep, words.pad],
     ]
     assert tokens.mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2, [True] * 4 + [False]]
     assert tokens.ids.dtype == torch.int64
 
 
-def test_long_texts_are_cut_and_keep_their_end(golden):
-    ids = golden.encode(["a red dog and a black cat"], 5, "max").ids
-    assert golden.decode(ids) == ["a red dog"]
-    assert ids[0, -1] == golden.sep
+def test_long_texts_are_cut_and_keep_their_end(words):
+    ids = words.encode(["a red dog and a black cat"], 5, "max").ids
+    assert words.decode(ids) == ["a red dog"]
+    assert ids[0, -1] == words.sep
 
 
-def test_padding_to_the_length_asked_for(golden):
-    assert golden.encode(["a dog"], 30, "max").ids.shape == (1, 30)
-    assert golden.encode([], 30, "max").ids.shape == (0, 30)
-    assert golden.encode([""], 30).ids.tolist() == [[golden.cls, golden.sep]]
+def test_padding_to_the_length_asked_for(words):
+    assert words.encode(["a dog"], 30, "max").ids.shape == (1, 30)
+    assert words.encode([], 30, "max").ids.shape == (0, 30)
+    assert words.encode([""], 30).ids.tolist() == [[words.cls, words.sep]]
 
 
-def test_decoding_leaves_out_special_tokens_and_joins_pieces(golden):
-    ids = [golden.dec, *golden.encode(["is treey, right?"], 30).ids[0].tolist(), golden.enc, golden.pad]
-    assert golden.decode([ids, [golden.sep]]) == ["is treey, right?", ""]
+def test_decoding_leaves_out_special_tokens_and_joins_pieces(words):
+    ids = [words.dec, *words.encode(["is treey, right?"], 30).ids[0].tolist(), words.enc, words.pad]
+    assert words.decode([ids, [words.sep]]) == ["is treey, right?", ""]
 
 
 def test_marks_that_are_tokens_join_their_words_as_in_transformers(tmp_path):
@@ -74,9 +76,9 @@ def test_marks_that_are_tokens_join_their_words_as_in_transformers(tmp_path):
     assert expected[0] == texts[0]
 
 
-def test_a_text_cannot_smuggle_special_tokens_in(golden):
-    ids = golden.encode([clean_caption("[SEP] [DEC] dog [ENC]")], 30).ids[0, 1:-1]
-    assert not {golden.sep, golden.dec, golden.enc} & set(ids.tolist())
+def test_a_text_cannot_smuggle_special_tokens_in(words):
+    ids = words.encode([clean_caption("[SEP] [DEC] dog [ENC]")], 30).ids[0, 1:-1]
+    assert not {words.sep, words.dec, words.enc} & set(ids.tolist())
 
 
 def test_trained_tokenizer_reads_back_and_by_transformers(tmp_path):

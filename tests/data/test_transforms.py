@@ -89,7 +89,7 @@ def test_every_kind_of_image_becomes_rgb(mode, photo):
 def test_bad_images_name_their_reason():
     whole = PHOTO.read_bytes()
     jpeg = io.BytesIO()
-    Image.open(PHOTO).save(jpeg, "jpeg")
+    Image.open(PHOTO).convert("RGB").save(jpeg, "jpeg")
     for data, reason in (
         (b"", "image cannot be decoded"),
         (b"<html>not found</html>", "image cannot be decoded"),
