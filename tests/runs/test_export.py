@@ -8,7 +8,9 @@ import torch
 import transformers
 from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering, BlipProcessor
+from typer.testing import CliRunner
 
+from blip.cli import app
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, eval_transform, normalise
 from blip.models.bert import TextConfig
@@ -80,6 +82,39 @@ def test_transformers_loads_the_folder_without_a_warning(kind: str, tmp_path: Pa
     assert not caplog.records
     ours = load_task(source).model
     assert theirs.vision_model.post_layernorm.weight.equal(ours.visual_encoder.norm.weight)
+
+
+@pytest.mark.parametrize("format", ["official", "hf"])
+@pytest.mark.parametrize("kind", CLASSES)
+def test_what_the_command_exports_comes_back_as_the_same_model(kind: str, format: str, tmp_path: Path):
+    source, out = folder(TASKS[kind], tmp_path / "model"), tmp_path / "out"
+    done = CliRunner().invoke(app, ["export", "--model", str(source), "--format", format, "--out", str(out)])
+    assert (done.exit_code, done.stdout.split()) == (0, [str(out)]), done.output
+    ours = load_task(source).model
+    model = build_model(TASKS[kind], ours.cfg)
+    report = load(model, str(out if format == "hf" else out / "model.pth"), inherits(TASKS[kind]))
+    assert not report.missing
+    theirs = dict(model.named_parameters())
+    assert all(p.equal(theirs[name]) for name, p in ours.named_parameters())
+    assert (out / SIDE_FILE).is_file() == (format == "hf" and kind == "retrieval")
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_transformers_gets_the_sizes_constants_and_token_ids_of_the_model(kind: str, tmp_path: Path):
+    source = folder(TASKS[kind], tmp_path / "model")
+    [out] = export(source, tmp_path / "out", "hf")
+    theirs, cfg = CLASSES[kind].from_pretrained(out), load_task(source).model.cfg
+    text, vision = theirs.config.text_config, theirs.config.vision_config
+    assert (text.num_attention_heads, vision.num_attention_heads) == (cfg.text.heads, cfg.vision.heads)
+    assert {m.eps for m in theirs.vision_model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+    texts = [getattr(theirs, name) for name in ("text_encoder", "text_decoder") if hasattr(theirs, name)]
+    assert texts
+    assert {m.eps for part in texts for m in part.modules() if isinstance(m, torch.nn.LayerNorm)} == {cfg.text.eps}
+    ids = cfg.tokens
+    assert (text.vocab_size, text.bos_token_id, text.eos_token_id) == (cfg.text.vocab_size, ids.dec, ids.sep)
+    assert (text.sep_token_id, text.pad_token_id) == (ids.sep, ids.pad)
+    tokenizer = BlipProcessor.from_pretrained(out).tokenizer
+    assert tokenizer.convert_tokens_to_ids(["[DEC]", "[ENC]", "[SEP]", "[PAD]", "[CLS]"]) == [ids.dec, ids.enc, ids.sep, ids.pad, ids.cls]
 
 
 def test_a_pretrained_model_becomes_one_that_writes_and_one_that_matches(tmp_path: Path):
