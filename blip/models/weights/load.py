@@ -85,14 +85,15 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, so
     for name, parameter in chain(model.named_parameters(remove_duplicate=False), model.named_buffers()):
         names[parameter].append(name)
     filled: dict[Tensor, Tensor] = {}
-    used, missing, resized, mismatched = set[str](), list[str](), dict[str, str](), dict[str, str]()
+    used, missing, resized, mismatched, differing = set[str](), list[str](), dict[str, str](), dict[str, str](), list[str]()
     for parameter, its_names in names.items():
         keys = [key for name in its_names for key in stored(name, tensors, spelling)]
         used.update(keys)
         if not keys:
             missing.extend(its_names)
             continue
-        tensor = the_same(keys, tensors, source)
+        tensor = tensors[keys[0]]
+        differing += [f"{keys[0]} and {key}" for key in keys[1:] if not torch.equal(tensor, tensors[key])]
         fitted = fit(its_names[0], tensor, parameter)
         if fitted is None:
             mismatched |= dict.fromkeys(its_names, change(tensor, parameter))
@@ -103,7 +104,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, so
     unused = [key for key in tensors if key not in used]
     loaded = tuple(name for parameter in filled for name in names[parameter])
     report = Report(source, loaded, tuple(unused), tuple(missing), resized, mismatched)
-    check(report, allowed)
+    check(report, differing, allowed)
     with torch.no_grad():
         for parameter, tensor in filled.items():
             parameter.copy_(tensor)
@@ -113,17 +114,6 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, so
 def stored(name: str, tensors: Mapping[str, Tensor], spelling: Spelling) -> list[str]:
     """The names under which a file holds a parameter; either of two cross-attentions starts from a single one."""
     return [key for key in spelling(name) if key in tensors] or [key for key in spelling(one_image(name)) if key in tensors]
-
-
-def the_same(keys: Sequence[str], tensors: Mapping[str, Tensor], source: str) -> Tensor:
-    """The one tensor that a file stores under several names. Raises WeightsError if they differ."""
-    first, *others = keys
-    for other in others:
-        if not torch.equal(tensors[first], tensors[other]):
-            raise WeightsError(
-                f"{source}: {first} and {other} are one tensor in this model but differ in the file; does model.share fit it?"
-            )
-    return tensors[first]
 
 
 def fit(name: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
@@ -155,17 +145,18 @@ def change(tensor: Tensor, parameter: Tensor) -> str:
     return f"{tuple(tensor.shape)} -> {tuple(parameter.shape)}"
 
 
-def check(report: Report, allowed: Allowed) -> None:
-    """Raises WeightsError that lists what is not as it should be and not allowed to be so."""
+def check(report: Report, differing: Sequence[str], allowed: Allowed) -> None:
+    """Raises WeightsError that lists what is not as it should be and not allowed to be so; that tied tensors are `differing` never is."""
     unused = unlisted(report.unused, allowed.unused + WITHOUT_MEANING)
     missing, mismatched = unlisted(report.missing, allowed.missing), unlisted(report.mismatched, allowed.missing)
     problems = [f"  not in the model: {name}" for name in unused]
     problems += [f"  not in the file: {name}" for name in missing]
     problems += [f"  of another shape: {name} {report.mismatched[name]}" for name in mismatched]
+    problems += [f"  {names} are one tensor in the model but differ in the file; does model.share fit it?" for names in differing]
     if problems:
         raise WeightsError(
             f"{report.source} does not fit the model ({len(report.loaded)} tensors do):\n" + "\n".join(problems) + "\n"
-            "If that is meant, allow it by name or pattern."
+            "If that is meant, allow what is unused or missing by name or pattern."
         )
 
 

@@ -89,11 +89,15 @@ def test_a_part_of_a_shared_model_starts_from_the_whole_models_file(small: MEDCo
 
 def test_a_tied_tensor_that_is_stored_twice_must_be_equal(small: MEDConfig, tmp_path: Path):
     tensors = official_tensors(MED(small))
-    name = "text_encoder.encoder.layer.1.crossattention.self.key.weight"
-    tensors[name] = tensors[name] + 1
+    names = [f"encoder.layer.{layer}.crossattention.self.key.weight" for layer in range(2)]
+    for name in names:
+        tensors[f"text_encoder.{name}"] = tensors[f"text_encoder.{name}"] + 1
     write(tensors, tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=r"layer\.1\.crossattention\.self\.key\.weight .*differ"):
+    with pytest.raises(WeightsError) as error:
         load(MED(small), str(tmp_path / "model.pth"))
+    for name in names:
+        assert f"text_decoder.bert.{name} and text_encoder.{name} are one tensor in the model but differ" in str(error.value)
+    assert str(error.value).count("\n  ") == 2, "nothing else is listed"
     load(MED(small.model_copy(update={"share": "none"})), str(tmp_path / "model.pth"))
 
 
