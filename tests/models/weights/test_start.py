@@ -1,5 +1,6 @@
 """Starting from ImageNet's ViT and from BERT: from a file, a folder, a store and a hub's cache."""
 
+import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -10,10 +11,13 @@ from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
 from blip.models.med import MED, MEDConfig
+from blip.models.vision import VisionConfig
 from blip.models.weights.export import official_tensors
 from blip.models.weights.files import WeightsError, write
-from blip.models.weights.load import load
-from blip.models.weights.start import InitConfig, start
+from blip.models.weights.load import fill, load
+from blip.models.weights.names import bert as bert_names
+from blip.models.weights.names import timm as timm_names
+from blip.models.weights.start import IMAGENET, NEW_TOKENS, WORDS, InitConfig, start
 from blip.storage import StoreError, open_store
 
 
@@ -133,19 +137,76 @@ def test_weights_come_from_a_bucket_by_file_and_by_folder(small: MEDConfig, tmp_
         load(MED(small), f"{s3}/nowhere.pth")
 
 
-def test_a_hub_name_is_found_in_the_cache_without_a_network(
-    small: MEDConfig, bert: BertForPreTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    repository = tmp_path / "models--google-bert--bert-base-uncased"
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    bert.save_pretrained(repository / "snapshots" / revision)
+def put_into_cache(cache: Path, name: str, weights: Path) -> None:
+    """Lays a file where the hub's client would have it after a download."""
+    repository, revision = cache / f"models--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
+    (repository / "snapshots" / revision).mkdir(parents=True)
+    shutil.copy(weights, repository / "snapshots" / revision)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["hub", "folder", "store"])
+@pytest.mark.parametrize("name", ["deit_base_patch16_224.fb_in1k", "vit_large_patch16_224.augreg_in21k"])
+def test_images_and_texts_start_by_hub_name_folder_and_store_without_a_network(
+    small: MEDConfig,
+    imagenet: dict[str, Tensor],
+    bert: BertForPreTraining,
+    where: str,
+    name: str,
+    tmp_path: Path,
+    s3: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (tmp_path / "vit").mkdir()
+    write(imagenet, tmp_path / "vit" / "model.safetensors")
+    bert.save_pretrained(tmp_path / "bert")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    match where:
+        case "hub":
+            put_into_cache(tmp_path / "cache", f"timm/{name}", tmp_path / "vit" / "model.safetensors")
+            put_into_cache(tmp_path / "cache", "google-bert/bert-base-uncased", tmp_path / "bert" / "model.safetensors")
+            cfg = InitConfig(vision=name, text="google-bert/bert-base-uncased")
+        case "folder":
+            cfg = InitConfig(vision=str(tmp_path / "vit"), text=str(tmp_path / "bert"))
+        case _:
+            for part in ("vit", "bert"):
+                open_store(s3).put_file(f"{part}/model.safetensors", tmp_path / part / "model.safetensors")
+            cfg = InitConfig(vision=f"{s3}/vit", text=f"{s3}/bert/model.safetensors")
     model = MED(small)
-    start(model, InitConfig(text="google-bert/bert-base-uncased"))
+    start(model, cfg)
+    assert model.visual_encoder.get_parameter("blocks.1.attn.qkv.weight").equal(imagenet["blocks.1.attn.qkv.weight"])
     assert model.lm_head.dense.weight.equal(bert.get_parameter("cls.predictions.transform.dense.weight"))
+
+
+@pytest.mark.parametrize(
+    ("name", "vision"),
+    [
+        ("deit_base_patch16_224.fb_in1k", VisionConfig()),
+        ("vit_base_patch16_224.augreg_in21k", VisionConfig()),
+        ("vit_large_patch16_224.augreg_in21k", VisionConfig(width=1024, depth=24, heads=16)),
+    ],
+)
+def test_the_papers_image_encoders_have_timms_tensors(name: str, vision: VisionConfig):
+    with torch.device("meta"):
+        theirs, model = timm.create_model(name), MED(MEDConfig(vision=vision), encoder=False)
+    report = fill(model, theirs.state_dict(), timm_names, name, IMAGENET)
+    assert set(report.loaded) == {name for name, _ in model.named_parameters() if name.startswith("visual_encoder.")}
+    assert set(report.unused) == {"head.weight", "head.bias"}
+    assert not report.resized
+
+
+def test_bert_base_has_the_shapes_of_the_papers_texts():
+    with torch.device("meta"):
+        theirs, model = BertForPreTraining(BertConfig()).state_dict(), MED(MEDConfig())
+    for name, parameter in model.named_parameters():
+        if name.startswith(("text_decoder", "text_encoder", "lm_head")) and "cross_attention" not in name:
+            [*spelt] = bert_names(name)
+            assert spelt, name
+            for key in spelt:
+                new = NEW_TOKENS if key in WORDS else 0
+                assert (theirs[key].shape[0] + new, *theirs[key].shape[1:]) == tuple(parameter.shape), name
 
 
 def test_weights_that_are_nowhere_are_named_with_what_was_tried(small: MEDConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
