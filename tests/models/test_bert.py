@@ -73,8 +73,12 @@ def test_checkpointing_recomputes_the_same_gradients(last: int):
         cfg = CONFIG.model_copy(update={"checkpoint_last": checkpoint_last, "dropout": 0.1})
         transformer = TextTransformer(cfg, 24).train()
         image = torch.randn(2, 5, 24, requires_grad=True)
+        passes = []
+        for layer in transformer.layers:
+            layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
         torch.manual_seed(1)
         transformer(IDS, bidirectional_mask(MASK), transformer.cross_keys_values(image)).hidden.square().sum().backward()
+        assert len(passes) == CONFIG.depth + checkpoint_last
         gradients.append([p.grad for p in transformer.parameters()] + [image.grad])
     for plain, recomputed in zip(*gradients, strict=True):
         assert plain is not None

@@ -29,7 +29,11 @@ def test_checkpointing_recomputes_the_same_gradients(last: int):
         torch.manual_seed(0)
         encoder = VisionEncoder(CONFIG.model_copy(update={"checkpoint_last": checkpoint_last, "drop_path": 0.3})).train()
         images = torch.randn(4, 3, 16, 16, requires_grad=True)
+        passes = []
+        for block in encoder.blocks:
+            block.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
         encoder(images).square().sum().backward()
+        assert len(passes) == CONFIG.depth + checkpoint_last
         gradients.append([p.grad for p in encoder.parameters()] + [images.grad])
     for plain, recomputed in zip(*gradients, strict=True):
         assert plain is not None
