@@ -112,7 +112,7 @@ def sample(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, un
         ids, feed = torch.cat([ids, word], 1), word
         if done.all():
             break
-    finite = total.isfinite()  # a logit that is not spoils the sum for good: one look at the end is enough, and waits for no device
+    finite = total.isfinite()  # a logit that is not spoils the sum for good: one look at the end is enough
     if not finite.all():
         raise diverged(int((~finite).sum()), len(prompt))
     return Texts(until_end(ids, prompt.shape[1], sep), total)
