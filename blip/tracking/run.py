@@ -224,7 +224,8 @@ def start(
 
     `parents` (name to digest, URI or run) become tags `parent.<name>`. An unfinished run with the same `key` is gone on with, so a step
     that was killed has one curve. `BLIP_GROUP` gathers runs under one of that name. `MLFLOW_RUN_ID` names a run that another system made.
-    `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false` leaves out the machine's load. `BLIP_TRACKING=off`, and all ranks but the first, keep nothing.
+    `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false` leaves out the load of the machine. `BLIP_TRACKING=off`, and all ranks but the first, keep
+    nothing.
 
     Raises TrackingError at once when MLflow is not there.
     """
