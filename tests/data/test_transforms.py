@@ -87,9 +87,11 @@ def test_every_kind_of_image_becomes_rgb(mode, photo):
 
 
 def test_bad_images_name_their_reason():
-    whole = PHOTO.read_bytes()
-    jpeg = io.BytesIO()
-    Image.open(PHOTO).convert("RGB").save(jpeg, "jpeg")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    picture.save(png, "png")
+    picture.save(jpeg, "jpeg")
+    whole = png.getvalue()
     for data, reason in (
         (b"", "image cannot be decoded"),
         (b"<html>not found</html>", "image cannot be decoded"),
