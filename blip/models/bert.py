@@ -1,6 +1,7 @@
 """The text transformer: BERT's post-norm layers with cross-attention to an image. Masks come from outside."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -89,6 +90,30 @@ class FeedForward(nn.Module):
         return self.norm(x + F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training))
 
 
+class Past:
+    """Self-attention's keys and values of the words so far; the room for a whole text is taken once and filled in place."""
+
+    def __init__(self, room: int):
+        self.room, self.length = room, 0
+        self.layers: list[KeysValues] = []
+
+    def extend(self, layer: int, own: KeysValues) -> KeysValues:
+        """Puts those of new words `(B, heads, L, D)` behind a layer's others, and gives all of them."""
+        if layer == len(self.layers):
+            batch, heads, _, width = own[0].shape
+            self.layers.append((own[0].new_empty(batch, heads, self.room, width), own[1].new_empty(batch, heads, self.room, width)))
+        end = self.length + own[0].shape[2]
+        for kept, new in zip(self.layers[layer], own, strict=True):
+            kept[:, :, self.length : end] = new
+        keys, values = self.layers[layer]
+        return keys[:, :, :end], values[:, :, :end]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Lets each row `(B,)` go on from another one's past."""
+        for kept in (tensor for layer in self.layers for tensor in layer):
+            kept[:, :, : self.length] = kept[rows, :, : self.length]
+
+
 class TextLayer(nn.Module):
     """Self-attention, then cross-attention where there is something to look at, then feed-forward."""
 
@@ -105,16 +130,14 @@ class TextLayer(nn.Module):
         mask: Tensor | None,
         cross: KeysValues | None = None,
         cross_mask: Tensor | None = None,
-        past: KeysValues | None = None,
-    ) -> tuple[Tensor, KeysValues]:
-        """The layer's output, and its self-attention's keys and values with those of the `past` before them."""
+        extend: Callable[[KeysValues], KeysValues] | None = None,
+    ) -> Tensor:
+        """The layer's output; `extend` gives self-attention's keys and values with those of the past before them."""
         own = self.self_attention.keys_values(x)
-        if past is not None:
-            own = (torch.cat([past[0], own[0]], 2), torch.cat([past[1], own[1]], 2))
-        x = self.self_attention(x, own, mask)
+        x = self.self_attention(x, extend(own) if extend else own, mask)
         if cross is not None:
             x = self.cross_attention(x, cross, cross_mask)
-        return self.feed_forward(x), own
+        return self.feed_forward(x)
 
 
 class Embeddings(nn.Module):
@@ -131,14 +154,6 @@ class Embeddings(nn.Module):
         """Ids `(B, L)`, of which the first stands at position `start`, to `(B, L, D)`."""
         positions = self.position.weight[start : start + ids.shape[1]]
         return F.dropout(self.norm(self.word(ids) + positions), self.dropout, self.training)
-
-
-@dataclass
-class TextOutput:
-    """Hidden states `(B, L, D)` and each layer's self-attention keys and values."""
-
-    hidden: Tensor
-    past: list[KeysValues]
 
 
 class TextTransformer(nn.Module):
@@ -161,17 +176,20 @@ class TextTransformer(nn.Module):
         mask: Tensor | None,
         cross: list[KeysValues] | None = None,
         cross_mask: Tensor | None = None,
-        past: list[KeysValues] | None = None,
-    ) -> TextOutput:
-        """Reads ids `(B, L)` that follow the `past`; `mask` broadcasts to `(B, 1, L, past + L)`, True where attention may go."""
-        x = self.embeddings(ids, start=past[0][0].shape[2] if past else 0)
-        states = []
+        past: Past | None = None,
+    ) -> Tensor:
+        """Hidden states `(B, L, D)` of ids `(B, L)` that follow the `past`, which they join.
+
+        `mask` broadcasts to `(B, 1, L, past + L)`, True where attention may go.
+        """
+        x = self.embeddings(ids, start=past.length if past else 0)
         for i, layer in enumerate(self.layers):
-            inputs = (x, mask, cross[i] if cross else None, cross_mask, past[i] if past else None)
+            inputs = (x, mask, cross[i] if cross else None, cross_mask, partial(past.extend, i) if past else None)
             recompute = self.training and i >= self.checkpoint_from
-            x, state = checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
-            states.append(state)
-        return TextOutput(x, states)
+            x = checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
+        if past:
+            past.length += ids.shape[1]
+        return x
 
 
 class LMHead(nn.Module):

@@ -10,11 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from blip.config import Config
-from blip.models.bert import KeysValues
+from blip.models.bert import KeysValues, Past
 
-Past = list[KeysValues]
-Step = Callable[[Tensor, list[KeysValues], Past | None], tuple[Tensor, Past]]
-"""`(ids (B, L), cross, past)` to the next token's logits `(B, V)` and the new past, as `MED.write_on`."""
+Step = Callable[[Tensor, list[KeysValues], Past], Tensor]
+"""`(ids (B, L), cross, past)` to the next token's logits `(B, V)`, as `MED.write_on`."""
 
 
 class Nucleus(Config):
@@ -93,11 +92,11 @@ def sample(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, un
     depends on its own draws and never on its neighbours in the batch. The log-probability is that of the words under the whole
     distribution, before penalty and truncation. Raises ValueError where the model gives logits that are not finite.
     """
-    ids, past, feed = prompt, None, prompt
+    ids, past, feed = prompt, Past(cfg.max_length), prompt
     done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     total = torch.zeros(len(prompt), device=prompt.device)
     for i in range(cfg.max_length - prompt.shape[1]):
-        logits, past = step(feed, cross, past)
+        logits = step(feed, cross, past)
         logits = logits.float()
         allowed = penalise(logits, ids, cfg.repetition_penalty)
         if ids.shape[1] < cfg.min_length:
@@ -155,9 +154,9 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
     scores[:, 0] = 0.0  # all beams start alike: only the first may speak
     finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
     open_images = [True] * batch
-    past, feed = None, ids
+    past, feed = Past(cfg.max_length), ids
     while ids.shape[1] < cfg.max_length and any(open_images):
-        logits, past = step(feed, cross, past)
+        logits = step(feed, cross, past)
         log_p = penalise(logits.float().log_softmax(1), ids, cfg.repetition_penalty)
         if ids.shape[1] < cfg.min_length:
             log_p = without(log_p, sep)
@@ -189,7 +188,7 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
         scores = torch.tensor(chosen_scores, device=ids.device).view(batch, beams)
         feed = torch.tensor(chosen_words, device=ids.device)[:, None]
         ids = torch.cat([ids[order], feed], 1)
-        past = [(k[order], v[order]) for k, v in past]
+        past.reorder(order)
     tokens, length = ids.tolist(), ids.shape[1]
     for b in range(batch):
         if open_images[b]:

@@ -11,8 +11,8 @@ from blip.config import Config
 from blip.models.bert import (
     KeysValues,
     LMHead,
+    Past,
     TextConfig,
-    TextOutput,
     TextTransformer,
     bidirectional_mask,
     causal_mask,
@@ -78,7 +78,7 @@ class MED(nn.Module):
 
     def encode_text(self, text: Tokens) -> Tensor:
         """Text read alone, `(B, L, D)`; position 0 stands for the whole text."""
-        return self.text_encoder(text.ids, bidirectional_mask(text.mask)).hidden
+        return self.text_encoder(text.ids, bidirectional_mask(text.mask))
 
     def image_feature(self, image_tokens: Tensor) -> Tensor:
         """Image tokens `(B, N, D)` to unit vectors `(B, embed)`."""
@@ -91,19 +91,18 @@ class MED(nn.Module):
     def match(self, text: Tokens, cross: list[KeysValues]) -> Tensor:
         """Logits `(B, 2)` of image-text matching, column 1 for a match; `cross` comes from `text_encoder.cross_keys_values`."""
         ids = with_first(text.ids, self.cfg.tokens.enc) if self.cfg.enc_token else text.ids
-        hidden = self.text_encoder(ids, bidirectional_mask(text.mask), cross).hidden
+        hidden = self.text_encoder(ids, bidirectional_mask(text.mask), cross)
         return self.itm_head(hidden[:, 0])
 
     def write(self, text: Tokens, cross: list[KeysValues]) -> Tensor:
         """Logits `(B, L, vocabulary)` of each next token, [DEC] in front; `cross` comes from `text_decoder.cross_keys_values`."""
         ids = with_first(text.ids, self.cfg.tokens.dec)
-        return self.lm_head(self.text_decoder(ids, causal_mask(text.mask), cross).hidden)
+        return self.lm_head(self.text_decoder(ids, causal_mask(text.mask), cross))
 
-    def write_on(self, ids: Tensor, cross: list[KeysValues], past: list[KeysValues] | None) -> tuple[Tensor, list[KeysValues]]:
-        """Logits `(B, vocabulary)` after ids `(B, L)` that follow the `past`, and the past of the next call."""
-        mask = causal_mask(torch.ones_like(ids, dtype=torch.bool)) if past is None else None
-        out: TextOutput = self.text_decoder(ids, mask, cross, past=past)
-        return self.lm_head(out.hidden[:, -1:])[:, 0], out.past
+    def write_on(self, ids: Tensor, cross: list[KeysValues], past: Past) -> Tensor:
+        """Logits `(B, vocabulary)` after ids `(B, L)`, which follow the `past` and join it."""
+        mask = None if past.length else causal_mask(torch.ones_like(ids, dtype=torch.bool))
+        return self.lm_head(self.text_decoder(ids, mask, cross, past=past)[:, -1:])[:, 0]
 
 
 def with_first(ids: Tensor, token: int) -> Tensor:

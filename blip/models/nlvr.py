@@ -60,4 +60,4 @@ class NLVRModel(nn.Module):
         tokens = self.visual_encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         cross = self.text_encoder.cross_keys_values(tokens)
         ids = with_first(text.ids, self.cfg.tokens.enc)
-        return self.cls_head(self.text_encoder(ids, bidirectional_mask(text.mask), cross).hidden[:, 0])
+        return self.cls_head(self.text_encoder(ids, bidirectional_mask(text.mask), cross)[:, 0])

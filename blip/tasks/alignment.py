@@ -96,7 +96,7 @@ class Alignment(nn.Module):
     def teach(self, images: Tensor, text: Tokens) -> tuple[Tensor, Tensor]:
         """The teacher's image and text features `(B, D)`."""
         t = self.teacher
-        hidden = t["text_encoder"](text.ids, text.mask[:, None, None, :]).hidden
+        hidden = t["text_encoder"](text.ids, text.mask[:, None, None, :])
         image = nn.functional.normalize(t["vision_proj"](t["visual_encoder"](images)[:, 0]).float(), dim=-1)
         return image, nn.functional.normalize(t["text_proj"](hidden[:, 0]).float(), dim=-1)
 

@@ -14,7 +14,7 @@ from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
 from blip.metrics.vqa import vqa_accuracy
-from blip.models.bert import KeysValues
+from blip.models.bert import KeysValues, Past
 from blip.models.generation import Beam, beam_search
 from blip.models.vqa import VQAModel
 from blip.objectives.language_modeling import next_token_targets, token_losses
@@ -91,7 +91,7 @@ class VQA(Task[VQAModel]):
         mask = torch.ones_like(question.mask) if self.cfg.vqa_full_mask else question.mask
         prompt = torch.full((len(images), 1), self.model.cfg.tokens.dec, device=images.device)
 
-        def write_on(ids: Tensor, cross: list[KeysValues], past: list[KeysValues] | None) -> tuple[Tensor, list[KeysValues]]:
+        def write_on(ids: Tensor, cross: list[KeysValues], past: Past) -> Tensor:
             return self.model.write_on(ids, cross, past, mask.repeat_interleave(len(ids) // len(mask), 0))
 
         return self.tokenizer.decode(beam_search(write_on, prompt, cross, self.cfg.decoding, self.model.cfg.tokens.sep).ids)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip.models.bert import Attention, TextConfig, TextTransformer, bidirectional_mask, causal_mask
+from blip.models.bert import Attention, Past, TextConfig, TextTransformer, bidirectional_mask, causal_mask
 
 CONFIG = TextConfig(vocab_size=19, width=16, depth=3, heads=2, feed_forward=32, positions=12, init_std=0.3)
 IDS = torch.tensor([[1, 5, 6, 7, 8, 2], [1, 9, 10, 2, 0, 0]])
@@ -33,36 +33,44 @@ def test_attention_is_the_softmax_of_scaled_products_with_the_residual_normalise
 
 
 def test_padding_changes_no_real_token(transformer: TextTransformer):
-    alone = transformer(IDS[1:, :4], bidirectional_mask(MASK[1:, :4])).hidden
-    padded = transformer(IDS, bidirectional_mask(MASK)).hidden
+    alone = transformer(IDS[1:, :4], bidirectional_mask(MASK[1:, :4]))
+    padded = transformer(IDS, bidirectional_mask(MASK))
     torch.testing.assert_close(padded[1:, :4], alone)
 
 
 def test_a_causal_reader_does_not_see_what_comes(transformer: TextTransformer):
     later = IDS.clone()
     later[0, 4] = 3
-    before, after = (transformer(ids, causal_mask(MASK)).hidden for ids in (IDS, later))
+    before, after = (transformer(ids, causal_mask(MASK)) for ids in (IDS, later))
     torch.testing.assert_close(before[:, :4], after[:, :4])
     assert not torch.allclose(before[0, 4:], after[0, 4:])
 
 
 def test_without_an_image_cross_attention_is_skipped(transformer: TextTransformer):
-    read_alone = transformer(IDS, bidirectional_mask(MASK)).hidden
+    read_alone = transformer(IDS, bidirectional_mask(MASK))
     for layer in transformer.layers:
         del layer.cross_attention
-    assert transformer(IDS, bidirectional_mask(MASK)).hidden.equal(read_alone)
+    assert transformer(IDS, bidirectional_mask(MASK)).equal(read_alone)
 
 
 def test_reading_on_from_the_past_equals_reading_at_once(transformer: TextTransformer):
     cross = transformer.cross_keys_values(torch.randn(2, 5, 24))
     ids = IDS[:1].expand(2, -1)
-    at_once = transformer(ids, causal_mask(torch.ones_like(ids, dtype=torch.bool)), cross).hidden
-    out = transformer(ids[:, :3], causal_mask(torch.ones(2, 3, dtype=torch.bool)), cross)
-    parts = [out.hidden]
-    for i in range(3, 6):
-        out = transformer(ids[:, i : i + 1], None, cross, past=out.past)
-        parts.append(out.hidden)
+    at_once = transformer(ids, causal_mask(torch.ones_like(ids, dtype=torch.bool)), cross)
+    past = Past(room=8)
+    parts = [transformer(ids[:, :3], causal_mask(torch.ones(2, 3, dtype=torch.bool)), cross, past=past)]
+    parts += [transformer(ids[:, i : i + 1], None, cross, past=past) for i in range(3, 6)]
     torch.testing.assert_close(torch.cat(parts, 1), at_once)
+
+
+def test_a_row_goes_on_from_another_ones_past(transformer: TextTransformer):
+    mask, past = causal_mask(torch.ones(2, 3, dtype=torch.bool)), Past(room=4)
+    transformer(IDS[:, :3], mask, past=past)
+    past.reorder(torch.tensor([1, 0]))
+    found = transformer(IDS[:, 3:4], None, past=past)
+    crossed = torch.cat([IDS[:, :3].flip(0), IDS[:, 3:4]], 1)
+    expected = transformer(crossed, causal_mask(torch.ones(2, 4, dtype=torch.bool)))[:, 3:]
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("last", [1, 3])
@@ -77,7 +85,7 @@ def test_checkpointing_recomputes_the_same_gradients(last: int):
         for layer in transformer.layers:
             layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
         torch.manual_seed(1)
-        transformer(IDS, bidirectional_mask(MASK), transformer.cross_keys_values(image)).hidden.square().sum().backward()
+        transformer(IDS, bidirectional_mask(MASK), transformer.cross_keys_values(image)).square().sum().backward()
         assert len(passes) == CONFIG.depth + checkpoint_last
         gradients.append([p.grad for p in transformer.parameters()] + [image.grad])
     for plain, recomputed in zip(*gradients, strict=True):
@@ -90,7 +98,7 @@ def test_the_word_that_pads_is_not_learnt_wherever_it_stands():
     transformer = TextTransformer(CONFIG, 24, pad=3)
     assert not transformer.embeddings.word.weight[3].any()
     ids = torch.tensor([[1, 0, 4, 3]])
-    transformer(ids, bidirectional_mask(torch.ones_like(ids, dtype=torch.bool))).hidden.square().sum().backward()
+    transformer(ids, bidirectional_mask(torch.ones_like(ids, dtype=torch.bool))).square().sum().backward()
     gradient = transformer.embeddings.word.weight.grad
     assert gradient is not None
     assert gradient.any(1).nonzero()[:, 0].tolist() == [0, 1, 4]

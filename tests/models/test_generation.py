@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blip.models.bert import KeysValues
+from blip.models.bert import KeysValues, Past
 from blip.models.generation import Beam, Nucleus, Texts, beam_search, keep_nucleus, penalise, sample
 from blip.models.med import MED
 
@@ -35,7 +35,7 @@ def prompt() -> Tensor:
 
 def reader(med: MED, cross: list[KeysValues], row: int) -> Read:
     own = [(k[row : row + 1], v[row : row + 1]) for k, v in cross]
-    return lambda text: med.write_on(torch.tensor([text]), own, None)[0][0].detach()
+    return lambda text: med.write_on(torch.tensor([text]), own, Past(len(text)))[0].detach()
 
 
 def penalised(scores: Tensor, text: list[int], penalty: float) -> Tensor:
@@ -175,13 +175,13 @@ def test_logits_that_are_not_finite_are_an_error_that_says_so(
     torch.nn.init.constant_(med.lm_head.decoder.bias.data[SEP : SEP + 1], -20.0)  # no text ends before
     calls = 0
 
-    def step(ids: Tensor, cross: list[KeysValues], past: list[KeysValues] | None) -> tuple[Tensor, list[KeysValues]]:
+    def step(ids: Tensor, cross: list[KeysValues], past: Past) -> Tensor:
         nonlocal calls
-        logits, past = med.write_on(ids, cross, past)
+        logits = med.write_on(ids, cross, past)
         if calls == at:
             logits[-1, 7] = value  # the last beam, or the last text
         calls += 1
-        return logits, past
+        return logits
 
     def write() -> Texts:
         match cfg:

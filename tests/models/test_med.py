@@ -64,7 +64,7 @@ def test_a_captioner_has_no_encoder_and_a_filter_no_decoder(small: MEDConfig):
 
 def test_text_mode_reads_the_ids_as_they_are_and_no_image(med: MED, text: Tokens):
     hidden = med.encode_text(text)
-    torch.testing.assert_close(hidden, med.text_encoder(text.ids, bidirectional_mask(text.mask)).hidden)
+    torch.testing.assert_close(hidden, med.text_encoder(text.ids, bidirectional_mask(text.mask)))
     assert text.ids[:, 0].tolist() == [1, 1]
 
 
@@ -74,7 +74,7 @@ def test_matching_puts_enc_first_and_sees_both_ways(med: MED, text: Tokens, imag
     logits = med.match(text, cross)
     with_enc = text.ids.clone()
     with_enc[:, 0] = 18
-    hidden = med.text_encoder(with_enc, bidirectional_mask(text.mask), cross).hidden
+    hidden = med.text_encoder(with_enc, bidirectional_mask(text.mask), cross)
     torch.testing.assert_close(logits, med.itm_head(hidden[:, 0]))
     assert text.ids.equal(given), "the caller's ids stay as they are"
 
@@ -82,7 +82,7 @@ def test_matching_puts_enc_first_and_sees_both_ways(med: MED, text: Tokens, imag
 def test_matching_can_leave_cls_first(small: MEDConfig, text: Tokens, images: Tensor):
     med = MED(small.model_copy(update={"enc_token": False})).eval()
     cross = med.text_encoder.cross_keys_values(med.encode_image(images))
-    hidden = med.text_encoder(text.ids, bidirectional_mask(text.mask), cross).hidden
+    hidden = med.text_encoder(text.ids, bidirectional_mask(text.mask), cross)
     torch.testing.assert_close(med.match(text, cross), med.itm_head(hidden[:, 0]))
 
 
@@ -92,7 +92,7 @@ def test_writing_puts_dec_first_and_sees_only_what_came(med: MED, text: Tokens, 
     logits = med.write(text, cross)
     with_dec = text.ids.clone()
     with_dec[:, 0] = 17
-    torch.testing.assert_close(logits, med.lm_head(med.text_decoder(with_dec, causal_mask(text.mask), cross).hidden))
+    torch.testing.assert_close(logits, med.lm_head(med.text_decoder(with_dec, causal_mask(text.mask), cross)))
     assert text.ids.equal(given), "the caller's ids stay as they are"
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from golden_files import Golden, assert_close, batch_of, before_normalisation
 
+from blip.models.bert import Past
 from blip.models.generation import Beam
 from blip.models.weights.load import load
 from blip.tasks.build import build_model, build_task
@@ -34,10 +35,8 @@ def test_image_features_and_logits_of_the_prompt_are_the_references(golden: Gold
     assert_close(tokens, io["image_embeds"])
     prompt = captioner.prompt(len(tokens))
     assert prompt.tolist() == io["prompt_ids"].tolist()
-    logits, past = [], None
-    for i in range(prompt.shape[1]):
-        step, past = captioner.model.write_on(prompt[:, i : i + 1], captioner.model.text_decoder.cross_keys_values(tokens), past)
-        logits.append(step)
+    cross, past = captioner.model.text_decoder.cross_keys_values(tokens), Past(prompt.shape[1])
+    logits = [captioner.model.write_on(word, cross, past) for word in prompt.split(1, 1)]
     assert_close(torch.stack(logits, 1), io["prompt_logits"])
 
 

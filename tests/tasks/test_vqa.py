@@ -9,6 +9,7 @@ import torch
 from blip.batch import Batch, Example
 from blip.config import ConfigError, validate
 from blip.data.transforms import normalise
+from blip.models.bert import Past
 from blip.tasks.vqa import VQA, VQAConfig
 
 QUESTIONS = ["What color is it?", "Is it red? "]
@@ -90,10 +91,10 @@ def test_padding_of_a_question_is_not_looked_at_unless_asked_for(make):
     alone = task.model.read(normalise(batch.images)[1:], type(short)(short.ids[:, :cut], short.mask[:, :cut]))
     together = task.model.read(normalise(batch.images), batch.text)
     prompt = torch.full((1, 1), task.model.cfg.tokens.dec)
-    of_alone, _ = task.model.write_on(prompt, alone, None, torch.ones(1, int(cut), dtype=torch.bool))
+    of_alone = task.model.write_on(prompt, alone, Past(1), torch.ones(1, int(cut), dtype=torch.bool))
     second = [(k[1:], v[1:]) for k, v in together]
-    masked, _ = task.model.write_on(prompt, second, None, short.mask)
-    full, _ = task.model.write_on(prompt, second, None, torch.ones_like(short.mask))
+    masked = task.model.write_on(prompt, second, Past(1), short.mask)
+    full = task.model.write_on(prompt, second, Past(1), torch.ones_like(short.mask))
     torch.testing.assert_close(masked, of_alone)
     assert not torch.allclose(full, of_alone)
 
