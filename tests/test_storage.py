@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -66,6 +67,20 @@ def test_listing_is_sorted_and_takes_any_prefix(store: Store):
     store.delete("b/2")
     store.delete("b/2")
     assert store.list("b/") == ["b/10", "b/x/y"]
+
+
+def test_a_listing_tells_what_was_written_again(store: Store):
+    for key in ("b/2", "a", "b/x/y", "bc"):
+        store.put(key, b"0123")
+    before = store.stamps("b")
+    assert list(before) == store.list("b") == ["b/2", "b/x/y", "bc"]
+    assert store.stamps("b") == before
+    time.sleep(0.02)  # a file's time has a grain
+    store.put("b/x/y", b"3210")
+    store.put("bc", b"01234")
+    after = store.stamps("b")
+    assert [key for key in before if after[key] != before[key]] == ["b/x/y", "bc"]
+    assert store.stamps("none/") == {}
 
 
 def test_prefixes_nest(store: Store):

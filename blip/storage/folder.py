@@ -64,10 +64,19 @@ class FolderStore(Store):
     def list(self, prefix: str = "") -> list[str]:
         top = self.folder / prefix.rpartition("/")[0]
         found = []
-        for folder, _, names in os.walk(top):
+        for folder, folders, names in os.walk(top):
             inside = Path(folder).relative_to(self.folder)
+            folders[:] = [name for name in folders if (inside / name).as_posix().startswith(prefix)]
             found += [key for name in names if (key := (inside / name).as_posix()).startswith(prefix) and not hidden(key)]
         return sorted(found)
+
+    def stamps(self, prefix: str = "") -> dict[str, str]:
+        found = {}
+        for key in self.list(prefix):
+            with self.errors(key):
+                told = self.path(key).stat()
+            found[key] = f"{told.st_size}-{told.st_mtime_ns}"
+        return found
 
     def delete(self, key: str) -> None:
         with self.errors(key):

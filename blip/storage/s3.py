@@ -85,11 +85,15 @@ class S3Store(Store):
         return self.head(key) is not None
 
     def list(self, prefix: str = "") -> list[str]:
-        def pages(s3) -> list[str]:
-            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            return [entry["Key"].removeprefix(self.prefix) for page in pages for entry in page.get("Contents", [])]
+        return [*self.stamps(prefix)]
 
-        return sorted(key for key in self.call(prefix, pages) if not hidden(key))
+    def stamps(self, prefix: str = "") -> dict[str, str]:
+        def pages(s3) -> dict[str, str]:
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            entries = (entry for page in pages for entry in page.get("Contents", []))
+            return {entry["Key"].removeprefix(self.prefix): unquoted(entry["ETag"]) for entry in entries}
+
+        return {key: stamp for key, stamp in sorted(self.call(prefix, pages).items()) if not hidden(key)}
 
     def delete(self, key: str) -> None:
         self.call(key, lambda s3: s3.delete_object(**self.at(key)))

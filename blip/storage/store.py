@@ -51,6 +51,10 @@ class Store(ABC):
         """The keys that begin with `prefix` (any text, not only a folder's name), sorted."""
 
     @abstractmethod
+    def stamps(self, prefix: str = "") -> dict[str, str]:
+        """As `list`, each key with what a listing tells of the object's content: another content has another stamp."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Removes the object; removing what is not there is no error."""
 
