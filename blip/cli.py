@@ -42,7 +42,7 @@ def prepare() -> None:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="`shapes`, or a data set that the configuration describes.")],
+    source: Annotated[str, typer.Argument(help="`shapes`, a manifest (.json) of web pairs, or tars that the configuration names.")],
     out: Out,
     preset: Preset = "shapes",
     overrides: Overrides = [],  # noqa: B006

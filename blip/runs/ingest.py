@@ -16,7 +16,7 @@ from blip.data.manifest import Manifest
 from blip.data.shards import read_shard, write_shards
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.logs import log, progress
-from blip.storage import open_store, probe
+from blip.storage import Store, open_store, probe
 
 SPLITS = ("gold", "web", "test")
 """Clean human pairs, noisy web pairs, and what the models are judged by."""
@@ -51,10 +51,11 @@ class IngestConfig(Config):
 def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revision: str, out: str) -> dict[str, Any]:
     """Writes the shards of `source` to the store and their manifests and the tokenizer to the folder `out`; returns counts by split.
 
-    `source` is `shapes`, or anything else to take the configuration's word for where tars lie.
+    `source` is `shapes`, a manifest (`.json`) of the web pairs, or anything else to take the configuration's word for where tars lie. Tars
+    that were read into the same store before, and are as they were, are not read again for their digests.
     """
     began = time.monotonic()
-    cfg = load(IngestConfig, f"{preset}_ingest", [*overrides, *(["data.type=shapes"] if source == "shapes" else [])])
+    cfg = load(IngestConfig, f"{preset}_ingest", [*overrides, *told(source)])
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     probe(open_store(store), conditional=False)
@@ -62,7 +63,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
         case Shapes(world=world):
             manifests = make_shapes(world, store, cfg.per_shard, revision)
         case Tars() as tars:
-            manifests = {split: discover(getattr(tars, split), split) for split in SPLITS}
+            manifests = {split: discover(getattr(tars, split), split, memory=memory(store)) for split in SPLITS}
         case _:
             assert_never(cfg.data)
     for split, manifest in manifests.items():
@@ -75,6 +76,18 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     figures = {split: {"samples": m.samples, "shards": len(m.shards), "counts": m.counts} for split, m in manifests.items()}
     log.info("ingested %s", json.dumps(figures))
     return {**figures, "vocabulary": tokenizer.vocab_size, "seconds": time.monotonic() - began}
+
+
+def told(source: str) -> list[str]:
+    """What a source says of the configuration."""
+    if source == "shapes":
+        return ["data.type=shapes"]
+    return [f"data.web={source}"] if source.endswith(".json") else []
+
+
+def memory(store: str) -> Store:
+    """Where it is remembered what tars hold, so that nobody reads them again for it."""
+    return open_store(store).join("read")
 
 
 def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision: str) -> dict[str, Manifest]:
