@@ -50,6 +50,6 @@ REVISION = revision()
 IMAGE = os.environ.get("BLIP_IMAGE", f"blip-python:{REVISION}")
 
 
-def step(function: Callable[..., None]) -> Callable[..., dsl.PipelineTask]:
+def step(function: Callable[..., int | None]) -> Callable[..., dsl.PipelineTask]:
     """Makes a function a step: its source travels with the pipeline, the library that it calls comes with the image."""
     return cast(Callable[..., dsl.PipelineTask], dsl.component(function, base_image=IMAGE, install_kfp_package=False))

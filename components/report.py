@@ -1,4 +1,4 @@
-"""Report: the run on one page, and its figures in one file."""
+"""Report: the run on one page, its figures in one file, and on record what it has learnt from."""
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Output
 
@@ -7,6 +7,8 @@ from components.image import step
 
 @step
 def report(
+    name: str,
+    store: str,
     revision: str,
     ingest: Input[Metrics],
     pretrain: Input[Metrics],
@@ -17,13 +19,16 @@ def report(
     before: Input[Metrics],
     after: Input[Metrics],
     register: Input[Metrics],
+    data: Input[Dataset],
     kept: Input[Dataset],
     page: Output[HTML],
     summary: Output[Artifact],
 ):
-    """Shows before and after, curves, and pictures with their texts, scores and decisions."""
+    """Shows before and after, curves, and pictures with their texts; a retraining looks for shards that came after this run's."""
+    from blip.runs.look import remember
     from blip.runs.report import report
 
     training = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
     judging = {"capfilt": capfilt.path, "pretrain-again": again.path, "evaluate-before": before.path, "evaluate-after": after.path}
     report({**training, **judging, "register": register.path}, kept.path, page.path, summary.path, revision)
+    remember(name, store, data.path)

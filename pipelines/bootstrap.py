@@ -75,4 +75,5 @@ def bootstrap(
 
     steps = {"ingest": shards, "pretrain": first, "captioner": captioner, "filter": filter, "capfilt": clean, "again": final}
     figures = {step: outputs["metrics"] for step, outputs in steps.items()}
-    on_small(report(**figures, **scores, register=gate["metrics"], kept=clean["kept"], revision=revision), name="report")
+    made = {**figures, **scores, "register": gate["metrics"], "data": shards["data"], "kept": clean["kept"]}
+    on_small(report(**made, name=name, store=store, revision=revision), name="report")
