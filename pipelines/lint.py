@@ -38,7 +38,8 @@ def faults(text: str) -> list[str]:
     found += [f"pipeline: {fault}" for fault in in_parameters(parameters(spec["root"]))]
     for name, component in {"root": spec["root"], **spec["components"]}.items():
         for task_name, task in component.get("dag", {}).get("tasks", {}).items():
-            found += [f"{name}.{task_name}: {fault}" for fault in in_task(task, component, spec)]
+            for fault in (*in_task(task, component, spec), *in_caching(task_name, task, component["dag"])):
+                found.append(f"{name}.{task_name}: {fault}")
     return found
 
 
@@ -110,7 +111,7 @@ def in_parameters(known: Tree) -> Faults:
 
 
 def in_task(task: Tree, around: Tree, spec: Tree) -> Faults:
-    """A task's inputs, caching, retries and control flow."""
+    """A task's inputs, retries and control flow."""
     item = (task.get("parameterIterator") or task.get("artifactIterator") or {}).get("itemInput")
     declared = {name for kind in around.get("inputDefinitions", {}).values() for name in kind} | {item}
     for kind in task.get("inputs", {}).values():
@@ -122,15 +123,22 @@ def in_task(task: Tree, around: Tree, spec: Tree) -> Faults:
             if isinstance(text, str) and re.search(PARAMETER, text) and not re.fullmatch(PARAMETER, text) and name != "base_image":
                 yield f"{name} is put together in the pipeline, which goes wrong in loops and nested pipelines: pass the parts"
     component = spec["components"][task["componentRef"]["name"]]
-    if "executorLabel" in component:
-        if not task.get("cachingOptions", {}).get("enableCache") and component.get("outputDefinitions"):
-            yield "is not cached, so that all that follows it runs again each time"
-        if not task.get("retryPolicy", {}).get("maxRetryCount"):
-            yield "is not retried when its node gets lost: set_retry"
+    if "executorLabel" in component and not task.get("retryPolicy", {}).get("maxRetryCount"):
+        yield "is not retried when its node gets lost: set_retry"
     if task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED":
         yield "is an exit handler, which fails around loops and rules out outputs: let the steps themselves clean up"
     if item:
         yield from in_loop(task, component, spec)
+
+
+def in_caching(name: str, task: Tree, dag: Tree) -> Faults:
+    """A task without cache: caches compare parameters by value, but artifacts by where they lie, which is elsewhere each time."""
+    if "cachingOptions" not in task or task["cachingOptions"].get("enableCache"):
+        return
+    taken = [given for other in dag["tasks"].values() for given in other.get("inputs", {}).get("artifacts", {}).values()]
+    taken += [one for output in dag.get("outputs", {}).get("artifacts", {}).values() for one in output["artifactSelectors"]]
+    if name in (given.get("taskOutputArtifact", given).get(key) for given in taken for key in ("producerTask", "producerSubtask")):
+        yield "is not cached, so that all that takes its artifacts runs again each time"
 
 
 def in_loop(task: Tree, component: Tree, spec: Tree) -> Faults:

@@ -22,6 +22,16 @@ def careless(word: str = ""):
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
+def write(revision: str, text: dsl.Output[dsl.Dataset]):
+    pass
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def read(revision: str, text: dsl.Input[dsl.Dataset]):
+    pass
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def mapped(revision: str, sizes: dict = {}):  # noqa: B006
     pass
 
@@ -182,9 +192,27 @@ def test_a_text_put_together_in_the_pipeline(faults):
 
 def test_a_step_that_is_not_cached(faults):
     def trapped():
-        one().set_caching_options(False)
+        read(revision="1", text=write(revision="1").set_retry(3).set_caching_options(False).outputs["text"]).set_retry(3)
 
-    assert faults(trapped) == ["root.say: is not cached, so that all that follows it runs again each time"]
+    assert faults(trapped) == ["root.write: is not cached, so that all that takes its artifacts runs again each time"]
+
+
+def test_a_nested_pipeline_that_gives_away_what_is_not_cached(faults):
+    @dsl.pipeline(name="inner")
+    def inner() -> dsl.Dataset:
+        return write(revision="1").set_retry(3).set_caching_options(False).outputs["text"]  # pyright: ignore[reportReturnType]
+
+    def trapped():
+        read(revision="1", text=inner().output).set_retry(3)
+
+    assert faults(trapped) == ["comp-inner.write: is not cached, so that all that takes its artifacts runs again each time"]
+
+
+def test_a_step_need_not_be_cached_where_only_its_parameters_are_taken(faults):
+    def trapped():
+        one(word=one().set_caching_options(False).output)
+
+    assert faults(trapped) == []
 
 
 def test_a_step_that_is_not_retried(faults):
