@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PIPELINE ?= bootstrap
 IMAGE ?= blip-python
 BUILD ?= docker build
 SETTINGS = $(foreach setting,$(SET),--set '$(setting)')
@@ -29,10 +28,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-run-pipeline: $(INSTALLED) ## run the bootstrap on this machine, or at KFP_HOST=https://... (SET="name=value ..." sets parameters)
+run-pipeline: $(INSTALLED) ## run the bootstrap (PIPELINE=retrain: on new shards) on this machine, or at KFP_HOST=... (SET="name=value ..." sets parameters)
 	@$(BIN)/python -m pipelines $(if $(KFP_HOST),submit,run) $(PIPELINE) $(SETTINGS)
 
-schedule: $(INSTALLED) ## run it at KFP_HOST again and again: CRON="0 0 3 * * 0" is Sundays at 03:00
+schedule: $(INSTALLED) ## run it on new shards at KFP_HOST again and again: CRON="0 0 3 * * 0" is Sundays at 03:00
 	@$(BIN)/python -m pipelines schedule '$(CRON)' $(PIPELINE) $(SETTINGS)
 
 test: $(INSTALLED) ## pass the tests
@@ -58,7 +57,7 @@ test-s3: $(INSTALLED) ## pass the tests of stores and workers against the S3 ser
 test-cluster: $(INSTALLED) ## try manifests, jobs and workers on the cluster of KUBECONFIG, which should be good for nothing else (tests/cluster)
 	@BLIP_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
-compile: $(INSTALLED) ## write the YAML that Kubeflow Pipelines takes into build/
+compile: $(INSTALLED) ## write the YAMLs that Kubeflow Pipelines takes into build/
 	@$(BIN)/python -m pipelines compile
 
 image: $(INSTALLED) ## build the image that runs on a cluster, IMAGE=name tagged by the revision (BASE_IMAGE=..., BUILD="buildah bud")

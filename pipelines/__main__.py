@@ -24,8 +24,9 @@ from pipelines.cluster import Cluster, ClusterError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-NAMES = ("bootstrap",)
+NAMES = ("bootstrap", "retrain")
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help=f"One of: {', '.join(NAMES)}.")]
+Names = Annotated[list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(NAMES)}; by default all.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A parameter, or STAGE.KEY of a configuration.")]
 Schedule = Annotated[str, typer.Argument(help="The schedule's name.")]
 
@@ -43,15 +44,16 @@ def find(name: str) -> GraphComponent:
 
 
 @app.command("compile")
-def compile_(name: Name = "bootstrap", out: Path = Path("build")) -> None:
+def compile_(names: Names = [*NAMES], out: Path = Path("build")) -> None:  # noqa: B006
     """Write the YAML that Kubeflow Pipelines takes, once the lint finds nothing in it."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}.yaml"
-    compiler.Compiler().compile(find(name), str(path))
-    if faults := lint.faults(path.read_text()):
-        path.unlink()
-        raise SystemExit("\n".join(faults))
-    screen().print(path)
+    for name in names:
+        path = out / f"{name}.yaml"
+        compiler.Compiler().compile(find(name), str(path))
+        if faults := lint.faults(path.read_text()):
+            path.unlink()
+            raise SystemExit("\n".join(faults))
+        screen().print(path)
 
 
 @app.command()
@@ -65,6 +67,11 @@ def run(name: Name = "bootstrap", settings: Settings = [], root: Path = Path("ru
     except local.StepError as error:
         console.print(f"[red]✗[/] {escape(str(error))}\n[dim]the same command goes on from there[/]")
         raise SystemExit(1) from None
+    if "report" not in outputs:
+        # a condition left it out, and the last step says why
+        *_, last = outputs.values()
+        console.print(escape(local.artifacts(last)["card"].read_text()))
+        return
     latest = publish(outputs["report"], root)
     show(latest)
     console.print(f"report  {latest / 'report.html'}\nMLflow  make mlflow")
@@ -103,7 +110,7 @@ def submit(name: Name = "bootstrap", settings: Settings = [], wait: Annotated[fl
 @app.command()
 def schedule(
     when: Annotated[str, typer.Argument(metavar="CRON", help="Six fields, seconds first: '0 0 3 * * 0'.")],
-    name: Name = "bootstrap",
+    name: Name = "retrain",
     settings: Settings = [],  # noqa: B006
     title: Annotated[str, typer.Option("--name", help="The schedule's name; the pipeline's by default.")] = "",
 ) -> None:

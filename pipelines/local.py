@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class StepError(RuntimeError):
 
 
 def run(pipeline: GraphComponent, arguments: dict[str, Any], root: Path, console: Console) -> dict[str, Outputs]:
-    """Runs what is not in the cache under `root` yet, and returns each step's outputs.
+    """Runs what is not in the cache under `root` yet, and returns the outputs of each step that a condition did not leave out, in order.
 
     Raises StepError for the first step that fails; the next run goes on from there.
     """
@@ -59,15 +60,29 @@ def in_order(pipeline_spec: Any, numbered: list[Step]) -> Any:
     meant for lost nodes.
     """
     spec = copy.deepcopy(pipeline_spec)
-    keys = {task.task_info.name: key for key, task in spec.root.dag.tasks.items()}
-    assert sorted(keys) == sorted(step.name for step in numbered), f"the docstring must number the steps {sorted(keys)}"
-    for earlier, step in zip([None, *numbered], numbered, strict=False):
-        task = spec.root.dag.tasks[keys[step.name]]
-        task.ClearField("retry_policy")
-        if earlier and keys[earlier.name] not in task.dependent_tasks:
-            task.dependent_tasks.append(keys[earlier.name])
-        spec.components[f"comp-{step.name}"].CopyFrom(pipeline_spec.components[task.component_ref.name])
-        task.component_ref.name = f"comp-{step.name}"
+    numbers, found = {step.name: step.number for step in numbered}, []
+
+    def arrange(dag: Any) -> int:
+        """Chains the tasks of a group and of the groups in it, and returns the number of the first."""
+        first = {}
+        for key, task in dag.tasks.items():
+            task.ClearField("retry_policy")
+            component = pipeline_spec.components[task.component_ref.name]
+            if component.HasField("dag"):
+                first[key] = arrange(spec.components[task.component_ref.name].dag)
+                continue
+            name = task.task_info.name
+            found.append(name)
+            first[key] = numbers.get(name, 0)
+            spec.components[f"comp-{name}"].CopyFrom(component)
+            task.component_ref.name = f"comp-{name}"
+        for earlier, key in pairwise(sorted(first, key=lambda key: first[key])):
+            if earlier not in (needed := dag.tasks[key].dependent_tasks):
+                needed.append(earlier)
+        return min(first.values())
+
+    arrange(spec.root.dag)
+    assert sorted(found) == sorted(numbers), f"the description must number the steps {sorted(found)}"
     return spec
 
 

@@ -71,8 +71,10 @@ def test_jobs_refer_to_secrets_and_hold_none():
         has_no_secret(json.dumps(job))
 
 
-def test_the_compiled_pipeline_refers_to_secrets_and_holds_none(tmp_path: Path):
+def test_the_compiled_pipelines_refer_to_secrets_and_hold_none(tmp_path: Path):
     subprocess.run([sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path)], check=True, capture_output=True)
-    (compiled,) = tmp_path.iterdir()
-    assert "secretAsEnv" in compiled.read_text()
-    has_no_secret(compiled.read_text())
+    compiled = {path.stem: path.read_text() for path in tmp_path.iterdir()}
+    assert set(compiled) == {"bootstrap", "retrain"}
+    for text in compiled.values():
+        assert "secretAsEnv" in text
+        has_no_secret(text)

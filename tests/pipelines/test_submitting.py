@@ -82,6 +82,7 @@ def test_a_schedule_replaces_that_of_the_same_name_alone(kubeflow):
 def test_schedules_are_listed_paused_resumed_and_deleted(kubeflow):
     said = CliRunner().invoke(command.app, ["schedule", "0 0 3 * * 0", "--name", "weekly", "--set", "store=s3://b"])
     assert "weekly runs at 0 0 3 * * 0" in said.output
+    assert {spec["pipelineInfo"]["name"] for spec, _ in kubeflow.uploaded} == {"retrain"}, "a bootstrap would come from the cache"
     CliRunner().invoke(command.app, ["pause", "weekly"])
     assert kubeflow.recurring[0]["status"] == "DISABLED"
     shown = CliRunner().invoke(command.app, ["list"]).output

@@ -1,0 +1,40 @@
+"""A pipeline that looks first, with the steps `look` and `ingest` of the real ones, and goes on only when there is something new."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Markdown, Output
+
+from components.ingest import ingest
+from components.look import look
+
+
+@dsl.component(base_image="python-new-words:1", install_kfp_package=False)
+def report(store: str, trouble: str, data: Input[Dataset], page: Output[Artifact], summary: Output[Artifact], card: Output[Markdown]):
+    import pathlib
+
+    from blip.runs.look import remember
+
+    if pathlib.Path(trouble).exists():
+        raise ValueError("no paper")
+    remember("blip", store, data.path)
+    for path in (page.path, summary.path, card.path):
+        pathlib.Path(path).write_text(pathlib.Path(data.path, "web.json").read_text())
+
+
+@dsl.pipeline(name="learn")
+def learn(source: str, overrides: list[str], store: str, trouble: str):
+    made = ingest(source=source, preset="shapes", overrides=overrides, store=store, revision="1").set_display_name("read")
+    report(store=store, trouble=trouble, data=made.outputs["data"]).set_display_name("report").set_retry(3, "60s")
+
+
+@dsl.pipeline(name="new-words")
+def new_words(store: str, overrides: list[str], trouble: str):
+    """Learns new words.
+
+    1. look: find new ones
+    2. read: read them
+    3. report: show them
+    """
+    found = look(name="blip", preset="shapes", overrides=overrides, store=store, revision="1")
+    found.set_display_name("look").set_retry(3, "60s").set_caching_options(False)
+    with dsl.If(found.outputs["Output"] > 0, name="new words"):
+        learn(source=found.outputs["manifest"], overrides=overrides, store=store, trouble=trouble)
