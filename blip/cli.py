@@ -30,6 +30,8 @@ Storage = Annotated[str, typer.Option("--store", help="Where shards and checkpoi
 Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's revision, for the records.")]
 Data = Annotated[Path, typer.Option(help="The folder of manifests that `ingest` or `capfilt` wrote.")]
 Model = Annotated[Path, typer.Option(help="A model folder that `train` wrote.")]
+Processes = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")]
+Figures = Annotated[Path | None, typer.Option(help="A file for the figures, in place of the terminal.")]
 Out = Annotated[Path, typer.Option(help="The folder to write.")]
 
 
@@ -65,19 +67,15 @@ def train(
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
-    processes: Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")] = 0,
+    processes: Processes = 0,
     profile: Annotated[Path | None, typer.Option(help="A folder for a torch trace of a few steps.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="A file for the figures, in place of the terminal.")] = None,
+    figures: Figures = None,
 ) -> None:
     """Train one stage; a run that was stopped goes on from its newest checkpoint."""
-    from blip.distributed import is_main
     from blip.runs.train import train
 
-    found = train(stage, preset, overrides, store, revision, str(data), str(out), text(init), processes=processes, profile=text(profile))
-    if figures is None:
-        tell(found)
-    elif is_main():
-        figures.write_text(json.dumps(found))
+    places = str(data), str(out), text(init)
+    tell(train(stage, preset, overrides, store, revision, *places, processes=processes, profile=text(profile)), figures)
 
 
 @app.command()
@@ -118,11 +116,13 @@ def evaluate(
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
+    processes: Processes = 0,
+    figures: Figures = None,
 ) -> None:
     """Score a model on the test split: retrieval and captions."""
     from blip.runs.evaluate import evaluate
 
-    tell(evaluate(preset, overrides, store, revision, str(data), str(model), str(out)))
+    tell(evaluate(preset, overrides, store, revision, str(data), str(model), str(out), processes=processes), figures)
 
 
 @app.command()
@@ -168,9 +168,14 @@ def text(path: Path | None) -> str | None:
     return str(path) if path else None
 
 
-def tell(figures: dict[str, Any]) -> None:
-    """Prints figures as JSON, for people and programs; curves are for the report."""
-    typer.echo(json.dumps({name: value for name, value in figures.items() if name not in ("curves", "params")}, indent=1))
+def tell(figures: dict[str, Any], file: Path | None = None) -> None:
+    """Prints figures as JSON, for people and programs, with what is for the report left out; or writes all of them to a file."""
+    from blip.distributed import is_main
+
+    if file is None:
+        typer.echo(json.dumps({name: value for name, value in figures.items() if name not in ("curves", "params")}, indent=1))
+    elif is_main():
+        file.write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ def evaluate(
     store: str,
     revision: str,
     max_gpu_hours: float,
+    jobs: list[str],
+    image: str,
     data: Input[Dataset],
     model: Input[Model],
     scores: Output[Dataset],
@@ -19,9 +21,10 @@ def evaluate(
     card: Output[Markdown],
 ):
     """Scores the model on the test split; the scores folder holds the figures and every prediction."""
-    from blip.runs.evaluate import evaluate
+    from blip.runs.nodes import evaluate, placement
     from blip.runs.stages import of
     from components.show import show
 
     settings = of("evaluate", overrides, max_gpu_hours)
-    show(evaluate(preset, settings, store, revision, data.path, model.path, scores.path), metrics, card)
+    made = evaluate(placement(jobs, image), preset, settings, store, revision, data.path, model.path, scores.path)
+    show(made, metrics, card)

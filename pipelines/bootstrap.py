@@ -55,8 +55,7 @@ def bootstrap(
         on_gpu, image=image, gpus=gpus, gpu_type=gpu_type, cpu=cpu, memory=memory, pool=pool, tolerations=tolerations
     )
     settings = {"preset": preset, "overrides": overrides, "revision": revision}
-    spend = {**settings, "store": store, "max_gpu_hours": max_gpu_hours}
-    elsewhere = {**spend, "jobs": jobs, "image": image}
+    elsewhere = {**settings, "store": store, "max_gpu_hours": max_gpu_hours, "jobs": jobs, "image": image}
     learn = functools.partial(train, **elsewhere)
 
     shards = on_small(ingest(**settings, source=source, store=store), name="ingest").outputs
@@ -68,8 +67,8 @@ def bootstrap(
     clean = on_large(capfilt(**elsewhere, **models, data=shards["data"]), name="capfilt").outputs
     final = on_large(learn(stage="pretrain", data=clean["kept"]), name="pretrain-again").outputs
 
-    before = on_large(evaluate(**spend, data=shards["data"], model=first["model"]), name="evaluate-before").outputs
-    after = on_large(evaluate(**spend, data=shards["data"], model=final["model"]), name="evaluate-after").outputs
+    before = on_large(evaluate(**elsewhere, data=shards["data"], model=first["model"]), name="evaluate-before").outputs
+    after = on_large(evaluate(**elsewhere, data=shards["data"], model=final["model"]), name="evaluate-after").outputs
     scores = {"before": before["metrics"], "after": after["metrics"]}
     gate = on_small(register(**settings, **scores, name=name, model=final["model"]), name="register").outputs
 

@@ -15,11 +15,12 @@ from blip.data.datasets.shapes import is_true
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.transforms import decode, eval_transform
-from blip.distributed import device, is_main
+from blip.distributed import device, is_main, start
 from blip.evaluation import EvaluationConfig, predict
 from blip.logs import progress
 from blip.runs.budget import Budget, gpus_held, ledger
 from blip.runs.model import load_task, read_run
+from blip.runs.processes import spread, to_start, words
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.retrieval import RetrievalConfig
 from blip.tracking import folder_digest
@@ -41,14 +42,20 @@ class EvaluateConfig(Config):
     """GPU hours that all steps of a run may take together; once they are spent it does not begin. None sets no bound."""
 
 
-def evaluate(preset: str, overrides: Sequence[str], store: str, revision: str, data: str, model: str, out: str) -> dict[str, Any]:
+def evaluate(
+    preset: str, overrides: Sequence[str], store: str, revision: str, data: str, model: str, out: str, *, processes: int = 0
+) -> dict[str, Any]:
     """Judges a model folder on a split of the data folder; `out` gets `metrics.json` and every caption.
 
     Retrieval is R@1, 5, 10 both ways after re-ranking; captions are scored against people's and, where the world's truth is known,
-    by the share of them that is true.
+    by the share of them that is true. It runs in so many processes of this machine, 0 for one a GPU.
     """
     began = time.monotonic()
     cfg = load(EvaluateConfig, f"{preset}_evaluate", overrides)
+    if count := to_start(processes):
+        options = {"--preset": preset, "--store": store, "--revision": revision, "--data": data, "--model": model, "--out": out}
+        return spread(["evaluate", *words(options, overrides)], count)
+    start()
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
     digest = folder_digest(Path(model))
     budget = Budget(cfg.max_gpu_hours, ledger(store), f"evaluate-{digest[:12]}", gpus_held())
@@ -66,17 +73,20 @@ def evaluate(preset: str, overrides: Sequence[str], store: str, revision: str, d
         for task_cfg in tasks:
             task = load_task(model, task_cfg).to(device())
             predictions = predict(task, manifest, prepare, cfg.evaluation, bar.advance)
-            if not is_main():
+            if not is_main() and not task.scored_together:
                 continue
             scores = task.score(predictions)
+            if not is_main():
+                continue
             if isinstance(task_cfg, CaptioningConfig):
                 scores |= truth(predictions)
                 (folder / "captions.json").write_text(json.dumps(predictions, indent=1))
                 described = {p["key"]: p["caption"] for p in predictions[:DESCRIBED]}
             figures[task_cfg.type] = scores
             run.metrics({f"{cfg.split}/{task_cfg.type}/{k}": v for k, v in scores.items()})
-        (folder / "metrics.json").write_text(json.dumps(figures, indent=1, sort_keys=True))
-        run.artifacts(folder)
+        if is_main():
+            (folder / "metrics.json").write_text(json.dumps(figures, indent=1, sort_keys=True))
+            run.artifacts(folder)
     return {**figures, "described": described, "gpu_hours": budget.hours, "mlflow": run.url, "seconds": time.monotonic() - began}
 
 

@@ -11,8 +11,10 @@ from blip.launch.node import SCRATCH
 from blip.launch.trainjob import TrainJobConfig
 from blip.launch.trainjob import run as run_job
 from blip.launch.workers import WorkersConfig, on_cluster
+from blip.runs import evaluate as judge
 from blip.runs import train as here
 from blip.runs.capfilt import Workers
+from blip.runs.processes import words
 
 FIGURES = "figures.json"
 
@@ -38,22 +40,42 @@ def train(
     out: str,
     init: str | None = None,
 ) -> dict[str, Any]:
-    """Trains as `blip.runs.train` does, over the `nodes` of the placement where they are more than one.
+    """Trains as `blip.runs.train` does, over the `nodes` of the placement where they are more than one."""
+    if alone(placement):
+        return here.train(stage, preset, overrides, store, revision, data, out, init)
+    options = {"--preset": preset, "--store": store, "--revision": revision}
+    inputs = {"data": data, **({"init": init} if init else {})}
+    return on_nodes(placement, stage, ["train", stage, *words(options, overrides)], store, inputs, out)
 
-    Then the placement says what a TrainJob needs to know: `image`, and for each node `gpus`, `gpu_type`, `cpu`, `memory`, `pool` and
+
+def evaluate(
+    placement: Mapping[str, Any], preset: str, overrides: Sequence[str], store: str, revision: str, data: str, model: str, out: str
+) -> dict[str, Any]:
+    """Judges as `blip.runs.evaluate` does, over the `nodes` of the placement where they are more than one."""
+    if alone(placement):
+        return judge.evaluate(preset, overrides, store, revision, data, model, out)
+    options = {"--preset": preset, "--store": store, "--revision": revision}
+    return on_nodes(placement, "evaluate", ["evaluate", *words(options, overrides)], store, {"data": data, "model": model}, out)
+
+
+def alone(placement: Mapping[str, Any]) -> bool:
+    return int(placement.get("nodes", 1)) <= 1
+
+
+def on_nodes(
+    placement: Mapping[str, Any], name: str, verb: Sequence[str], store: str, inputs: Mapping[str, str], out: str
+) -> dict[str, Any]:
+    """Runs a verb over several nodes: its inputs are folders by option, its `--out` becomes the folder `out`. Gives its figures.
+
+    The placement says what a TrainJob needs to know: `image`, and for each node `gpus`, `gpu_type`, `cpu`, `memory`, `pool` and
     `tolerations`, numbers also as text.
     """
-    if int(placement.get("nodes", 1)) <= 1:
-        return here.train(stage, preset, overrides, store, revision, data, out, init)
-    given, made = f"{SCRATCH}/in", f"{SCRATCH}/out/model"
-    options = {"--preset": preset, "--store": store, "--revision": revision, "--data": f"{given}/data", "--out": made}
-    options |= {"--init": f"{given}/init"} if init else {}
-    options |= {"--figures": f"{made}/{FIGURES}"}  # beside the model, whose folder is there by then
-    words = [word for option in [*options.items(), *(("--set", override) for override in overrides)] for word in option]
+    made = f"{SCRATCH}/out/made"
+    given = {f"--{option}": f"{SCRATCH}/in/{option}" for option in inputs}
+    told = [*verb, *words({**given, "--out": made, "--figures": f"{made}/{FIGURES}"}, ())]  # the figures' folder is there by then
     job = {"processes": max(1, int(placement.get("gpus", 1))), "handover": f"{store.rstrip('/')}/handover"}
-    job |= {**without("workers", placement), "name": stage, "args": ["train", stage, *words]}
-    inputs = {"data": Path(data), **({"init": Path(init)} if init else {})}
-    run_job(validate(TrainJobConfig, job, "the placement"), inputs, {"model": Path(out)})
+    job |= {**without("workers", placement), "name": name, "args": told}
+    run_job(validate(TrainJobConfig, job, "the placement"), {option: Path(at) for option, at in inputs.items()}, {"made": Path(out)})
     figures = Path(out, FIGURES)
     found = json.loads(figures.read_text())
     figures.unlink()

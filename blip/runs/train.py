@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -22,13 +20,13 @@ from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, decode, eval_transform, train_transform
 from blip.distributed import device, gather_objects, is_main, rank, start, world
 from blip.evaluation import samples
-from blip.launch.local import launch
 from blip.logs import progress
 from blip.models.generation import Beam
 from blip.models.weights import start as weights
 from blip.runs.budget import Budget, gpus_held, ledger, stop_when_spent
 from blip.runs.config import RunConfig
 from blip.runs.model import TOKENIZER, WEIGHTS, as_captioner, save_model
+from blip.runs.processes import spread, to_start, words
 from blip.storage import Store, open_store
 from blip.tasks.build import build_model, build_task, inherits
 from blip.tasks.captioning import Captioning, CaptioningConfig
@@ -70,13 +68,9 @@ def train(
     """
     began = time.monotonic()
     cfg = load(RunConfig, f"{preset}_{stage}", overrides)
-    count = processes or max(1, torch.cuda.device_count())
-    if count > 1 and "WORLD_SIZE" not in os.environ:
+    if count := to_start(processes):
         options = {"--preset": preset, "--store": store, "--revision": revision, "--data": data, "--out": out}
-        options |= {"--init": init} if init else {}
-        options |= {"--profile": profile} if profile else {}
-        words = [word for option in [*options.items(), *(("--set", o) for o in overrides)] for word in option]
-        return spread(["train", stage, *words], count)
+        return spread(["train", stage, *words({**options, "--init": init, "--profile": profile}, overrides)], count)
     tokenizer = Tokenizer.from_folder(Path(init, TOKENIZER) if init else Path(data, TOKENIZER))
     cfg = cfg.with_tokenizer(tokenizer)
     start(cfg.engine.timeout)
@@ -134,16 +128,6 @@ def train(
             "mlflow": run.url,
             "seconds": time.monotonic() - began,
         }
-
-
-def spread(arguments: Sequence[str], processes: int) -> dict[str, Any]:
-    """Runs a verb of the command line in several processes and gives the first one's figures. Ends with their exit code if they fail."""
-    with tempfile.TemporaryDirectory(prefix="blip-") as folder:
-        figures = Path(folder, "figures.json")
-        code = launch("blip.cli", [*arguments, "--figures", str(figures)], processes)
-        if code:
-            raise SystemExit(code)
-        return json.loads(figures.read_text())
 
 
 def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: str | None) -> Task:

@@ -1,5 +1,6 @@
 """Retrieval: which text belongs to which image; the filter is this task (BLIP, sections 3.3 and 5.1)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from blip.batch import Batch, Example, Tokens
 from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
+from blip.distributed import all_reduce_sum
 from blip.metrics.retrieval import recalls
 from blip.models.bert import KeysValues
 from blip.models.med import MED
@@ -32,6 +34,7 @@ class Retrieval(Task[MED]):
     """The model learns to align and to match images and texts."""
 
     momentum_teacher = True
+    scored_together = True
 
     def __init__(self, cfg: RetrievalConfig, model: MED, tokenizer: Tokenizer):
         super().__init__()
@@ -39,6 +42,7 @@ class Retrieval(Task[MED]):
         self.model = model
         self.tokenizer = tokenizer
         self.alignment = Alignment(cfg.alignment, model)
+        self.seen: dict[str, Tensor] = {}
 
     def on_step(self, step: int, steps_per_epoch: int) -> list[nn.Parameter]:
         return self.alignment.on_step(self.model, step, steps_per_epoch)
@@ -80,31 +84,37 @@ class Retrieval(Task[MED]):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[dict[str, Any]]:
-        """Features of each image and of all its texts; the image's tokens stay for the re-ranking."""
+        """Features of each image and of all its texts; the image's tokens stay with this process, for the re-ranking."""
         image_tokens = self.model.encode_image(normalise(batch.images))
         features = self.model.image_feature(image_tokens).cpu()
         predictions = []
         for i, (key, texts) in enumerate(zip(batch.keys, batch.extra["texts"], strict=True)):
             text = self.tokens(texts).to(image_tokens.device)
             text_features = self.model.text_feature(self.model.encode_text(text)).cpu()
-            predictions.append({"key": key, "texts": texts, "image": features[i], "text": text_features, "tokens": image_tokens[i].cpu()})
+            predictions.append({"key": key, "texts": texts, "image": features[i], "text": text_features})
+            self.seen[key] = image_tokens[i].cpu()
         return predictions
 
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
-        """R@1, 5, 10 in percent, text retrieval (`tr*`) and image retrieval (`ir*`), after re-ranking by ITM."""
+        """R@1, 5, 10 in percent, text retrieval (`tr*`) and image retrieval (`ir*`), after re-ranking by ITM.
+
+        All processes call it together, with all their predictions; each looks at the images that it has predicted.
+        """
         image = torch.stack([p["image"] for p in predictions])
         text = torch.cat([p["text"] for p in predictions])
         owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p["texts"]])
         similarity = image.float() @ text.float().T
-        tokens = torch.stack([p["tokens"] for p in predictions])
+        tokens = {i: self.seen.pop(p["key"]) for i, p in enumerate(predictions) if p["key"] in self.seen}
         texts = self.tokens([t for p in predictions for t in p["texts"]])
         return recalls(self.rerank(similarity, tokens, texts), self.rerank(similarity.T, tokens, texts, queries="texts"), owner)
 
     @torch.no_grad()
-    def rerank(self, similarity: Tensor, tokens: Tensor, texts: Tokens, queries: Literal["images", "texts"] = "images") -> Tensor:
+    def rerank(
+        self, similarity: Tensor, tokens: Mapping[int, Tensor], texts: Tokens, queries: Literal["images", "texts"] = "images"
+    ) -> Tensor:
         """Scores `(Q, N)`: the best `rerank` candidates of each query by ITC get ITM's logit plus the similarity, the rest stay below.
 
-        `tokens` `(I, N, D)` are those of all images; queries are the rows of `similarity`.
+        `tokens` `(N, D)` are those of this process's images by their number; queries are the rows of `similarity`. Collective.
         """
         k = min(self.cfg.rerank, similarity.shape[1])
         if k == 0:
@@ -116,11 +126,10 @@ class Retrieval(Task[MED]):
         columns = candidates.flatten()
         image_rows, text_rows = (rows, columns) if queries == "images" else (columns, rows)
         cross = self.model.text_encoder.cross_keys_values
-        logits = []
-        for start in range(0, len(rows), self.cfg.chunk):
-            part = slice(start, start + self.cfg.chunk)
+        logits = torch.zeros(len(rows), device=device)
+        for part in torch.isin(image_rows, torch.tensor(list(tokens))).nonzero()[:, 0].split(self.cfg.chunk):
             kept, where = image_rows[part].unique(return_inverse=True)  # an image's keys and values are made once a chunk
-            keys_values = [(key[where], value[where]) for key, value in cross(tokens[kept].to(device))]
-            logits.append(self.model.match(texts[text_rows[part]].to(device), keys_values)[:, 1].float().cpu())
-        scores[rows, columns] = torch.cat(logits) + best.flatten()
+            keys_values = [(k[where], v[where]) for k, v in cross(torch.stack([tokens[i] for i in kept.tolist()]).to(device))]
+            logits[part] = self.model.match(texts[text_rows[part]].to(device), keys_values)[:, 1].float()
+        scores[rows, columns] = all_reduce_sum(logits).cpu() + best.flatten()
         return scores

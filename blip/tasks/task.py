@@ -42,6 +42,9 @@ class Task(nn.Module, ABC, Generic[Model]):
     def after_step(self) -> None:
         """Runs after the last micro-batch of an optimizer step, on every rank: what the micro-batches left is put away."""
 
+    scored_together: ClassVar[bool] = False
+    """Whether `score` is the work of all processes rather than of the first alone."""
+
     @abstractmethod
     def collate(self, examples: list[Example]) -> Batch:
         """What a batch of this task is."""

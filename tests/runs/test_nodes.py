@@ -17,15 +17,15 @@ STEP = {"image": "example/blip:3f2a1b0", "gpus": "8", "gpu_type": "nvidia.com/gp
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainJobConfig]:
-    """The jobs that are asked for; each hands over a model and figures."""
+    """The jobs that are asked for; each hands over what it made, and figures."""
     asked: list[TrainJobConfig] = []
 
     def run(cfg: TrainJobConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
         asked.append(cfg)
         assert all(folder.is_dir() for folder in inputs.values())
-        outputs["model"].mkdir()
-        (outputs["model"] / "config.json").write_text("{}")
-        (outputs["model"] / "figures.json").write_text(json.dumps({"losses": {"itc": 1.0}}))
+        outputs["made"].mkdir()
+        (outputs["made"] / "config.json").write_text("{}")
+        (outputs["made"] / "figures.json").write_text(json.dumps({"losses": {"itc": 1.0}}))
 
     monkeypatch.setattr(nodes, "run_job", run)
     return asked
@@ -54,6 +54,20 @@ def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobCon
     (tmp_path / "data").mkdir()
     data, out = str(tmp_path / "data"), str(tmp_path / "model")
     nodes.train({**STEP, "nodes": "2", "workers": "4"}, "pretrain", "shapes", ["epochs=2"], "s3://b/r", "r1", data, out)
+    done = CliRunner().invoke(app, [*jobs[0].args, "--set", "no.such.key=1"])
+    assert done.exit_code == 42, "it got as far as the configuration"
+    assert "no" in done.output
+
+
+def test_several_nodes_judge_by_the_same_verb(jobs: list[TrainJobConfig], tmp_path: Path):
+    data, model, out = (tmp_path / name for name in ("data", "model", "scores"))
+    data.mkdir()
+    model.mkdir()
+    placement = {**STEP, "nodes": "2", "workers": "4"}
+    figures = nodes.evaluate(placement, "base", ["split=val"], "s3://bucket/run", "r1", str(data), str(model), str(out))
+    assert figures == {"losses": {"itc": 1.0}}
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    assert jobs[0].args[0] == "evaluate"
     done = CliRunner().invoke(app, [*jobs[0].args, "--set", "no.such.key=1"])
     assert done.exit_code == 42, "it got as far as the configuration"
     assert "no" in done.output
