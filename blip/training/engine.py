@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ class EngineConfig(Config):
     """What ZeRO spreads over processes: nothing (0), optimizer states (1), gradients (2), weights (3); none is 1, or 0 of one process."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What matrices are multiplied in; weights stay float32. `auto` is bf16 on GPUs and fp32 on CPUs."""
+    deterministic: bool | None = None
+    """Whether sums have a fixed order, so that the same seed gives the same weights to the last bit; none is yes on CPUs, where it costs
+    nothing, and no on GPUs."""
     timeout: float = Field(default=1800.0, gt=0)
     """Seconds after which a collective that some process does not join ends the run, with a stack of every process."""
 
@@ -89,6 +93,7 @@ class Engine:
     ):
         check_teacher(cfg, task.momentum_teacher)
         start(cfg.timeout)
+        keep_order(device().type == "cpu" if cfg.deterministic is None else cfg.deterministic)
         from blip.training import zero  # here: DeepSpeed takes seconds to import, and a configuration should not wait for it
 
         self.zero = zero
@@ -176,6 +181,13 @@ class Engine:
             if keep:
                 copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
         return copies
+
+
+def keep_order(fixed: bool) -> None:
+    """Makes this process's sums independent of how threads happen to run: of a gradient that many rows share, for example."""
+    if fixed:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has no such order
+    torch.use_deterministic_algorithms(fixed, warn_only=True)
 
 
 def load_model(task: Task, state: dict[str, Tensor]) -> None:

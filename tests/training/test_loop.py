@@ -59,6 +59,18 @@ def test_the_optimizer_goes_on_from_what_the_task_changed_before_the_step(zero: 
         assert 0.25 < engine.task.temperature.item() < 0.32, "within some steps of its bound"
 
 
+def test_a_gradient_that_many_rows_share_is_the_same_each_time():
+    threads, rows = torch.get_num_threads(), torch.randint(64, (200_000,), generator=torch.Generator().manual_seed(0))
+    weights, upstream = torch.zeros(64, 8, requires_grad=True), torch.rand(len(rows), 8, generator=torch.Generator().manual_seed(1))
+    make_engine()
+    torch.set_num_threads(4)
+    try:
+        first, *others = [torch.autograd.grad(weights[rows], weights, upstream)[0] for _ in range(8)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
+
+
 def test_a_report_tells_rate_norm_samples_and_tokens():
     reports: list[Report] = []
     fit(make_engine(schedule=ScheduleConfig(warmup_steps=4, warmup_from=0.0), accumulation=2), batches(0, 2), [reports.append])
