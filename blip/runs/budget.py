@@ -11,7 +11,8 @@ import torch
 
 from blip.config import ConfigError
 from blip.distributed import gather_objects, is_main, world
-from blip.storage import Store, open_store
+from blip.logs import log
+from blip.storage import Store, StoreError, open_store
 from blip.training.engine import Report
 from blip.training.loop import Hook
 
@@ -37,20 +38,28 @@ class Budget:
         """GPU hours of this group."""
         return gpu_hours(self.gpus, self.clock() - self.began)
 
-    def record(self) -> dict[str, float]:
-        """Writes what this group has spent, and reads what all have, by step."""
+    def record(self) -> None:
+        """Writes what this group has spent."""
         if self.gpus:
             self.ledger.put(self.account, json.dumps({"gpu_hours": self.own}).encode())
-        return spent(self.ledger)
 
     @property
     def hours(self) -> float:
         """GPU hours of the step, over all attempts and workers."""
-        return self.record().get(self.step, 0.0)
+        self.record()
+        return spent(self.ledger).get(self.step, 0.0)
 
     def check(self) -> None:
-        """Records; raises BudgetError, which says what each step has spent, where the run has spent what it may."""
-        by_step = self.record()
+        """Records; raises BudgetError, which says what each step has spent, where the run has spent what it may.
+
+        A store that does not answer for once is no reason to stop work: the next time counts that in.
+        """
+        try:
+            self.record()
+            by_step = {} if self.bound is None else spent(self.ledger)
+        except StoreError as error:
+            log.warning("GPU hours are not on record this time: %s", error)
+            return
         if exhausted(self.bound, by_step):
             shares = ", ".join(f"{step} {hours:.2f}" for step, hours in sorted(by_step.items()))
             raise BudgetError(
@@ -75,9 +84,9 @@ def stop_when_spent(budget: Budget) -> Hook:
     return look
 
 
-def ledger(store: str) -> Store:
-    """Where the steps of one run keep account of what they spend; `BLIP_GROUP` names the run."""
-    return open_store(store).join("gpu-hours", os.environ.get("BLIP_GROUP") or "alone")
+def ledger(store: str, step: str) -> Store:
+    """Where the steps of one run keep account of what they spend; `BLIP_GROUP` names the run, without it a step is one by itself."""
+    return open_store(store).join("gpu-hours", os.environ.get("BLIP_GROUP") or step)
 
 
 def gpus_held() -> int:

@@ -59,9 +59,10 @@ def capfilt(
         captioner=publish(root, "captioner", captioner) if cfg.variant != "filter" else None,
         filter=publish(root, "filter", filter) if cfg.variant != "captioner" else None,
         revision=revision,
-        ledger=ledger(store).uri,
     )
-    budget = Budget(cfg.max_gpu_hours, ledger(store), job.account, gpus=0)  # the workers hold them
+    accounts = ledger(store, job.account)
+    job = job.model_copy(update={"ledger": accounts.uri})
+    budget = Budget(cfg.max_gpu_hours, accounts, job.account, gpus=0)  # the workers hold them
     budget.check()
     home = root.join("capfilt", job.identity)
     job.save(home)

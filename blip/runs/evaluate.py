@@ -58,7 +58,8 @@ def evaluate(
     start()
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
     digest = folder_digest(Path(model))
-    budget = Budget(cfg.max_gpu_hours, ledger(store), f"evaluate-{digest[:12]}", gpus_held())
+    account = f"evaluate-{digest[:12]}"
+    budget = Budget(cfg.max_gpu_hours, ledger(store, account), account, gpus_held())
     budget.check()
     prepare = partial(example, size=read_run(model).model.vision.size)
     tasks = [task for task in (cfg.retrieval, cfg.captioning) if task is not None]

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from blip.batch import Example
 from blip.config import load
@@ -80,7 +82,8 @@ def train(
     steps = max(1, round(cfg.epochs * loader.steps_per_epoch))
     identity = identify(cfg, manifests, revision, init)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    budget = Budget(cfg.max_gpu_hours, ledger(store), f"{stage}-{key[:12]}", gpus_held())
+    account = f"{stage}-{key[:12]}"
+    budget = Budget(cfg.max_gpu_hours, ledger(store, account), account, gpus_held())
     budget.check()
     runs = open_store(store).join(stage, key[:12])
     checkpoints = Checkpoints(runs, cfg.checkpoint, identity)
@@ -144,17 +147,23 @@ def writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[
     if not isinstance(cfg.task, CaptioningConfig | PretrainingConfig):
         return None
     captioner = Captioning(as_captioner(cfg.task), task.model, task.tokenizer)
-    size = cfg.transform.size
+    images = list(islice(views(manifest, cfg.transform.size), DESCRIBED))
 
     def write() -> list[str]:
-        images = torch.stack([eval_transform(size)(decode(s.images[0])) for s in islice(samples(manifest), DESCRIBED)]).to(device())
         captioner.eval()
         try:
-            return task.tokenizer.decode(captioner.write(images, Beam(beams=1)).ids)
+            return task.tokenizer.decode(captioner.write(torch.stack(images).to(device()), Beam(beams=1)).ids)
         finally:
             task.train()
 
-    return write
+    return write if images else None
+
+
+def views(manifest: Manifest, size: int) -> Iterator[Tensor]:
+    """The whole images `(3, size, size)` of a manifest's samples, those that cannot be decoded left out."""
+    for sample in samples(manifest):
+        with suppress(BadSample):
+            yield eval_transform(size)(decode(sample.images[0]))
 
 
 def preparing(cfg: TransformConfig) -> Callable[[Sample, np.random.Generator], Example]:

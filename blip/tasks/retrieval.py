@@ -11,7 +11,7 @@ from blip.batch import Batch, Example, Tokens
 from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
-from blip.distributed import all_reduce_sum
+from blip.distributed import all_reduce_sum, rank
 from blip.metrics.retrieval import recalls
 from blip.models.bert import KeysValues
 from blip.models.med import MED
@@ -42,7 +42,7 @@ class Retrieval(Task[MED]):
         self.model = model
         self.tokenizer = tokenizer
         self.alignment = Alignment(cfg.alignment, model)
-        self.seen: dict[str, Tensor] = {}
+        self.seen: list[Tensor] = []
 
     def on_step(self, step: int, steps_per_epoch: int) -> list[nn.Parameter]:
         return self.alignment.on_step(self.model, step, steps_per_epoch)
@@ -91,8 +91,8 @@ class Retrieval(Task[MED]):
         for i, (key, texts) in enumerate(zip(batch.keys, batch.extra["texts"], strict=True)):
             text = self.tokens(texts).to(image_tokens.device)
             text_features = self.model.text_feature(self.model.encode_text(text)).cpu()
-            predictions.append({"key": key, "texts": texts, "image": features[i], "text": text_features})
-            self.seen[key] = image_tokens[i].cpu()
+            predictions.append({"key": key, "texts": texts, "image": features[i], "text": text_features, "seen": (rank(), len(self.seen))})
+            self.seen.append(image_tokens[i].cpu())
         return predictions
 
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
@@ -104,7 +104,8 @@ class Retrieval(Task[MED]):
         text = torch.cat([p["text"] for p in predictions])
         owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p["texts"]])
         similarity = image.float() @ text.float().T
-        tokens = {i: self.seen.pop(p["key"]) for i, p in enumerate(predictions) if p["key"] in self.seen}
+        tokens = {i: self.seen[p["seen"][1]] for i, p in enumerate(predictions) if p["seen"][0] == rank()}
+        self.seen = []
         texts = self.tokens([t for p in predictions for t in p["texts"]])
         return recalls(self.rerank(similarity, tokens, texts), self.rerank(similarity.T, tokens, texts, queries="texts"), owner)
 
@@ -127,7 +128,8 @@ class Retrieval(Task[MED]):
         image_rows, text_rows = (rows, columns) if queries == "images" else (columns, rows)
         cross = self.model.text_encoder.cross_keys_values
         logits = torch.zeros(len(rows), device=device)
-        for part in torch.isin(image_rows, torch.tensor(list(tokens))).nonzero()[:, 0].split(self.cfg.chunk):
+        own = torch.isin(image_rows, torch.tensor(list(tokens), dtype=torch.long)).nonzero()[:, 0]
+        for part in own.split(self.cfg.chunk) if len(own) else ():  # of nothing, split would make one part
             kept, where = image_rows[part].unique(return_inverse=True)  # an image's keys and values are made once a chunk
             keys_values = [(k[where], v[where]) for k, v in cross(torch.stack([tokens[i] for i in kept.tolist()]).to(device))]
             logits[part] = self.model.match(texts[text_rows[part]].to(device), keys_values)[:, 1].float()

@@ -143,7 +143,7 @@ class KeptRun(Run):
 
     def watch_system(self, run_id: str) -> None:
         """Records processors, memory and GPUs, unless MLflow's own switch says not to."""
-        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() != "false":
+        if os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true").lower() not in ("false", "0"):
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             self.monitor = SystemMetricsMonitor(run_id)

@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from blip.data.datasets.shapes.splits import ShapesConfig, gold
+from blip.data.sample import Sample
+from blip.data.shards import write_shards
 from blip.runs.budget import BudgetError, ledger
 from blip.runs.ingest import ingest
-from blip.runs.train import train
+from blip.runs.train import train, views
 
 WORLD = ("data.world.gold=64", "data.world.web=64", "data.world.test=8", "per_shard=32")
 # micro-batches of one size, so that the same run goes on over another number of processes
@@ -121,23 +125,32 @@ def test_a_run_that_is_killed_goes_on_over_another_number_of_processes(data: Pat
             torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
 
 
+def test_images_that_cannot_be_decoded_are_not_described(tmp_path: Path):
+    pictures = [sample.images[0] for sample in islice(gold(ShapesConfig(gold=3)), 3)]
+    samples = (Sample(f"{i}", [data], ["a text"]) for i, data in enumerate([b"not an image", *pictures]))
+    manifest = write_shards(samples, tmp_path / "data", "gold", per_shard=4)
+    assert [tuple(view.shape) for view in views(manifest, 32)] == [(3, 32, 32)] * 3
+
+
 def test_a_run_that_has_spent_what_it_may_does_not_begin(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BLIP_GROUP", "run-7")
     store = str(tmp_path / "store")
-    ledger(store).put("pretrain/1.json", json.dumps({"gpu_hours": 2.0}).encode())
+    ledger(store, "captioner").put("pretrain/1.json", json.dumps({"gpu_hours": 2.0}).encode())
     with pytest.raises(BudgetError, match=r"max_gpu_hours is 1 and the run has spent 2\.00"):
         train("captioner", "shapes", ["max_gpu_hours=1"], store, "r", str(data), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
 
 
-def test_two_processes_judge_as_one_does(data: Path, undisturbed: Training, tmp_path: Path):
+@pytest.mark.parametrize("limit", [8, 1])
+def test_two_processes_judge_as_one_does(data: Path, undisturbed: Training, tmp_path: Path, limit: int):
     figures = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
         places = ["--data", str(data), "--model", str(undisturbed.folder / "model"), "--out", str(out), "--store", str(tmp_path / "store")]
         command = [sys.executable, "-m", "blip.cli", "evaluate", *places, "--processes", str(processes), "--set", "evaluation.batch=2"]
+        command += ["--set", f"evaluation.limit={limit}"]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "BLIP_TRACKING": "off", "OMP_NUM_THREADS": "1"})
         captions = {told["key"]: told["caption"] for told in json.loads((out / "captions.json").read_text())}
         figures.append((json.loads((out / "metrics.json").read_text()), captions))
-    assert len(figures[0][1]) == 8
+    assert len(figures[0][1]) == limit
     assert figures[1] == figures[0]
