@@ -68,6 +68,13 @@ class Budget:
             )
 
 
+def open_budget(bound: float | None, store: str, step: str, gpus: int) -> Budget:
+    """The budget of a step about to begin, in the ledger of its run. Raises BudgetError where nothing is left to spend."""
+    budget = Budget(bound, ledger(store, step), step, gpus)
+    budget.check()
+    return budget
+
+
 def stop_when_spent(budget: Budget) -> Hook:
     """A hook that raises BudgetError, on every process after the same step, once the run has spent what it may; call it after a save."""
 

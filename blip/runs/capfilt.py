@@ -15,7 +15,7 @@ from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.logs import log
 from blip.runs import bootstrapped, gallery
-from blip.runs.budget import Budget, ledger
+from blip.runs.budget import open_budget
 from blip.runs.crew import on_this_machine
 from blip.runs.watch import Workers, watch
 from blip.storage import FolderStore, Store, open_store, probe
@@ -60,10 +60,8 @@ def capfilt(
         filter=publish(root, "filter", filter) if cfg.variant != "captioner" else None,
         revision=revision,
     )
-    accounts = ledger(store, job.account)
-    job = job.model_copy(update={"ledger": accounts.uri})
-    budget = Budget(cfg.max_gpu_hours, accounts, job.account, gpus=0)  # the workers hold them
-    budget.check()
+    budget = open_budget(cfg.max_gpu_hours, store, job.account, gpus=0)  # the workers hold them
+    job = job.model_copy(update={"ledger": budget.ledger.uri})
     home = root.join("capfilt", job.identity)
     job.save(home)
     with track(name, tags={"revision": revision}, parents={"data": job.input.digest, **job.models}, key=home.uri) as run:
@@ -83,7 +81,7 @@ def rethreshold(kept: str, out: str, threshold: str = "", overrides: Sequence[st
     """Selects anew among the scores of an earlier CapFilt, whose folder is `kept`, without a model and without touching its shards.
 
     `threshold` is the p(match) from which on a text is kept, `0.6` or by source `web=0.7,synthetic=0.5`; empty leaves the rule as it is.
-    Overrides of `selection` say more, such as `selection.most=3`. `out` is as of `capfilt`. Raises ConfigError.
+    Overrides of `selection` say more, such as `selection.repeats=50`. `out` is as of `capfilt`. Raises ConfigError.
     """
     manifest = Manifest.load(Path(kept, MANIFEST))
     job = Job.load(manifest.root)

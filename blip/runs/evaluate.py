@@ -18,7 +18,7 @@ from blip.data.transforms import decode, eval_transform
 from blip.distributed import device, is_main, start
 from blip.evaluation import EvaluationConfig, predict
 from blip.logs import progress
-from blip.runs.budget import Budget, gpus_held, ledger
+from blip.runs.budget import gpus_held, open_budget
 from blip.runs.model import load_task, read_run
 from blip.runs.processes import spread, to_start, words
 from blip.tasks.captioning import CaptioningConfig
@@ -58,9 +58,7 @@ def evaluate(
     start()
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
     digest = folder_digest(Path(model))
-    account = f"evaluate-{digest[:12]}"
-    budget = Budget(cfg.max_gpu_hours, ledger(store, account), account, gpus_held())
-    budget.check()
+    budget = open_budget(cfg.max_gpu_hours, store, f"evaluate-{digest[:12]}", gpus_held())
     prepare = partial(example, size=read_run(model).model.vision.size)
     tasks = [task for task in (cfg.retrieval, cfg.captioning) if task is not None]
     folder = Path(out)

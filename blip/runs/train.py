@@ -25,7 +25,7 @@ from blip.evaluation import samples
 from blip.logs import progress
 from blip.models.generation import Beam
 from blip.models.weights import start as weights
-from blip.runs.budget import Budget, gpus_held, ledger, stop_when_spent
+from blip.runs.budget import gpus_held, open_budget, stop_when_spent
 from blip.runs.config import RunConfig
 from blip.runs.model import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.runs.processes import spread, to_start, words
@@ -82,9 +82,7 @@ def train(
     steps = max(1, round(cfg.epochs * loader.steps_per_epoch))
     identity = identify(cfg, manifests, revision, init)
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    account = f"{stage}-{key[:12]}"
-    budget = Budget(cfg.max_gpu_hours, ledger(store, account), account, gpus_held())
-    budget.check()
+    budget = open_budget(cfg.max_gpu_hours, store, f"{stage}-{key[:12]}", gpus_held())
     runs = open_store(store).join(stage, key[:12])
     checkpoints = Checkpoints(runs, cfg.checkpoint, identity)
     newest = checkpoints.newest()
