@@ -52,7 +52,7 @@ check-k8s: $(INSTALLED) ## lint image and manifests, and hold these to the schem
 
 test-s3: $(INSTALLED) ## pass the tests of stores and workers against the S3 server that AWS_ENDPOINT_URL names, with the keys of the environment
 	@test -n "$$AWS_ENDPOINT_URL" || { echo "set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a server's"; exit 1; }
-	@TEST_S3_SERVER=$$AWS_ENDPOINT_URL OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_storage.py tests/capfilt
+	@TEST_S3_SERVER=$$AWS_ENDPOINT_URL OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_storage.py tests/workers tests/capfilt
 
 test-cluster: $(INSTALLED) ## try manifests, jobs and workers on the cluster of KUBECONFIG, which should be good for nothing else (tests/cluster)
 	@BLIP_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster

@@ -116,13 +116,11 @@ def evaluate(
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
-    processes: Processes = 0,
-    figures: Figures = None,
 ) -> None:
     """Score a model on the test split: retrieval and captions."""
     from blip.runs.evaluate import evaluate
 
-    tell(evaluate(preset, overrides, store, revision, str(data), str(model), str(out), processes=processes), figures)
+    tell(evaluate(preset, overrides, store, revision, str(data), str(model), str(out)))
 
 
 @app.command()

@@ -100,24 +100,15 @@ def gather_objects(value: T) -> list[T]:
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over ranks, as a new tensor without gradient."""
-    return reduce(tensor, dist.ReduceOp.SUM)
-
-
-def all_reduce_max(tensor: Tensor) -> Tensor:
-    """The maximum over ranks, as a new tensor without gradient."""
-    return reduce(tensor, dist.ReduceOp.MAX)
+    result = tensor.detach().clone()
+    if world() > 1:
+        dist.all_reduce(result)
+    return result
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
     """The mean over ranks of a floating-point tensor, as a new tensor without gradient."""
     return all_reduce_sum(tensor) / world()
-
-
-def reduce(tensor: Tensor, operation: Any) -> Tensor:
-    result = tensor.detach().clone()
-    if world() > 1:
-        dist.all_reduce(result, operation)
-    return result
 
 
 def barrier() -> None:

@@ -1,19 +1,24 @@
-"""Judging: predict every sample exactly once, gather, score once."""
+"""Judging a data set shard by shard: any number of workers predict every sample once, then somebody scores them all."""
 
-from collections.abc import Callable, Iterator
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from blip.batch import Example
 from blip.config import Config
-from blip.data.manifest import Manifest
+from blip.data.manifest import Manifest, Shard
 from blip.data.sample import Sample
-from blip.data.shards import read_shard
-from blip.distributed import gather_objects, rank, world
-from blip.storage import open_store
-from blip.tasks.task import Task
+from blip.data.shards import ShardFile, good_samples, read_shard
+from blip.storage import Store, open_store
+from blip.tasks.task import Look, Task
+from blip.workers.queue import finished
+from blip.workers.worker import Output
 
 
 class EvaluationConfig(Config):
@@ -30,19 +35,50 @@ def samples(manifest: Manifest) -> Iterator[Sample]:
         yield from read_shard(store, shard)
 
 
-@torch.no_grad()
-def predict(
-    task: Task, manifest: Manifest, prepare: Callable[[Sample], Example], cfg: EvaluationConfig, advance: Callable[[int], None]
-) -> list[dict[str, Any]]:
-    """The task's predictions for all samples, gathered over ranks in the order of the manifest; `advance` hears of every batch."""
-    task.eval()
-    device = next(task.parameters()).device
-    mine = islice(samples(manifest), rank(), cfg.limit, world())
-    predictions = []
-    while chunk := list(islice(mine, cfg.batch)):
-        batch = task.collate([prepare(s) for s in chunk]).to(device)
-        predictions += task.predict(batch)
-        advance(len(chunk))
-    ranks = gather_objects(predictions)
-    longest = max(map(len, ranks))
-    return [part[i] for i in range(longest) for part in ranks if i < len(part)]
+def quotas(manifest: Manifest, limit: int | None) -> dict[str, int]:
+    """How many samples of each shard are judged, by its name; shards beyond the limit are not in it."""
+    rest, found = manifest.samples if limit is None else limit, {}
+    for shard in manifest.shards:
+        if rest > 0:
+            found[shard.name] = min(rest, shard.samples)
+        rest -= shard.samples
+    return found
+
+
+@dataclass
+class Judge:
+    """One shard under a task's eyes: what `look` finds of each sample is kept in a file, the same for every worker."""
+
+    task: Task
+    look: Look
+    source: Store
+    prepare: Callable[[Sample], Example]
+    batch: int
+    quotas: Mapping[str, int]
+    places: Mapping[str, int]
+    """Where a shard's samples begin among all."""
+    advance: Callable[[int], None]
+    """Hears of every batch."""
+
+    @torch.no_grad()
+    def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
+        torch.manual_seed(0)  # what a task draws depends on the shard alone, not on who does it or what came before
+        device = next(self.task.parameters()).device
+        rejected, found = Counter[str](), []
+        with ShardFile(self.source, shard, path, rejected, verified=True) as file:
+            mine = islice(good_samples(file, rejected), self.quotas[shard.name])
+            while chunk := list(islice(mine, self.batch)):
+                first = self.places.get(shard.name, 0) + len(found)
+                batch = self.task.collate([self.prepare(s) for s in chunk]).to(device)
+                found += self.look(batch, range(first, first + len(chunk)))
+                tally["images"] += len(chunk)
+                self.advance(len(chunk))
+        made = folder / "found.pt"
+        torch.save(found, made)
+        return Output(made, {}, {"samples": len(found), "rejected": dict(rejected)})
+
+
+def gather(at: Store, shards: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """What workers found in each of the shards, in the order given. Raises ShardError where one is not done, or was set aside."""
+    done, _ = finished(at, shards)
+    return [torch.load(io.BytesIO(at.get(record["name"])), weights_only=True) for record in done.values()]

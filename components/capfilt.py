@@ -28,7 +28,7 @@ def capfilt(
     from blip.runs.stages import of
     from components.show import show
 
-    settings, pods = of("capfilt", overrides, max_gpu_hours), workers(placement(jobs, image))
+    settings, pods = of("capfilt", overrides, max_gpu_hours), workers(placement(jobs, image), "capfilt")
     models = captioner.path, filter.path
     made = capfilt(preset, settings, store, revision, data.path, *models, kept.path, pictures.path, workers=pods)
     show(made, metrics, card)

@@ -21,10 +21,11 @@ def evaluate(
     card: Output[Markdown],
 ):
     """Scores the model on the test split; the scores folder holds the figures and every prediction."""
-    from blip.runs.nodes import evaluate, placement
+    from blip.runs.evaluate import evaluate
+    from blip.runs.nodes import placement, workers
     from blip.runs.stages import of
     from components.show import show
 
-    settings = of("evaluate", overrides, max_gpu_hours)
-    made = evaluate(placement(jobs, image), preset, settings, store, revision, data.path, model.path, scores.path)
+    settings, pods = of("evaluate", overrides, max_gpu_hours), workers(placement(jobs, image), "evaluate")
+    made = evaluate(preset, settings, store, revision, data.path, model.path, scores.path, workers=pods)
     show(made, metrics, card)

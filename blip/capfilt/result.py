@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from blip.capfilt.job import READERS, Job
+from blip.capfilt.job import Job
 from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.selection import select
 from blip.capfilt.shard import JSON
@@ -20,6 +20,7 @@ from blip.data.index import Index, Members
 from blip.data.manifest import Manifest, Shard
 from blip.data.shards import ShardError
 from blip.storage import Store
+from blip.workers.queue import READERS, finished
 
 SCORES, INDEX = BESIDE = (".parquet", ".idx.jsonl")
 """What lies beside each output shard."""
@@ -45,7 +46,7 @@ def assemble(job: Job, store: Store, cfg: SelectionConfig) -> Result:
 
     Raises ShardError where shards are not done or scores were altered.
     """
-    done, dead = job.finished(store)
+    done, dead = finished(store, job.shards, job.config.lost)
     records = list(done.values())
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(lambda record: read_scores(store, record), records))

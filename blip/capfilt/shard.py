@@ -16,12 +16,12 @@ from blip.capfilt.pairs import CarriedConfig, Pair, ahead, make_pair, read_membe
 from blip.capfilt.rules import REASONS, SelectionConfig, decide
 from blip.capfilt.stream import Chunk, StreamConfig, chunks, halve, matched, with_synthetic
 from blip.capfilt.table import table_of, to_parquet
-from blip.capfilt.worker import Output
 from blip.config import Config
 from blip.data.index import Index
 from blip.data.shards import sha256
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval
+from blip.workers.worker import Output
 
 JSON = "capfilt.json"
 """The member that CapFilt adds to a sample."""

@@ -86,13 +86,7 @@ def read_shard(store: Store, shard: Shard, rejected: Counter[str] | None = None)
     """
     reasons: Counter[str] = Counter()
     with opened(store, shard, reasons) as file:
-        for row in range(len(file)):
-            try:
-                sample = file[row]
-            except BadSample as e:
-                reasons[str(e)] += 1
-            else:
-                yield sample
+        yield from good_samples(file, reasons)
     if reasons:
         log.warning("shard %s/%s: left out %s", store.uri, shard.name, ", ".join(f"{n} ({r})" for r, n in sorted(reasons.items())))
     if rejected is not None:
@@ -160,6 +154,17 @@ class RangedShard(OpenShard):
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def good_samples(file: OpenShard, rejected: Counter[str]) -> Iterator[Sample]:
+    """The samples of an open shard in their order; bad ones are counted by reason."""
+    for row in range(len(file)):
+        try:
+            sample = file[row]
+        except BadSample as e:
+            rejected[str(e)] += 1
+        else:
+            yield sample
 
 
 @contextmanager

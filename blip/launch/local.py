@@ -50,6 +50,14 @@ def exit_code(codes: Sequence[int]) -> int:
     return (killed + [code for code in codes if code > 0] + [128 + signal.SIGTERM])[0]
 
 
+def share(asked: int) -> int:
+    """How many processes of this machine share the work: as many as asked for, 0 for one a GPU. Raises ConfigError for more than GPUs."""
+    gpus = torch.cuda.device_count()
+    if gpus and asked > gpus:
+        raise ConfigError(f"{asked} processes need a GPU each, and this machine has {gpus}: ask for fewer")
+    return asked or max(1, gpus)
+
+
 def launch(module: str, args: Sequence[str], processes: int, *, log: str | Path | None = None, env: Mapping[str, str] | None = None) -> int:
     """Runs `python -m module args` in so many processes of this machine and gives their exit code.
 
@@ -57,9 +65,7 @@ def launch(module: str, args: Sequence[str], processes: int, *, log: str | Path 
     Ctrl-C here let the workers finish their step and save. Output goes to `log` if there is one. Raises ConfigError where there are
     fewer GPUs than processes.
     """
-    if torch.cuda.is_available() and processes > torch.cuda.device_count():
-        raise ConfigError(f"{processes} processes need a GPU each, and this machine has {torch.cuda.device_count()}: ask for fewer")
-    options = ["--standalone", f"--nproc-per-node={processes}", "--max-restarts=0", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
+    options = ["--standalone", f"--nproc-per-node={share(processes)}", "--max-restarts=0", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     with open_log(log) as output:
         launcher = subprocess.Popen(

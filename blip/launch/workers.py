@@ -16,8 +16,9 @@ RETRIES = 20
 
 class WorkersConfig(JobConfig):
     workers: int = Field(ge=1)
+    """Pods; in each one process a GPU pulls shards."""
     module: str = "blip.runs.worker"
-    """The module that every worker runs on the URI of a job; it ends with success when no shard is left."""
+    """What every pod runs on the URI of a job; it ends with success when no shard is left."""
     priority: str = "blip-batch"
     """The PriorityClass of the pods."""
     shared_memory: str = "8Gi"
@@ -81,7 +82,7 @@ def template(cfg: WorkersConfig) -> Manifest:
 
 
 def on_cluster(cfg: WorkersConfig) -> Callable[[str], AbstractContextManager[Callable[[], bool]]]:
-    """What starts workers on the cluster for the URI of a CapFilt job; within, a function says whether they are at work.
+    """What starts workers on the cluster for the URI of a job; within, a function says whether they are at work.
 
     That function raises ConfigError when a worker ended with exit code 42, and JobError when the Job failed otherwise.
     """

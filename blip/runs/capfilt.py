@@ -7,24 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blip.capfilt.job import CapFiltConfig, Job, ModelSource
+from blip.capfilt.job import CapFiltConfig, Job
 from blip.capfilt.result import Result, assemble, sweep
 from blip.capfilt.rules import SelectionConfig
 from blip.config import ConfigError, load, set_value, validate
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
+from blip.launch.local import share
 from blip.logs import log
 from blip.runs import bootstrapped, gallery
 from blip.runs.budget import open_budget
 from blip.runs.crew import on_this_machine
 from blip.runs.watch import Workers, watch
-from blip.storage import FolderStore, Store, open_store, probe
+from blip.storage import Store, open_store, probe
 from blip.tracking import start as track
-from blip.tracking.registry import folder_digest
+from blip.workers.model import ModelSource
 
 MANIFEST, METRICS, PICTURES = "bootstrapped.json", "metrics.json", "pictures.json"
-LEFT_BEHIND = "training_state.safetensors"
-"""What a model folder may hold that only its own training needs."""
 
 
 def capfilt(
@@ -56,8 +55,8 @@ def capfilt(
     job = Job(
         config=cfg,
         input=read_input(cfg.source, data),
-        captioner=publish(root, "captioner", captioner) if cfg.variant != "filter" else None,
-        filter=publish(root, "filter", filter) if cfg.variant != "captioner" else None,
+        captioner=published(root, "captioner", captioner) if cfg.variant != "filter" else None,
+        filter=published(root, "filter", filter) if cfg.variant != "captioner" else None,
         revision=revision,
     )
     budget = open_budget(cfg.max_gpu_hours, store, job.account, gpus=0)  # the workers hold them
@@ -66,7 +65,7 @@ def capfilt(
     job.save(home)
     with track(name, tags={"revision": revision}, parents={"data": job.input.digest, **job.models}, key=home.uri) as run:
         run.params(cfg.model_dump(mode="json"))
-        speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, cfg.workers, Path(out, "logs"))), run)
+        speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, share(cfg.workers), Path(out, "logs"))), run)
         result = assemble(job, home, cfg.selection)
         sweep(result)
         found = write(result, cfg.source, data, Path(out), page)
@@ -120,19 +119,11 @@ def is_name(source: str) -> bool:
     return not any(mark in source for mark in "/{.")
 
 
-def publish(root: Store, role: str, folder: str | None) -> ModelSource:
-    """A model where workers find it: as it is where they share the file system, else copied to the store."""
-    if not folder or not Path(folder).is_dir():
-        raise ConfigError(f"{role} {folder!r}: name a model folder, or set variant to do without")
-    digest = folder_digest(Path(folder))
-    if isinstance(root, FolderStore):
-        return ModelSource(digest=digest, at=str(Path(folder).resolve()))
-    home = root.join("models", digest)
-    there = set(home.list())
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != LEFT_BEHIND):
-        if (key := path.relative_to(folder).as_posix()) not in there:
-            home.put_file(key, path)
-    return ModelSource(digest=digest, at=home.uri)
+def published(root: Store, role: str, folder: str | None) -> ModelSource:
+    try:
+        return ModelSource.publish(root, role, folder)
+    except ConfigError as e:
+        raise ConfigError(f"{e}, or set variant to do without") from None
 
 
 def write(result: Result, source: str, data: str, out: Path, page: str | None) -> dict[str, Any]:

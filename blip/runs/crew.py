@@ -1,4 +1,4 @@
-"""Workers of a CapFilt job on this machine: started, replaced when they are lost, ended with the step."""
+"""Workers of a job on this machine: started, replaced when they are lost, ended with the step."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.storage import open_store
@@ -24,11 +25,11 @@ class WorkerError(RuntimeError):
 
 @dataclass
 class Crew:
-    """Worker processes, each with a log of its own."""
+    """Worker processes, each with a log of its own in a folder, or none where they speak as this process does."""
 
     job: str
     size: int
-    logs: Path
+    logs: Path | None
     processes: dict[int, tuple[str, subprocess.Popen[bytes]]] = field(default_factory=dict)
     """Name and process by place, from 0."""
     lost: int = 0
@@ -48,8 +49,7 @@ class Crew:
     def check(self, name: str, code: int) -> None:
         """Raises where another worker in the place of a lost one would fare no better."""
         self.lost += 1
-        *_, last = ["", *self.log(name).read_text(errors="replace").strip().splitlines()]
-        words = f"{name} ended with code {code}: {last or 'without a word'} (log: {self.log(name)})"
+        words = f"{name} ended with code {code}{self.last_words(name)}"
         if code == EXIT_CONFIG:
             raise ConfigError(words)
         if not open_store(self.job).exists(f"worker/{name}.json") or self.lost > REPLACEMENTS * self.size:
@@ -60,12 +60,24 @@ class Crew:
         cores = max(1, (os.cpu_count() or 1) // self.size)
         environment = {"OMP_NUM_THREADS": str(cores), **os.environ, "LOCAL_RANK": str(place)}
         command = [sys.executable, "-m", "blip.runs.worker", self.job, "--name", name, "--attached"]
-        self.logs.mkdir(parents=True, exist_ok=True)
-        with self.log(name).open("wb") as log:
+        with self.log(name) as log:
             self.processes[place] = name, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
 
-    def log(self, name: str) -> Path:
-        return self.logs / f"{name}.log"
+    @contextmanager
+    def log(self, name: str) -> Iterator[IO[bytes] | None]:
+        if self.logs is None:
+            yield None
+            return
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with (self.logs / f"{name}.log").open("wb") as file:
+            yield file
+
+    def last_words(self, name: str) -> str:
+        if self.logs is None:
+            return ""
+        path = self.logs / f"{name}.log"
+        *_, last = ["", *path.read_text(errors="replace").strip().splitlines()]
+        return f": {last or 'without a word'} (log: {path})"
 
     def end(self) -> None:
         for _, process in self.processes.values():
@@ -78,7 +90,7 @@ class Crew:
 
 
 @contextmanager
-def on_this_machine(job: str, size: int, logs: Path) -> Iterator[Callable[[], bool]]:
+def on_this_machine(job: str, size: int, logs: Path | None = None) -> Iterator[Callable[[], bool]]:
     """Workers for a job; call what it gives now and then, until it says that none is at work any more."""
     crew = Crew(job, size, logs)
     try:

@@ -11,10 +11,9 @@ from blip.launch.node import SCRATCH
 from blip.launch.trainjob import TrainJobConfig
 from blip.launch.trainjob import run as run_job
 from blip.launch.workers import WorkersConfig, on_cluster
-from blip.runs import evaluate as judge
 from blip.runs import train as here
-from blip.runs.capfilt import Workers
 from blip.runs.processes import words
+from blip.runs.watch import Workers
 
 FIGURES = "figures.json"
 
@@ -48,16 +47,6 @@ def train(
     return on_nodes(placement, stage, ["train", stage, *words(options, overrides)], store, inputs, out)
 
 
-def evaluate(
-    placement: Mapping[str, Any], preset: str, overrides: Sequence[str], store: str, revision: str, data: str, model: str, out: str
-) -> dict[str, Any]:
-    """Judges as `blip.runs.evaluate` does, over the `nodes` of the placement where they are more than one."""
-    if alone(placement):
-        return judge.evaluate(preset, overrides, store, revision, data, model, out)
-    options = {"--preset": preset, "--store": store, "--revision": revision}
-    return on_nodes(placement, "evaluate", ["evaluate", *words(options, overrides)], store, {"data": data, "model": model}, out)
-
-
 def alone(placement: Mapping[str, Any]) -> bool:
     return int(placement.get("nodes", 1)) <= 1
 
@@ -82,11 +71,11 @@ def on_nodes(
     return found
 
 
-def workers(placement: Mapping[str, Any]) -> Workers | None:
-    """The workers that `blip.runs.capfilt` asks for: pods where the placement names more than one, else None for those of this machine."""
+def workers(placement: Mapping[str, Any], name: str) -> Workers | None:
+    """The workers of a step, which their job is named after: pods where the placement names more than one, else None for this machine's."""
     if int(placement.get("workers", 1)) <= 1:
         return None
-    return on_cluster(validate(WorkersConfig, {**without("nodes", placement), "name": "capfilt"}, "the placement"))
+    return on_cluster(validate(WorkersConfig, {**without("nodes", placement), "name": name}, "the placement"))
 
 
 def without(name: str, placement: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from blip.launch.local import launch
+from blip.launch.local import launch, share
 
 
 def to_start(processes: int) -> int:
@@ -17,7 +15,7 @@ def to_start(processes: int) -> int:
 
     `processes` is what was asked for; 0 stands for one a GPU.
     """
-    count = processes or max(1, torch.cuda.device_count())
+    count = share(processes)
     return count if count > 1 and "WORLD_SIZE" not in os.environ else 0
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a CapFilt job while workers are at it, each and all together."""
+"""What a person sees of a job while workers are at it, each and all together."""
 
 import json
 import time
@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from blip.capfilt.job import READERS, Job
+from blip.capfilt.job import Job
 from blip.logs import log, progress
 from blip.storage import Store
 from blip.tracking import Run
+from blip.workers.queue import READERS, records
 
 SHOWN = 4
 """Workers named beside the progress bar at most."""
@@ -26,28 +27,38 @@ Workers = Callable[[str], AbstractContextManager[Callable[[], bool]]]
 
 
 def watch(job: Job, store: Store, workers: Workers, run: Run) -> dict[str, Any]:
-    """Shows a job's progress until its workers are done, here and as curves of the run; starts none where nothing is left to do.
+    """Shows a CapFilt job's progress until its workers are done, here and as curves of the run; starts none where nothing is left to do.
 
     Returns images a second, those of each worker, and the share of time that each part of the work took.
     """
-    done, dead = job.records(store)
-    if len(done) + len(dead) == len(job.input.shards):
+    done, dead = records(store, job.shards)
+    if len(done) + len(dead) == len(job.shards):
         log.info("every shard of job %s is done already", job.identity)
         return {}
     behind = sum(record["samples"] for record in done.values())
     crew = Tallies(store, len(done), set(store.list("worker/")))
-    with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar, workers(store.uri) as working:
+    with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar:
+
+        def look() -> None:
+            bar.advance(min(behind + int(crew.sum("images")), bar.total) - bar.done, crew.beside_the_bar())
+            run.metrics(crew.curves(), step=round(crew.seconds))
+
+        follow(crew, workers, job.config.report, look)
+    return crew.speed()
+
+
+def follow(crew: "Tallies", workers: Workers, every: float, look: Callable[[], None]) -> None:
+    """Waits until no worker of a job is at work; looks at what they say of themselves every so many seconds, and once more at the end."""
+    with workers(crew.store.uri) as working:
         looked, busy = 0.0, True
         while busy:
             busy = working()
-            if busy and time.monotonic() - looked < job.config.report:
+            if busy and time.monotonic() - looked < every:
                 time.sleep(LOOK)
                 continue
             looked = time.monotonic()
             crew.read()
-            bar.advance(min(behind + int(crew.sum("images")), bar.total) - bar.done, crew.beside_the_bar())
-            run.metrics(crew.curves(), step=round(crew.seconds))
-    return crew.speed()
+            look()
 
 
 @dataclass
@@ -55,6 +66,7 @@ class Tallies:
     """What workers say of themselves, those of earlier times left out."""
 
     store: Store
+    """The job's."""
     shards: int
     """Done before they began."""
     old: set[str]

@@ -1,11 +1,11 @@
-"""One CapFilt worker: `python -m blip.runs.worker JOB` on this machine or in a pod, as many as one likes, until no shard is left."""
+"""One worker of a job: `python -m blip.runs.worker JOB` on this machine or in a pod, as many as one likes, until no shard is left."""
 
+import json
 import os
 import signal
-import socket
 import sys
 import threading
-import uuid
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -13,33 +13,42 @@ from typing import Annotated
 import typer
 
 from blip.capfilt.job import Job
-from blip.capfilt.lease import ShardQueue
 from blip.capfilt.shard import ShardBootstrap
-from blip.capfilt.worker import Worker
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.distributed import device
+from blip.launch.local import share
 from blip.logs import log, quiet
+from blip.runs import judging
 from blip.runs.budget import Budget, gpus_held
+from blip.runs.crew import on_this_machine
 from blip.runs.model import as_captioner, as_filter, load_task, read_run
+from blip.runs.watch import LOOK
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
 from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
+from blip.workers.queue import ShardQueue, own_name
+from blip.workers.worker import Worker
 
 
 def work(uri: str, name: str = "") -> None:
     """Works on the job of a folder in the store until all its shards are done or set aside."""
+    kind = json.loads(open_store(uri).get("job.json")).get("type", "capfilt")
+    {"capfilt": caption_and_filter, "evaluation": judging.work}[kind](uri, name or own_name())
+
+
+def caption_and_filter(uri: str, name: str) -> None:
     job, store = Job.load(uri), open_store(uri)
     shards = {shard.name: shard for shard in job.input.shards}
-    queue = ShardQueue(store, list(shards), name or f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}", job.config.lease)
+    queue = ShardQueue(store, list(shards), name, job.config.lease)
     if not queue.pending():
         log.info("no shard is left of job %s", uri)
         return
     captioner, text_filter = load_models(job)
-    process = ShardBootstrap(job.config, captioner, text_filter, job.models, job.config.threads)
+    bootstrap = ShardBootstrap(job.config, captioner, text_filter, job.models, job.config.threads)
     budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{uri}/gpu-hours"), job.account, gpus_held())
     try:
-        Worker(queue, job.input.store, shards, process, job.config.report, budget.check).run()
+        Worker(queue, job.input.store, shards, lambda _, *given: bootstrap(*given), job.config.report, budget.check).run()
     finally:
         budget.record()
 
@@ -87,14 +96,21 @@ def main(
     job: Annotated[str, typer.Argument(help="The job's folder in the store.")],
     name: Annotated[str, typer.Option(help="This worker's name; empty for one of its own.")] = "",
     attached: Annotated[bool, typer.Option(help="End when standard input ends.")] = False,
+    processes: Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")] = 0,
 ) -> None:
-    """Caption and filter the shards of a job, together with any number of other workers."""
+    """Work on the shards of a job, together with any number of other workers."""
     quiet()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if attached:
         threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        work(job, name)
+        count = 1 if attached else share(processes)
+        if count == 1:
+            work(job, name)
+            return
+        with on_this_machine(job, count) as working:
+            while working():
+                time.sleep(LOOK)
     except ConfigError as e:
         log.error("%s", e)
         sys.exit(EXIT_CONFIG)

@@ -1,6 +1,6 @@
 """Retrieval: which text belongs to which image; the filter is this task (BLIP, sections 3.3 and 5.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,13 +11,15 @@ from blip.batch import Batch, Example, Tokens
 from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
-from blip.distributed import all_reduce_sum, rank
 from blip.metrics.retrieval import recalls
 from blip.models.bert import KeysValues
 from blip.models.med import MED
 from blip.tasks.alignment import Alignment, AlignmentConfig
-from blip.tasks.task import Task
+from blip.tasks.task import Look, Task
 from blip.tasks.text import TextLengths
+
+UNSEEN = -1e4
+"""The logit of a pair that ITM did not look at."""
 
 
 class RetrievalConfig(Config):
@@ -34,7 +36,6 @@ class Retrieval(Task[MED]):
     """The model learns to align and to match images and texts."""
 
     momentum_teacher = True
-    scored_together = True
 
     def __init__(self, cfg: RetrievalConfig, model: MED, tokenizer: Tokenizer):
         super().__init__()
@@ -42,7 +43,6 @@ class Retrieval(Task[MED]):
         self.model = model
         self.tokenizer = tokenizer
         self.alignment = Alignment(cfg.alignment, model)
-        self.seen: list[Tensor] = []
 
     def on_step(self, step: int, steps_per_epoch: int) -> list[nn.Parameter]:
         return self.alignment.on_step(self.model, step, steps_per_epoch)
@@ -84,54 +84,66 @@ class Retrieval(Task[MED]):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[dict[str, Any]]:
-        """Features of each image and of all its texts; the image's tokens stay with this process, for the re-ranking."""
-        image_tokens = self.model.encode_image(normalise(batch.images))
-        features = self.model.image_feature(image_tokens).cpu()
+        """Features of each image `(E,)` and of all its texts `(T, E)`."""
+        images = self.model.image_feature(self.model.encode_image(normalise(batch.images))).cpu()
         predictions = []
-        for i, (key, texts) in enumerate(zip(batch.keys, batch.extra["texts"], strict=True)):
-            text = self.tokens(texts).to(image_tokens.device)
-            text_features = self.model.text_feature(self.model.encode_text(text)).cpu()
-            predictions.append({"key": key, "texts": texts, "image": features[i], "text": text_features, "seen": (rank(), len(self.seen))})
-            self.seen.append(image_tokens[i].cpu())
+        for key, texts, image in zip(batch.keys, batch.extra["texts"], images, strict=True):
+            text = self.model.text_feature(self.model.encode_text(self.tokens(texts).to(batch.images.device))).cpu()
+            predictions.append({"key": key, "texts": texts, "image": image.clone(), "text": text})  # a view would keep its batch
         return predictions
 
-    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
-        """R@1, 5, 10 in percent, text retrieval (`tr*`) and image retrieval (`ir*`), after re-ranking by ITM.
+    @property
+    def looks_twice(self) -> bool:
+        return self.cfg.rerank > 0
 
-        All processes call it together, with all their predictions; each looks at the images that it has predicted.
-        """
-        image = torch.stack([p["image"] for p in predictions])
-        text = torch.cat([p["text"] for p in predictions])
-        owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p["texts"]])
-        similarity = image.float() @ text.float().T
-        tokens = {i: self.seen[p["seen"][1]] for i, p in enumerate(predictions) if p["seen"][0] == rank()}
-        self.seen = []
+    def compare(self, predictions: list[dict[str, Any]]) -> Look:
+        """ITM's logits of each image and the texts that ITC finds likely for it, or it for them (BLIP, section 5.1)."""
+        similarity = similarities(predictions)
+        pairs = nearest(similarity, self.cfg.rerank) | nearest(similarity.T, self.cfg.rerank).T
         texts = self.tokens([t for p in predictions for t in p["texts"]])
-        return recalls(self.rerank(similarity, tokens, texts), self.rerank(similarity.T, tokens, texts, queries="texts"), owner)
 
-    @torch.no_grad()
-    def rerank(
-        self, similarity: Tensor, tokens: Mapping[int, Tensor], texts: Tokens, queries: Literal["images", "texts"] = "images"
-    ) -> Tensor:
-        """Scores `(Q, N)`: the best `rerank` candidates of each query by ITC get ITM's logit plus the similarity, the rest stay below.
+        @torch.no_grad()
+        def look(batch: Batch, places: Sequence[int]) -> list[dict[str, Any]]:
+            images = self.model.encode_image(normalise(batch.images))
+            rows, columns = pairs[list(places)].nonzero(as_tuple=True)
+            logits = []
+            for row, column in zip(rows.split(self.cfg.chunk), columns.split(self.cfg.chunk), strict=True):
+                seen, where = row.unique(return_inverse=True)  # an image's keys and values are made once a chunk
+                cross = [(k[where], v[where]) for k, v in self.model.text_encoder.cross_keys_values(images[seen])]
+                logits.append(self.model.match(texts[column].to(images.device), cross)[:, 1].float().cpu())
+            sizes = rows.bincount(minlength=len(batch)).tolist()
+            found = zip(columns.split(sizes), torch.cat(logits).split(sizes), strict=True)
+            return [{"near": near.clone(), "logits": logit.clone()} for near, logit in found]
 
-        `tokens` `(N, D)` are those of this process's images by their number; queries are the rows of `similarity`. Collective.
+        return look
+
+    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
+        """R@1, 5, 10 in percent, text retrieval (`tr*`) and image retrieval (`ir*`).
+
+        With a second look the best `rerank` candidates of each query by ITC get ITM's logit plus the similarity, the rest stay below.
         """
-        k = min(self.cfg.rerank, similarity.shape[1])
-        if k == 0:
-            return similarity
-        device = next(self.model.parameters()).device
-        scores = similarity - 1e4  # unscored pairs stand below scored ones, in the order of ITC
-        best, candidates = similarity.topk(k, dim=1)
-        rows = torch.arange(len(similarity))[:, None].expand_as(candidates).flatten()
-        columns = candidates.flatten()
-        image_rows, text_rows = (rows, columns) if queries == "images" else (columns, rows)
-        cross = self.model.text_encoder.cross_keys_values
-        logits = torch.zeros(len(rows), device=device)
-        own = torch.isin(image_rows, torch.tensor(list(tokens), dtype=torch.long)).nonzero()[:, 0]
-        for part in own.split(self.cfg.chunk) if len(own) else ():  # of nothing, split would make one part
-            kept, where = image_rows[part].unique(return_inverse=True)  # an image's keys and values are made once a chunk
-            keys_values = [(k[where], v[where]) for k, v in cross(torch.stack([tokens[i] for i in kept.tolist()]).to(device))]
-            logits[part] = self.model.match(texts[text_rows[part]].to(device), keys_values)[:, 1].float()
-        scores[rows, columns] = all_reduce_sum(logits).cpu() + best.flatten()
-        return scores
+        similarity = similarities(predictions)
+        owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p["texts"]])
+        if not self.looks_twice:
+            return recalls(similarity, similarity.T, owner)
+        logits = torch.full_like(similarity, UNSEEN)
+        for i, p in enumerate(predictions):
+            logits[i, p["near"]] = p["logits"]
+        return recalls(reranked(similarity, logits, self.cfg.rerank), reranked(similarity.T, logits.T, self.cfg.rerank), owner)
+
+
+def similarities(predictions: list[dict[str, Any]]) -> Tensor:
+    """Cosine similarity `(N, T)` of all images and all texts."""
+    image, text = torch.stack([p["image"] for p in predictions]), torch.cat([p["text"] for p in predictions])
+    return image.float() @ text.float().T
+
+
+def nearest(similarity: Tensor, candidates: int) -> Tensor:
+    """Whether a column is among the best candidates of its row, `(Q, N)`."""
+    best = similarity.topk(min(candidates, similarity.shape[1]), dim=1).indices
+    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, best, True)
+
+
+def reranked(similarity: Tensor, logits: Tensor, candidates: int) -> Tensor:
+    """Scores `(Q, N)` of the queries' best candidates by ITM and ITC; the others stand below them, in the order of ITC."""
+    return similarity + logits.masked_fill(~nearest(similarity, candidates), UNSEEN)

@@ -1,7 +1,7 @@
 """What the training loop and the evaluation know of a task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from blip.batch import Batch, Example
 from blip.data.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
+Look = Callable[[Batch, Sequence[int]], list[dict[str, Any]]]
+"""A batch and the places of its samples among all, to what is found of each."""
 
 
 class Task(nn.Module, ABC, Generic[Model]):
@@ -42,9 +44,6 @@ class Task(nn.Module, ABC, Generic[Model]):
     def after_step(self) -> None:
         """Runs after the last micro-batch of an optimizer step, on every rank: what the micro-batches left is put away."""
 
-    scored_together: ClassVar[bool] = False
-    """Whether `score` is the work of all processes rather than of the first alone."""
-
     @abstractmethod
     def collate(self, examples: list[Example]) -> Batch:
         """What a batch of this task is."""
@@ -52,6 +51,15 @@ class Task(nn.Module, ABC, Generic[Model]):
     @abstractmethod
     def predict(self, batch: Batch) -> list[dict[str, Any]]:
         """One prediction per sample, under its `key`, without gradient."""
+
+    @property
+    def looks_twice(self) -> bool:
+        """Whether every sample is looked at once more when all are predicted."""
+        return False
+
+    def compare(self, predictions: list[dict[str, Any]]) -> Look:
+        """What looks once more, with the predictions of all samples: what it finds joins a sample's prediction before they are scored."""
+        raise NotImplementedError(f"{type(self).__name__} looks at a sample once")
 
     @abstractmethod
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:

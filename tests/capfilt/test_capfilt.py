@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from models import both, captioner, model_folder, samples, text_filter
+from tiny_models import both, captioner, model_folder, samples, text_filter
 
 from blip.capfilt.job import CapFiltConfig, Job
 from blip.config import ConfigError, load, presets

@@ -3,8 +3,8 @@
 from io import BytesIO
 
 import pytest
-from models import picture
 from PIL import Image
+from tiny_models import picture
 
 from blip.capfilt.hygiene import HygieneConfig, inspect, perceptual_hash, text_faults
 from blip.capfilt.pairs import CarriedConfig, make_pair

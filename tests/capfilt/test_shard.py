@@ -7,18 +7,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from models import TEXTS, captioner, picture, samples, text_filter
+from tiny_models import TEXTS, captioner, picture, samples, text_filter
 
 from blip.capfilt.hygiene import HygieneConfig
 from blip.capfilt.rules import Matched, SelectionConfig
 from blip.capfilt.shard import ShardBootstrap, ShardConfig
 from blip.capfilt.stream import StreamConfig
 from blip.capfilt.table import from_parquet
-from blip.capfilt.worker import Output
 from blip.data.index import Index
 from blip.data.sample import Sample
 from blip.data.shards import ShardError, sha256, write_shards
 from blip.models.generation import Nucleus
+from blip.workers.worker import Output
 
 MODELS = {"captioner": "c" * 8, "filter": "f" * 8}
 CFG = ShardConfig(stream=StreamConfig(batch=4, decoding=Nucleus(min_length=4, max_length=10)), hygiene=HygieneConfig(min_side=16))
@@ -42,13 +42,13 @@ def members(path: Path) -> dict[str, bytes]:
 
 
 def found(output: Output, key: str) -> dict:
-    return json.loads(members(output.tar)[f"{key}.capfilt.json"])
+    return json.loads(members(output.file)[f"{key}.capfilt.json"])
 
 
 def test_members_are_copied_and_capfilt_stands_beside_them(tmp_path: Path):
     path, tally = tar(tmp_path), Counter()
     output = bootstrap(path, tmp_path / "out", tally)
-    before, after = members(path), members(output.tar)
+    before, after = members(path), members(output.file)
     assert {name: data for name, data in after.items() if not name.endswith("capfilt.json")} == before
     assert len(after) == len(before) + 6
     assert output.record["samples"] == tally["images"] == tally["web"] == tally["synthetic"] == 6
@@ -74,14 +74,14 @@ def test_the_table_and_the_index_say_the_same(tmp_path: Path):
     key, places, *_ = index[2]
     offset, size = places["capfilt.json"]
     assert key == "0002"
-    assert json.loads(output.tar.read_bytes()[offset : offset + size]) == one
+    assert json.loads(output.file.read_bytes()[offset : offset + size]) == one
 
 
 def test_the_same_shard_gives_the_same_bytes(tmp_path: Path):
     path = tar(tmp_path)
     first, second = bootstrap(path, tmp_path / "first"), bootstrap(path, tmp_path / "second")
     assert first.record == second.record
-    for one, other in zip([first.tar, *first.beside.values()], [second.tar, *second.beside.values()], strict=True):
+    for one, other in zip([first.file, *first.beside.values()], [second.file, *second.beside.values()], strict=True):
         assert sha256(one) == sha256(other)
 
 
@@ -117,7 +117,7 @@ def test_bad_samples_lose_nothing_of_their_shard(tmp_path: Path):
     }
     assert found(output, "tiny")["synthetic"] == []
     assert found(output, "silent")["synthetic"][0]["match"] is not None
-    assert members(output.tar)["broken.png"] == b"no image"
+    assert members(output.file)["broken.png"] == b"no image"
     assert found(output, "0003") == found(bootstrap(tar(tmp_path), tmp_path / "without"), "0003")
 
 
@@ -135,8 +135,8 @@ def test_captioner_only_keeps_all_and_filter_only_writes_nothing(tmp_path: Path)
 
 def test_a_second_round_replaces_what_the_first_said(tmp_path: Path):
     first = bootstrap(tar(tmp_path), tmp_path / "first")
-    second = bootstrap(first.tar, tmp_path / "second")
-    assert members(second.tar) == members(first.tar)
+    second = bootstrap(first.file, tmp_path / "second")
+    assert members(second.file) == members(first.file)
 
 
 def test_a_file_that_is_no_tar_is_refused(tmp_path: Path):

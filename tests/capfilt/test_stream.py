@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from models import both, captioner, samples, text_filter, tokenizer
+from tiny_models import both, captioner, samples, text_filter, tokenizer
 
 from blip.capfilt.draws import uniforms
 from blip.capfilt.hygiene import HygieneConfig

@@ -19,8 +19,9 @@ from blip.launch.kubernetes import Cluster
 from blip.launch.submission import run
 from blip.launch.trainjob import TrainJobConfig, render
 from blip.launch.workers import WorkersConfig, on_cluster
+from blip.runs.watch import Workers
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("k8s", "capfilt")]
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("k8s", ".")]
 
 from rendered import OVERLAYS, build  # noqa: E402
 
@@ -172,10 +173,16 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 SHARDS = 40
 
 
+def pods(name: str) -> Workers:
+    """Three small pods that pull shards."""
+    asked = {"name": name, "image": IMAGE, "workers": 3, "gpus": 0, "cpu": "1", "memory": "2Gi"}
+    return on_cluster(WorkersConfig.model_validate({**asked, "namespace": NAMESPACE, "shared_memory": "64Mi", "scratch": "2Gi"}))
+
+
 @pytest.mark.skipif(not IMAGE, reason="BLIP_TEST_IMAGE names no image that the cluster has")
 @pytest.mark.usefixtures("cluster")
 def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Path):
-    from models import captioner, model_folder, samples, text_filter
+    from tiny_models import captioner, model_folder, samples, text_filter
 
     from blip.data.shards import write_shards
     from blip.runs.capfilt import capfilt
@@ -190,8 +197,6 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
     decoding = {"type": "nucleus", "min_length": 4, "max_length": 10}
     stream = {"batch": 4, "decoding": decoding}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"stream": stream, "hygiene": {"min_side": 16}, "lease": {"seconds": 5}}))
-    asked = {"name": "capfilt", "image": IMAGE, "workers": 3, "gpus": 0, "cpu": "1", "memory": "2Gi"}
-    pods = WorkersConfig.model_validate({**asked, "namespace": NAMESPACE, "shared_memory": "64Mi", "scratch": "2Gi"})
     killed: list[int] = []
 
     def kill_one(store: str) -> None:
@@ -212,7 +217,7 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
         killer = Thread(target=kill_one, args=(store,), daemon=True)
         if name == "killed":
             killer.start()
-        capfilt(str(tmp_path / "tiny.yaml"), [], store, "r", str(data), *models, str(out), workers=on_cluster(pods))
+        capfilt(str(tmp_path / "tiny.yaml"), [], store, "r", str(data), *models, str(out), workers=pods("capfilt"))
         kept = open_store(store)
         (job,) = {key.split("/")[1] for key in kept.list("capfilt/")}
         commits = [json.loads(kept.get(key)) for key in kept.list(f"capfilt/{job}/commit/")]
@@ -221,3 +226,23 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
     killer.join()
     assert killed[0] < SHARDS, "the worker was killed when all was done"
     assert tables[0] == tables[1]
+
+
+@pytest.mark.skipif(not IMAGE, reason="BLIP_TEST_IMAGE names no image that the cluster has")
+@pytest.mark.usefixtures("cluster")
+def test_pods_judge_as_one_process_does(bucket: str, tmp_path: Path):
+    from tiny_models import both, model_folder, samples
+
+    from blip.data.shards import write_shards
+    from blip.runs.evaluate import evaluate
+
+    data = tmp_path / "data"
+    data.mkdir()
+    write_shards(samples(48), f"{bucket}/shards", "test", 4).save(data / "test.json")
+    model = model_folder(both(), tmp_path / "model")
+    overrides = ["evaluation.batch=4", "lease.seconds=5", "retrieval.rerank=5", "retrieval.text.tokens=12", "captioning.text.tokens=12"]
+    figures = []
+    for name, workers in (("alone", None), ("pods", pods("evaluate"))):
+        evaluate("shapes", overrides, f"{bucket}/{name}", "r", str(data), model, str(tmp_path / name), workers=workers)
+        figures.append([(tmp_path / name / file).read_bytes() for file in ("metrics.json", "captions.json")])
+    assert figures[0] == figures[1]

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from blip.distributed import all_reduce_max, all_reduce_mean, gather, gather_objects, gather_with_grad, rank, start, world
+from blip.distributed import all_reduce_mean, all_reduce_sum, gather, gather_objects, gather_with_grad, rank, start, world
 from blip.training.loop import Stopped, told_to_stop
 from blip.training.watchdog import Watchdog
 
@@ -35,7 +35,7 @@ def save_when_told() -> None:
     start(60)
     with told_to_stop() as told:
         print(f"rank {rank()} is ready", flush=True)  # noqa: T201
-        while not all_reduce_max(torch.tensor(float(told.is_set()))):
+        while not all_reduce_sum(torch.tensor(float(told.is_set()))):
             told.wait(0.05)
         print(f"rank {rank()} saved", flush=True)  # noqa: T201
         raise Stopped
@@ -48,7 +48,7 @@ def exchange() -> None:
     assert gather(torch.tensor([rank() == 0])).tolist() == [True, False]
     assert gather_objects(f"rank {rank()}") == ["rank 0", "rank 1"]
     assert all_reduce_mean(own).tolist() == [[6, 7]]
-    assert all_reduce_max(own).tolist() == [[11, 12]]
+    assert all_reduce_sum(own).tolist() == [[12, 14]]
     row = own.clone().requires_grad_()
     weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     ((rank() + 1) * weights * gather_with_grad(row)).sum().backward()

@@ -59,20 +59,6 @@ def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobCon
     assert "no" in done.output
 
 
-def test_several_nodes_judge_by_the_same_verb(jobs: list[TrainJobConfig], tmp_path: Path):
-    data, model, out = (tmp_path / name for name in ("data", "model", "scores"))
-    data.mkdir()
-    model.mkdir()
-    placement = {**STEP, "nodes": "2", "workers": "4"}
-    figures = nodes.evaluate(placement, "base", ["split=val"], "s3://bucket/run", "r1", str(data), str(model), str(out))
-    assert figures == {"losses": {"itc": 1.0}}
-    assert [path.name for path in out.iterdir()] == ["config.json"]
-    assert jobs[0].args[0] == "evaluate"
-    done = CliRunner().invoke(app, [*jobs[0].args, "--set", "no.such.key=1"])
-    assert done.exit_code == 42, "it got as far as the configuration"
-    assert "no" in done.output
-
-
 def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BLIP_GROUP", "run-7")
     texts = ["nodes=2", "workers=16", "gpus=8", "cpu=88", "memory=900Gi", "pool={gpu: a100}", "tolerations=[{operator: Exists}]"]
@@ -81,7 +67,7 @@ def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.Monk
     node = render(TrainJobConfig.model_validate(job))["spec"]["trainer"]
     assert node["resourcesPerNode"]["limits"] == {"cpu": "88", "memory": "900Gi", "nvidia.com/gpu": "8"}
     assert {"name": "BLIP_GROUP", "value": "run-7"} in node["env"]
-    assert nodes.workers(found) is not None
+    assert nodes.workers(found, "capfilt") is not None
 
 
 def test_one_node_trains_here(monkeypatch: pytest.MonkeyPatch, jobs: list[TrainJobConfig]):
@@ -99,8 +85,8 @@ def test_a_store_that_nodes_do_not_share_is_refused(jobs: list[TrainJobConfig], 
 
 
 def test_workers_are_pods_only_where_there_are_several():
-    assert nodes.workers({}) is None
-    assert nodes.workers({**STEP, "workers": "1"}) is None
-    assert nodes.workers({**STEP, "workers": "16", "nodes": "2"}) is not None
+    assert nodes.workers({}, "evaluate") is None
+    assert nodes.workers({**STEP, "workers": "1"}, "evaluate") is None
+    assert nodes.workers({**STEP, "workers": "16", "nodes": "2"}, "evaluate") is not None
     with pytest.raises(ConfigError, match="workres"):
-        nodes.workers({**STEP, "workers": "16", "workres": 2})
+        nodes.workers({**STEP, "workers": "16", "workres": 2}, "evaluate")

@@ -139,18 +139,3 @@ def test_a_run_that_has_spent_what_it_may_does_not_begin(data: Path, tmp_path: P
     with pytest.raises(BudgetError, match=r"max_gpu_hours is 1 and the run has spent 2\.00"):
         train("captioner", "shapes", ["max_gpu_hours=1"], store, "r", str(data), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
-
-
-@pytest.mark.parametrize("limit", [8, 1])
-def test_two_processes_judge_as_one_does(data: Path, undisturbed: Training, tmp_path: Path, limit: int):
-    figures = []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        places = ["--data", str(data), "--model", str(undisturbed.folder / "model"), "--out", str(out), "--store", str(tmp_path / "store")]
-        command = [sys.executable, "-m", "blip.cli", "evaluate", *places, "--processes", str(processes), "--set", "evaluation.batch=2"]
-        command += ["--set", f"evaluation.limit={limit}"]
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "BLIP_TRACKING": "off", "OMP_NUM_THREADS": "1"})
-        captions = {told["key"]: told["caption"] for told in json.loads((out / "captions.json").read_text())}
-        figures.append((json.loads((out / "metrics.json").read_text()), captions))
-    assert len(figures[0][1]) == limit
-    assert figures[1] == figures[0]

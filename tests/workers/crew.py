@@ -11,20 +11,20 @@ from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
-from blip.capfilt.lease import LeaseConfig, ShardQueue, committed
-from blip.capfilt.worker import Output, Worker
-from blip.data.manifest import Manifest
+from blip.data.manifest import Manifest, Shard
 from blip.storage import S3Store, Store, open_store
+from blip.workers.queue import LeaseConfig, ShardQueue, committed
+from blip.workers.worker import Output, Worker
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["blip.capfilt.worker", "boto3"])
+PROCESSES.set_forkserver_preload(["blip.workers.worker", "boto3"])
 LEASES = LeaseConfig(seconds=1.5, attempts=50)
 
 
-def stand_in(shard: Path, folder: Path, tally: Counter[str]) -> Output:
+def stand_in(_shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
     """The same output for the same shard, after a while."""
     time.sleep(0.05)
-    data = shard.read_bytes()
+    data = path.read_bytes()
     tar, scores = folder / "out.tar", folder / "out.parquet"
     tar.write_bytes(data[::-1])
     scores.write_bytes(hashlib.sha256(data).digest())

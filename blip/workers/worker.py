@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
-from blip.capfilt.lease import Lease, ShardQueue, dump
 from blip.data.manifest import Shard
 from blip.data.shards import ShardError, local_copy, missing, sha256, verify
 from blip.storage import MissingKeyError, Store, StoreError
+from blip.workers.queue import Lease, ShardQueue, dump
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,9 @@ POLL_SECONDS = 5.0
 
 @dataclass
 class Output:
-    """Files made of a shard: its tar, and by ending what lies beside it; and what the commit record should say."""
+    """Files made of a shard: the file itself, and by ending what lies beside it; and what the commit record should say."""
 
-    tar: Path
+    file: Path
     beside: Mapping[str, Path]
     record: dict[str, Any]
 
@@ -45,8 +45,8 @@ class Work:
     begun: bool = False
 
 
-Process = Callable[[Path, Path, Counter[str]], Output]
-"""`(local shard, empty folder, tally)` to its output: the same bytes for the same shard. Counts as it goes in the tally."""
+Process = Callable[[Shard, Path, Path, Counter[str]], Output]
+"""`(shard, its local file, empty folder, tally)` to its output: the same bytes for the same shard. Counts as it goes in the tally."""
 
 
 @dataclass
@@ -66,6 +66,8 @@ class Worker:
     before: Callable[[], None] = lambda: None
     """Called before each shard; what it raises ends the worker, with blame for nobody."""
     tally: Counter[str] = field(default_factory=Counter)
+    reports: Store | None = None
+    """Where it says how far it is, as `worker/NAME.json`; the queue's store if none."""
     held: dict[str, Work] = field(default_factory=dict)
     over: Event = field(default_factory=Event)
 
@@ -92,7 +94,7 @@ class Worker:
             return self.put_down(work)
         began = time.monotonic()
         try:
-            output = self.process(work.path, work.folder, self.tally)
+            output = self.process(work.shard, work.path, work.folder, self.tally)
         except ShardError as e:
             self.queue.fail(work.lease, str(e))
             return self.put_down(work)
@@ -136,16 +138,17 @@ class Worker:
     def publish(self, work: Work, output: Output) -> None:
         """Writes the output under a name of its own, then says where it is: nobody sees it before, nobody changes it after.
 
-        The name ends in the digest of the tar: attempts that differ write different objects, attempts that do not write the same one.
+        The name ends in the digest of the file: attempts that differ write different objects, attempts that do not write the same one.
         """
         store = self.queue.store
-        digest, size = sha256(output.tar), output.tar.stat().st_size
+        digest, size = sha256(output.file), output.file.stat().st_size
         stem = f"data/{work.shard.name.removesuffix('.tar')}-{digest[:16]}"
         for ending, path in output.beside.items():
             store.put_file(stem + ending, path)
-        store.put_file(f"{stem}.tar", output.tar)
-        store.read(f"{stem}.tar", size - 1, 1)  # raises where less has arrived
-        self.queue.commit(work.lease, {"name": f"{stem}.tar", "sha256": digest, "bytes": size, **output.record})
+        name = stem + output.file.suffix
+        store.put_file(name, output.file)
+        store.read(name, size - 1, 1)  # raises where less has arrived
+        self.queue.commit(work.lease, {"name": name, "sha256": digest, "bytes": size, **output.record})
         self.tally["shards"] += 1
         self.put_down(work)
 
@@ -164,7 +167,7 @@ class Worker:
 
     def beat(self) -> None:
         """Renews the leases and reports, until the end."""
-        began, renew = time.monotonic(), self.queue.cfg.seconds / 4
+        began, renew, reports = time.monotonic(), self.queue.cfg.seconds / 4, self.reports or self.queue.store
         renewed = told = -math.inf
         while True:
             ending, now = self.over.wait(min(self.report, renew) / 2), time.monotonic() - began
@@ -175,7 +178,7 @@ class Worker:
                         self.queue.renew(work.lease)
                 if now - told >= self.report or ending:
                     told = now
-                    self.queue.store.put(f"worker/{self.queue.worker}.json", dump({"seconds": round(now, 3), **self.tally}))
+                    reports.put(f"worker/{self.queue.worker}.json", dump({"seconds": round(now, 3), **self.tally}))
             except StoreError as e:
                 log.warning("worker %s could not report: %s", self.queue.worker, e)
             if ending:

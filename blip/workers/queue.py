@@ -2,8 +2,11 @@
 
 import json
 import random
+import socket
 import time
+import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -11,7 +14,13 @@ from typing import Any
 from pydantic import Field
 
 from blip.config import Config
+from blip.data.shards import ShardError
 from blip.storage import Store
+
+READERS = 16
+"""Small objects read from a store at a time."""
+Record = dict[str, Any]
+"""What is written of a shard."""
 
 
 class LeaseConfig(Config):
@@ -76,7 +85,7 @@ class ShardQueue:
             return None
         return Lease(shard, record["number"])
 
-    def mine(self) -> dict[str, Any]:
+    def mine(self) -> Record:
         return {"worker": self.worker, "expires": time.time() + self.cfg.seconds}
 
     def is_settled(self, shard: str) -> bool:
@@ -107,7 +116,7 @@ class ShardQueue:
         if record and record["attempts"] >= self.cfg.attempts:
             self.set_aside(lease.shard, record)
 
-    def update(self, lease: Lease, attempts: int = 0, error: str = "", **changes: Any) -> dict[str, Any] | None:
+    def update(self, lease: Lease, attempts: int = 0, error: str = "", **changes: Any) -> Record | None:
         """Changes the lease's record if it is still this worker's, and returns it."""
         key = f"lease/{lease.shard}.json"
         data, tag = self.store.get_tagged(key) or (b"{}", "")
@@ -117,28 +126,60 @@ class ShardQueue:
         record |= {"attempts": record["attempts"] + attempts, "errors": record["errors"] + [error] * bool(error), **self.mine(), **changes}
         return record if self.store.put_if(key, dump(record), tag) else None
 
-    def set_aside(self, shard: str, record: dict[str, Any]) -> None:
+    def set_aside(self, shard: str, record: Record) -> None:
         self.store.put_new(f"dead/{shard}.json", dump({"shard": shard, "attempts": record["attempts"], "errors": record["errors"]}))
         self.settled.add(shard)
 
-    def commit(self, lease: Lease, record: dict[str, Any]) -> bool:
+    def commit(self, lease: Lease, record: Record) -> bool:
         """Says that a shard is done; False when another worker has said so before, whose record stays."""
         won = self.store.put_new(f"commit/{lease.shard}.json", dump({"shard": lease.shard, "worker": self.worker, **record}))
         self.settled.add(lease.shard)
         return won
 
 
-def committed(store: Store, shard: str) -> dict[str, Any] | None:
+def committed(store: Store, shard: str) -> Record | None:
     """The shard's commit record, read and not listed: a listing may be old."""
     found = store.get_tagged(f"commit/{shard}.json")
     return json.loads(found[0]) if found else None
 
 
-def set_aside(store: Store, shard: str) -> dict[str, Any] | None:
+def set_aside(store: Store, shard: str) -> Record | None:
     """How often and why a shard failed, if it was set aside."""
     found = store.get_tagged(f"dead/{shard}.json")
     return json.loads(found[0]) if found else None
 
 
-def dump(record: dict[str, Any]) -> bytes:
+def own_name() -> str:
+    """A name for a worker that no other has."""
+    return f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
+
+
+def records(store: Store, shards: Sequence[str]) -> tuple[dict[str, Record], dict[str, Record]]:
+    """The commit records of all shards that are done and what is known of those set aside, by shard, in the order given."""
+    with ThreadPoolExecutor(READERS) as pool:
+        done = {name: record for name, record in zip(shards, pool.map(lambda n: committed(store, n), shards), strict=True) if record}
+        rest = [name for name in shards if name not in done]
+        dead = {name: record for name, record in zip(rest, pool.map(lambda n: set_aside(store, n), rest), strict=True) if record}
+    return done, dead
+
+
+def finished(store: Store, shards: Sequence[str], lost: float = 0.0) -> tuple[dict[str, Record], dict[str, Record]]:
+    """As `records`, of shards that are all settled.
+
+    Raises ShardError where they are not, or where more than the share `lost` of them was set aside.
+    """
+    done, dead = records(store, shards)
+    missing = [name for name in shards if name not in done and name not in dead]
+    if missing:
+        raise ShardError(f"job {store.uri}: {len(missing)} shards are not done, {missing[0]} among them; start workers again")
+    if len(dead) > lost * len(shards):
+        name, record = next(iter(dead.items()))
+        raise ShardError(
+            f"job {store.uri}: {len(dead)} of {len(shards)} shards were set aside where lost={lost} is allowed; "
+            f"{name} after {record['attempts']} attempts: {record['errors'][-1]}. Delete dead/ and lease/ there to try again"
+        )
+    return done, dead
+
+
+def dump(record: Record) -> bytes:
     return json.dumps(record, sort_keys=True).encode()

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from crew import PROCESSES, make_worker, outcome, run_crew, run_worker, stand_in
 
-from blip.capfilt import lease
-from blip.capfilt.lease import LeaseConfig, ShardQueue, committed, set_aside
-from blip.capfilt.worker import Output
-from blip.data.manifest import Manifest
+from blip.data.manifest import Manifest, Shard
 from blip.data.sample import Sample
 from blip.data.shards import ShardError, write_shards
 from blip.storage import Store, open_store
+from blip.workers import queue as shard_queue
+from blip.workers.queue import LeaseConfig, ShardQueue, committed, set_aside
+from blip.workers.worker import Output
 
 QUICK = LeaseConfig(seconds=0.4, attempts=3)
 
@@ -51,7 +51,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(lease, "time", clock)
+    monkeypatch.setattr(shard_queue, "time", clock)
     return clock
 
 
@@ -128,12 +128,11 @@ def test_a_shard_that_cannot_be_read_is_set_aside_and_named(store: Store, manife
 
 def test_a_shard_that_ends_its_workers_is_set_aside(store: Store, manifest: Manifest):
     bad = manifest.shards[2]
-    wanted = manifest.store.path(bad.name).read_bytes()
 
-    def process(shard: Path, folder: Path, tally: Counter[str]) -> Output:
-        if shard.read_bytes() == wanted:
+    def process(shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
+        if shard == bad:
             raise MemoryError("an image as large as the world")
-        return stand_in(shard, folder, tally)
+        return stand_in(shard, path, folder, tally)
 
     ended = 0
     while True:
@@ -163,10 +162,10 @@ def test_a_worker_that_must_go_leaves_no_blame(tmp_path: Path, store: Store, man
 
 
 def test_a_failure_in_between_counts_what_was_done(store: Store, manifest: Manifest):
-    def process(shard: Path, folder: Path, tally: Counter[str]) -> Output:
+    def process(shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         if tally["images"] == 2:
             raise ShardError("it cannot be read as a tar: it is a poem")
-        return stand_in(shard, folder, tally)
+        return stand_in(shard, path, folder, tally)
 
     worker = make_worker(store, manifest, "one", QUICK, process)
     worker.run()

@@ -1,0 +1,1 @@
+"""Work on shards by any number of workers that come and go."""

@@ -1,0 +1,51 @@
+"""A model where workers find it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+from blip.config import Config, ConfigError
+from blip.storage import FolderStore, Store, open_store
+from blip.tracking.registry import folder_digest
+
+LEFT_BEHIND = "training_state.safetensors"
+"""What a model folder may hold that only its own training needs."""
+
+
+class ModelSource(Config):
+    """A model folder, known by its digest, and where workers find it."""
+
+    digest: str
+    at: str
+    """The URI of the folder."""
+
+    @classmethod
+    def publish(cls, root: Store, role: str, folder: str | Path | None) -> Self:
+        """As it is where workers share the file system, else copied to the store. Raises ConfigError, which names the role, without one."""
+        if not folder or not Path(folder).is_dir():
+            raise ConfigError(f"{role} {folder!r}: name a model folder")
+        digest = folder_digest(Path(folder))
+        if isinstance(root, FolderStore):
+            return cls(digest=digest, at=str(Path(folder).resolve()))
+        home = root.join("models", digest)
+        there = set(home.list())
+        for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != LEFT_BEHIND):
+            if (key := path.relative_to(folder).as_posix()) not in there:
+                home.put_file(key, path)
+        return cls(digest=digest, at=home.uri)
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """The model as a local folder, for a while."""
+        store = open_store(self.at)
+        if isinstance(store, FolderStore):
+            yield store.folder
+            return
+        with TemporaryDirectory(prefix="blip-") as folder:
+            for key in store.list():
+                path = Path(folder, key)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                store.fetch(key, path)
+            yield Path(folder)

@@ -1,0 +1,119 @@
+"""`blip evaluate`: the same figures whoever judges, whatever happens to them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tiny_models import both, model_folder, samples
+
+from blip.config import ConfigError
+from blip.data.manifest import Manifest
+from blip.data.shards import ShardError, write_shards
+from blip.runs.budget import BudgetError
+from blip.runs.crew import on_this_machine
+from blip.runs.evaluate import evaluate
+from blip.storage import open_store
+
+RUN = ("evaluation.batch=2", "lease.seconds=2", "report=0.1", "retrieval.rerank=3", "retrieval.text.tokens=12", "captioning.text.tokens=12")
+
+
+@pytest.fixture(autouse=True)
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLIP_TRACKING", "off")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data folder of four shards and a model folder."""
+    (tmp_path / "data").mkdir()
+    write_shards(samples(20), tmp_path / "shards", "test", 5).save(tmp_path / "data" / "test.json")
+    model_folder(both(), tmp_path / "model")
+    return tmp_path
+
+
+def judged(folder: Path, out: str, *overrides: str, store: str | None = None, workers=None) -> tuple[bytes, bytes]:
+    """Figures and captions."""
+    store = store or str(folder / f"store-{out}")
+    places = [str(folder / name) for name in ("data", "model", out)]
+    evaluate("shapes", [*RUN, *overrides], store, "r", *places, workers=workers)
+    return (folder / out / "metrics.json").read_bytes(), (folder / out / "captions.json").read_bytes()
+
+
+@contextmanager
+def pod(uri: str) -> Iterator[Callable[[], bool]]:
+    """What a pod of two GPUs does."""
+    subprocess.run([sys.executable, "-m", "blip.runs.worker", uri, "--processes", "2"], check=True)
+    assert len(open_store(uri).list("worker/")) == 2
+    yield lambda: False
+
+
+@contextmanager
+def nowhere(uri: str) -> Iterator[Callable[[], bool]]:
+    raise AssertionError(f"nothing is left to do in {uri}")
+    yield lambda: False
+
+
+def test_workers_of_which_one_is_killed_judge_as_one_alone(folder: Path):
+    """Each worker looks at some of the shards; the second look waits for the first of all."""
+    alone = judged(folder, "alone")
+    killed: list[int] = []
+
+    @contextmanager
+    def crew(uri: str) -> Iterator[Callable[[], bool]]:
+        with on_this_machine(uri, 2, folder / "logs") as working:
+
+            def working_and_killing() -> bool:
+                at_work = {path.stem for path in Path(uri).glob("worker/*.json")}
+                pids = [process.pid for name, process in working.__self__.processes.values() if name in at_work]
+                if pids and not killed and list(Path(uri).glob("*/*/commit/*.json")):
+                    os.kill(pids[0], signal.SIGKILL)
+                    killed.append(pids[0])
+                return working()
+
+            yield working_and_killing
+
+    assert judged(folder, "crew", workers=crew) == alone
+    assert killed
+    figures = json.loads(alone[0])
+    assert {"tr1", "ir1"} <= set(figures["retrieval"])
+    assert [p["key"] for p in json.loads(alone[1])] == [f"{i:04d}" for i in range(20)]
+
+
+def test_a_pod_finds_model_and_work_in_the_bucket(folder: Path, s3: str):
+    assert judged(folder, "pod", store=f"{s3}/run", workers=pod) == judged(folder, "alone")
+
+
+def test_what_was_judged_is_not_judged_again(folder: Path):
+    store = str(folder / "store")
+    first = judged(folder, "first", store=store)
+    assert judged(folder, "second", "lease.seconds=3", store=store, workers=nowhere) == first
+    with pytest.raises(AssertionError, match="nothing is left"):
+        judged(folder, "third", "retrieval.rerank=4", store=store, workers=nowhere)
+
+
+def test_a_limit_is_of_the_whole_set(folder: Path):
+    _, captions = judged(folder, "limited", "evaluation.limit=7")
+    _, all_of_them = judged(folder, "unlimited")
+    assert json.loads(captions) == json.loads(all_of_them)[:7]
+
+
+def test_a_shard_that_cannot_be_read_is_named(folder: Path):
+    shard = Manifest.load(folder / "data" / "test.json").shards[2]
+    path = folder / "shards" / shard.name
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ShardError, match=rf"{shard.name} after 4 attempts: .* is cut short"):
+        judged(folder, "out")
+
+
+def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ConfigError, match=r"model '.*absent': name a model folder"):
+        evaluate("shapes", [], str(folder / "store"), "r", str(folder / "data"), str(folder / "absent"), str(folder / "out"))
+    monkeypatch.setattr("blip.runs.budget.spent", lambda _: {"pretrain": 2.0})
+    with pytest.raises(BudgetError, match=r"max_gpu_hours is 1 and the run has spent 2\.00"):
+        judged(folder, "out", "max_gpu_hours=1", workers=nowhere)
