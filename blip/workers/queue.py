@@ -103,10 +103,10 @@ class ShardQueue:
         with self.lock:
             return self.update(lease) is not None
 
-    def release(self, lease: Lease, begun: bool) -> None:
+    def release(self, lease: Lease) -> None:
         """Gives a lease back as if it had never been taken: the worker must go, the shard is not to blame."""
         with self.lock:
-            self.update(lease, attempts=-1 if begun else 0, begun=False, expires=0.0)
+            self.update(lease, forgiven=True, begun=False, expires=0.0)
 
     def fail(self, lease: Lease, error: str) -> None:
         """Gives a lease back after a failed attempt; after the last one the shard is set aside."""
@@ -116,14 +116,15 @@ class ShardQueue:
         if record and record["attempts"] >= self.cfg.attempts:
             self.set_aside(lease.shard, record)
 
-    def update(self, lease: Lease, attempts: int = 0, error: str = "", **changes: Any) -> Record | None:
-        """Changes the lease's record if it is still this worker's, and returns it."""
+    def update(self, lease: Lease, attempts: int = 0, error: str = "", forgiven: bool = False, **changes: Any) -> Record | None:
+        """Changes the lease's record if it is still this worker's, and returns it; an attempt that is forgiven does not count."""
         key = f"lease/{lease.shard}.json"
         data, tag = self.store.get_tagged(key) or (b"{}", "")
         record = json.loads(data)
         if (record.get("worker"), record.get("number")) != (self.worker, lease.number):
             return None
-        record |= {"attempts": record["attempts"] + attempts, "errors": record["errors"] + [error] * bool(error), **self.mine(), **changes}
+        counted = record["attempts"] + attempts - (forgiven and record["begun"])
+        record |= {"attempts": counted, "errors": record["errors"] + [error] * bool(error), **self.mine(), **changes}
         return record if self.store.put_if(key, dump(record), tag) else None
 
     def set_aside(self, shard: str, record: Record) -> None:

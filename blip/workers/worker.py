@@ -74,11 +74,12 @@ class Worker:
     def run(self) -> None:
         """Returns when every shard is done or set aside."""
         heart = Thread(target=self.beat, daemon=True)
+        heart.start()
         with ExitStack() as stack:
             stack.push(self.leave)
+            stack.callback(self.fall_silent, heart)  # what is given back must not be renewed
             fetcher, uploader = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
             stack.callback(self.over.set)  # ends the fetcher, so that what is held at the end is known
-            heart.start()
             following, last = fetcher.submit(self.next), None
             while (work := following.result()) is not None:
                 following = fetcher.submit(self.next)
@@ -86,7 +87,6 @@ class Worker:
                 last = self.do(work, uploader, last) or last
             if last:
                 last.result()
-        heart.join()
 
     def do(self, work: Work, uploader: ThreadPoolExecutor, last: Future[None] | None) -> Future[None] | None:
         work.begun = self.queue.begin(work.lease)
@@ -162,8 +162,12 @@ class Worker:
             if work.begun and kind is not None and issubclass(kind, Exception) and not issubclass(kind, StoreError):
                 self.queue.fail(work.lease, f"{kind.__name__}: {error}")
             else:
-                self.queue.release(work.lease, work.begun)
+                self.queue.release(work.lease)
             self.put_down(work)
+
+    def fall_silent(self, heart: Thread) -> None:
+        self.over.set()
+        heart.join()
 
     def beat(self) -> None:
         """Renews the leases and reports, until the end."""

@@ -161,6 +161,22 @@ def test_a_worker_that_must_go_leaves_no_blame(tmp_path: Path, store: Store, man
     assert {got.shard for _ in manifest.shards if (got := other.claim())} == set(left)
 
 
+def test_a_worker_that_must_go_as_it_begins_leaves_no_blame(store: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
+    """The attempt is on record, and the worker does not know it yet."""
+    begin = ShardQueue.begin
+
+    def begin_and_go(self: ShardQueue, lease) -> bool:
+        begin(self, lease)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardQueue, "begin", begin_and_go)
+        with pytest.raises(SystemExit):
+            make_worker(store, manifest, "guest").run()
+    other = queue(store, manifest, "other", LeaseConfig(seconds=60, attempts=1))
+    assert {got.shard for _ in manifest.shards if (got := other.claim())} == {shard.name for shard in manifest.shards}
+
+
 def test_a_failure_in_between_counts_what_was_done(store: Store, manifest: Manifest):
     def process(shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         if tally["images"] == 2:
