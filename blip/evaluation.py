@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,8 +14,8 @@ from blip.batch import Example
 from blip.config import Config
 from blip.data.manifest import Manifest, Shard
 from blip.data.sample import Sample
-from blip.data.shards import ShardFile, good_samples, read_shard
-from blip.storage import Store, open_store
+from blip.data.shards import ShardFile, good_samples
+from blip.storage import Store
 from blip.tasks.task import Look, Task
 from blip.workers.queue import finished
 from blip.workers.worker import Output
@@ -26,13 +26,6 @@ class EvaluationConfig(Config):
     """Images predicted together."""
     limit: int | None = None
     """Judge the first samples only."""
-
-
-def samples(manifest: Manifest) -> Iterator[Sample]:
-    """Every sample of a manifest, shard by shard."""
-    store = open_store(manifest.root)
-    for shard in manifest.shards:
-        yield from read_shard(store, shard)
 
 
 def quotas(manifest: Manifest, limit: int | None) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Evaluate: how well a model retrieves and describes images that it never saw."""
 
-from kfp.dsl import Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Dataset, Input, Markdown, Metrics, Model, Output
 
 from components.image import step
 
@@ -17,10 +17,12 @@ def evaluate(
     data: Input[Dataset],
     model: Input[Model],
     scores: Output[Dataset],
+    pictures: Output[HTML],
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
     """Scores the model on the test split; the scores folder holds the figures and every prediction."""
+    from blip.runs import sheet
     from blip.runs.evaluate import evaluate
     from blip.runs.nodes import placement, workers
     from blip.runs.stages import of
@@ -29,3 +31,4 @@ def evaluate(
     settings, pods = of("evaluate", overrides, max_gpu_hours), workers(placement(jobs, image), "evaluate")
     made = evaluate(preset, settings, store, revision, data.path, model.path, scores.path, workers=pods)
     show(made, metrics, card)
+    sheet.evaluation(made, data.path).save(pictures.path)

@@ -1,6 +1,6 @@
 """Ingest: a data set, read once, becomes shards that every later step streams."""
 
-from kfp.dsl import Dataset, Markdown, Metrics, Output
+from kfp.dsl import HTML, Dataset, Markdown, Metrics, Output
 
 from components.image import step
 
@@ -13,13 +13,17 @@ def ingest(
     store: str,
     revision: str,
     data: Output[Dataset],
+    pictures: Output[HTML],
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
     """Writes the source's shards to the store; the data folder holds their manifests and the tokenizer."""
+    from blip.runs import sheet
     from blip.runs.ingest import ingest
     from blip.runs.stages import check, of
     from components.show import show
 
     check(preset, overrides)
-    show(ingest(source, preset, of("ingest", overrides), store, revision, data.path), metrics, card)
+    made = ingest(source, preset, of("ingest", overrides), store, revision, data.path)
+    show(made, metrics, card)
+    sheet.data(made, data.path).save(pictures.path)

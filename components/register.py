@@ -1,6 +1,6 @@
 """Register: the gate, and the registry behind it."""
 
-from kfp.dsl import Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Input, Markdown, Metrics, Model, Output
 
 from components.image import step
 
@@ -14,12 +14,16 @@ def register(
     model: Input[Model],
     before: Input[Metrics],
     after: Input[Metrics],
+    pictures: Output[HTML],
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
     """Registers the model, as champion, only if it beats both the first model and the champion so far."""
+    from blip.runs import sheet
     from blip.runs.register import register
     from blip.runs.stages import of
     from components.show import show
 
-    show(register(name, preset, of("register", overrides), revision, model.path, before.path, after.path), metrics, card)
+    made = register(name, preset, of("register", overrides), revision, model.path, before.path, after.path)
+    show(made, metrics, card)
+    sheet.gate(made, before.path, after.path).save(pictures.path)

@@ -1,6 +1,6 @@
 """Report: the run on one page, its figures in one file, and on record what it has learnt from."""
 
-from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Output
 
 from components.image import step
 
@@ -22,6 +22,7 @@ def report(
     data: Input[Dataset],
     kept: Input[Dataset],
     page: Output[HTML],
+    card: Output[Markdown],
     summary: Output[Artifact],
 ):
     """Shows before and after, curves, and pictures with their texts; a retraining looks for shards that came after this run's."""
@@ -30,5 +31,5 @@ def report(
 
     training = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
     judging = {"capfilt": capfilt.path, "pretrain-again": again.path, "evaluate-before": before.path, "evaluate-after": after.path}
-    report({**training, **judging, "register": register.path}, kept.path, page.path, summary.path, revision)
+    report({**training, **judging, "register": register.path}, kept.path, page.path, card.path, summary.path, revision)
     remember(name, store, data.path)

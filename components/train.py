@@ -1,6 +1,6 @@
 """Train: one stage, whichever it is; stages differ in their configuration alone."""
 
-from kfp.dsl import Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Dataset, Input, Markdown, Metrics, Model, Output
 
 from components.image import step
 
@@ -17,11 +17,13 @@ def train(
     image: str,
     data: Input[Dataset],
     model: Output[Model],
+    pictures: Output[HTML],
     metrics: Output[Metrics],
     card: Output[Markdown],
     init: Input[Model] = None,  # pyright: ignore[reportArgumentType]
 ):
     """Trains from the initial model, or from scratch; checkpoints go to the store, the finished model is the output."""
+    from blip.runs import sheet
     from blip.runs.nodes import placement, train
     from blip.runs.stages import of
     from components.show import show
@@ -29,3 +31,4 @@ def train(
     settings = of(stage, overrides, max_gpu_hours)
     made = train(placement(jobs, image), stage, preset, settings, store, revision, data.path, model.path, init and init.path)
     show(made, metrics, card)
+    sheet.training(stage, made).save(pictures.path)

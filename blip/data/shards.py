@@ -79,6 +79,12 @@ def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
     return shard
 
 
+def samples(manifest: Manifest) -> Iterator[Sample]:
+    """Every sample of a manifest, shard by shard. Raises ShardError."""
+    for shard in manifest.shards:
+        yield from read_shard(manifest.store, shard)
+
+
 def read_shard(store: Store, shard: Shard, rejected: Counter[str] | None = None) -> Iterator[Sample]:
     """The samples of a shard in their order, after its digest was found right.
 

@@ -84,7 +84,14 @@ def evaluate(
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in figures[kind].items()})
         (folder / METRICS).write_text(json.dumps(figures, indent=1, sort_keys=True))
         run.artifact(folder / METRICS)
-    return {**figures, "described": described, "gpu_hours": budget.hours, "mlflow": run.url, "seconds": time.monotonic() - began}
+    return {
+        **figures,
+        "split": cfg.split,
+        "described": described,
+        "gpu_hours": budget.hours,
+        "mlflow": run.url,
+        "seconds": time.monotonic() - began,
+    }
 
 
 def truth(predictions: list[dict[str, Any]]) -> dict[str, float]:

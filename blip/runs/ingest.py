@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, assert_never
 
@@ -13,7 +12,7 @@ from blip.config import Config, load
 from blip.data.datasets import shapes
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
-from blip.data.shards import read_shard, write_shards
+from blip.data.shards import samples, write_shards
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.logs import log, progress
 from blip.storage import Store, open_store, probe
@@ -103,5 +102,5 @@ def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision
 def texts(*manifests: Manifest):
     """Every text of some data sets, cleaned as models will read it."""
     for manifest in manifests:
-        for sample in chain.from_iterable(read_shard(manifest.store, shard) for shard in manifest.shards):
+        for sample in samples(manifest):
             yield from map(clean_caption, sample.texts)

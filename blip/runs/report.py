@@ -8,11 +8,11 @@ from typing import Any
 
 from blip.data.datasets.shapes import is_true
 from blip.data.manifest import Manifest
-from blip.evaluation import samples
+from blip.data.shards import samples
 from blip.runs.bootstrapped import load_pictures, thumbnail
 from blip.runs.capfilt import PICTURES
 from blip.runs.evaluate import DESCRIBED
-from blip.runs.page import Described, Report, Scores, Step, galleries, html
+from blip.runs.page import Described, Report, Scores, Step, galleries, html, markdown
 from blip.runs.summary import Caption, Change, Retrieval, Summary
 
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -29,8 +29,8 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
 """What each step is for, and whose outputs it read."""
 
 
-def report(figures: Mapping[str, str], kept: str, page: str, summary: str, revision: str) -> Summary:
-    """Writes the page and `summary.json` from each step's file of figures and the data folder that CapFilt made."""
+def report(figures: Mapping[str, str], kept: str, page: str, card: str, summary: str, revision: str) -> Summary:
+    """Writes the page, its short form in Markdown and `summary.json` from each step's figures and the data folder that CapFilt made."""
     found = {step: json.loads(Path(path).read_text()) for step, path in figures.items()}
     result = summarise(found)
     result.save(summary)
@@ -49,6 +49,7 @@ def report(figures: Mapping[str, str], kept: str, page: str, summary: str, revis
         bad=left_out(found),
     )
     Path(page).write_text(html(made))
+    Path(card).write_text(markdown(made))
     return result
 
 

@@ -18,10 +18,10 @@ from blip.config import load
 from blip.data.loader import Loader
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
+from blip.data.shards import samples
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, decode, eval_transform, train_transform
 from blip.distributed import device, gather_objects, is_main, rank, start, world
-from blip.evaluation import samples
 from blip.logs import progress
 from blip.models.generation import Beam
 from blip.models.weights import start as weights
