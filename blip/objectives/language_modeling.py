@@ -1,6 +1,5 @@
 """Language modeling (LM): each next word of the text of an image (BLIP, section 3.2)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,7 +18,10 @@ def next_token_targets(ids: Tensor, mask: Tensor, prompt: int = 1) -> Tensor:
 
 
 def token_losses(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy `(B, L)` with label smoothing of each token, zero where ignored; logits `(B, L, vocabulary)`."""
+    """Cross-entropy `(B, L)` with label smoothing of each token, zero where ignored; logits `(B, L, vocabulary)`.
+
+    Smoothing leaves a floor: with 0.1 and BERT's 30,524 words no prediction, however good, comes below 1.3577 nats.
+    """
     flat = F.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), reduction="none", label_smoothing=smoothing, ignore_index=IGNORED
     )
@@ -38,12 +40,3 @@ def caption_loss(logits: Tensor, targets: Tensor, smoothing: float, tokens: Tens
 def log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability `(B,)` of each whole text: the sum over its predicted tokens, without smoothing."""
     return -token_losses(logits, targets, 0.0).sum(1)
-
-
-def smoothing_floor(vocabulary: int, smoothing: float) -> float:
-    """The least loss that label smoothing leaves possible, in nats."""
-    if not smoothing:
-        return 0.0
-    off = torch.tensor(smoothing / vocabulary)
-    on = 1 - smoothing + off
-    return float(-(on * on.log() + (vocabulary - 1) * off * off.log()))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blip.objectives.language_modeling import caption_loss, log_probabilities, next_token_targets, smoothing_floor, token_losses
+from blip.objectives.language_modeling import caption_loss, log_probabilities, next_token_targets, token_losses
 
 IDS = torch.tensor([[9, 5, 6, 7, 8, 2], [9, 5, 6, 2, 0, 0]])
 MASK = IDS != 0
@@ -52,13 +52,14 @@ def test_log_probabilities_are_of_whole_texts_without_smoothing():
     assert log_probabilities(logits, torch.tensor([[0, 1, -100]])).tolist() == pytest.approx([math.log(0.4)])
 
 
-def test_smoothing_leaves_a_floor_of_1_3577():
-    assert smoothing_floor(30524, 0.1) == pytest.approx(1.3577, abs=1e-4)
-    assert smoothing_floor(30524, 0.0) == 0
-    vocabulary = 50
-    probabilities = torch.full((1, 1, vocabulary), 0.1 / vocabulary)
-    probabilities[0, 0, 3] += 0.9
-    assert float(token_losses(probabilities.log(), torch.tensor([[3]]), 0.1)) == pytest.approx(smoothing_floor(vocabulary, 0.1), abs=1e-6)
+@pytest.mark.parametrize("sure", [0.8, 0.9, 0.99])
+def test_smoothing_leaves_a_floor_of_1_3577(sure: float):
+    """To be less or more sure than the smoothed target costs more."""
+    vocabulary = 30524
+    rest = torch.full((1, 1, vocabulary), (1 - sure) / vocabulary)
+    rest[0, 0, 3] += sure
+    loss = float(token_losses(rest.log(), torch.tensor([[3]]), 0.1))
+    assert loss == pytest.approx(1.3577, abs=1e-4) if sure == 0.9 else loss > 1.37
 
 
 def test_an_untrained_writer_pays_the_log_of_the_vocabulary():
