@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from blip.batch import Example
 from blip.config import Config
 from blip.data.manifest import Manifest, Shard
-from blip.data.sample import Sample
+from blip.data.sample import BadSample, Sample
 from blip.data.shards import ShardFile, good_samples
 from blip.storage import Store
 from blip.tasks.task import Look, Task
@@ -40,7 +40,10 @@ def quotas(manifest: Manifest, limit: int | None) -> dict[str, int]:
 
 @dataclass
 class Judge:
-    """One shard under a task's eyes: what `look` finds of each sample is kept in a file, the same for every worker."""
+    """One shard under a task's eyes: what `look` finds of each sample is kept in a file, the same for every worker.
+
+    Samples that cannot be judged are left out and counted by reason, as in training.
+    """
 
     task: Task
     look: Look
@@ -59,16 +62,23 @@ class Judge:
         device = next(self.task.parameters()).device
         rejected, found = Counter[str](), []
         with ShardFile(self.source, shard, path, rejected, verified=True) as file:
-            mine = islice(good_samples(file, rejected), self.quotas[shard.name])
+            mine = self.examples(islice(good_samples(file, rejected), self.quotas[shard.name]), rejected)
             while chunk := list(islice(mine, self.batch)):
                 first = self.places.get(shard.name, 0) + len(found)
-                batch = self.task.collate([self.prepare(s) for s in chunk]).to(device)
+                batch = self.task.collate(chunk).to(device)
                 found += self.look(batch, range(first, first + len(chunk)))
                 tally["images"] += len(chunk)
                 self.advance(len(chunk))
         made = folder / "found.pt"
         torch.save(found, made)
         return Output(made, {}, {"samples": len(found), "rejected": dict(rejected)})
+
+    def examples(self, samples: Iterable[Sample], rejected: Counter[str]) -> Iterator[Example]:
+        for sample in samples:
+            try:
+                yield self.prepare(sample)
+            except BadSample as e:
+                rejected[str(e)] += 1
 
 
 def gather(at: Store, shards: Sequence[str]) -> list[list[dict[str, Any]]]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blip.config import load
+from blip.config import ConfigError, load
 from blip.data.datasets.shapes import is_true
 from blip.data.manifest import Manifest
 from blip.launch.local import share
 from blip.logs import log, progress
 from blip.runs.budget import open_budget
 from blip.runs.crew import on_this_machine
-from blip.runs.judging import EvaluateConfig, Job, behind, image_size, judge, load_tasks, predictions
+from blip.runs.judging import EvaluateConfig, Job, behind, image_size, judge, load_tasks, predictions, rejected
 from blip.runs.watch import Tallies, Workers, follow
 from blip.storage import open_store, probe
 from blip.tracking import start as track
@@ -70,7 +70,9 @@ def evaluate(
             crew = Tallies(home, 0, set(home.list("worker/")))
             start = workers or (lambda uri: on_this_machine(uri, processes, Path(out, "logs")))
             follow(crew, start, cfg.report, lambda: bar.advance(min(done + int(crew.sum("images")), total) - bar.done))
-        figures, described = {}, {}
+        figures, described, left_out = {}, {}, rejected(job, home, tasks)
+        if not sum(job.quotas.values()) > sum(left_out.values()):
+            raise ConfigError(f"split {cfg.split}: none of its {manifest.samples} samples can be judged: {left_out or 'it is empty'}")
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, task in tasks.items():
@@ -88,6 +90,7 @@ def evaluate(
         **figures,
         "split": cfg.split,
         "described": described,
+        "rejected": left_out,
         "gpu_hours": budget.hours,
         "mlflow": run.url,
         "seconds": time.monotonic() - began,

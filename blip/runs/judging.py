@@ -14,10 +14,12 @@ from pydantic import Field
 from blip.batch import Example
 from blip.config import Config, validate
 from blip.data.manifest import Manifest, canonical
-from blip.data.sample import Sample
+from blip.data.sample import BadSample, Sample
+from blip.data.shards import ShardError
 from blip.data.transforms import decode, eval_transform
 from blip.distributed import device
 from blip.evaluation import EvaluationConfig, Judge, gather, quotas
+from blip.logs import log
 from blip.runs.budget import Budget, gpus_held
 from blip.runs.model import load_task, read_run
 from blip.storage import Store, open_store
@@ -123,8 +125,11 @@ def judge(job: Job, home: Store, tasks: Mapping[str, Task], size: int, name: str
             first, *second = rounds(home, kind, task)
             look_at_all(first, task, lambda batch, _, task=task: task.predict(batch))
             for at in second:
-                found = gather(at=first, shards=list(wanted))
-                look_at_all(at, task, task.compare(list(chain.from_iterable(found))), found)
+                found = gather(first, list(wanted))
+                if everything := list(chain.from_iterable(found)):
+                    look_at_all(at, task, task.compare(everything), found)
+    except ShardError as e:
+        log.warning("%s", e)  # whoever asked for the evaluation will find that out; another worker could do no more
     finally:
         budget.record()
 
@@ -140,12 +145,21 @@ def predictions(job: Job, home: Store, kind: str, task: Task) -> list[dict[str, 
     return [dict(chain.from_iterable(found.items() for found in each)) for each in zip(*looks, strict=True)]
 
 
+def rejected(job: Job, home: Store, tasks: Mapping[str, Task]) -> dict[str, int]:
+    """How many samples were not judged, by reason."""
+    first = next(rounds(home, kind, task)[0] for kind, task in tasks.items())
+    return dict(sum((Counter(record["rejected"]) for record in records(first, list(job.quotas))[0].values()), Counter()))
+
+
 def behind(job: Job, home: Store, tasks: Mapping[str, Task]) -> int:
     """How many looks at a sample are done."""
     done = (records(at, list(job.quotas))[0] for kind, task in tasks.items() for at in rounds(home, kind, task))
-    return sum(record["samples"] for part in done for record in part.values())
+    return sum(record["samples"] + sum(record["rejected"].values()) for part in done for record in part.values())
 
 
 def example(sample: Sample, size: int) -> Example:
-    """A sample to be judged by: its whole image and all its texts."""
-    return Example(sample.key, eval_transform(size)(decode(sample.images[0])), sample.texts, sample.meta)
+    """A sample to be judged by: its whole image and all its texts. Raises BadSample."""
+    texts = [text for text in sample.texts if text.strip()]
+    if not texts:
+        raise BadSample("empty text")
+    return Example(sample.key, eval_transform(size)(decode(sample.images[0])), texts, sample.meta)

@@ -108,7 +108,8 @@ def step(name: str, figures: Mapping[str, Any]) -> Step:
 def described(data: str, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
     """Test images with a person's caption and both models', judged where the truth is known."""
     found = []
-    for sample in islice(samples(Manifest.load(Path(data, "test.json"))), DESCRIBED):
+    both = (sample for sample in samples(Manifest.load(Path(data, "test.json"))) if sample.key in before and sample.key in after)
+    for sample in islice(both, DESCRIBED):
         truth = sample.meta.get("truth")
         old, new = before[sample.key], after[sample.key]
         judged = {"before_true": is_true(truth, old), "after_true": is_true(truth, new)} if truth else {}

@@ -1,7 +1,7 @@
 """A step's own page: its curves, scores and some of its images, where a run is looked at step by step."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
@@ -80,17 +80,14 @@ def evaluation(figures: Mapping[str, Any], folder: str) -> Sheet:
     """Of the figures of `evaluate`: recalls, and captions beside what people wrote."""
     recalls = [Bar(name, value, PERCENT) for name, value in figures.get("retrieval", {}).items()]
     words = " · ".join(f"{name} {value:.4g}" for name, value in figures.get("captioning", {}).items())
-    cards = [described(sample, figures["described"]) for sample in shown(figures, folder)]
+    captions = figures["described"]
+    found = (sample for sample in samples(Manifest.load(Path(folder, f"{figures['split']}.json"))) if sample.key in captions)
+    cards = [described(sample, captions[sample.key]) for sample in islice(found, len(captions))]
     return Sheet("Evaluation", words, recalls, galleries=[("Captions", cards)] if cards else [])
 
 
-def shown(figures: Mapping[str, Any], folder: str) -> Iterable[Sample]:
-    manifest = Manifest.load(Path(folder, f"{figures['split']}.json"))
-    return islice(samples(manifest), len(figures["described"]))
-
-
-def described(sample: Sample, captions: Mapping[str, str]) -> Card:
-    caption, truth = captions[sample.key], sample.meta.get("truth")
+def described(sample: Sample, caption: str) -> Card:
+    truth = sample.meta.get("truth")
     verdict = "" if truth is None else f", {'true' if is_true(truth, caption) else 'false'}"
     return Card(sample.key, sample.images[0], [(caption, f"the model{verdict}"), (sample.texts[0], "a person")])
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,25 @@ def test_a_shard_that_cannot_be_read_is_named(folder: Path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ShardError, match=rf"{shard.name} after 4 attempts: .* is cut short"):
         judged(folder, "out")
+
+
+def test_what_cannot_be_judged_is_left_out_and_counted(folder: Path):
+    good = samples(6)
+    bad = [replace(good[1], key="cut", images=[good[1].images[0][:60]]), replace(good[2], key="mute", texts=[" "])]
+    for name, some in (("good", good), ("mixed", [*good[:2], bad[0], *good[2:4], bad[1], *good[4:]])):
+        write_shards(some, folder / name, "test", 4).save(folder / "data" / f"{name}.json")
+    figures = {}
+    for name in ("good", "mixed"):
+        places = [str(folder / part) for part in ("data", "model", name)]
+        figures[name] = evaluate("shapes", [*RUN, f"split={name}"], str(folder / "store"), "r", *places)
+    assert figures["good"]["rejected"] == {}
+    assert sorted(figures["mixed"]["rejected"].values()) == [1, 1]
+    assert "empty text" in figures["mixed"]["rejected"]
+    for kind in ("retrieval", "captioning"):
+        assert figures["mixed"][kind] == pytest.approx(figures["good"][kind])
+    write_shards(bad, folder / "bad", "test", 4).save(folder / "data" / "bad.json")
+    with pytest.raises(ConfigError, match="split bad: none of its 2 samples can be judged"):
+        judged(folder, "out", "split=bad")
 
 
 def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pytest.MonkeyPatch):
