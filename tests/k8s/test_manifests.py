@@ -2,6 +2,7 @@
 
 import json
 import re
+from fnmatch import fnmatchcase
 
 import pytest
 from rendered import OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
@@ -101,7 +102,9 @@ def test_mlflow_is_probed_as_its_clients_reach_it():
     (host,) = (h["value"] for h in probe["httpHeaders"] if h["name"] == "Host")
     uri = of("local", "ConfigMap")["blip"]["data"]["mlflow-tracking-uri"]
     assert f"http://{host}:" in uri
-    assert host in (env["MLFLOW_SERVER_ALLOWED_HOSTS"] or "").split(",")
+    hosts = (env["MLFLOW_SERVER_ALLOWED_HOSTS"] or "").split(",")
+    assert host in hosts
+    assert not [h for h in hosts if fnmatchcase("mlflow.evil.example", h) or fnmatchcase("mlflow.kubeflow.evil.example:5000", h)]
     assert probe["path"] == "/api/2.0/mlflow/experiments/get?experiment_id=0"
     assert (env["MLFLOW_BACKEND_STORE_URI"] or "").startswith("postgresql+psycopg2://")
 
@@ -122,6 +125,8 @@ def test_what_is_referred_to_is_there(overlay):
             assert {m["name"] for m in container.get("volumeMounts", [])} <= volumes, name
             for variable in container.get("env", []):
                 for kind, found in variable.get("valueFrom", {}).items():
+                    if kind == "fieldRef":  # to the pod itself
+                        continue
                     there = found["key"] in keys[kind].get(found["name"], set())
                     assert there or found.get("optional"), f"{name}: {variable['name']}"
     (role,), (binding,) = of(overlay, "Role").values(), of(overlay, "RoleBinding").values()
