@@ -151,6 +151,7 @@ class Watch:
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent.parent}/mlflow.db",
             **os.environ,
             "BLIP_GROUP": folder.parent.name,
+            "MLFLOW_RUN_NAME": self.step.name,
             "BLIP_PROGRESS": str(records),
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": self.scratch,

@@ -17,14 +17,14 @@ SHARED_MEMORY = os.environ.get("BLIP_SHARED_MEMORY", "32Gi")
 
 
 def on_cluster(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
-    """What every step has: its name in the interface, the image, credentials, and retries with backoff for nodes that get lost."""
+    """What every step has: its name here and in MLflow, the image, credentials, and retries with backoff for nodes that get lost."""
     task.set_display_name(name).set_container_image(image).set_retry(3, "60s", 2.0, "1800s")
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     kubernetes.use_secret_as_env(task, SECRET, SECRETS, optional=True)
     kubernetes.use_config_map_as_env(task, CONFIG_MAP, CONFIG, optional=True)
     # the records of one run lie together in MLflow
     kubernetes.use_field_path_as_env(task, "BLIP_GROUP", "metadata.labels['pipeline/runid']")
-    return task
+    return task.set_env_variable("MLFLOW_RUN_NAME", name)
 
 
 def on_cpu(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:

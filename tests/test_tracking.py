@@ -23,7 +23,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def mlflow(database: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> MlflowClient:
-    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "BLIP_GROUP", "BLIP_TRACKING", "RANK"):
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_NAME", "BLIP_GROUP", "BLIP_TRACKING", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
@@ -185,12 +185,13 @@ def test_a_run_that_another_system_made_is_used(mlflow, monkeypatch):
 
 def test_a_group_gathers_its_runs(mlflow, monkeypatch):
     monkeypatch.setenv("BLIP_GROUP", "bootstrap-1")
-    for name in ("ingest", "pretrain"):
-        with tracking.start(name):
+    for name in ("pretrain", "pretrain-again"):
+        monkeypatch.setenv("MLFLOW_RUN_NAME", name)
+        with tracking.start("pretrain"):
             pass
     named = {r.info.run_name: r for r in runs_of(mlflow)}
-    assert set(named) == {"bootstrap-1", "ingest", "pretrain"}
-    assert {named[n].data.tags["mlflow.parentRunId"] for n in ("ingest", "pretrain")} == {named["bootstrap-1"].info.run_id}
+    assert set(named) == {"bootstrap-1", "pretrain", "pretrain-again"}
+    assert {named[n].data.tags["mlflow.parentRunId"] for n in ("pretrain", "pretrain-again")} == {named["bootstrap-1"].info.run_id}
     assert named["bootstrap-1"].info.status == "FINISHED"
 
 

@@ -16,13 +16,15 @@ from blip.runs.processes import words
 from blip.runs.watch import Workers
 
 FIGURES = "figures.json"
+TOLD = ("BLIP_GROUP", "MLFLOW_RUN_NAME")
+"""What a step's jobs are told of it: the run it belongs to, and its name there."""
 
 
 def placement(jobs: Sequence[str], image: str) -> dict[str, Any]:
     """What `key=value` texts say of the jobs that a step asks for, such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`."""
     found: dict[str, Any] = {"image": image}
-    if group := os.environ.get("BLIP_GROUP"):
-        found["env"] = {"BLIP_GROUP": group}  # they belong to the same run
+    if env := {name: os.environ[name] for name in TOLD if os.environ.get(name)}:
+        found["env"] = env
     for text in jobs:
         set_value(found, text)
     return found

@@ -20,6 +20,8 @@ WRITER = "mlflow-writer"
 FLUSH_SECONDS = 2.0
 BATCH = 100
 """As many parameters or tags as MLflow takes at once."""
+VIEW = "?workflowType=machine_learning"
+"""MLflow's pages show language models' traces first; so asked, they show runs, curves and models."""
 LONGEST = 500
 """Characters of a value that every version of MLflow takes."""
 
@@ -74,7 +76,7 @@ class KeptRun(Run):
     def url(self) -> str:
         """Where a browser shows the run, if MLflow is a server."""
         run = self.id  # once it is open, its experiment is known
-        return f"{self.uri.rstrip('/')}/#/experiments/{self.place}/runs/{run}" if self.uri.startswith("http") else ""
+        return f"{self.uri.rstrip('/')}/#/experiments/{self.place}/runs/{run}{VIEW}" if self.uri.startswith("http") else ""
 
     def params(self, values: Mapping[str, Any]) -> None:
         self.put(("params", (name, cut(value))) for name, value in flatten(values))
@@ -223,7 +225,8 @@ def start(
     """Keeps a record of the work inside: as `FINISHED`, or as `FAILED` with the error as a tag.
 
     `parents` (name to digest, URI or run) become tags `parent.<name>`. An unfinished run with the same `key` is gone on with, so a step
-    that was killed has one curve. `BLIP_GROUP` gathers runs under one of that name. `MLFLOW_RUN_ID` names a run that another system made.
+    that was killed has one curve. `BLIP_GROUP` gathers runs under one of that name, where `MLFLOW_RUN_NAME` tells apart those that do the
+    same, such as two trainings. `MLFLOW_RUN_ID` names a run that another system made.
     `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false` leaves out the load of the machine. `BLIP_TRACKING=off`, and all ranks but the first, keep
     nothing.
 
@@ -235,7 +238,8 @@ def start(
     uri = tracking_uri()
     probe(uri)
     marks = {**(tags or {}), **{f"parent.{parent}": value for parent, value in (parents or {}).items()}}
-    run = KeptRun(uri, os.environ.get("MLFLOW_EXPERIMENT_NAME", experiment), name, marks, os.environ.get("BLIP_GROUP", ""), key)
+    name, experiment = os.environ.get("MLFLOW_RUN_NAME", name), os.environ.get("MLFLOW_EXPERIMENT_NAME", experiment)
+    run = KeptRun(uri, experiment, name, marks, os.environ.get("BLIP_GROUP", ""), key)
     if uri.startswith("http"):
         run.opened.result()  # a server may refuse us, and says so only now
     try:

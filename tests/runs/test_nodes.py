@@ -61,12 +61,14 @@ def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobCon
 
 def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BLIP_GROUP", "run-7")
+    monkeypatch.setenv("MLFLOW_RUN_NAME", "pretrain-again")
     texts = ["nodes=2", "workers=16", "gpus=8", "cpu=88", "memory=900Gi", "pool={gpu: a100}", "tolerations=[{operator: Exists}]"]
     found = nodes.placement(texts, "example/blip:3f2a1b0")
     job = {**nodes.without("workers", found), "name": "pretrain", "processes": 8, "handover": "s3://b/handover"}
     node = render(TrainJobConfig.model_validate(job))["spec"]["trainer"]
     assert node["resourcesPerNode"]["limits"] == {"cpu": "88", "memory": "900Gi", "nvidia.com/gpu": "8"}
-    assert {"name": "BLIP_GROUP", "value": "run-7"} in node["env"]
+    told = {e["name"]: e.get("value") for e in node["env"]}
+    assert (told["BLIP_GROUP"], told["MLFLOW_RUN_NAME"]) == ("run-7", "pretrain-again")
     assert nodes.workers(found, "capfilt") is not None
 
 
