@@ -65,7 +65,8 @@ image: $(INSTALLED) ## build the image that runs on a cluster, IMAGE=name tagged
 		$(BUILD) --build-arg REVISION=$$revision $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) -t $(IMAGE):$$revision . && \
 		echo "$(IMAGE):$$revision"
 
-mlflow: $(INSTALLED) ## show parameters, curves and models of all runs at http://127.0.0.1:5000
+mlflow: $(INSTALLED) ## show parameters, curves and models of all runs at http://127.0.0.1:5000, below "Model training"
+	@echo 'http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning'
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri sqlite:///runs/mlflow.db --default-artifact-root runs/mlartifacts
 
