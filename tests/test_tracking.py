@@ -183,6 +183,16 @@ def test_a_run_that_another_system_made_is_used(mlflow, monkeypatch):
     assert kept.data.metrics == {"train/itc": 3.0}
 
 
+def test_a_run_begins_when_it_is_started_however_late_mlflow_is(mlflow, monkeypatch):
+    opened = runs.KeptRun.open
+    monkeypatch.setattr(runs.KeptRun, "open", lambda run: time.sleep(0.5) or opened(run))
+    before = time.time() * 1000
+    with tracking.start("task"):
+        pass
+    (kept,) = runs_of(mlflow)
+    assert 0 <= kept.info.start_time - int(before) < 400
+
+
 def test_a_group_gathers_its_runs(mlflow, monkeypatch):
     monkeypatch.setenv("BLIP_GROUP", "bootstrap-1")
     for name in ("pretrain", "pretrain-again"):

@@ -30,6 +30,7 @@ def register(name: str, preset: str, overrides: Sequence[str], revision: str, mo
     first, new = (scores(json.loads(Path(path).read_text()), cfg.gate) for path in (before, after))
     digest = folder_digest(Path(model))
     with track("register", tags={"revision": revision}, parents={"model": digest}) as run:
+        run.params({"name": name, **cfg.model_dump(mode="json")})
         holder = champion(name)
         worse = [
             f"{metric} is {new[metric]:.4g}, the first model's is {first[metric]:.4g}"

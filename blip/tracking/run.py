@@ -57,6 +57,7 @@ class KeptRun(Run):
     def __init__(self, uri: str, experiment: str, name: str, tags: Mapping[str, str], group: str = "", key: str = ""):
         self.uri, self.experiment, self.name, self.start_tags, self.group, self.key = uri, experiment, name, dict(tags), group, key
         self.head = self.place = ""
+        self.began = int(time.time() * 1000)  # a short run may be over before the writer has imported MLflow
         self.monitor: Any = None
         self.known: dict[str, str] = {}
         self.pending: deque[tuple[str, tuple[Any, ...]]] = deque()
@@ -119,7 +120,7 @@ class KeptRun(Run):
             if not given and self.group:
                 self.head = (
                     self.find(experiment, group=self.group)
-                    or mlflow.create_run(experiment, run_name=self.group, tags={"group": self.group}).info.run_id
+                    or mlflow.create_run(experiment, self.began, {"group": self.group}, self.group).info.run_id
                 )
                 mlflow.update_run(self.head, status="RUNNING")
                 tags["mlflow.parentRunId"] = self.head
@@ -132,7 +133,7 @@ class KeptRun(Run):
                 mlflow.update_run(given, status="RUNNING")
                 self.pending.extend(("tags", (name, cut(value))) for name, value in tags.items())
             else:
-                run = mlflow.create_run(experiment, run_name=self.name, tags={name: cut(value) for name, value in tags.items()})
+                run = mlflow.create_run(experiment, self.began, {name: cut(value) for name, value in tags.items()}, self.name)
             self.place = run.info.experiment_id
             self.watch_system(run.info.run_id)
             return run.info.run_id
