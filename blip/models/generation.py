@@ -58,8 +58,8 @@ class Texts:
 
 
 def repeat_cross(cross: list[KeysValues], times: int) -> list[KeysValues]:
-    """The same image for several texts, without a copy: `(B, ...)` to `(B times, ...)`."""
-    return [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in cross] if times > 1 else cross
+    """The same image for several texts: `(B, ...)` to `(B times, ...)`, each head in one piece, for every word reads it all."""
+    return [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in cross]
 
 
 def penalise(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
@@ -93,6 +93,7 @@ def sample(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, un
     distribution, before penalty and truncation. Raises ValueError where the model gives logits that are not finite.
     """
     ids, past, feed = prompt, Past(cfg.max_length), prompt
+    cross = repeat_cross(cross, 1)
     done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     total = torch.zeros(len(prompt), device=prompt.device)
     for i in range(cfg.max_length - prompt.shape[1]):
