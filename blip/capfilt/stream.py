@@ -36,7 +36,7 @@ class StreamConfig(Config):
     seed: int = 42
     """With a sample's key it decides what nucleus sampling draws."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is twice as fast or more on GPUs, and on CPUs with AMX."""
+    """bfloat16 is twice as fast or more on GPUs, and on CPUs that multiply it (AVX512-BF16, AMX)."""
 
     @model_validator(mode="after")
     def texts_differ(self) -> Self:
