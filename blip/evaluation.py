@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from blip.batch import Example
 from blip.config import Config
@@ -22,9 +23,9 @@ from blip.workers.worker import Output
 
 
 class EvaluationConfig(Config):
-    batch: int = 64
+    batch: int = Field(default=64, ge=1)
     """Images predicted together."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     """Judge the first samples only."""
 
 

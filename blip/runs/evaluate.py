@@ -13,7 +13,7 @@ from blip.launch.local import share
 from blip.logs import log, progress
 from blip.runs.budget import open_budget
 from blip.runs.crew import on_this_machine
-from blip.runs.judging import EvaluateConfig, Job, behind, image_size, judge, load_tasks, predictions, rejected
+from blip.runs.judging import EvaluateConfig, Job, behind, counted, image_size, judge, load_tasks, predictions
 from blip.runs.watch import Tallies, Workers, follow
 from blip.storage import open_store, probe
 from blip.tracking import start as track
@@ -62,7 +62,7 @@ def evaluate(
         progress(total, "judging", done=done) as bar,
     ):
         run.params(cfg.model_dump(mode="json"))
-        if done >= total:
+        if done == total:
             log.info("it was judged before, as %s says; delete that to judge anew", home.uri)
         elif workers is None and processes == 1:
             judge(job, home, tasks, image_size(model), own_name(), bar.advance)
@@ -70,8 +70,9 @@ def evaluate(
             crew = Tallies(home, 0, set(home.list("worker/")))
             start = workers or (lambda uri: on_this_machine(uri, processes, Path(out, "logs")))
             follow(crew, start, cfg.report, lambda: bar.advance(min(done + int(crew.sum("images")), total) - bar.done))
-        figures, described, left_out = {}, {}, rejected(job, home, tasks)
-        if not sum(job.quotas.values()) > sum(left_out.values()):
+        figures, described = {}, {}
+        judged, left_out = counted(job, home, tasks)
+        if not judged:
             raise ConfigError(f"split {cfg.split}: none of its {manifest.samples} samples can be judged: {left_out or 'it is empty'}")
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip.batch import Example
 from blip.config import Config, validate
@@ -27,7 +27,7 @@ from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.retrieval import RetrievalConfig
 from blip.tasks.task import Look, Task
 from blip.workers.model import ModelSource
-from blip.workers.queue import LeaseConfig, ShardQueue, dump, records
+from blip.workers.queue import LeaseConfig, ShardQueue, dump, finished, records
 from blip.workers.worker import Worker
 
 
@@ -46,6 +46,12 @@ class EvaluateConfig(Config):
     """Seconds between two words of a worker about its progress."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """GPU hours that all steps of a run may take together; then no further shard is begun. None sets no bound."""
+
+    @model_validator(mode="after")
+    def something_is_judged(self) -> Self:
+        if self.retrieval is None and self.captioning is None:
+            raise ValueError("retrieval and captioning are both none: leave one of them in")
+        return self
 
 
 OPERATION = ("workers", "lease", "report", "max_gpu_hours")
@@ -145,16 +151,19 @@ def predictions(job: Job, home: Store, kind: str, task: Task) -> list[dict[str, 
     return [dict(chain.from_iterable(found.items() for found in each)) for each in zip(*looks, strict=True)]
 
 
-def rejected(job: Job, home: Store, tasks: Mapping[str, Task]) -> dict[str, int]:
-    """How many samples were not judged, by reason."""
-    first = next(rounds(home, kind, task)[0] for kind, task in tasks.items())
-    return dict(sum((Counter(record["rejected"]) for record in records(first, list(job.quotas))[0].values()), Counter()))
+def counted(job: Job, home: Store, tasks: Mapping[str, Task]) -> tuple[int, dict[str, int]]:
+    """How many samples were judged, and how many were not, by reason. Raises as `predictions`."""
+    kind, task = next(iter(tasks.items()))
+    done, _ = finished(rounds(home, kind, task)[0], list(job.quotas))
+    left_out = sum((Counter(record["rejected"]) for record in done.values()), Counter())
+    return sum(record["samples"] for record in done.values()), dict(left_out)
 
 
 def behind(job: Job, home: Store, tasks: Mapping[str, Task]) -> int:
     """How many looks at a sample are done."""
-    done = (records(at, list(job.quotas))[0] for kind, task in tasks.items() for at in rounds(home, kind, task))
-    return sum(record["samples"] + sum(record["rejected"].values()) for part in done for record in part.values())
+    wanted = job.quotas  # what was left out counts as asked for: a tar may hold more that is no sample than its manifest counts
+    done = (records(at, list(wanted))[0] for kind, task in tasks.items() for at in rounds(home, kind, task))
+    return sum(wanted[name] for part in done for name in part)
 
 
 def example(sample: Sample, size: int) -> Example:

@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from tiny_models import both, model_folder, samples
 
 from blip.config import ConfigError
+from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.data.shards import ShardError, write_shards
 from blip.runs.budget import BudgetError
@@ -131,9 +135,31 @@ def test_what_cannot_be_judged_is_left_out_and_counted(folder: Path):
         judged(folder, "out", "split=bad")
 
 
+def test_what_is_no_sample_counts_for_nothing_that_was_judged(folder: Path):
+    """A tar of somebody else may hold more that has no image than it holds samples; what is not judged yet is judged all the same."""
+    (folder / "tars").mkdir()
+    with tarfile.open(folder / "tars" / "web.tar", "w") as tar:
+        for sample in samples(5):
+            for name, data in ((f"{sample.key}.png", sample.images[0]), (f"{sample.key}.txt", sample.texts[0].encode())):
+                (member := tarfile.TarInfo(name)).size = len(data)
+                tar.addfile(member, BytesIO(data))
+        for i in range(20):
+            tar.addfile(tarfile.TarInfo(f"lost{i}.txt"), BytesIO())
+    discover(str(folder / "tars"), "test").save(folder / "data" / "test.json")
+    store = folder / "store"
+    first = judged(folder, "first", store=str(store))
+    assert len(json.loads(first[1])) == 5
+    (begun,) = store.glob("evaluation/*/captioning")
+    shutil.rmtree(begun)
+    assert judged(folder, "second", store=str(store)) == first
+
+
 def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match=r"model '.*absent': name a model folder"):
         evaluate("shapes", [], str(folder / "store"), "r", str(folder / "data"), str(folder / "absent"), str(folder / "out"))
+    for wrong, words in (("evaluation.limit=0", "limit"), ("evaluation.batch=0", "batch"), ("captioning=null", "both none")):
+        with pytest.raises(ConfigError, match=words):
+            judged(folder, "out", "retrieval=null", wrong, workers=nowhere)
     monkeypatch.setattr("blip.runs.budget.spent", lambda _: {"pretrain": 2.0})
     with pytest.raises(BudgetError, match=r"max_gpu_hours is 1 and the run has spent 2\.00"):
         judged(folder, "out", "max_gpu_hours=1", workers=nowhere)
