@@ -103,9 +103,8 @@ def work(uri: str, name: str) -> None:
 
 
 def load_tasks(cfg: EvaluateConfig, model: str | Path) -> dict[str, Task]:
-    """What a model folder is judged as, by name, on this process's device."""
-    wanted = [task for task in (cfg.retrieval, cfg.captioning) if task is not None]
-    return {task.type: load_task(model, task).to(device()) for task in wanted}
+    """What a model folder is judged as, by name."""
+    return {task.type: load_task(model, task) for task in (cfg.retrieval, cfg.captioning) if task is not None}
 
 
 def image_size(model: str | Path) -> int:
@@ -114,7 +113,7 @@ def image_size(model: str | Path) -> int:
 
 
 def judge(job: Job, home: Store, tasks: Mapping[str, Task], size: int, name: str, advance: Callable[[int], None] = lambda _: None) -> None:
-    """As `work`, with models that are loaded and images of `size`; `advance` hears of every batch."""
+    """As `work`, with models that are loaded, which go to this process's device, and images of `size`; `advance` hears of every batch."""
     budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{home.uri}/gpu-hours"), job.account, gpus_held())
     wanted, tally = job.quotas, Counter[str]()
     shards = {shard.name: shard for shard in job.input.shards if shard.name in wanted}
@@ -128,6 +127,7 @@ def judge(job: Job, home: Store, tasks: Mapping[str, Task], size: int, name: str
 
     try:
         for kind, task in tasks.items():
+            task.to(device())
             first, *second = rounds(home, kind, task)
             look_at_all(first, task, lambda batch, _, task=task: task.predict(batch))
             for at in second:
