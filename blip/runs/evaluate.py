@@ -1,8 +1,12 @@
 """Evaluate: how well a model retrieves and describes images that it never saw."""
 
 import json
+import signal
+import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +59,7 @@ def evaluate(
     job.save(home)
     tasks = load_tasks(cfg, model)
     total, done = sum(job.quotas.values()) * sum(1 + task.looks_twice for task in tasks.values()), behind(job, home, tasks)
-    processes = share(cfg.workers)
+    processes = 0 if workers else share(cfg.workers)
     parents = {"data": manifest.digest, "model": job.model.digest}
     with (
         track("evaluate", tags={"revision": revision}, parents=parents, key=home.uri) as run,
@@ -64,8 +68,9 @@ def evaluate(
         run.params(cfg.model_dump(mode="json"))
         if done == total:
             log.info("it was judged before, as %s says; delete that to judge anew", home.uri)
-        elif workers is None and processes == 1:
-            judge(job, home, tasks, image_size(model), own_name(), bar.advance)
+        elif processes == 1:
+            with going_in_order():
+                judge(job, home, tasks, image_size(model), own_name(), bar.advance)
         else:
             crew = Tallies(home, 0, set(home.list("worker/")))
             start = workers or (lambda uri: on_this_machine(uri, processes, Path(out, "logs")))
@@ -96,6 +101,19 @@ def evaluate(
         "mlflow": run.url,
         "seconds": time.monotonic() - began,
     }
+
+
+@contextmanager
+def going_in_order() -> Iterator[None]:
+    """SIGTERM ends what is inside as it ends a worker: what it holds is given back at once, with blame for no shard."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def truth(predictions: list[dict[str, Any]]) -> dict[str, float]:

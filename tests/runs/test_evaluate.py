@@ -24,6 +24,7 @@ from blip.runs.budget import BudgetError
 from blip.runs.crew import on_this_machine
 from blip.runs.evaluate import evaluate
 from blip.storage import open_store
+from blip.tasks.captioning import Captioning
 
 RUN = ("evaluation.batch=2", "lease.seconds=2", "report=0.1", "retrieval.rerank=3", "retrieval.text.tokens=12", "captioning.text.tokens=12")
 
@@ -100,6 +101,16 @@ def test_what_was_judged_is_not_judged_again(folder: Path):
     assert judged(folder, "second", "lease.seconds=3", store=store, workers=nowhere) == first
     with pytest.raises(AssertionError, match="nothing is left"):
         judged(folder, "third", "retrieval.rerank=4", store=store, workers=nowhere)
+
+
+def test_who_must_go_while_it_judges_leaves_no_blame_and_no_lease(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    store = str(folder / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(Captioning, "predict", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit, match="143"):
+            judged(folder, "gone", "lease.seconds=600", store=store)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert judged(folder, "again", "lease.seconds=600", "lease.attempts=1", store=store) == judged(folder, "alone")
 
 
 def test_a_limit_is_of_the_whole_set(folder: Path):
