@@ -51,6 +51,7 @@ class ShardQueue:
         self.shards = list(shards)
         random.Random(worker).shuffle(self.shards)  # workers that look in different places seldom meet
         self.settled: set[str] = set()
+        self.given_back: set[Lease] = set()
         self.lock = Lock()  # threads of this worker must not take one another's change for a rival's
 
     def pending(self) -> list[str]:
@@ -99,18 +100,20 @@ class ShardQueue:
             return self.update(lease, attempts=1, begun=True) is not None
 
     def renew(self, lease: Lease) -> bool:
-        """Prolongs a lease; False when it has passed to another worker."""
+        """Prolongs a lease; False when it was given back or has passed to another worker."""
         with self.lock:
-            return self.update(lease) is not None
+            return lease not in self.given_back and self.update(lease) is not None
 
     def release(self, lease: Lease) -> None:
         """Gives a lease back as if it had never been taken: the worker must go, the shard is not to blame."""
         with self.lock:
+            self.given_back.add(lease)
             self.update(lease, forgiven=True, begun=False, expires=0.0)
 
     def fail(self, lease: Lease, error: str) -> None:
         """Gives a lease back after a failed attempt; after the last one the shard is set aside."""
         with self.lock:
+            self.given_back.add(lease)
             rest = time.time() + self.cfg.seconds / 20  # what failed may pass, with the store or on another machine
             record = self.update(lease, begun=False, expires=rest, error=f"worker {self.worker}: {error}")
         if record and record["attempts"] >= self.cfg.attempts:

@@ -94,6 +94,21 @@ def test_a_shard_belongs_to_one_worker_until_that_goes_silent(store: Store, mani
     assert not first.begin(leases[1])
 
 
+def test_what_was_given_back_is_not_renewed(store: Store, manifest: Manifest, clock: Clock):
+    """A heartbeat may come between the two words of a worker that it failed, and that it holds the shard no more."""
+    first, second = queue(store, manifest, "first"), queue(store, manifest, "second")
+    failed, released = first.claim(), first.claim()
+    first.begin(failed)
+    first.fail(failed, "cut short")
+    first.release(released)
+    assert not first.renew(failed)
+    assert not first.renew(released)
+    assert second.take(released.shard)
+    assert second.take(failed.shard) is None
+    clock.now += QUICK.seconds / 10
+    assert second.take(failed.shard)
+
+
 def test_the_first_commit_stays(store: Store, manifest: Manifest, clock: Clock):
     first, second = queue(store, manifest, "first"), queue(store, manifest, "second")
     slow = first.claim()
