@@ -123,7 +123,7 @@ def judge(job: Job, home: Store, tasks: Mapping[str, Task], size: int, name: str
         places = dict(zip(wanted, accumulate(map(len, before), initial=0), strict=False))
         process = Judge(task, look, job.input.store, prepare, job.config.evaluation.batch, wanted, places, advance)
         queue = ShardQueue(at, list(wanted), name, job.config.lease)
-        Worker(queue, job.input.store, shards, process, job.config.report, budget.check, tally, home).run()
+        Worker(queue, job.input.store, shards, process, job.config.report, budget.check, tally, ahead=False, reports=home).run()
 
     try:
         for kind, task in tasks.items():

@@ -66,6 +66,8 @@ class Worker:
     before: Callable[[], None] = lambda: None
     """Called before each shard; what it raises ends the worker, with blame for nobody."""
     tally: Counter[str] = field(default_factory=Counter)
+    ahead: bool = True
+    """Whether it takes the next shard while it works on one; where shards are few and long, it would keep that from an idle worker."""
     reports: Store | None = None
     """Where it says how far it is, as `worker/NAME.json`; the queue's store if none."""
     held: dict[str, Work] = field(default_factory=dict)
@@ -82,9 +84,12 @@ class Worker:
             stack.callback(self.over.set)  # ends the fetcher, so that what is held at the end is known
             following, last = fetcher.submit(self.next), None
             while (work := following.result()) is not None:
-                following = fetcher.submit(self.next)
+                if self.ahead:
+                    following = fetcher.submit(self.next)
                 self.before()
                 last = self.do(work, uploader, last) or last
+                if not self.ahead:
+                    following = fetcher.submit(self.next)
             if last:
                 last.result()
 

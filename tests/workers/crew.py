@@ -32,9 +32,9 @@ def stand_in(_shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Ou
     return Output(tar, {".parquet": scores}, {"samples": 1, "scores": hashlib.sha256(scores.read_bytes()).hexdigest()})
 
 
-def make_worker(store: Store, manifest: Manifest, name: str, leases: LeaseConfig = LEASES, process=stand_in) -> Worker:
+def make_worker(store: Store, manifest: Manifest, name: str, leases: LeaseConfig = LEASES, process=stand_in, ahead: bool = True) -> Worker:
     shards = {shard.name: shard for shard in manifest.shards}
-    return Worker(ShardQueue(store, list(shards), name, leases), manifest.store, shards, process, report=0.2)
+    return Worker(ShardQueue(store, list(shards), name, leases), manifest.store, shards, process, report=0.2, ahead=ahead)
 
 
 class StaleStore(S3Store):

@@ -4,7 +4,9 @@ import random
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from crew import PROCESSES, make_worker, outcome, run_crew, run_worker, stand_in
@@ -107,6 +109,23 @@ def test_what_was_given_back_is_not_renewed(store: Store, manifest: Manifest, cl
     assert second.take(failed.shard) is None
     clock.now += QUICK.seconds / 10
     assert second.take(failed.shard)
+
+
+def test_few_shards_are_done_at_once_by_as_many_workers(store: Store, manifest: Manifest):
+    """None is kept from a worker that comes later by a busy one: all meet over their shards."""
+    meeting = Barrier(len(manifest.shards), timeout=30)
+
+    def process(shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
+        meeting.wait()
+        return stand_in(shard, path, folder, tally)
+
+    leases = LeaseConfig(seconds=60)
+    workers = [make_worker(store, manifest, f"worker-{i}", leases, process, ahead=False) for i in range(len(manifest.shards))]
+    with ThreadPoolExecutor(len(workers)) as pool:
+        runs = [pool.submit(worker.run) for worker in workers if not time.sleep(0.2)]
+        for run in runs:
+            run.result()
+    assert [worker.tally["shards"] for worker in workers] == [1] * len(workers)
 
 
 def test_the_first_commit_stays(store: Store, manifest: Manifest, clock: Clock):
