@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from blip.data.datasets.shapes import is_true
 from blip.data.manifest import Manifest
-from blip.data.sample import Sample
+from blip.data.sample import BadSample, Sample
 from blip.data.shards import samples
+from blip.data.transforms import decode
 from blip.runs.charts import Chart, line_chart
 from blip.runs.page import picture
 from blip.tracking.run import flatten
@@ -59,14 +60,23 @@ class Sheet:
 
 
 def data(figures: Mapping[str, Any], folder: str) -> Sheet:
-    """Of a data folder: the first images of each split, and the figures of `ingest`."""
+    """Of a data folder: those of each split's first samples that are images, and the figures of `ingest`."""
     splits = {split: values for split, values in figures.items() if isinstance(values, Mapping)}
     galleries = []
     for split in splits:
-        first = islice(samples(Manifest.load(Path(folder, f"{split}.json"))), SHOWN)
+        first = filter(is_image, islice(samples(Manifest.load(Path(folder, f"{split}.json"))), SHOWN))
         galleries.append((split.capitalize(), [Card(s.key, s.images[0], [(text, "") for text in s.texts]) for s in first]))
     words = (f"{split}: {values['samples']:,} images in {values['shards']:,} shards" for split, values in splits.items())
     return Sheet("Data", " · ".join(words), galleries=galleries)
+
+
+def is_image(sample: Sample) -> bool:
+    """Whether there is something to show; training and CapFilt leave out and count what there is not."""
+    try:
+        decode(sample.images[0])
+    except BadSample:
+        return False
+    return True
 
 
 def training(stage: str, figures: Mapping[str, Any]) -> Sheet:

@@ -49,6 +49,14 @@ def test_data_shows_the_first_images_of_each_split_with_their_texts(folder: Path
     assert "&lt;script&gt;" in page
 
 
+def test_data_shows_what_can_be_shown_of_images_that_others_made(folder: Path):
+    good, other, *_ = shapes.web(WORLD)
+    bad = [Sample("cut", [good.images[0][:60]], ["a cut"]), Sample("text", [b"no image"], ["a page"], image_ext="jpg")]
+    write_shards([good, *bad, other], folder / "shards", "web", 4).save(folder / "web.json")
+    page = saved(sheet.data({"web": {"samples": 4, "shards": 1, "counts": {}}, "vocabulary": 64}, str(folder)), folder)
+    assert len(images(page)) == 2
+
+
 def test_training_shows_each_loss_and_says_what_went_wrong(tmp_path: Path):
     curves = {"itc": [(i, 6.0 - i / 100) for i in range(100)], "itm": [(0, 0.69), (50, float("nan")), (99, 0.4)]}
     page = saved(sheet.training("pretrain", {"steps": 1000, "curves": curves, "alarms": [{"name": "itm_at_prior", "step": 60}]}), tmp_path)
