@@ -20,6 +20,8 @@ class ModelSource(Config):
     digest: str
     at: str
     """The URI of the folder."""
+    files: tuple[str, ...] = ()
+    """What lies there, where it was copied to the store: a listing may be old. Jobs of earlier versions do not say it."""
 
     @classmethod
     def publish(cls, root: Store, role: str, folder: str | Path | None) -> Self:
@@ -31,10 +33,11 @@ class ModelSource(Config):
             return cls(digest=digest, at=str(Path(folder).resolve()))
         home = root.join("models", digest)
         there = set(home.list())
-        for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != LEFT_BEHIND):
-            if (key := path.relative_to(folder).as_posix()) not in there:
-                home.put_file(key, path)
-        return cls(digest=digest, at=home.uri)
+        paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != LEFT_BEHIND)
+        files = {path.relative_to(folder).as_posix(): path for path in paths}
+        for key in files.keys() - there:
+            home.put_file(key, files[key])
+        return cls(digest=digest, at=home.uri, files=tuple(files))
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -44,7 +47,7 @@ class ModelSource(Config):
             yield store.folder
             return
         with TemporaryDirectory(prefix="blip-") as folder:
-            for key in store.list():
+            for key in self.files or store.list():
                 path = Path(folder, key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 store.fetch(key, path)

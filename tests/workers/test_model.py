@@ -1,0 +1,33 @@
+"""Models on their way to workers."""
+
+from pathlib import Path
+
+import pytest
+
+from blip.storage import S3Store, open_store
+from blip.workers.model import LEFT_BEHIND, ModelSource
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "model" / "tokenizer").mkdir(parents=True)
+    for name in ("config.json", "tokenizer/vocab.txt", LEFT_BEHIND):
+        (tmp_path / "model" / name).write_text(name)
+    return tmp_path / "model"
+
+
+def test_a_model_is_whole_where_a_listing_is_old(model: Path, s3: str, monkeypatch: pytest.MonkeyPatch):
+    source = ModelSource.publish(open_store(s3), "model", model)
+    monkeypatch.setattr(S3Store, "list", lambda *_: ["config.json"])
+    with ModelSource.model_validate(source.model_dump(mode="json")).folder() as folder:
+        assert contents(folder) == {name: data for name, data in contents(model).items() if name != LEFT_BEHIND}
+
+
+def test_a_job_of_an_earlier_version_does_not_say_what_lies_there(model: Path, s3: str):
+    source = ModelSource.publish(open_store(s3), "model", model)
+    with ModelSource(digest=source.digest, at=source.at).folder() as folder:
+        assert set(contents(folder)) == {"config.json", "tokenizer/vocab.txt"}
