@@ -47,8 +47,8 @@ def bootstrap(
 
     Of the parameters `gpus` to `tolerations` are for each step's own pod. `jobs` are for pods that a step asks for and then only watches:
     `nodes=4` trains over four nodes, `workers=16` lets as many pods caption, filter and judge, one process a GPU; `gpus=8`, `cpu=88`,
-    `memory=900Gi`, `pool={label: value}` and `tolerations=[...]` say what each of them gets. `max_gpu_hours` stops the run, with a
-    checkpoint, once all of it has taken so many.
+    `memory=900Gi`, `pool={label: value}` and `tolerations=[...]` say what each of them gets. Without `nodes` a training, without `workers`
+    the rest is done in the step's own pod. `max_gpu_hours` stops the run, with a checkpoint, once all of it has taken so many.
     """
     on_small = functools.partial(on_cpu, image=image)
     on_large = functools.partial(

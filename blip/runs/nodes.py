@@ -74,8 +74,8 @@ def on_nodes(
 
 
 def workers(placement: Mapping[str, Any], name: str) -> Workers | None:
-    """The workers of a step, which their job is named after: pods where the placement names more than one, else None for this machine's."""
-    if int(placement.get("workers", 1)) <= 1:
+    """The workers of a step, which their job is named after: pods where the placement asks for any, else None for this machine's."""
+    if "workers" not in placement:
         return None
     return on_cluster(validate(WorkersConfig, {**without("nodes", placement), "name": name}, "the placement"))
 

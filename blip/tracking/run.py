@@ -239,7 +239,7 @@ def start(
     uri = tracking_uri()
     probe(uri)
     marks = {**(tags or {}), **{f"parent.{parent}": value for parent, value in (parents or {}).items()}}
-    name, experiment = os.environ.get("MLFLOW_RUN_NAME", name), os.environ.get("MLFLOW_EXPERIMENT_NAME", experiment)
+    name, experiment = os.environ.get("MLFLOW_RUN_NAME") or name, os.environ.get("MLFLOW_EXPERIMENT_NAME", experiment)
     run = KeptRun(uri, experiment, name, marks, os.environ.get("BLIP_GROUP", ""), key)
     if uri.startswith("http"):
         run.opened.result()  # a server may refuse us, and says so only now

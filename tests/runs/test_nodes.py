@@ -86,9 +86,10 @@ def test_a_store_that_nodes_do_not_share_is_refused(jobs: list[TrainJobConfig], 
     assert not jobs
 
 
-def test_workers_are_pods_only_where_there_are_several():
+def test_workers_are_pods_only_where_they_are_asked_for():
     assert nodes.workers({}, "evaluate") is None
-    assert nodes.workers({**STEP, "workers": "1"}, "evaluate") is None
+    assert nodes.workers({**STEP, "nodes": "2"}, "evaluate") is None
+    assert nodes.workers({**STEP, "workers": "1"}, "evaluate") is not None
     assert nodes.workers({**STEP, "workers": "16", "nodes": "2"}, "evaluate") is not None
     with pytest.raises(ConfigError, match="workres"):
         nodes.workers({**STEP, "workers": "16", "workres": 2}, "evaluate")
