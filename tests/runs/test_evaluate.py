@@ -104,12 +104,12 @@ def test_what_was_judged_is_not_judged_again(folder: Path):
 
 
 def test_who_must_go_while_it_judges_leaves_no_blame_and_no_lease(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    store = str(folder / "store")
+    store, handler = str(folder / "store"), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(Captioning, "predict", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit, match="143"):
             judged(folder, "gone", "lease.seconds=600", store=store)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert judged(folder, "again", "lease.seconds=600", "lease.attempts=1", store=store) == judged(folder, "alone")
 
 
