@@ -2,6 +2,7 @@
 
 import faulthandler
 import sys
+import tempfile
 import threading
 import time
 from types import TracebackType
@@ -32,9 +33,15 @@ class Watchdog:
             place, since = self.place, self.since
             if place != told and time.monotonic() - since > self.seconds:
                 told = place
-                stderr = sys.__stderr__ or sys.stderr
-                print(f"\nrank {rank()} has been in {place} for {self.seconds:.0f} s:", file=stderr, flush=True)
-                faulthandler.dump_traceback(stderr)
+                self.tell(f"\nrank {rank()} has been in {place} for {self.seconds:.0f} s:\n")
+
+    def tell(self, what: str) -> None:
+        stderr = sys.__stderr__ or sys.stderr
+        with tempfile.TemporaryFile("w+") as file:
+            faulthandler.dump_traceback(file)
+            file.seek(0)
+            stderr.write(what + file.read())  # in one piece: others tell theirs at the same moment
+            stderr.flush()
 
     def __enter__(self) -> Self:
         self.thread.start()
