@@ -1,6 +1,5 @@
 """A job: which shards, which models, which settings. Who knows its folder in the store can work on it."""
 
-import hashlib
 import json
 from typing import Literal, Self
 
@@ -8,7 +7,8 @@ from pydantic import Field
 
 from blip.capfilt.shard import ShardConfig
 from blip.config import Config, validate
-from blip.data.manifest import Manifest, canonical
+from blip.data.manifest import Manifest
+from blip.digest import value_digest
 from blip.storage import Store, open_store
 from blip.workers.model import ModelSource
 from blip.workers.queue import LeaseConfig
@@ -67,7 +67,7 @@ class Job(Config):
         """The same for jobs with the same output."""
         config = self.config.model_dump(mode="json", exclude=set(OPERATION))
         values = {"config": config, "input": self.input.digest, "models": self.models, "revision": self.revision}
-        return hashlib.sha256(canonical(values)).hexdigest()[:16]
+        return value_digest(values)[:16]
 
     @property
     def account(self) -> str:

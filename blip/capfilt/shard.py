@@ -18,7 +18,7 @@ from blip.capfilt.stream import Chunk, StreamConfig, chunks, halve, matched, wit
 from blip.capfilt.table import table_of, to_parquet
 from blip.config import Config
 from blip.data.index import Index
-from blip.data.shards import sha256
+from blip.digest import file_digest
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval
 from blip.workers.worker import Output
@@ -78,7 +78,7 @@ class ShardBootstrap:
         index.write_bytes(entries.lines)
         scores.write_bytes(to_parquet(tables))
         tally.update({f"ns.{part}": time for part, time in spent.items()})
-        record = {"samples": len(entries), "scores": sha256(scores), "rejected": dict(rejected)}
+        record = {"samples": len(entries), "scores": file_digest(scores), "rejected": dict(rejected)}
         return Output(tar, {".idx.jsonl": index, ".parquet": scores}, record)
 
     def stream(self, path: Path, pool: Executor, rejected: Counter[str], spent: Counter[str]) -> Iterator[Chunk]:

@@ -14,7 +14,8 @@ from webdataset.shardlists import expand_urls
 from blip.config import Config, ConfigError, validate
 from blip.data.index import Index
 from blip.data.manifest import Manifest, Shard
-from blip.data.shards import ShardError, local_copy, sha256
+from blip.data.shards import ShardError, local_copy
+from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, locate, open_store
 
 
@@ -121,7 +122,7 @@ def describe(store: Store, key: str, stamp: str) -> Reading:
     try:
         with local_copy(store, key) as path:
             index = Index.scan(path, rejected)
-            shard = Shard(name=key, sha256=sha256(path), bytes=path.stat().st_size, samples=len(index))
+            shard = Shard(name=key, sha256=file_digest(path), bytes=path.stat().st_size, samples=len(index))
             return Reading(stamp=stamp, shard=shard, rejected=dict(rejected))
     except MissingKeyError:
         raise ShardError(f"shard {store.uri}/{key} is missing") from None

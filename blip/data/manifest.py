@@ -1,6 +1,5 @@
 """What a data set is: its shards by digest, where it came from, and what was left out."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from blip.config import Config, ConfigError, validate
+from blip.digest import value_digest
 from blip.storage import Store, locate, open_store
 
 
@@ -53,7 +53,7 @@ class Manifest(Config):
     @property
     def digest(self) -> str:
         """SHA-256 of everything but the root: a data set stays the same when it moves."""
-        return hashlib.sha256(canonical(self.model_dump(exclude={"root"}))).hexdigest()
+        return value_digest(self.model_dump(exclude={"root"}))
 
     def save(self, uri: str | Path) -> None:
         """Writes the manifest to a file or an object; the same manifest gives the same bytes."""
@@ -71,8 +71,3 @@ class Manifest(Config):
         if not isinstance(values, dict):
             raise ConfigError(f"manifest {uri} must be a mapping of keys to values, is a {type(values).__name__}")
         return validate(cls, values, f"manifest {uri}")
-
-
-def canonical(values: Any) -> bytes:
-    """JSON in one spelling, to be digested."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()

@@ -1,6 +1,5 @@
 """Shards: tars of samples, written once, named by their content and verified before they are read."""
 
-import hashlib
 import logging
 import os
 import tarfile
@@ -20,6 +19,7 @@ from blip.data.index import KEY, Index
 from blip.data.layout import pack, unpack
 from blip.data.manifest import Manifest, Shard
 from blip.data.sample import BadSample, Sample
+from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError, open_store
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
                 seen.add(sample.key)
                 tar.write({"__key__": sample.key, **pack(sample)})
         index = Index.scan(path, Counter())
-        digest = sha256(path)
+        digest = file_digest(path)
         shard = Shard(name=f"{stem}-{digest[:8]}.tar", sha256=digest, bytes=path.stat().st_size, samples=len(index))
         store.put_file(shard.name, path)
         store.put(index_key(shard), index.lines)
@@ -206,17 +206,12 @@ def verify(path: Path, shard: Shard, uri: str) -> None:
     if size != shard.bytes:
         what = "is cut short" if size < shard.bytes else "is too long"
         raise ShardError(f"shard {uri} {what}: {size} bytes where the manifest says {shard.bytes} with sha256 {shard.sha256}")
-    if (found := sha256(path)) != shard.sha256:
+    if (found := file_digest(path)) != shard.sha256:
         raise ShardError(f"shard {uri} was altered: its sha256 is {found} where the manifest says {shard.sha256}")
 
 
 def missing(shard: Shard, uri: str) -> ShardError:
     return ShardError(f"shard {uri} is missing; the manifest says {shard.bytes} bytes with sha256 {shard.sha256}")
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def index_key(shard: Shard) -> str:

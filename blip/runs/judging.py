@@ -1,6 +1,5 @@
 """The job of an evaluation and what its workers do: they predict each shard and, where a task compares all, look at it again."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +12,11 @@ from pydantic import Field, model_validator
 
 from blip.batch import Example
 from blip.config import Config, validate
-from blip.data.manifest import Manifest, canonical
+from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import ShardError
 from blip.data.transforms import decode, eval_transform
+from blip.digest import value_digest
 from blip.distributed import device
 from blip.evaluation import EvaluationConfig, Judge, gather, quotas
 from blip.logs import log
@@ -73,7 +73,7 @@ class Job(Config):
         """The same for jobs with the same figures."""
         config = self.config.model_dump(mode="json", exclude=set(OPERATION))
         values = {"config": config, "input": self.input.digest, "model": self.model.digest, "revision": self.revision}
-        return hashlib.sha256(canonical(values)).hexdigest()[:16]
+        return value_digest(values)[:16]
 
     @property
     def account(self) -> str:

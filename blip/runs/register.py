@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from blip.config import Config, ConfigError, load
-from blip.tracking import champion, folder_digest, promote
+from blip.digest import folder_digest
+from blip.tracking import champion, promote
 from blip.tracking import register as keep
 from blip.tracking import start as track
 

@@ -1,12 +1,12 @@
 """The registry of models: versions with their scores, and the alias that says which one is the champion."""
 
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from blip.digest import folder_digest
 from blip.tracking.run import KeptRun, Run, cut, speaking_to
 from blip.tracking.server import TrackingError, client, probe, tracking_uri
 
@@ -99,12 +99,3 @@ def make_name(uri: str, name: str) -> None:
     except MlflowException as e:
         if e.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def folder_digest(folder: Path) -> str:
-    """The sha256 of the names and bytes of a folder's files."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            total.update(f"{path.relative_to(folder).as_posix()}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()

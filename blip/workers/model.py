@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 from blip.config import Config, ConfigError
+from blip.digest import folder_digest
 from blip.storage import FolderStore, Store, open_store
-from blip.tracking.registry import folder_digest
 
 LEFT_BEHIND = "training_state.safetensors"
 """What a model folder may hold that only its own training needs."""

@@ -14,7 +14,8 @@ from threading import Event, Thread
 from typing import Any
 
 from blip.data.manifest import Shard
-from blip.data.shards import ShardError, local_copy, missing, sha256, verify
+from blip.data.shards import ShardError, local_copy, missing, verify
+from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError
 from blip.workers.queue import Lease, ShardQueue, dump
 
@@ -146,7 +147,7 @@ class Worker:
         The name ends in the digest of the file: attempts that differ write different objects, attempts that do not write the same one.
         """
         store = self.queue.store
-        digest, size = sha256(output.file), output.file.stat().st_size
+        digest, size = file_digest(output.file), output.file.stat().st_size
         stem = f"data/{work.shard.name.removesuffix('.tar')}-{digest[:16]}"
         for ending, path in output.beside.items():
             store.put_file(stem + ending, path)

@@ -1,5 +1,6 @@
 """Files that hold tensors: safetensors, and PyTorch's pickles read without running what is in them."""
 
+import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -91,3 +92,15 @@ def write(tensors: Mapping[str, Tensor], path: Path) -> None:
         torch.save({"model": apart}, path)
     else:
         save_file(apart, path, metadata={"format": "pt"})
+
+
+def tensors_digest(path: Path) -> str:
+    """Returns the SHA-256 of the tensors of a file, or of the weights in a folder, by name, type and shape.
+
+    The kind of file, the order in it, and what it says beside its tensors do not count. Raises WeightsError if there are none.
+    """
+    total = hashlib.sha256()
+    for name, tensor in sorted(read(path).items()):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
