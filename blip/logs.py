@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import sys
 import time
+import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -13,12 +15,15 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Event, Lock, Thread
+from types import TracebackType
 from typing import SupportsFloat
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
+
+from blip.redaction import redact
 
 log = logging.getLogger("blip")
 console = Console(stderr=True)
@@ -56,7 +61,9 @@ def quiet() -> None:
     """Lets only this project speak, here and in child processes; `BLIP_LOG=debug` lets everybody.
 
     Call it before the libraries are imported: some read their switches then. Errors of libraries stay visible.
+    No password of a URL is written, neither in a log nor in the traceback that ends the process.
     """
+    sys.excepthook = print_redacted
     debug = os.environ.get("BLIP_LOG", "").lower() == "debug"
     log.handlers = [handler()]
     log.propagate = False
@@ -79,10 +86,24 @@ def only_errors(record: logging.LogRecord) -> bool:
 
 def handler() -> logging.Handler:
     if console.is_terminal:
-        return RichHandler(console=console, show_time=False, show_path=False)
+        rich = RichHandler(console=console, show_time=False, show_path=False)
+        rich.setFormatter(RedactingFormatter("%(message)s"))
+        return rich
     plain = logging.StreamHandler()
-    plain.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    plain.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     return plain
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats a record without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints the traceback that ends the process without secrets."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
 @dataclass(frozen=True)

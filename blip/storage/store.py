@@ -4,9 +4,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
+from blip.redaction import redact
+
 
 class StoreError(OSError):
-    """A store that cannot do what was asked; the message names the URI."""
+    """A store that cannot do what was asked; the message names the URI, without secrets."""
+
+    def __init__(self, message: str):
+        super().__init__(redact(message))
 
 
 class MissingKeyError(StoreError):
