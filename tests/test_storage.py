@@ -13,6 +13,7 @@ from threading import Barrier
 import pytest
 
 from blip.storage import FolderStore, MissingKeyError, S3Store, Store, StoreError, locate, open_store, probe
+from blip.storage.s3 import client
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -227,3 +228,41 @@ def test_a_server_that_stays_away_is_named(monkeypatch: pytest.MonkeyPatch, s3: 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match=f"{s3}/key: Could not connect"):
         S3Store(s3, attempts=2).get("key")
+
+
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str) -> None:
+    (tmp_path / "config").write_text(f"[profile mine]\nregion = us-east-1\ns3 =\n    addressing_style = {style}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+
+
+@pytest.mark.parametrize(
+    ("style", "address"), [("virtual", "http://bucket.s3.example:9000/a"), ("path", "http://s3.example:9000/bucket/a")]
+)
+def test_the_profile_says_how_a_bucket_is_addressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str, address: str):
+    profile(tmp_path, monkeypatch, style)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3.example:9000")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    url = client(1.0, "bucket").generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "a"})
+    assert url.partition("?")[0] == address
+
+
+def test_a_profile_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StoreError, match=r"s3://bucket/key: .*\(nobody\)"):
+        S3Store("s3://bucket").get("key")
+
+
+@pytest.mark.parametrize("setting", ["1", "other,{bucket}"])
+def test_a_public_bucket_is_read_without_keys(s3: str, monkeypatch: pytest.MonkeyPatch, setting: str):
+    bucket = s3.removeprefix("s3://")
+    client(1.0, bucket).put_object(Bucket=bucket, Key="key", Body=b"data", ACL="public-read")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    with pytest.raises(StoreError, match="AWS_NO_SIGN_REQUEST=1 for a public bucket"):
+        S3Store(s3).get("key")
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", setting.format(bucket=bucket))
+    assert S3Store(s3).get("key") == b"data"

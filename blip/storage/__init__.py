@@ -13,7 +13,8 @@ __all__ = ["FolderStore", "MissingKeyError", "S3Store", "Store", "StoreError", "
 def open_store(uri: str | Path) -> Store:
     """The store of a URI: a folder (a path or `file://`) or `s3://bucket/prefix`; nothing is touched yet.
 
-    The endpoint, the region and the keys of S3 come from the environment as boto3 reads it, `AWS_ENDPOINT_URL` among them.
+    The endpoint, the region, the keys and the profile of S3 come from the environment as boto3 reads it, `AWS_ENDPOINT_URL` among them.
+    `AWS_NO_SIGN_REQUEST` names public buckets, joined by commas, that are read without keys; 1 stands for all.
     """
     scheme, separator, rest = str(uri).partition("://")
     if not separator:

@@ -12,8 +12,9 @@ from typing import Any, Self, TypeVar
 import boto3.session
 import urllib3.exceptions
 from boto3.s3.transfer import TransferConfig
+from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from blip.storage.store import MissingKeyError, Store, StoreError, check, hidden
@@ -140,18 +141,19 @@ class S3Store(Store):
 
     def call(self, key: str, request: Callable[[Any], T]) -> T:
         """Runs a request, reading of the body included, and repeats it while the failure may pass, after growing random delays."""
-        s3 = client(self.timeout)
         for attempt in range(self.attempts):
             try:
-                return request(s3)
+                return request(client(self.timeout, self.bucket))
             except (BotoCoreError, ClientError, *CUT_SHORT) as e:
                 if not passing(e) or attempt == self.attempts - 1:
-                    raise self.error(key, e) from e
+                    raise self.error(key, e) from None  # the message says it all, and without secrets
             time.sleep(random.random() * min(0.25 * 2**attempt, LONGEST_DELAY))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def error(self, key: str, e: Exception) -> StoreError:
         uri = f"{self.uri}/{key}"
+        if isinstance(e, NoCredentialsError):
+            return StoreError(f"{uri}: {e}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or {UNSIGNED_BUCKETS}=1 for a public bucket")
         if not isinstance(e, ClientError):
             return StoreError(f"{uri}: {e}")
         code = e.response.get("Error", {}).get("Code", "")
@@ -170,16 +172,33 @@ class RefusedError(StoreError):
     """A conditional write that the store refused."""
 
 
+UNSIGNED_BUCKETS = "AWS_NO_SIGN_REQUEST"
+"""The variable that names the buckets, joined by commas, to which requests go without a signature; 1, true or yes means all of them."""
+SETTINGS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_ACCESS_KEY_ID",
+)
+"""Variables that decide about a client; one that was made under others is not used."""
+
 local = threading.local()
-sessions: dict[int, tuple[boto3.session.Session, threading.Lock]] = {}
-"""By process: a session takes long to make and is not to be shared by threads while it makes a client."""
+sessions: dict[tuple[Any, ...], tuple[boto3.session.Session, threading.Lock]] = {}
+"""By process and settings: a session takes long to make and is not to be shared by threads while it makes a client."""
 
 
-def client(timeout: float) -> Any:
-    """This thread's client in this process: neither a fork nor another thread shares its connections."""
-    key = os.getpid(), timeout, os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_ENDPOINT_URL")
+def client(timeout: float, bucket: str) -> Any:
+    """Returns this thread's client in this process: neither a fork nor another thread shares its connections.
+
+    Raises StoreError where the settings of S3 make no sense.
+    """
+    settings = os.getpid(), *map(os.environ.get, SETTINGS)
+    key = timeout, is_unsigned(bucket), *settings
     clients = vars(local).setdefault("clients", {})
     if key not in clients:
+        session, making = sessions.get(settings) or sessions.setdefault(settings, (boto3.session.Session(), threading.Lock()))
         config = Config(
             connect_timeout=timeout,
             read_timeout=timeout,
@@ -187,13 +206,32 @@ def client(timeout: float) -> Any:
             # Manifests carry digests; servers other than AWS's do not all know the newer checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            # A server inside a cluster has one name, without a subdomain for every bucket.
-            s3={"addressing_style": "path" if any(key[2:]) else "auto"},
+            s3={"addressing_style": addressing_style(session)},
+            signature_version=UNSIGNED if is_unsigned(bucket) else None,
         )
-        session, making = sessions.get(os.getpid()) or sessions.setdefault(os.getpid(), (boto3.session.Session(), threading.Lock()))
-        with making:
-            clients[key] = session.client("s3", config=config)
+        try:
+            with making:
+                clients[key] = session.client("s3", config=config)
+        except ValueError as e:
+            raise StoreError(f"s3://{bucket}: {e}: correct AWS_ENDPOINT_URL") from None
     return clients[key]
+
+
+def addressing_style(session: boto3.session.Session) -> str:
+    """Returns how a bucket is named in a URL: as the profile says; else in the path where a server of one's own is set.
+
+    A server inside a cluster has one name, without a subdomain for every bucket.
+    """
+    profile = session._session.get_scoped_config()  # pyright: ignore[reportAttributeAccessIssue]
+    chosen = profile.get("s3") or {}
+    own_server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return chosen.get("addressing_style") or ("path" if own_server else "auto")
+
+
+def is_unsigned(bucket: str) -> bool:
+    """Whether the environment asks for requests to this bucket without a signature, as public buckets take them from anybody."""
+    asked = os.environ.get(UNSIGNED_BUCKETS, "")
+    return asked.lower() in ("1", "true", "yes") or bucket in asked.split(",")
 
 
 def passing(e: Exception) -> bool:
