@@ -80,7 +80,7 @@ def main(
 def build(preset: str, tokenizer: Tokenizer) -> tuple[Captioning, Retrieval]:
     """Captioner and filter of a preset with random weights."""
     torch.manual_seed(0)
-    configs = [load(RunConfig, f"{preset}_{stage}").with_tokenizer(tokenizer) for stage in ("captioner", "filter")]
+    configs = [load(RunConfig, stage, preset).with_tokenizer(tokenizer) for stage in ("captioner", "filter")]
     models = [build_model(cfg.task, cfg.model) for cfg in configs]
     cfg = configs[1].task.model_copy(update={"alignment": AlignmentConfig(queue=1)})
     text_filter = Retrieval(cfg, models[1], tokenizer)  # pyright: ignore[reportArgumentType]

@@ -2,7 +2,7 @@
 
 All train the same model by the same fused AdamW with the gradient clipped; they take turns, so that a busy machine is busy for all.
 On a CPU processor time of one thread is measured, on a GPU time by the clock.
-`python benchmarks/training.py [--preset shapes_pretrain] [--batch 64] [--precision bf16]`
+`python benchmarks/training.py [--preset shapes] [--stage pretrain] [--batch 64] [--precision bf16]`
 """
 
 import copy
@@ -35,7 +35,8 @@ Way = Callable[[int], object]
 
 
 def main(
-    preset: str = typer.Option("shapes_pretrain", help="The configuration whose task, model and optimizer are taken."),
+    preset: str = typer.Option("shapes", help="The preset whose task, model and optimizer are taken."),
+    stage: str = typer.Option("pretrain", help="The stage of it."),
     batch: int = typer.Option(64, help="Images of a step."),
     precision: str = typer.Option("auto", help="auto, fp32 or bf16."),
     steps: int = typer.Option(10, help="Steps of a turn."),
@@ -43,7 +44,7 @@ def main(
 ) -> None:
     """Prints milliseconds a step and images a second of each way, and its ratio to the plain loop."""
     torch.set_num_threads(1)
-    cfg = load(RunConfig, preset, [f"engine.precision={precision}"])
+    cfg = load(RunConfig, stage, preset, [f"engine.precision={precision}"])
     tokenizer = Tokenizer.train([" ".join(WORDS)], vocab_size=200)
     cfg = cfg.with_tokenizer(tokenizer)
     torch.manual_seed(0)
@@ -54,7 +55,9 @@ def main(
         ways[f"engine, ZeRO {zero}"] = engine(copy.deepcopy(task), data, cfg, zero)
     times = measure(ways, steps, rounds)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "one CPU thread"
-    table = Table("way", "ms a step", "images a second", "of the plain loop's time", title=f"{preset}, batch {batch}, {precision}; {where}")
+    table = Table(
+        "way", "ms a step", "images a second", "of the plain loop's time", title=f"{preset} {stage}, batch {batch}, {precision}; {where}"
+    )
     for name, seconds in times.items():
         ratio = seconds / times["plain PyTorch"]
         table.add_row(name, f"{1000 * seconds:.1f}", f"{batch / seconds:,.0f}", f"{ratio:.3f}")

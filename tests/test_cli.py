@@ -24,7 +24,7 @@ def test_every_verb_is_found_without_loading_what_it_needs():
 def test_a_wrong_preset_is_one_line_and_an_exit_code_that_says_not_to_try_again(tmp_path):
     code, _, errors = blip("ingest", "shapes", "--preset", "shape", "--out", tmp_path / "data", "--store", tmp_path / "store")
     assert code == EXIT_CONFIG
-    assert errors.startswith("blip: configuration 'shape_ingest' is neither a .yaml file nor one of: ")
+    assert errors.startswith("blip: preset 'shape' is neither one of: base, large, reference, shapes; nor a .yaml file")
     assert errors.count("\n") == 1
 
 

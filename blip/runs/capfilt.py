@@ -48,7 +48,7 @@ def capfilt(
     Raises ConfigError; StoreError where the store lacks what workers need; WorkerError and ShardError where work was lost.
     """
     began = time.monotonic()
-    cfg = load(CapFiltConfig, preset if preset.endswith((".yaml", ".json")) else f"{preset}_capfilt", overrides)
+    cfg = load(CapFiltConfig, "capfilt", preset, overrides)
     store = store or str(Path(out, "store"))
     root = open_store(store)
     probe(root)

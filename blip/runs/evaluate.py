@@ -48,7 +48,7 @@ def evaluate(
     Raises ConfigError; StoreError where the store lacks what workers need; WorkerError and ShardError where work was lost.
     """
     began = time.monotonic()
-    cfg = load(EvaluateConfig, f"{preset}_evaluate", overrides)
+    cfg = load(EvaluateConfig, "evaluate", preset, overrides)
     root = open_store(store)
     probe(root)
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")

@@ -54,7 +54,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     that were read into the same store before, and are as they were, are not read again for their digests.
     """
     began = time.monotonic()
-    cfg = load(IngestConfig, f"{preset}_ingest", [*overrides, *told(source)])
+    cfg = load(IngestConfig, "ingest", preset, [*overrides, *told(source)])
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     probe(open_store(store), conditional=False)

@@ -32,10 +32,10 @@ def look(name: str, preset: str, overrides: Sequence[str], store: str, revision:
     and one that was replaced is; only those that the store's listing says are not as they were before are read.
     Raises ConfigError where the configuration names no tars.
     """
-    data = load(IngestConfig, f"{preset}_ingest", overrides).data
+    data = load(IngestConfig, "ingest", preset, overrides).data
     if not isinstance(data, Tars):
         raise ConfigError(
-            f"{preset}_ingest: data.type={data.type} never has new shards; "
+            f"ingest (preset {preset}): data.type={data.type} never has new shards; "
             "set ingest.data.type=tars, and ingest.data.gold, ingest.data.web and ingest.data.test to where the tars lie"
         )
     former = learnt(name, store)

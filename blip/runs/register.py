@@ -27,7 +27,7 @@ def register(name: str, preset: str, overrides: Sequence[str], revision: str, mo
     `before` and `after` are the files with the evaluation's figures of the first model and of this one.
     """
     began = time.monotonic()
-    cfg = load(RegisterConfig, f"{preset}_register", overrides)
+    cfg = load(RegisterConfig, "register", preset, overrides)
     first, new = (scores(json.loads(Path(path).read_text()), cfg.gate) for path in (before, after))
     digest = folder_digest(Path(model))
     with track("register", tags={"revision": revision}, parents={"model": digest}) as run:

@@ -40,7 +40,7 @@ def check(preset: str, overrides: Sequence[str]) -> None:
     ]
     for stage, cls in stages.items():
         try:
-            load(cls, f"{preset}_{stage}", of(stage, overrides))
+            load(cls, stage, preset, of(stage, overrides))
         except ConfigError as error:
             wrong.append(str(error))
     if wrong:

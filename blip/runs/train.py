@@ -63,13 +63,13 @@ def train(
     processes: int = 0,
     profile: str | None = None,
 ) -> dict[str, Any]:
-    """Trains `PRESET_STAGE` on the data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
+    """Trains a stage of a preset on the data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
 
     It goes on from the newest checkpoint of the same run in the store. It runs in so many processes of this machine, 0 for one a GPU;
     `profile` is a folder for a torch trace of a few steps. Returns the last losses, the curves, and what was left out.
     """
     began = time.monotonic()
-    cfg = load(RunConfig, f"{preset}_{stage}", overrides)
+    cfg = load(RunConfig, stage, preset, overrides)
     if count := to_start(processes):
         options = {"--preset": preset, "--store": store, "--revision": revision, "--data": data, "--out": out}
         return spread(["train", stage, *words({**options, "--init": init, "--profile": profile}, overrides)], count)

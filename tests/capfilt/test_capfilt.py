@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     write_shards(samples(3), tmp_path / "shards", "gold", 3).save(data / "gold.json")
     model_folder(captioner(), tmp_path / "captioner")
     model_folder(text_filter(), tmp_path / "filter")
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"extends": "shapes", "capfilt": CONFIG}))
     return tmp_path
 
 
@@ -310,6 +310,6 @@ def test_a_job_is_the_same_as_long_as_its_output_is(folder: Path):
     assert job.model_copy(update={"revision": "next"}).identity != job.identity
 
 
-@pytest.mark.parametrize("preset", [name for name in presets() if name.endswith("_capfilt")])
+@pytest.mark.parametrize("preset", presets())
 def test_presets_are_sound(preset: str):
-    assert load(CapFiltConfig, preset).stream.captions >= 1
+    assert load(CapFiltConfig, "capfilt", preset).stream.captions >= 1

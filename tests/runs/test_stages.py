@@ -24,7 +24,7 @@ def test_all_mistakes_are_told_at_once():
 
 
 def test_an_unknown_preset_is_named():
-    with pytest.raises(ConfigError, match="'shape_pretrain' is neither"):
+    with pytest.raises(ConfigError, match="'shape' is neither"):
         check("shape", [])
 
 
@@ -32,5 +32,5 @@ def test_what_a_run_may_spend_reaches_every_stage_and_an_override_goes_before():
     assert of("pretrain", ["pretrain.epochs=2", "filter.epochs=1"], 100.0) == ["max_gpu_hours=100.0", "epochs=2"]
     assert of("pretrain", []) == []
     for stage in ("pretrain", "captioner", "filter", "capfilt", "evaluate"):
-        cfg = load(configs()[stage], f"shapes_{stage}", of(stage, [], 100.0))
+        cfg = load(configs()[stage], stage, "shapes", of(stage, [], 100.0))
         assert cfg.max_gpu_hours == 100
