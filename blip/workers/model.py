@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 from blip.config import Config, ConfigError
-from blip.digest import folder_digest
-from blip.storage import FolderStore, Store, open_store
+from blip.digest import folder_digest, value_digest
+from blip.models.weights.files import INDEX, SUFFIXES, tensors_digest
+from blip.storage import FolderStore, Store, check, open_store
 
 LEFT_BEHIND = "training_state.safetensors"
 """What a model folder may hold that only its own training needs."""
@@ -18,6 +19,7 @@ class ModelSource(Config):
     """A model folder, known by its digest, and where workers find it."""
 
     digest: str
+    """Of the tensors and of the other files; equal models are not always equal bytes."""
     at: str
     """The URI of the folder."""
     files: tuple[str, ...] = ()
@@ -25,10 +27,13 @@ class ModelSource(Config):
 
     @classmethod
     def publish(cls, root: Store, role: str, folder: str | Path | None) -> Self:
-        """As it is where workers share the file system, else copied to the store. Raises ConfigError, which names the role, without one."""
+        """Returns the folder as it is where workers share the file system, else copies it to the store.
+
+        Raises ConfigError, which names the role, where there is none.
+        """
         if not folder or not Path(folder).is_dir():
             raise ConfigError(f"{role} {folder!r}: name a model folder")
-        digest = folder_digest(Path(folder))
+        digest = model_digest(Path(folder))
         if isinstance(root, FolderStore):
             return cls(digest=digest, at=str(Path(folder).resolve()))
         home = root.join("models", digest)
@@ -41,14 +46,23 @@ class ModelSource(Config):
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """The model as a local folder, for a while."""
+        """The model as a local folder, for a while. Raises StoreError where a file's name would lead out of it."""
         store = open_store(self.at)
         if isinstance(store, FolderStore):
             yield store.folder
             return
         with TemporaryDirectory(prefix="blip-") as folder:
             for key in self.files or store.list():
-                path = Path(folder, key)
+                path = Path(folder, check(key))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 store.fetch(key, path)
             yield Path(folder)
+
+
+def model_digest(folder: Path) -> str:
+    """Returns what a model folder is known by: the digest of its tensors and of all other files but those of its own training.
+
+    Raises WeightsError where it holds no weights.
+    """
+    weights = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES}
+    return value_digest([tensors_digest(folder), folder_digest(folder, leave_out={*weights, INDEX})])

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from blip.config import ConfigError
 from blip.storage import S3Store, open_store
-from blip.workers.model import LEFT_BEHIND, ModelSource
+from blip.workers.model import LEFT_BEHIND, ModelSource, model_digest
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -17,7 +20,22 @@ def model(tmp_path: Path) -> Path:
     (tmp_path / "model" / "tokenizer").mkdir(parents=True)
     for name in ("config.json", "tokenizer/vocab.txt", LEFT_BEHIND):
         (tmp_path / "model" / name).write_text(name)
+    save_file({"a": torch.ones(2), "b": torch.zeros(1)}, tmp_path / "model" / "model.safetensors", metadata={"x": "1", "y": "2"})
     return tmp_path / "model"
+
+
+def test_equal_tensors_are_the_same_model_and_other_settings_another(model: Path, tmp_path: Path):
+    found = ModelSource.publish(open_store(tmp_path), "model", model).digest
+    save_file({"b": torch.zeros(1), "a": torch.ones(2)}, model / "model.safetensors", metadata={"y": "2"})
+    (model / LEFT_BEHIND).write_text("of another training")
+    assert model_digest(model) == found
+    (model / "tokenizer/vocab.txt").write_text("other words")
+    assert model_digest(model) != found
+
+
+def test_a_folder_without_weights_is_no_model(tmp_path: Path):
+    with pytest.raises(ConfigError, match="holds no weights"):
+        ModelSource.publish(open_store(tmp_path), "model", tmp_path)
 
 
 def test_a_model_is_whole_where_a_listing_is_old(model: Path, s3: str, monkeypatch: pytest.MonkeyPatch):
@@ -30,4 +48,4 @@ def test_a_model_is_whole_where_a_listing_is_old(model: Path, s3: str, monkeypat
 def test_a_job_of_an_earlier_version_does_not_say_what_lies_there(model: Path, s3: str):
     source = ModelSource.publish(open_store(s3), "model", model)
     with ModelSource(digest=source.digest, at=source.at).folder() as folder:
-        assert set(contents(folder)) == {"config.json", "tokenizer/vocab.txt"}
+        assert set(contents(folder)) == {"config.json", "model.safetensors", "tokenizer/vocab.txt"}
