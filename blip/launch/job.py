@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, field_validator
 
 from blip.config import Config
+from blip.redaction import USERINFO
 
 Manifest = dict[str, Any]
 """A Kubernetes object as plain values."""
@@ -69,6 +70,8 @@ class JobConfig(Config):
         if found := sorted(name for name in env if SENSITIVE.search(name.upper())):
             names = ", ".join(found)
             raise ValueError(f"{names} would stand readable in the job: put the value into the Secret blip and refer to it")
+        if found := sorted(name for name, value in env.items() if USERINFO.search(value)):
+            raise ValueError(f"the password in {', '.join(found)} would stand readable in the job: put it into the Secret blip")
         return env
 
     def metadata(self, spec: Manifest, component: str, owner: Manifest | None) -> Manifest:

@@ -113,9 +113,21 @@ def submit(cluster: Cluster, job: Manifest) -> None:
             log.info("attached to job %s, which %s", name, status)
             return
         log.info("job %s is created again: the one there %s", name, "is being deleted" if going else status)
-        cluster.delete(job)
-        while cluster.read(job) is not None:
-            time.sleep(kubernetes.INTERVAL)
+        delete_wholly(cluster, job)
+
+
+def forget_finished(cluster: Cluster, job: Manifest) -> None:
+    """Deletes the job of this name if it succeeded, so that it is created again."""
+    there = cluster.read(job)
+    if there is not None and status_of(there).state is State.SUCCEEDED:
+        delete_wholly(cluster, job)
+
+
+def delete_wholly(cluster: Cluster, job: Manifest) -> None:
+    """Deletes a job and waits until its name is free."""
+    cluster.delete(job)
+    while cluster.read(job) is not None:
+        time.sleep(kubernetes.INTERVAL)
 
 
 def look(cluster: Cluster, job: Manifest) -> Status:

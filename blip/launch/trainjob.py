@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from blip.launch.handover import fingerprint, receive, send
+from blip.launch.handover import INDEX, fingerprint, receive, remove, send
 from blip.launch.job import JobConfig, Manifest, labels_of
-from blip.storage import open_store
+from blip.storage import StoreError, open_store
 
 MANAGER = "blip.internal/pipeline"
 GRACE_SECONDS = 120
@@ -59,7 +59,8 @@ def run(cfg: TrainJobConfig, inputs: Mapping[str, Path], outputs: Mapping[str, P
     """Hands the inputs' folders over, submits the job or attaches to it, follows it to its end, and fetches the outputs' folders.
 
     The job's name gets a fingerprint of what it is to do and for whom, so that another attempt of the same step finds it, and nobody else
-    does. Raises ConfigError when a process ended with exit code 42, and JobError when the job failed otherwise.
+    does. What passed through the store is deleted at the end. Raises ConfigError when a process ended with exit code 42, JobError when
+    the job failed otherwise, and StoreError when the job left something else than the outputs.
     """
     from blip.launch import submission
     from blip.launch.kubernetes import Cluster
@@ -67,8 +68,17 @@ def run(cfg: TrainJobConfig, inputs: Mapping[str, Path], outputs: Mapping[str, P
     cluster = Cluster(cfg.namespace)
     owner = cluster.owner()
     name = f"{cfg.name[:29]}-{fingerprint(inputs, *cfg.args, owner['uid'] if owner else '')}"
-    store = open_store(cfg.handover) / name
-    if not store.exists("out/index.json"):
-        send(inputs, store / "in")
-        submission.run(cluster, render(cfg.model_copy(update={"name": name, "handover": store.uri}), owner))
-    receive(store / "out", outputs.__getitem__)
+    store = open_store(cfg.handover).join(name)
+    job = render(cfg.model_copy(update={"name": name, "handover": store.uri}), owner)
+    if not store.exists(f"out/{INDEX}"):
+        send(inputs, store.join("in"))
+        submission.forget_finished(cluster, job)  # its outputs were fetched and deleted, and then this step was lost
+        submission.run(cluster, job)
+
+    def place(folder: str) -> Path:
+        if folder not in outputs:
+            raise StoreError(f"{store.uri}/out holds {folder!r}, and the job was to make {', '.join(outputs)}")
+        return outputs[folder]
+
+    receive(store.join("out"), place)
+    remove(store)

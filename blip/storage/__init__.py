@@ -5,9 +5,9 @@ from pathlib import Path
 from blip.storage.folder import FolderStore
 from blip.storage.probe import probe
 from blip.storage.s3 import S3Store
-from blip.storage.store import MissingKeyError, Store, StoreError
+from blip.storage.store import MissingKeyError, Store, StoreError, check
 
-__all__ = ["FolderStore", "MissingKeyError", "S3Store", "Store", "StoreError", "locate", "open_store", "probe"]
+__all__ = ["FolderStore", "MissingKeyError", "S3Store", "Store", "StoreError", "check", "locate", "open_store", "probe"]
 
 
 def open_store(uri: str | Path) -> Store:

@@ -15,11 +15,13 @@ import yaml
 
 from blip.config import ConfigError
 from blip.launch import kubernetes, node, trainjob
+from blip.launch.handover import fingerprint
 from blip.launch.kubernetes import Cluster
-from blip.launch.submission import JobError, State, run, status_of
+from blip.launch.submission import JobError, State, forget_finished, run, status_of
 from blip.launch.trainjob import TrainJobConfig, render
 from blip.launch.workers import WorkersConfig, on_cluster
 from blip.storage import StoreError, open_store
+from blip.workers.model import ModelSource
 
 WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w-1", "uid": "u", "blockOwnerDeletion": False}
 COMPLETE, FAILED = (
@@ -222,11 +224,11 @@ def test_a_training_gets_its_inputs_and_leaves_its_outputs_through_the_store(api
     def train(arguments: list[str]) -> None:
         assert arguments == ["-m", "blip.cli", "train"]
         assert (tmp_path / "node/in/data/tokenizer/vocab.txt").read_text() == "words"
-        (tmp_path / "node/out/model").mkdir()
+        (tmp_path / "node/out/model").mkdir(exist_ok=True)
         (tmp_path / "node/out/model/config.json").write_text((tmp_path / "node/in/data/web.json").read_text())
 
     def work() -> None:
-        while not api.objects:
+        while not api.objects or api.play:
             time.sleep(0.01)
         (job,) = api.objects.values()
         launch, _, store, *options = job["spec"]["trainer"]["command"][1:] + job["spec"]["trainer"]["args"]
@@ -235,11 +237,63 @@ def test_a_training_gets_its_inputs_and_leaves_its_outputs_through_the_store(api
         api.play.append([COMPLETE])
 
     monkeypatch.setattr(node.local, "main", train)
-    Thread(target=work, daemon=True).start()
-    for _ in range(2):  # the second attempt finds what the first one made
+    for _ in range(2):  # a step that was lost when all was done has it done again
+        job = Thread(target=work, daemon=True)
+        api.objects.clear()
+        job.start()
         trainjob.run(a_config(handover=f"{s3}/handover"), {"data": data}, {"model": model})
+        job.join()
         assert (model / "config.json").read_text() == "shards"
+        assert open_store(s3).list() == []
     assert len(api.objects) == 1
+
+
+def test_what_a_lost_step_did_not_fetch_is_fetched_by_its_next_attempt(api, s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(node.local, "main", lambda _: None)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/web.json").write_text("shards")
+    cfg, inputs = a_config(handover=f"{s3}/handover"), {"data": tmp_path / "data"}
+    store = open_store(f"{s3}/handover/{cfg.name}-{fingerprint(inputs, *cfg.args, '')}")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/config.json").write_text("model")
+    node.send({"model": tmp_path / "made"}, store.join("out"))
+    trainjob.run(cfg, inputs, {"model": tmp_path / "model"})
+    assert (tmp_path / "model/config.json").read_text() == "model"
+    assert not api.objects
+    assert store.list() == []
+
+
+def test_a_job_that_succeeded_and_left_nothing_is_created_again(api, cluster):
+    job = a_job()
+    cluster.create(job)
+    forget_finished(cluster, job)
+    assert len(api.objects) == 1
+    api.play.append([COMPLETE])
+    forget_finished(cluster, job)
+    assert not api.objects
+
+
+@pytest.mark.parametrize("name", ["data/../../../outside/a", "../outside/a", "/outside/a", "data/.hidden", "data//a", "data", "a\0b/c"])
+@pytest.mark.parametrize("kind", ["index", "job"])
+def test_names_that_lead_outside_are_refused_before_any_folder_is_made(tmp_path, s3, name, kind):
+    (tmp_path / "there").mkdir()
+    if kind == "index":
+        store = open_store(tmp_path / "store")
+        store.put("index.json", json.dumps({name: "0" * 64}).encode())
+        with pytest.raises(StoreError):
+            node.receive(store, lambda folder: tmp_path / "there" / folder)
+    else:
+        with pytest.raises((StoreError, ValueError)), ModelSource(digest="d", at=f"{s3}/models", files=(name,)).folder():
+            pass
+    assert sorted(p.name for p in tmp_path.rglob("*")) == (["index.json", "store", "there"] if kind == "index" else ["there"])
+
+
+@pytest.mark.parametrize("index", ["[1]", "{", '{"a/b": 1}', "3"])
+def test_an_index_that_is_none_is_named(tmp_path, index):
+    store = open_store(tmp_path)
+    store.put("index.json", index.encode())
+    with pytest.raises(StoreError, match=r"index\.json is not"):
+        node.receive(store, lambda name: tmp_path / name)
 
 
 def test_a_file_that_is_not_what_was_sent_is_refused(tmp_path):

@@ -98,6 +98,7 @@ def test_a_cpu_job_asks_for_no_gpu():
         ({"name": "a" * 41}, "name"),
         ({"memory": "16GB"}, "memory"),
         ({"env": {"MY_API_TOKEN": "x"}}, "MY_API_TOKEN would stand readable"),
+        ({"env": {"MLFLOW_TRACKING_URI": "http://ann:pw@host"}}, "the password in MLFLOW_TRACKING_URI would stand readable"),
         ({"nodes": 0}, "nodes"),
         ({"handover": "/mnt/folder"}, "handover"),
     ],
