@@ -43,7 +43,8 @@ class ShardQueue:
 
     In the job's store `commit/SHARD.json` says that a shard is done and where its output lies, `dead/SHARD.json` that it was set aside.
     `lease/SHARD.json` only saves work: when two workers do one shard all the same, whichever commits first wins.
-    Clocks of workers should agree to within a lease; where they do not, work is done twice and nothing else.
+    Clocks of workers need not agree. A lease that ends further ahead than it is long was given by a clock that is ahead, and counts from
+    when this worker saw it first; one of a clock that is behind ends too early, so that work is done twice and nothing else.
     """
 
     def __init__(self, store: Store, shards: Sequence[str], worker: str, cfg: LeaseConfig):
@@ -52,6 +53,7 @@ class ShardQueue:
         random.Random(worker).shuffle(self.shards)  # workers that look in different places seldom meet
         self.settled: set[str] = set()
         self.given_back: set[Lease] = set()
+        self.seen: dict[str, tuple[str, float]] = {}  # the tag of a shard's lease, and when this worker saw it first
         self.lock = Lock()  # threads of this worker must not take one another's change for a rival's
 
     def pending(self) -> list[str]:
@@ -71,7 +73,7 @@ class ShardQueue:
             record = {"number": 1, "attempts": 0, "errors": []}
         else:
             record = json.loads(found[0])
-            if record["expires"] > time.time():
+            if self.is_held(shard, record, found[1]):
                 return None
             if record["begun"]:
                 record["errors"].append(f"worker {record['worker']} went silent")
@@ -86,8 +88,16 @@ class ShardQueue:
             return None
         return Lease(shard, record["number"])
 
+    def is_held(self, shard: str, record: Record, tag: str) -> bool:
+        """Whether a lease has not run out; its worker writes it again, with another tag, as long as it lives."""
+        now = time.time()
+        if self.seen.get(shard, ("", 0.0))[0] != tag:
+            self.seen[shard] = tag, now
+        length = record.get("seconds", self.cfg.seconds)
+        return now < min(record["expires"], self.seen[shard][1] + length)
+
     def mine(self) -> Record:
-        return {"worker": self.worker, "expires": time.time() + self.cfg.seconds}
+        return {"worker": self.worker, "expires": time.time() + self.cfg.seconds, "seconds": self.cfg.seconds}
 
     def is_settled(self, shard: str) -> bool:
         if self.store.exists(f"commit/{shard}.json") or self.store.exists(f"dead/{shard}.json"):

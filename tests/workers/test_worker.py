@@ -1,5 +1,6 @@
 """Workers that come, go and fail: every shard is done, once, and the same whatever happens."""
 
+import json
 import random
 import signal
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from crew import PROCESSES, make_worker, outcome, run_crew, run_worker, stand_in
+from crew import LEASES, PROCESSES, make_worker, outcome, run_crew, run_worker, stand_in
 
 from blip.data.manifest import Manifest, Shard
 from blip.data.sample import Sample
@@ -94,6 +95,49 @@ def test_a_shard_belongs_to_one_worker_until_that_goes_silent(store: Store, mani
     assert taken == {got.shard for got in leases[1:]}
     assert not first.renew(leases[1])
     assert not first.begin(leases[1])
+
+
+@pytest.mark.parametrize("ahead", [0.1, 1.0, 3600.0])
+def test_a_worker_whose_clock_is_ahead_is_waited_for_no_longer_than_a_lease(store: Store, manifest: Manifest, clock: Clock, ahead: float):
+    fast, waiting = queue(store, manifest, "fast"), queue(store, manifest, "waiting")
+    clock.now += ahead
+    lease = fast.take(manifest.shards[0].name)
+    fast.begin(lease)
+    clock.now -= ahead
+    for _ in range(3):
+        assert waiting.take(lease.shard) is None
+        clock.now += 0.3
+        clock.now += ahead
+        assert fast.renew(lease), "as long as it lives, its shard is its own"
+        clock.now -= ahead
+    assert waiting.take(lease.shard) is None
+    clock.now += 0.39
+    assert waiting.take(lease.shard) is None
+    clock.now += 0.02
+    assert waiting.take(lease.shard)
+
+
+def test_a_longer_lease_of_other_settings_is_kept(store: Store, manifest: Manifest, clock: Clock):
+    patient, hasty = queue(store, manifest, "patient", LeaseConfig(seconds=60)), queue(store, manifest, "hasty")
+    shard = manifest.shards[0].name
+    assert patient.take(shard)
+    assert hasty.take(shard) is None
+    clock.now += 1
+    assert hasty.take(shard) is None
+
+
+def test_a_killed_worker_an_hour_ahead_keeps_nobody_waiting(store: Store, manifest: Manifest):
+    ahead = {"BLIP_TEST_AHEAD": "3600"}
+    process = PROCESSES.Process(target=run_worker, args=(store.uri, manifest, "fast", ahead))
+    process.start()
+    while not any(json.loads(store.get(key))["begun"] for key in store.list("lease/")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    began = time.monotonic()
+    make_worker(store, manifest, "other").run()
+    assert time.monotonic() - began < 3 * LEASES.seconds
+    assert all(committed(store, shard.name) for shard in manifest.shards)
 
 
 def test_what_was_given_back_is_not_renewed(store: Store, manifest: Manifest, clock: Clock):
