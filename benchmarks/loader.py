@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from blip.batch import Batch, Example
+from blip.data.images import decode
 from blip.data.loader import Loader, LoaderConfig, generator
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import read_shard, write_shards
-from blip.data.transforms import TransformConfig, decode, train_transform
+from blip.data.transforms import TransformConfig, train_transform
 
 BATCH = 64
 

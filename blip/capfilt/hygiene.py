@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Literal
 
 import numpy as np
@@ -10,11 +9,21 @@ from PIL import Image
 from pydantic import Field
 
 from blip.config import Config
+from blip.data.images import MAX_PIXELS, MOST_PIXELS, decode_with_facts
 from blip.data.sample import BadSample
-from blip.data.transforms import FORMATS, decode
 
 ImageFault = Literal[
-    "undecodable", "truncated", "several", "small", "elongated", "not_rgb", "animated", "opted_out", "duplicate", "near_duplicate"
+    "undecodable",
+    "truncated",
+    "too_large",
+    "several",
+    "small",
+    "elongated",
+    "not_rgb",
+    "animated",
+    "opted_out",
+    "duplicate",
+    "near_duplicate",
 ]
 TextFault = Literal["empty", "long", "not_utf8", "repeated"]
 
@@ -22,10 +31,21 @@ TextFault = Literal["empty", "long", "not_utf8", "repeated"]
 class HygieneConfig(Config):
     min_side: int = Field(default=64, ge=1)
     """Pixels; an image whose shorter side is less is `small`."""
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
+    """An image of more is `too_large`; baseline JPEGs are reduced instead. Bounds memory: decoding takes up to 16 bytes a pixel."""
     max_aspect: float = Field(default=3.0, ge=1)
     """An image whose longer side is more than so many times the shorter one is `elongated`."""
     max_characters: int = Field(default=1000, ge=1)
     """A text of more is `long`."""
+
+
+FAULTS: dict[str, ImageFault] = {
+    "image is cut short": "truncated",
+    "image has too many pixels": "too_large",
+    "image has a side of more than 65535 pixels": "too_large",
+    "image takes too much memory": "too_large",
+}
+"""The faults by the decoder's reasons; any other reason is `undecodable`."""
 
 
 @dataclass
@@ -43,23 +63,20 @@ def inspect(data: bytes, cfg: HygieneConfig) -> tuple[Facts, Image.Image | None]
     """The facts about encoded bytes, and the RGB image in them if there is one."""
     facts = Facts(hashlib.sha256(data).hexdigest())
     try:
-        image = decode(data)
+        decoded = decode_with_facts(data, cfg.max_pixels)
     except BadSample as e:
-        facts.faults.append("truncated" if str(e) == "image is cut short" else "undecodable")
+        facts.faults.append(FAULTS.get(str(e), "undecodable"))
         return facts, None
-    facts.width, facts.height = image.size
-    facts.phash = perceptual_hash(image)
-    with Image.open(BytesIO(data), formats=FORMATS) as header:
-        animated = header.format != "MPO" and getattr(header, "is_animated", False)  # MPO is a photograph with its preview
-        not_rgb = header.mode != "RGB"
+    facts.width, facts.height = decoded.size
+    facts.phash = perceptual_hash(decoded.image)
     found: dict[ImageFault, bool] = {
-        "small": min(image.size) < cfg.min_side,
-        "elongated": max(image.size) > cfg.max_aspect * min(image.size),
-        "not_rgb": not_rgb,
-        "animated": animated,
+        "small": min(decoded.size) < cfg.min_side,
+        "elongated": max(decoded.size) > cfg.max_aspect * min(decoded.size),
+        "not_rgb": decoded.mode != "RGB",
+        "animated": decoded.animated,
     }
     facts.faults.extend(fault for fault, is_so in found.items() if is_so)
-    return facts, image
+    return facts, decoded.image
 
 
 COSINES = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))

@@ -37,7 +37,7 @@ class Best(Config):
 Rule = Annotated[Matched | Best, Field(discriminator="type")]
 Fault = ImageFault | TextFault
 FAULTS: tuple[Fault, ...] = (*get_args(ImageFault), *get_args(TextFault))
-FATAL: frozenset[Fault] = frozenset({"undecodable", "truncated", "empty", "not_utf8"})
+FATAL: frozenset[Fault] = frozenset({"undecodable", "truncated", "too_large", "empty", "not_utf8"})
 """Faults that leave nothing to keep."""
 REASONS = ("", *FAULTS, "unscored", "unmatched", "outranked")
 """Why a text is dropped; the first stands for one that is kept."""

@@ -1,9 +1,6 @@
-"""Images: from encoded bytes to uint8 tensors, and to what the image encoder reads."""
+"""Images: from RGB pictures to uint8 tensors, and to what the image encoder reads."""
 
-import io
 import math
-import struct
-import zlib
 from collections.abc import Callable
 from functools import cache
 from typing import Literal
@@ -16,14 +13,11 @@ from torch import Tensor
 
 from blip.config import Config
 from blip.data.augment import random_augment
-from blip.data.sample import BadSample
+from blip.data.images import MAX_PIXELS, MOST_PIXELS
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Of the images that CLIP was trained on; the ViT expects them."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""What is decoded. Pillow's other decoders serve no data set, and some start programs."""
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -39,26 +33,8 @@ class TransformConfig(Config):
     """Mirror every second image, left to right."""
     augment: Literal["none", "corrected", "reference"] = "corrected"
     """RandomAugment; `reference` leaves brightness and sharpness as they are, as BLIP's code does by oversight."""
-
-
-def decode(data: bytes) -> Image.Image:
-    """An RGB image from its encoded bytes. Raises BadSample."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
-        raise BadSample("image cannot be decoded") from None
-    except Image.DecompressionBombError:
-        raise BadSample("image has too many pixels") from None
-    except BROKEN:
-        raise BadSample("image is broken") from None
-    try:
-        return image.convert("RGB")
-    except BROKEN as e:
-        raise BadSample("image is cut short" if "truncated" in str(e) else "image is broken") from None
-
-
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
-"""What Pillow's decoders raise over bytes that are not as they should be."""
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
+    """An image of more is a bad sample; baseline JPEGs are reduced instead. Bounds memory: decoding takes up to 16 bytes a pixel."""
 
 
 def train_transform(cfg: TransformConfig, rng: np.random.Generator) -> Transform:

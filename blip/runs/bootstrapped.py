@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
 from blip.capfilt.result import Result, read_index
 from blip.capfilt.rules import REASONS, is_web
 from blip.capfilt.table import joined
 from blip.data.datasets.shapes import is_true
+from blip.data.images import MOST_PIXELS, decode
 from blip.data.layout import image_names
 from blip.data.shards import local_copy
 from blip.runs.page import THUMBNAIL, Judged, Picture, Source, scores
@@ -119,11 +119,10 @@ def judge(table: pa.Table, reasons: NDArray[np.int8], truth: Truths, row: int) -
 
 
 def thumbnail(data: bytes) -> bytes:
-    """An image's bytes, as they are if it is small."""
-    with Image.open(BytesIO(data)) as opened:
-        if max(opened.size) <= THUMBNAIL:
-            return data
-        image = opened.convert("RGB")
+    """An image's bytes, as they are if it is small. Raises BadSample."""
+    image = decode(data, MOST_PIXELS)  # CapFilt and evaluation have set their own limits
+    if max(image.size) <= THUMBNAIL:
+        return data
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = BytesIO()
     image.save(file, "JPEG", quality=85)

@@ -12,10 +12,11 @@ from pydantic import Field, model_validator
 
 from blip.batch import Example
 from blip.config import Config, validate
+from blip.data.images import decode
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import ShardError
-from blip.data.transforms import decode, eval_transform
+from blip.data.transforms import eval_transform
 from blip.digest import value_digest
 from blip.distributed import device
 from blip.evaluation import EvaluationConfig, Judge, gather, quotas

@@ -7,10 +7,10 @@ from io import BytesIO
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 from pydantic import Field
 
 from blip.config import Config
+from blip.data.images import MOST_PIXELS, decode
 from blip.runs.charts import Chart, Graph, Point, graph, histogram, line_chart
 from blip.runs.summary import Summary, headline, rows
 from blip.tracking.run import flatten
@@ -182,8 +182,7 @@ def chart_of(counts: Scores, threshold: float | None) -> Chart:
 
 def picture(data: bytes) -> dict[str, Any]:
     """An image as the page holds it: a data URI of a thumbnail, its size, and whether its pixels are to be seen."""
-    with Image.open(BytesIO(data)) as opened:
-        image = opened.convert("RGB")
+    image = decode(data, MOST_PIXELS)  # the steps have set their own limits
     crisp = max(image.size) <= CRISP
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = BytesIO()

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from blip.data.datasets.shapes import is_true
+from blip.data.images import decode
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import samples
-from blip.data.transforms import decode
 from blip.runs.charts import Chart, line_chart
 from blip.runs.page import picture
 from blip.tracking.run import flatten

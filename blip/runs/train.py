@@ -15,12 +15,13 @@ from torch import Tensor
 
 from blip.batch import Example
 from blip.config import load
+from blip.data.images import decode
 from blip.data.loader import Loader
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import samples
 from blip.data.tokenizer import Tokenizer
-from blip.data.transforms import TransformConfig, decode, eval_transform, train_transform
+from blip.data.transforms import TransformConfig, eval_transform, train_transform
 from blip.distributed import device, gather_objects, is_main, rank, start, world
 from blip.logs import progress
 from blip.models.generation import Beam
@@ -171,7 +172,7 @@ def preparing(cfg: TransformConfig) -> Callable[[Sample, np.random.Generator], E
         texts = [text for text in sample.texts if text.strip()]
         if not texts:
             raise BadSample("empty text")
-        image = train_transform(cfg, rng)(decode(sample.images[0]))
+        image = train_transform(cfg, rng)(decode(sample.images[0], cfg.max_pixels))
         return Example(sample.key, image, [texts[rng.integers(len(texts))]], sample.meta)
 
     return prepare

@@ -9,7 +9,7 @@ from tiny_models import picture
 from blip.capfilt.hygiene import HygieneConfig, inspect, perceptual_hash, text_faults
 from blip.capfilt.pairs import CarriedConfig, make_pair
 
-CFG = HygieneConfig(min_side=16, max_aspect=3, max_characters=20)
+CFG = HygieneConfig(min_side=16, max_pixels=80_000, max_aspect=3, max_characters=20)
 
 
 def animated() -> bytes:
@@ -17,6 +17,31 @@ def animated() -> bytes:
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
     return file.getvalue()
+
+
+def cut_animation() -> bytes:
+    """A GIF whose second frame ends in its header."""
+    file = BytesIO()
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    data = file.getvalue()
+    return data[: data.rindex(b"\x2c") + 5]
+
+
+def rotated(size: tuple[int, int]) -> bytes:
+    """A JPEG that EXIF turns by a quarter."""
+    file, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", size).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    """A JPEG of a few bytes that declares 65535 x 256 pixels."""
+    data = bytearray(picture(0, (64, 64), format="JPEG"))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = b"\xff\xff\x01\x00"
+    return bytes(data)
 
 
 def grey() -> bytes:
@@ -34,6 +59,11 @@ def grey() -> bytes:
         (picture(0, (16, 48)), []),
         (grey(), ["not_rgb"]),
         (animated(), ["animated"]),
+        (cut_animation(), ["not_rgb", "animated"]),
+        (rotated((32, 64)), []),
+        (rotated((20, 64)), ["elongated"]),
+        (picture(0, (300, 300)), ["too_large"]),
+        (bomb(), ["truncated"]),
         (picture(0, (64, 64), format="JPEG")[:900], ["truncated"]),
         (b"no image", ["undecodable"]),
     ],
@@ -41,7 +71,13 @@ def grey() -> bytes:
 def test_images(data: bytes, faults: list[str]):
     facts, image = inspect(data, CFG)
     assert facts.faults == faults
-    assert (image is None) == (faults in (["truncated"], ["undecodable"])) == (facts.width == 0)
+    assert (image is None) == (faults in (["truncated"], ["undecodable"], ["too_large"])) == (facts.width == 0)
+
+
+def test_sizes_are_those_of_the_upright_image():
+    facts, image = inspect(rotated((32, 64)), CFG)
+    assert image is not None
+    assert (facts.width, facts.height) == image.size == (64, 32)
 
 
 def test_texts():

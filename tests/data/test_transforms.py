@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from blip.data.images import decode
 from blip.data.sample import BadSample
-from blip.data.transforms import MEAN, STD, TransformConfig, decode, eval_transform, normalise, random_box, train_transform
+from blip.data.transforms import MEAN, STD, TransformConfig, eval_transform, normalise, random_box, train_transform
 
 GOLDEN = Path(os.environ.get("BLIP_GOLDEN", "tests/golden"))
 PHOTO = GOLDEN / "image.png"
@@ -77,13 +78,6 @@ def test_random_crops_keep_the_share_and_the_aspect_ratio():
 def test_a_crop_of_a_long_image_falls_back_to_its_middle():
     assert random_box(Image.new("RGB", (1000, 30)), 0.9, np.random.default_rng(0)) == (480, 0, 520, 30)
     assert random_box(Image.new("RGB", (30, 1000)), 0.9, np.random.default_rng(0)) == (0, 480, 30, 520)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_every_kind_of_image_becomes_rgb(mode, photo):
-    data = io.BytesIO()
-    photo.convert(mode).save(data, "jpeg" if mode == "CMYK" else "png")
-    assert decode(data.getvalue()).mode == "RGB"
 
 
 def test_bad_images_name_their_reason():

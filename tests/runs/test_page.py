@@ -43,6 +43,13 @@ FIGURES: dict[str, Any] = {
 }
 
 
+def test_a_transparent_picture_is_shown_as_people_see_it():
+    file = BytesIO()
+    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(file, "PNG")
+    shown = base64.b64decode(page.picture(file.getvalue())["uri"].partition(",")[2])
+    assert Image.open(BytesIO(shown)).convert("RGB").getextrema() == ((255, 255),) * 3
+
+
 def curve(rng: Random, first: float, last: float, length: int = 500) -> list[tuple[int, float]]:
     return [(i, last + (first - last) * math.exp(-i / (length / 5)) + rng.gauss(0, 0.06) * last) for i in range(0, length, 5)]
 

@@ -1,0 +1,281 @@
+"""Images: from encoded bytes to RGB pixels as people see them. Training, CapFilt, evaluation and pages all decode here."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from blip.data.sample import BadSample
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What is decoded. Pillow's other decoders serve no data set, and some start programs."""
+
+MAX_PIXELS = 2**25
+"""Pixels of an image, 33.5 million by default: decoding one takes up to some 16 bytes a pixel, 540 MB."""
+
+MOST_PIXELS = 178_956_970
+"""The largest limit that can be set: Pillow opens nothing larger."""
+
+MAX_SIDE = 65535
+"""Pixels of a side; more is a mistake or an attack."""
+
+PIXELS_A_BYTE = 256
+"""More than this a baseline JPEG cannot hold: each of its blocks takes two bits at least, and of 10 blocks the most are 512 pixels."""
+
+STRIP = 2**20
+"""Pixels of deep grey that are scaled at a time: the arithmetic takes several times the memory of the pixels."""
+
+WHITE_IS_ZERO = 0
+"""TIFF's photometric interpretation of negatives."""
+
+# Damaged metadata is no fault of the pixels, and the number of pixels is checked below.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pixels of an encoded image, and what its header says of it."""
+
+    image: Image.Image
+    """RGB, upright, on white; its first frame."""
+    size: tuple[int, int]
+    """Width and height, upright, as they were encoded; `image` is smaller where a JPEG was too large to decode whole."""
+    mode: str
+    """Pillow's name of the encoded pixels' kind: `RGB`, `L`, `P`, `CMYK`, `I;16` ..."""
+    animated: bool
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Returns the RGB image in encoded bytes as people see it. Raises BadSample, also for more than `max_pixels` pixels.
+
+    Transparent pixels are laid on white, the EXIF orientation is applied, deep greys are scaled to 8 bits, colours are brought to sRGB
+    where an embedded ICC profile describes others, and of an animation the first frame is taken. A baseline JPEG above the limit is
+    decoded at 1/2, 1/4 or 1/8 of its sides.
+    """
+    return decode_with_facts(data, max_pixels).image
+
+
+def decode_with_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """As `decode`, with the header's facts. Raises BadSample for whatever Pillow raises."""
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise BadSample("image is cut short" if is_cut_webp(data) else "image cannot be decoded") from None
+    except Image.DecompressionBombError:
+        raise BadSample("image has too many pixels") from None
+    except Exception as e:
+        raise broken(data, e) from e
+    with opened:
+        encoded, mode = opened.size, opened.mode
+        limit_size(opened, len(data), max_pixels)
+        try:
+            filled = opened.tile[0].extents if opened.format == "GIF" else None
+            opened.load()
+            correct_transparency(opened, data)
+            orientation = orientation_of(opened)
+            image = upright(beside_white(to_rgb(opened), filled), orientation)
+        except Exception as e:
+            raise broken(data, e) from e
+        width, height = encoded
+        size = (height, width) if orientation >= 5 else (width, height)
+        return Decoded(image, size, mode, is_animated(opened))
+
+
+def broken(data: bytes, error: Exception) -> BadSample:
+    """The reason for an exception of Pillow; one that its decoders do not raise on purpose is named by its type."""
+    if "truncated" in str(error) or is_cut_webp(data):
+        return BadSample("image is cut short")
+    if isinstance(error, MemoryError):
+        return BadSample("image takes too much memory")
+    expected = isinstance(error, OSError | ValueError | SyntaxError | EOFError)
+    return BadSample("image is broken" if expected else f"image is broken ({type(error).__name__})")
+
+
+def is_cut_webp(data: bytes) -> bool:
+    """Whether a WebP file has fewer bytes than it declares; its decoder says no more than that it failed."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
+
+
+def limit_size(opened: Image.Image, size: int, max_pixels: int) -> None:
+    """Lets a large baseline JPEG be decoded smaller. Raises BadSample for what is too large and cannot be."""
+    width, height = opened.size
+    if max(width, height) > MAX_SIDE:
+        raise BadSample("image has a side of more than 65535 pixels")
+    if width * height <= max_pixels:
+        return
+    # A progressive JPEG is held whole in memory before it is made smaller.
+    if opened.format not in ("JPEG", "MPO") or "progressive" in opened.info:
+        raise BadSample("image has too many pixels")
+    if width * height > PIXELS_A_BYTE * size:
+        raise BadSample("image is cut short")
+    for divisor in (2, 4, 8):
+        if -(-width // divisor) * -(-height // divisor) <= max_pixels:
+            opened.draft(None, (width // divisor, height // divisor))  # pyright: ignore[reportArgumentType]
+            return
+    raise BadSample("image has too many pixels")
+
+
+def correct_transparency(opened: Image.Image, data: bytes) -> None:
+    """Brings the transparent colour of a PNG to the depth of Pillow's pixels, which it leaves in the depth of the file."""
+    colour = opened.info.get("transparency")
+    if opened.format != "PNG" or colour is None:
+        return
+    depth = data[24]
+    if opened.mode == "L" and depth < 8:
+        opened.info["transparency"] = colour * 255 // (2**depth - 1)
+    if opened.mode == "RGB" and depth == 16:
+        opened.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB of 8 bits, transparent pixels on white."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return deep_grey(image)
+    if image.mode == "La":  # TIFF's premultiplied grey, which Pillow brings to LA alone
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return on_white(image)
+    return managed(image, image.info.get("icc_profile"))
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An image with transparency of any kind as a white page shows it."""
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    alpha = rgba.getchannel("A")
+    colours = managed(rgba.convert("RGB"), image.info.get("icc_profile"))
+    if alpha.getextrema() == (255, 255):
+        return colours
+    page = Image.new("RGB", image.size, "white")
+    page.paste(colours, mask=alpha)
+    return page
+
+
+def beside_white(image: Image.Image, filled: tuple[int, int, int, int] | None) -> Image.Image:
+    """An image of which a frame fills only a part, as a GIF's may; the rest is white."""
+    if filled in (None, (0, 0, *image.size)):
+        return image
+    page = Image.new("RGB", image.size, "white")
+    page.paste(image.crop(filled), filled)
+    return page
+
+
+def managed(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image in RGB; in sRGB where its profile describes other colours. A profile that cannot be used is passed over."""
+    if profile and image.mode in ("RGB", "L", "CMYK"):
+        try:
+            transform = transform_of(profile, image.mode)
+        except (ImageCms.PyCMSError, OSError):
+            transform = None
+        if transform is not None:
+            return transformed(image, transform)
+    return image.convert("RGB")
+
+
+def transformed(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None
+    return converted
+
+
+@lru_cache(maxsize=32)
+def transform_of(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform from a profile to sRGB; None where it changes nothing that is seen, as of the many spellings of sRGB."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
+    if mode not in ("RGB", "L"):
+        return transform
+    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    probe = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(16, 256, 3) if mode == "RGB" else levels[None]
+    before = Image.fromarray(probe)
+    change = np.asarray(transformed(before, transform), dtype=np.int16) - np.asarray(before.convert("RGB"), dtype=np.int16)
+    return None if np.abs(change).max() <= SEEN else transform
+
+
+SEEN = 3
+"""Steps of 255 by which a profile must change some colour to count as another than sRGB."""
+
+
+def deep_grey(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits scaled to them: by its file's depth, or where that tells nothing, by the values that occur."""
+    values = np.asarray(image)
+    low, high = grey_range(image, values)
+    negative = tiff_tag(image, 262) == WHITE_IS_ZERO
+    out = np.empty(values.shape, np.uint8)
+    rows = max(1, STRIP // image.width)
+    for start in range(0, len(values), rows):
+        strip = slice(start, start + rows)
+        share = (np.nan_to_num(values[strip].astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (high - low)
+        out[strip] = np.rint(255 * np.clip(1 - share if negative else share, 0, 1))
+    grey = Image.fromarray(out)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        page = Image.new("RGB", image.size, "white")
+        page.paste(grey.convert("RGB"), mask=Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255))))
+        return page
+    return grey.convert("RGB")
+
+
+def grey_range(image: Image.Image, values: NDArray[np.generic]) -> tuple[float, float]:
+    """The values that are black and white.
+
+    16 bits (and TIFF's 12) go from 0 to their largest number. Whole numbers of 32 bits and real ones say nothing of the kind: they are
+    taken for shares where all lie in 0 to 1 (real ones), for 8 bits where they lie in 0 to 255, for 16 bits where they lie in 0 to
+    65535 (whole ones), and are stretched from the least to the largest otherwise.
+    """
+    if image.mode.startswith("I;16"):
+        bits = tiff_tag(image, 258)
+        return 0.0, 2.0 ** (bits[0] if isinstance(bits, tuple) else 16) - 1
+    if image.format == "PPM" and image.mode == "I":
+        return 0.0, 65535.0
+    finite = values[np.isfinite(values)] if image.mode == "F" else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    for white in (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0):
+        if low >= 0 and high <= white:
+            return 0.0, white
+    return low, high if high > low else low + 1
+
+
+def tiff_tag(image: Image.Image, number: int) -> object:
+    """A tag of a TIFF's first page; None of other files."""
+    tags = getattr(image, "tag_v2", None)
+    return tags.get(number) if tags is not None else None
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where there is none or it cannot be read."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF raises whatever its parser runs into; viewers show such images as they are
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image of an EXIF orientation upright."""
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def is_animated(opened: Image.Image) -> bool:
+    """Whether there are frames after the first; a broken one counts, too. MPO is a photograph with its preview."""
+    if opened.format == "MPO":
+        return False
+    try:
+        return getattr(opened, "is_animated", False)
+    except Exception:  # a GIF looks for its second frame only now, and its parser raises whatever it runs into
+        return True
