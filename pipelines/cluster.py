@@ -7,6 +7,7 @@ import json
 import os
 import ssl
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import kfp_server_api as api
+import urllib3.exceptions
 import yaml
 from kfp import Client, compiler
 from kfp.client import ServiceAccountTokenVolumeCredentials
@@ -25,12 +27,20 @@ from pipelines import cron, lint
 
 EXPERIMENT = "blip"
 PAGE = 100
+ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR")
+"""States that a run does not leave."""
+POLL = 5.0
+"""Seconds between two questions how a run is."""
 TOKEN = "/var/run/secrets/kubeflow/pipelines/token"
 """Where a pod that may speak to Kubeflow Pipelines finds its projected token, unless KF_PIPELINES_SA_TOKEN_PATH says otherwise."""
 
 
 class ClusterError(RuntimeError):
     """Kubeflow Pipelines cannot do it; the message says what is missing or wrong, and the way out."""
+
+
+class PassingError(Exception):
+    """Kubeflow Pipelines does not answer now and may later."""
 
 
 @contextlib.contextmanager
@@ -85,8 +95,34 @@ class Cluster:
         return run.run_id
 
     def wait(self, run: str, seconds: float) -> str:
-        """The state in which a run ends."""
-        return str(self.client.wait_for_run_completion(run, timeout=int(seconds)).state)
+        """Returns the state in which a run ends, however it ends. Raises ClusterError for one that goes on after so many seconds.
+
+        kfp's own call waits for ever for a run that was cancelled, and ends with the first answer that fails.
+        """
+        until, state = time.monotonic() + seconds, "not known"
+        while True:
+            with contextlib.suppress(PassingError):
+                state = self.state(run)
+            if state in ENDED:
+                return state
+            if time.monotonic() > until:
+                page = f"{self.host}/#/runs/details/{run}"
+                raise ClusterError(f"run {run} is {state} after {seconds / 3600:g} hours and goes on: see {page}, or wait longer (--wait)")
+            time.sleep(min(POLL, max(0.0, until - time.monotonic())))
+
+    def state(self, run: str) -> str:
+        """Returns a run's state now. Raises PassingError where Kubeflow Pipelines is away or busy."""
+        try:
+            return str(self.client.get_run(run).state).upper()
+        except api.ApiException as error:
+            status = error.status or 0
+            if status == 401:
+                self.client = connect(self.host, self.namespace)  # with a token that has not run out
+            elif 400 <= status < 500 and status != 429:
+                raise
+            raise PassingError from None
+        except urllib3.exceptions.HTTPError:
+            raise PassingError from None
 
     def schedule(self, pipeline: GraphComponent, name: str, when: str, arguments: dict[str, Any]) -> str:
         """Runs the pipeline's newest version again and again, and returns the schedule's id.

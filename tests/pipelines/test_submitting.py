@@ -3,8 +3,12 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from kfp import Client
+from kfp_server_api import ApiException
 from kubeflow import Kubeflow
 from typer.testing import CliRunner
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import MaxRetryError
 
 from pipelines import __main__ as command
 from pipelines import cluster
@@ -106,6 +110,52 @@ def test_submit_and_wait_end_as_the_run_does(kubeflow, monkeypatch):
     assert f"{kubeflow.uri}/#/runs/details/{kubeflow.runs[0]['run_id']}" in said.output
     monkeypatch.setattr(Cluster, "wait", lambda *_: "FAILED")
     assert CliRunner().invoke(command.app, ["submit", "--set", "store=s3://b", "--wait", "1"]).exit_code == 1
+
+
+def the_run(kubeflow, *states: str) -> str:
+    """A run that is in these states one after the other."""
+    run = Cluster().submit(bootstrap, STORE)
+    kubeflow.runs[-1] = Advancing(kubeflow.runs[-1], list(states))
+    return run
+
+
+class Advancing(dict):
+    def __init__(self, run: dict, states: list[str]):
+        super().__init__(run)
+        self.states = states
+
+    def items(self):
+        self["state"] = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return super().items()
+
+
+@pytest.mark.parametrize("end", ["CANCELED", "FAILED", "SKIPPED", "SUCCEEDED"])
+def test_a_wait_ends_however_the_run_ends(kubeflow, monkeypatch, end):
+    monkeypatch.setattr("pipelines.cluster.POLL", 0.01)
+    assert Cluster().wait(the_run(kubeflow, "PENDING", "RUNNING", "CANCELING", end), 60) == end
+
+
+def test_a_run_that_takes_longer_than_the_wait_is_one_line(kubeflow, monkeypatch):
+    monkeypatch.setattr("pipelines.cluster.POLL", 0.01)
+    with pytest.raises(ClusterError, match=r"run run-\d+ is RUNNING after 2e-05 hours and goes on: see http") as error:
+        Cluster().wait(the_run(kubeflow, "RUNNING"), 0.072)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wait_survives_answers_that_fail(kubeflow, monkeypatch):
+    monkeypatch.setattr("pipelines.cluster.POLL", 0.01)
+    run, waiting = the_run(kubeflow, "SUCCEEDED"), Cluster()
+    faults = [ApiException(status=503), MaxRetryError(HTTPConnectionPool("h"), "/", None), ApiException(status=401)]
+    answer = Client.get_run
+
+    def get_run(self, identity):
+        if faults:
+            raise faults.pop(0)
+        return answer(self, identity)
+
+    monkeypatch.setattr(Client, "get_run", get_run)
+    assert waiting.wait(run, 60) == "SUCCEEDED"
+    assert not faults
 
 
 def test_a_run_without_a_store_is_refused_before_anything_is_published(kubeflow):
