@@ -90,6 +90,7 @@ def evaluate(
                 (folder / CAPTIONS).write_text(json.dumps(found, indent=1))
                 run.artifact(folder / CAPTIONS)
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in figures[kind].items()})
+        figures["model"] = job.model.digest  # the gate registers only the model that was evaluated
         (folder / METRICS).write_text(json.dumps(figures, indent=1, sort_keys=True))
         run.artifact(folder / METRICS)
     return {

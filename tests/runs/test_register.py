@@ -1,0 +1,197 @@
+"""The gate lets through what is better, by scores that are numbers, and nothing that is no model."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from tiny_models import both, model_folder
+
+from blip.config import ConfigError
+from blip.runs.register import check_name, register
+from blip.tracking import champion
+from blip.tracking.server import client
+from blip.workers.model import model_digest
+
+LOW, MIDDLE, HIGH = ((1.0, 2.0), (5.0, 9.0), (6.0, 9.5))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(model_folder(both(), tmp_path_factory.mktemp("models") / "model"))
+
+
+@pytest.fixture
+def mlflow(database: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_NAME", "BLIP_GROUP", "BLIP_TRACKING", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    return client(database)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """The test's own model name."""
+    return re.sub(r"\W+", "-", request.node.name)[:60].strip("-")
+
+
+@pytest.fixture
+def gate(mlflow, model, tmp_path, name):
+    """Registers a model of its own for each call; takes scores before and after."""
+    assert mlflow
+    count = iter(range(100))
+
+    def another() -> Path:
+        folder = tmp_path / f"model-{next(count)}"
+        shutil.copytree(model, folder)
+        (folder / "note.txt").write_text(folder.name)  # so that no two have one digest
+        return folder
+
+    def run(before, after, *overrides: str, folder: Path | None = None) -> dict:
+        folder = folder or another()
+        paths = [figures(tmp_path / f"{when}.json", values) for when, values in (("before", before), ("after", after))]
+        return register(name, "shapes", overrides, "r1", str(folder), *paths)
+
+    return run
+
+
+def figures(path: Path, values) -> str:
+    if isinstance(values, tuple):
+        values = {"retrieval": {"mean": values[0]}, "captioning": {"cider": values[1]}}
+    path.write_text(values if isinstance(values, str) else json.dumps(values))
+    return str(path)
+
+
+def test_a_better_model_is_the_champion_and_says_so_in_mlflow(gate, mlflow, name):
+    made = gate(LOW, MIDDLE)
+    assert (made["registered"], made["version"]) == (True, 1)
+    assert made["gate"] == f"registered as version 1 of {name}, its champion: it beats the first model"
+    held = champion(name)
+    assert held
+    assert held.metrics == {"retrieval.mean": 5.0, "captioning.cider": 9.0}
+    run = mlflow.get_run(str(mlflow.get_model_version(name, "1").run_id))
+    assert run.data.tags["gate"] == made["gate"]
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("whose", ["new", "first"])
+def test_a_score_that_is_no_number_is_refused(gate, name, score, whose):
+    bad = (score, 2.0)
+    made = gate(*((LOW, bad) if whose == "new" else (bad, MIDDLE)))
+    assert (made["registered"], made["version"]) == (False, None)
+    owner = "" if whose == "new" else "the first model's "
+    assert made["gate"] == f"not registered: {owner}retrieval.mean is {score}, which is no score"
+    assert champion(name) is None
+
+
+def held_by(mlflow, gate, name, metrics: dict[str, float]) -> None:
+    """Makes a champion with such scores, as former versions of the gate let them through."""
+    gate(LOW, MIDDLE)
+    for metric in ("retrieval.mean", "captioning.cider"):
+        mlflow.delete_model_version_tag(name, "1", f"score.{metric}")
+    for metric, value in metrics.items():
+        mlflow.set_model_version_tag(name, "1", f"score.{metric}", repr(value))
+
+
+def test_a_champion_without_a_finite_score_is_replaced(gate, mlflow, name):
+    held_by(mlflow, gate, name, {"retrieval.mean": math.nan, "captioning.cider": math.nan})
+    made = gate(LOW, MIDDLE)
+    assert (made["registered"], made["version"]) == (True, 2)
+    assert "it beats the first model alone, for version 1 has no finite retrieval.mean, captioning.cider" in made["gate"]
+
+
+def test_a_champion_of_another_gate_does_not_block(gate, mlflow, name):
+    held_by(mlflow, gate, name, {"vqa.accuracy": 70.0})
+    made = gate(LOW, MIDDLE)
+    assert (made["registered"], made["version"]) == (True, 2)
+    assert made["gate"].endswith("(it has vqa.accuracy)")
+
+
+def test_of_two_gates_the_scores_in_common_decide(gate, mlflow, name):
+    held_by(mlflow, gate, name, {"vqa.accuracy": 70.0, "captioning.cider": 9.2})
+    made = gate(LOW, MIDDLE)
+    assert made["gate"] == "not registered: captioning.cider is 9, the champion's (version 1) is 9.2"
+    made = gate(LOW, HIGH)
+    assert made["registered"]
+    assert made["gate"].endswith("it beats the first model and version 1 (in captioning.cider alone)")
+
+
+def test_an_equal_model_does_not_take_the_champions_place_and_the_same_one_keeps_it(gate, tmp_path):
+    first = gate(LOW, MIDDLE)
+    assert gate(LOW, MIDDLE)["gate"] == "not registered: no score is greater than the champion's (version 1)"
+    again = gate(LOW, MIDDLE, folder=tmp_path / "model-0")
+    assert (again["registered"], again["version"]) == (True, first["version"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (shutil.rmtree, "there is no such folder"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer"),
+    ],
+)
+def test_what_is_no_model_is_refused_before_anything_is_registered(gate, name, model, tmp_path, damage, said):
+    folder = tmp_path / "damaged"
+    shutil.copytree(model, folder)
+    damage(folder)
+    with pytest.raises(ConfigError, match=said) as error:
+        gate(LOW, MIDDLE, folder=folder)
+    assert "\n" not in str(error.value)
+    assert champion(name) is None
+
+
+def test_another_model_than_was_evaluated_is_refused(gate, model):
+    after = {"retrieval": {"mean": 5.0}, "captioning": {"cider": 9.0}, "model": model_digest(model)}
+    assert gate(LOW, after, folder=model)["registered"]
+    with pytest.raises(ConfigError, match="is not the model that --after was measured of"):
+        gate(LOW, after)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "before.json is not JSON"),
+        ("{", "before.json is not JSON"),
+        ("[" * 100_000, "before.json is not JSON"),
+        ("[1]", "must hold a mapping, is a list"),
+        ("null", "must hold a mapping, is a NoneType"),
+        ("{}", "there are none"),
+        ('{"retrieval": {"mean": 1}}', "not all of retrieval.mean, captioning.cider were measured; there are retrieval.mean"),
+        ('{"retrieval": {"mean": null}, "captioning": {"cider": 1}}', "there are captioning.cider"),
+        ('{"retrieval": {"mean": "high"}, "captioning": {"cider": 1}}', "there are captioning.cider"),
+        ('{"retrieval": 5, "captioning": {"cider": 1}}', "there are captioning.cider"),
+    ],
+)
+def test_garbled_figures_are_one_line(gate, text, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        gate(text, MIDDLE)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_figures_are_one_line(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"--before .*none.json: No such file or directory; give the metrics.json"):
+        register("m", "shapes", (), "r1", str(model), str(tmp_path / "none.json"), str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("name", ["blip", "my model", "o-2_b.3", "größe", "7"])
+def test_names_that_everybody_takes(name):
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "bob's", 'a"b', "a/b", "a:b", ".", "..", "../a", ".a", "-a", "a ", "a\nb", "a\0", "a%b", "a@b", "a=b", "x" * 101]
+)
+def test_names_that_somebody_refuses(name):
+    with pytest.raises(ConfigError, match=r"model name .* use at most 100 letters"):
+        check_name(name)
