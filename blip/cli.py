@@ -157,7 +157,7 @@ def summary(path: Annotated[Path, typer.Argument(help="A run's summary.json.")] 
     """Show what a bootstrap changed, before and after."""
     from rich.console import Console
 
-    from blip.runs.summary import Summary, table
+    from blip.report.summary import Summary, table
 
     Console().print(table(Summary.load(path)))
 

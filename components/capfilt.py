@@ -23,8 +23,8 @@ def capfilt(
     card: Output[Markdown],
 ):
     """Makes the data folder to pre-train on again: what was kept takes the place of the web pairs, all else stays."""
+    from blip.launch.placement import placement, workers
     from blip.runs.capfilt import capfilt
-    from blip.runs.nodes import placement, workers
     from blip.runs.stages import of
     from components.show import show
 

@@ -22,13 +22,13 @@ def evaluate(
     card: Output[Markdown],
 ):
     """Scores the model on the test split; the scores folder holds the figures and every prediction."""
-    from blip.runs import sheet
+    from blip.launch.placement import placement, workers
+    from blip.report import step_page
     from blip.runs.evaluate import evaluate
-    from blip.runs.nodes import placement, workers
     from blip.runs.stages import of
     from components.show import show
 
     settings, pods = of("evaluate", overrides, max_gpu_hours), workers(placement(jobs, image), "evaluate")
     made = evaluate(preset, settings, store, revision, data.path, model.path, scores.path, workers=pods)
     show(made, metrics, card)
-    sheet.evaluation(made, data.path).save(pictures.path)
+    step_page.evaluation(made, data.path).save(pictures.path)

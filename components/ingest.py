@@ -18,7 +18,7 @@ def ingest(
     card: Output[Markdown],
 ):
     """Writes the source's shards to the store; the data folder holds their manifests and the tokenizer."""
-    from blip.runs import sheet
+    from blip.report import step_page
     from blip.runs.ingest import ingest
     from blip.runs.stages import check, of
     from components.show import show
@@ -26,4 +26,4 @@ def ingest(
     check(preset, overrides)
     made = ingest(source, preset, of("ingest", overrides), store, revision, data.path)
     show(made, metrics, card)
-    sheet.data(made, data.path).save(pictures.path)
+    step_page.data(made, data.path).save(pictures.path)

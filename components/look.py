@@ -16,7 +16,7 @@ def look(
     card: Output[Markdown],
 ) -> int:
     """Counts the new shards; their manifest's URI is what a bootstrap takes as its source."""
-    from blip.runs.look import look
+    from blip.runs.new_shards import look
     from blip.runs.stages import check, of
 
     check(preset, overrides)

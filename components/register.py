@@ -19,11 +19,11 @@ def register(
     card: Output[Markdown],
 ):
     """Registers the model, as champion, only if it beats both the first model and the champion so far."""
-    from blip.runs import sheet
+    from blip.report import step_page
     from blip.runs.register import register
     from blip.runs.stages import of
     from components.show import show
 
     made = register(name, preset, of("register", overrides), revision, model.path, before.path, after.path)
     show(made, metrics, card)
-    sheet.gate(made, before.path, after.path).save(pictures.path)
+    step_page.gate(made, before.path, after.path).save(pictures.path)

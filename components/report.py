@@ -26,7 +26,7 @@ def report(
     summary: Output[Artifact],
 ):
     """Shows before and after, curves, and pictures with their texts; a retraining looks for shards that came after this run's."""
-    from blip.runs.look import remember
+    from blip.runs.new_shards import remember
     from blip.runs.report import report
 
     training = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}

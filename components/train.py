@@ -23,12 +23,13 @@ def train(
     init: Input[Model] = None,  # pyright: ignore[reportArgumentType]
 ):
     """Trains from the initial model, or from scratch; checkpoints go to the store, the finished model is the output."""
-    from blip.runs import sheet
-    from blip.runs.nodes import placement, train
+    from blip.launch.placement import placement
+    from blip.report import step_page
     from blip.runs.stages import of
+    from blip.runs.train import train_where_placed
     from components.show import show
 
     settings = of(stage, overrides, max_gpu_hours)
-    made = train(placement(jobs, image), stage, preset, settings, store, revision, data.path, model.path, init and init.path)
+    made = train_where_placed(placement(jobs, image), stage, preset, settings, store, revision, data.path, model.path, init and init.path)
     show(made, metrics, card)
-    sheet.training(stage, made).save(pictures.path)
+    step_page.training(stage, made).save(pictures.path)

@@ -10,14 +10,12 @@ from PIL import Image
 
 from blip.data.sample import Sample
 from blip.data.tokenizer import Tokenizer
-from blip.data.transforms import TransformConfig
 from blip.models.bert import TextConfig
 from blip.models.med import MED, MEDConfig, SpecialTokens
 from blip.models.vision import VisionConfig
-from blip.runs.config import RunConfig
-from blip.runs.model import save_model
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.model_folder import save_model
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.text import TextLengths
@@ -66,8 +64,7 @@ def samples(count: int, start: int = 0) -> list[Sample]:
 
 def model_folder(task: Captioning | Retrieval | Pretraining, path: Path) -> str:
     """The task as a model folder."""
-    cfg = RunConfig(epochs=1, sources=("web",), task=task.cfg, model=task.model.cfg, transform=TransformConfig(size=SIZE))
-    save_model(task, cfg, path)
+    save_model(task, path)
     return str(path)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from blip.budget import open_budget
 from blip.capfilt.job import CapFiltConfig, Job
 from blip.capfilt.result import Result, assemble, sweep
 from blip.capfilt.rules import SelectionConfig
@@ -14,14 +15,15 @@ from blip.config import ConfigError, load, set_value, validate
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.launch.local import share
-from blip.logs import log
-from blip.runs import bootstrapped, gallery
-from blip.runs.budget import open_budget
-from blip.runs.crew import on_this_machine
-from blip.runs.watch import Workers, watch
+from blip.logs import log, progress
+from blip.report import capfilt_figures, capfilt_page
 from blip.storage import Store, open_store, probe
+from blip.tracking import Run
 from blip.tracking import start as track
+from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
+from blip.workers.progress import Tallies, Workers, follow
+from blip.workers.queue import records
 
 MANIFEST, METRICS, PICTURES = "bootstrapped.json", "metrics.json", "pictures.json"
 
@@ -74,6 +76,27 @@ def capfilt(
         for file in (MANIFEST, METRICS, PICTURES):
             run.artifact(Path(out, file))
         return {**found, "speed": speed, "gpu_hours": budget.hours, "mlflow": run.url, "seconds": time.monotonic() - began}
+
+
+def watch(job: Job, store: Store, workers: Workers, run: Run) -> dict[str, Any]:
+    """Shows a CapFilt job's progress until its workers are done, here and as curves of the run; starts none where nothing is left to do.
+
+    Returns images a second, those of each worker, and the share of time that each part of the work took.
+    """
+    done, dead = records(store, job.shards)
+    if len(done) + len(dead) == len(job.shards):
+        log.info("every shard of job %s is done already", job.identity)
+        return {}
+    behind = sum(record["samples"] for record in done.values())
+    crew = Tallies(store, len(done), set(store.list("worker/")))
+    with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar:
+
+        def look() -> None:
+            bar.advance(min(behind + int(crew.sum("images")), bar.total) - bar.done, crew.beside_the_bar())
+            run.metrics(crew.curves(), step=round(crew.seconds))
+
+        follow(crew, workers, job.config.report, look)
+    return crew.speed()
 
 
 def rethreshold(kept: str, out: str, threshold: str = "", overrides: Sequence[str] = (), page: str | None = None) -> dict[str, Any]:
@@ -134,12 +157,12 @@ def write(result: Result, source: str, data: str, out: Path, page: str | None) -
     shutil.copytree(data, out, ignore=lambda folder, _: made if Path(folder) == Path(data) else (), dirs_exist_ok=True)
     for name in (MANIFEST, web):
         result.manifest.save(out / name)
-    truth = bootstrapped.truths(result)
-    found = {**bootstrapped.figures(result, truth), "dead": dict(result.dead)}
-    chosen = bootstrapped.pictures(result, truth)
-    bootstrapped.save_pictures(chosen, out / PICTURES)
+    truth = capfilt_figures.truths(result)
+    found = {**capfilt_figures.figures(result, truth), "dead": dict(result.dead)}
+    chosen = capfilt_figures.pictures(result, truth)
+    capfilt_figures.save_pictures(chosen, out / PICTURES)
     (out / METRICS).write_text(json.dumps(found, indent=1, sort_keys=True))
     if page:
         Path(page).parent.mkdir(parents=True, exist_ok=True)
-        Path(page).write_text(gallery.html(found, chosen))
+        Path(page).write_text(capfilt_page.html(found, chosen))
     return found

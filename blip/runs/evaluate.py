@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from blip.budget import open_budget
 from blip.config import ConfigError, load
 from blip.data.datasets.shapes import is_true
 from blip.data.manifest import Manifest
+from blip.evaluation.job import EvaluateConfig, Job, behind, counted, image_size, judge, load_tasks, predictions
 from blip.launch.local import share
 from blip.logs import log, progress
-from blip.runs.budget import open_budget
-from blip.runs.crew import on_this_machine
-from blip.runs.judging import EvaluateConfig, Job, behind, counted, image_size, judge, load_tasks, predictions
-from blip.runs.watch import Tallies, Workers, follow
 from blip.storage import open_store, probe
 from blip.tracking import start as track
+from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
+from blip.workers.progress import Tallies, Workers, follow
 from blip.workers.queue import own_name
 
 CAPTIONS, METRICS = "captions.json", "metrics.json"

@@ -14,8 +14,8 @@ from blip.models.vqa import VQAModel
 from blip.models.weights.export import huggingface_classes, official_tensors, write_huggingface
 from blip.models.weights.files import write
 from blip.models.weights.source import SIDE_FILE
-from blip.runs.model import TOKENIZER, load_task
 from blip.tasks import training_state
+from blip.tasks.model_folder import TOKENIZER, load_task
 from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
 from blip.tasks.task import Task
@@ -44,8 +44,8 @@ def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Pa
     out.mkdir(parents=True, exist_ok=True)
     tensors = official_tensors(model)
     if isinstance(task, Pretraining | Retrieval) and (source / SIDE_FILE).is_file():
-        training_state.load(task.alignment, str(source / SIDE_FILE))
-        tensors |= training_state.to_official(task.alignment, task.model, image_ids=isinstance(task, Retrieval))
+        alignment = training_state.read_side_file(source / SIDE_FILE, task.model)
+        tensors |= training_state.to_official(alignment, task.model, image_ids=isinstance(task, Retrieval))
     write(tensors, out / "model.pth")
     (out / "med_config.json").write_text(json.dumps(med_config(model.cfg), indent=2) + "\n")
     shutil.copytree(source / TOKENIZER, out, dirs_exist_ok=True)

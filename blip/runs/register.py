@@ -13,7 +13,7 @@ from pydantic import Field
 
 from blip.config import Config, ConfigError, load
 from blip.digest import folder_digest
-from blip.runs.model import load_task
+from blip.tasks.model_folder import load_task
 from blip.tracking import Champion, champion, promote
 from blip.tracking import register as keep
 from blip.tracking import start as track

@@ -9,11 +9,11 @@ from typing import Any
 from blip.data.datasets.shapes import is_true
 from blip.data.manifest import Manifest
 from blip.data.shards import samples
-from blip.runs.bootstrapped import load_pictures, thumbnail
+from blip.report.bootstrap_page import Described, Report, Scores, Step, galleries, html, markdown
+from blip.report.capfilt_figures import load_pictures, thumbnail
+from blip.report.summary import Caption, Change, Retrieval, Summary
 from blip.runs.capfilt import PICTURES
 from blip.runs.evaluate import DESCRIBED
-from blip.runs.page import Described, Report, Scores, Step, galleries, html, markdown
-from blip.runs.summary import Caption, Change, Retrieval, Summary
 
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ingest": ("read gold, web and test pairs into shards", ()),

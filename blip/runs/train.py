@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from blip.batch import Example
+from blip.budget import gpus_held, open_budget
 from blip.config import load
 from blip.data.images import decode
 from blip.data.loader import Loader
@@ -23,16 +24,16 @@ from blip.data.shards import samples
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, eval_transform, train_transform
 from blip.distributed import device, gather_objects, is_main, rank, start, world
+from blip.launch.placement import alone, on_nodes
+from blip.launch.respawn import spread, to_start, words
 from blip.logs import progress
 from blip.models.generation import Beam
 from blip.models.weights import start as weights
-from blip.runs.budget import gpus_held, open_budget, stop_when_spent
 from blip.runs.config import RunConfig
-from blip.runs.model import TOKENIZER, WEIGHTS, as_captioner, save_model
-from blip.runs.processes import spread, to_start, words
 from blip.storage import Store, open_store
 from blip.tasks.build import build_model, build_task, inherits
 from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.task import Task
 from blip.tracking import Run
@@ -42,11 +43,14 @@ from blip.training.checkpoint import Checkpoints
 from blip.training.engine import Engine
 from blip.training.loop import every, fit
 from blip.training.meter import Meter, Profile
+from blip.training.spending import stop_when_spent
 
 OPERATION = {"engine": True, "checkpoint": True, "max_gpu_hours": True, "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb"}}
 """Settings that change how a run works but not what it learns."""
 DESCRIBED = 16
 """So many images are described now and then, to see whether the captions differ."""
+RECORD = "run.json"
+"""The run's settings, beside the model: a record that nothing reads."""
 CURVE_POINTS = 100
 """As many points of each curve are kept for the report."""
 
@@ -119,7 +123,8 @@ def train(
             fit(engine, loader, hooks, checkpoints)
         rejected = sum(gather_objects(loader.rejected), start=type(loader.rejected)())
         if is_main():
-            save_model(task, cfg, out)
+            save_model(task, out)
+            Path(out, RECORD).write_text(cfg.model_dump_json(indent=1) + "\n")
             run.artifacts(out, "model")
         return {
             **record.figures(),
@@ -130,6 +135,25 @@ def train(
             "mlflow": run.url,
             "seconds": time.monotonic() - began,
         }
+
+
+def train_where_placed(
+    placement: Mapping[str, Any],
+    stage: str,
+    preset: str,
+    overrides: Sequence[str],
+    store: str,
+    revision: str,
+    data: str,
+    out: str,
+    init: str | None = None,
+) -> dict[str, Any]:
+    """Trains as `train` does, over the `nodes` of the placement where they are more than one."""
+    if alone(placement):
+        return train(stage, preset, overrides, store, revision, data, out, init)
+    options = {"--preset": preset, "--store": store, "--revision": revision}
+    inputs = {"data": data, **({"init": init} if init else {})}
+    return on_nodes(placement, stage, ["train", stage, *words(options, overrides)], store, inputs, out)
 
 
 def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: str | None) -> Task:

@@ -12,21 +12,21 @@ from typing import Annotated
 
 import typer
 
+from blip.budget import Budget, gpus_held
 from blip.capfilt.job import Job
 from blip.capfilt.shard import ShardBootstrap
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.distributed import device
+from blip.evaluation import job as evaluation_job
 from blip.launch.local import share
 from blip.logs import log, quiet
-from blip.runs import judging
-from blip.runs.budget import Budget, gpus_held
-from blip.runs.crew import on_this_machine
-from blip.runs.model import as_captioner, as_filter, load_task, read_run
-from blip.runs.watch import LOOK
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
+from blip.tasks.model_folder import as_captioner, as_filter, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
+from blip.workers.local_pool import on_this_machine
+from blip.workers.progress import LOOK
 from blip.workers.queue import ShardQueue, own_name
 from blip.workers.worker import Worker
 
@@ -34,7 +34,7 @@ from blip.workers.worker import Worker
 def work(uri: str, name: str = "") -> None:
     """Works on the job of a folder in the store until all its shards are done or set aside."""
     kind = json.loads(open_store(uri).get("job.json")).get("type", "capfilt")
-    {"capfilt": caption_and_filter, "evaluation": judging.work}[kind](uri, name or own_name())
+    {"capfilt": caption_and_filter, "evaluation": evaluation_job.work}[kind](uri, name or own_name())
 
 
 def caption_and_filter(uri: str, name: str) -> None:
@@ -75,13 +75,13 @@ def load_models(job: Job) -> tuple[Captioning | None, Retrieval | None]:
 
 
 def load_captioner(folder: Path) -> Captioning:
-    task = load_task(folder, as_captioner(read_run(folder).task))
+    task = load_task(folder, as_captioner(read_model_config(folder).task))
     assert isinstance(task, Captioning)
     return task
 
 
 def load_filter(folder: Path) -> Retrieval:
-    task = load_task(folder, as_filter(read_run(folder).task))
+    task = load_task(folder, as_filter(read_model_config(folder).task))
     assert isinstance(task, Retrieval)
     return task
 

@@ -1,25 +1,25 @@
 """Captioning: a prompt, then the text of the image; the captioner is this task (BLIP, sections 3.3 and 5.2)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from blip.batch import Batch, Example
-from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.metrics.captioning import caption_scores
 from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, sample
 from blip.models.med import MED
 from blip.objectives.language_modeling import caption_loss, next_token_targets
-from blip.tasks.task import Task
+from blip.tasks.task import Task, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_count
 
 
-class CaptioningConfig(Config):
+class CaptioningConfig(TaskSettings):
+    TRAINING: ClassVar = frozenset({"smoothing", "lm_reduction"})
     type: Literal["captioning"] = "captioning"
     prompt: str = "a picture of "
     """Stands before every caption and is not learnt; empty for none."""

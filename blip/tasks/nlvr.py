@@ -7,15 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip.batch import Batch, Example
-from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.models.nlvr import NLVRModel
-from blip.tasks.task import Task
+from blip.tasks.task import Task, TaskSettings
 from blip.tasks.text import TextLengths
 
 
-class NLVRConfig(Config):
+class NLVRConfig(TaskSettings):
     type: Literal["nlvr"] = "nlvr"
     text: TextLengths = TextLengths(words=40, tokens=64, pad="longest")
 

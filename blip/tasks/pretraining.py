@@ -1,7 +1,7 @@
 """Pre-training: ITC + ITM + LM over one pass of the image encoder (BLIP, section 3.2)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from blip.data.transforms import normalise
 from blip.models.med import MED
 from blip.objectives.language_modeling import caption_loss, next_token_targets
 from blip.tasks.alignment import Alignment, AlignmentConfig
-from blip.tasks.task import Task
+from blip.tasks.task import Task, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_count
 
 
@@ -23,7 +23,8 @@ class LossWeights(Config):
     lm: float = Field(default=1.0, ge=0)
 
 
-class PretrainingConfig(Config):
+class PretrainingConfig(TaskSettings):
+    TRAINING: ClassVar = frozenset({"alignment", "weights", "smoothing", "lm_reduction"})
     type: Literal["pretraining"] = "pretraining"
     alignment: AlignmentConfig = AlignmentConfig()
     weights: LossWeights = LossWeights()

@@ -1,28 +1,28 @@
 """Retrieval: which text belongs to which image; the filter is this task (BLIP, sections 3.3 and 5.1)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example, Tokens
-from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.metrics.retrieval import recalls
 from blip.models.bert import KeysValues
 from blip.models.med import MED
 from blip.tasks.alignment import Alignment, AlignmentConfig
-from blip.tasks.task import Look, Task
+from blip.tasks.task import Look, Task, TaskSettings
 from blip.tasks.text import TextLengths
 
 UNSEEN = -1e4
 """The logit of a pair that ITM did not look at."""
 
 
-class RetrievalConfig(Config):
+class RetrievalConfig(TaskSettings):
+    TRAINING: ClassVar = frozenset({"alignment"})
     type: Literal["retrieval"] = "retrieval"
     alignment: AlignmentConfig = AlignmentConfig(same_image="positive", compare_with="student", floor=0.0, alpha_epochs=1.0)
     text: TextLengths = TextLengths(words=30, tokens=35, pad="max")

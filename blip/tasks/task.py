@@ -7,11 +7,19 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example
+from blip.config import Config
 from blip.data.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
 Look = Callable[[Batch, Sequence[int]], list[dict[str, Any]]]
 """A batch and the places of its samples among all, to what is found of each."""
+
+
+class TaskSettings(Config):
+    """The settings of a task."""
+
+    TRAINING: ClassVar[frozenset[str]] = frozenset()
+    """Keys that only training reads: a model folder leaves them out, so that they can change."""
 
 
 class Task(nn.Module, ABC, Generic[Model]):

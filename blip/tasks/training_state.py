@@ -12,7 +12,7 @@ from blip.models.weights.files import read, write
 from blip.models.weights.load import NOTHING, Allowed, Report, fill
 from blip.models.weights.names import official, own
 from blip.models.weights.source import fetched
-from blip.tasks.alignment import Alignment
+from blip.tasks.alignment import Alignment, AlignmentConfig
 
 
 def save(alignment: Alignment, path: Path) -> None:
@@ -28,6 +28,14 @@ def load(alignment: Alignment, source: str, allowed: Allowed = NOTHING) -> Repor
     with fetched(source) as path:
         tensors = read(path)
     return fill(alignment, from_official(alignment, tensors) if "temp" in tensors else tensors, own, source, allowed)
+
+
+def read_side_file(path: Path, student: MED) -> Alignment:
+    """The state that a side file holds, as long a queue as it has. Raises WeightsError where it does not fit the student."""
+    length = len(read(path)["queue.ids"])
+    alignment = Alignment(AlignmentConfig(queue=length), student)
+    load(alignment, str(path))
+    return alignment
 
 
 def from_official(alignment: Alignment, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,14 +3,13 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from blip.batch import Batch, Example, Tokens
-from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
 from blip.metrics.vqa import vqa_accuracy
@@ -18,11 +17,12 @@ from blip.models.bert import KeysValues, Past
 from blip.models.generation import Beam, beam_search
 from blip.models.vqa import VQAModel
 from blip.objectives.language_modeling import next_token_targets, token_losses
-from blip.tasks.task import Task
+from blip.tasks.task import Task, TaskSettings
 from blip.tasks.text import TextLengths
 
 
-class VQAConfig(Config):
+class VQAConfig(TaskSettings):
+    TRAINING: ClassVar = frozenset({"smoothing"})
     type: Literal["vqa"] = "vqa"
     question: TextLengths = TextLengths(words=50, tokens=35, pad="longest")
     answer_tokens: int = Field(default=20, ge=2)

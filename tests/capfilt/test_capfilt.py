@@ -21,12 +21,12 @@ from blip.data.loader import Loader, LoaderConfig
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import ShardError, read_shard, write_shards
-from blip.runs.bootstrapped import load_pictures
+from blip.report.capfilt_figures import load_pictures
 from blip.runs.capfilt import capfilt, rethreshold
-from blip.runs.crew import WorkerError, on_this_machine
 from blip.runs.worker import work
 from blip.storage import StoreError, open_store
 from blip.tracking import Run
+from blip.workers.local_pool import WorkerError, on_this_machine
 
 DECODING = {"type": "nucleus", "min_length": 4, "max_length": 10}
 CONFIG = {"stream": {"batch": 4, "decoding": DECODING}, "hygiene": {"min_side": 16}, "lease": {"seconds": 2}, "report": 0.2}

@@ -19,7 +19,7 @@ from blip.launch.kubernetes import Cluster
 from blip.launch.submission import run
 from blip.launch.trainjob import TrainJobConfig, render
 from blip.launch.workers import WorkersConfig, on_cluster
-from blip.runs.watch import Workers
+from blip.workers.progress import Workers
 
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("k8s", ".")]
 

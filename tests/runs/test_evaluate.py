@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from tiny_models import both, model_folder, samples
 
+from blip.budget import BudgetError
 from blip.config import ConfigError
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.data.shards import ShardError, write_shards
-from blip.runs.budget import BudgetError
-from blip.runs.crew import on_this_machine
 from blip.runs.evaluate import evaluate
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
+from blip.workers.local_pool import on_this_machine
 
 RUN = ("evaluation.batch=2", "lease.seconds=2", "report=0.1", "retrieval.rerank=3", "retrieval.text.tokens=12", "captioning.text.tokens=12")
 
@@ -171,6 +171,6 @@ def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pyte
     for wrong, words in (("evaluation.limit=0", "limit"), ("evaluation.batch=0", "batch"), ("captioning=null", "both none")):
         with pytest.raises(ConfigError, match=words):
             judged(folder, "out", "retrieval=null", wrong, workers=nowhere)
-    monkeypatch.setattr("blip.runs.budget.spent", lambda _: {"pretrain": 2.0})
+    monkeypatch.setattr("blip.budget.spent", lambda _: {"pretrain": 2.0})
     with pytest.raises(BudgetError, match=r"max_gpu_hours is 1 and the run has spent 2\.00"):
         judged(folder, "out", "max_gpu_hours=1", workers=nowhere)

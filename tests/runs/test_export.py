@@ -21,11 +21,11 @@ from blip.models.weights.load import load
 from blip.models.weights.source import SIDE_FILE
 from blip.runs.config import RunConfig
 from blip.runs.export import export
-from blip.runs.model import load_task, save_model
 from blip.tasks import training_state
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.build import TaskConfig, build_model, build_task, inherits
 from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.model_folder import load_task, save_model
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
@@ -52,7 +52,7 @@ def folder(cfg: TaskConfig, path: Path) -> Path:
     tokenizer = Tokenizer.train(["a red circle", "a blue square", "the left of a ring"], 64)
     run = RunConfig(epochs=1, sources=("gold",), task=cfg, model=MODEL, transform=TransformConfig(size=16)).with_tokenizer(tokenizer)
     torch.manual_seed(0)
-    save_model(build_task(cfg, build_model(cfg, run.model), tokenizer), run, path)
+    save_model(build_task(cfg, build_model(cfg, run.model), tokenizer), path)
     return path
 
 
@@ -145,7 +145,7 @@ def test_nlvr2_has_no_class_of_transformers(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["pretraining", "retrieval"])
 def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: Path):
     source = folder(TASKS[kind], tmp_path / "model")
-    task = load_task(source)
+    task = load_task(source, TASKS[kind])
     assert isinstance(task, Pretraining | Retrieval)
     alignment = task.alignment
     for parameter in alignment.teacher.parameters():
@@ -174,7 +174,8 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
 
 
 def test_a_side_file_with_another_queue_is_refused(tmp_path: Path):
-    task = load_task(folder(TASKS["retrieval"], tmp_path / "model"))
+    task = load_task(folder(TASKS["retrieval"], tmp_path / "model"), TASKS["retrieval"])
+    assert isinstance(task, Retrieval)
     training_state.save(task.alignment, tmp_path / SIDE_FILE)
     longer = RetrievalConfig(alignment=AlignmentConfig(queue=9))
     other = build_task(longer, build_model(longer, task.model.cfg), task.tokenizer).alignment

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from blip.budget import BudgetError, ledger
 from blip.data.datasets.shapes.splits import ShapesConfig, gold
 from blip.data.sample import Sample
 from blip.data.shards import write_shards
-from blip.runs.budget import BudgetError, ledger
 from blip.runs.ingest import ingest
 from blip.runs.train import train, views
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from blip.data.datasets import shapes
-from blip.runs import page
-from blip.runs.page import Described, Gallery, Judged, Picture, Report, Scores, Step
-from blip.runs.summary import Summary
+from blip.report import bootstrap_page
+from blip.report.bootstrap_page import Described, Gallery, Judged, Picture, Report, Scores, Step
+from blip.report.summary import Summary
 
 WORLD = shapes.ShapesConfig(gold=1, web=160, test=6, seed=3, two_objects=0.2)
 ORDER: dict[str, tuple[tuple[str, ...], float, str]] = {
@@ -46,7 +46,7 @@ FIGURES: dict[str, Any] = {
 def test_a_transparent_picture_is_shown_as_people_see_it():
     file = BytesIO()
     Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(file, "PNG")
-    shown = base64.b64decode(page.picture(file.getvalue())["uri"].partition(",")[2])
+    shown = base64.b64decode(bootstrap_page.picture(file.getvalue())["uri"].partition(",")[2])
     assert Image.open(BytesIO(shown)).convert("RGB").getextrema() == ((255, 255),) * 3
 
 
@@ -109,9 +109,10 @@ def report(**changed: Any) -> Report:
         "steps": tuple(step(rng, name) for name in ORDER),
         "threshold": 0.5,
         "scores": tuple(
-            page.scores(source, ((p.texts(source)[0].match, p.texts(source)[0].true) for p in pictures)) for source in ("web", "synthetic")
+            bootstrap_page.scores(source, ((p.texts(source)[0].match, p.texts(source)[0].true) for p in pictures))
+            for source in ("web", "synthetic")
         ),
-        "galleries": (*page.galleries(pictures), *page.galleries(pictures, "synthetic", most=3)),
+        "galleries": (*bootstrap_page.galleries(pictures), *bootstrap_page.galleries(pictures, "synthetic", most=3)),
         "described": tuple(described),
         "bad": {"ingest": {"undecodable image": 3, "empty text": 12}, "capfilt": {"below threshold": 4392, "repeated text": 41}},
     }
@@ -135,7 +136,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_needs_nothing_but_itself():
-    text = page.html(report())
+    text = bootstrap_page.html(report())
     tags = Tags(text).tags
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
     images = [attrs["src"] or "" for tag, attrs in tags if tag == "img"]
@@ -146,7 +147,7 @@ def test_the_page_needs_nothing_but_itself():
 
 
 def test_the_page_shows_figures_decisions_curves_and_record():
-    shown = Tags(page.html(report()))
+    shown = Tags(bootstrap_page.html(report()))
     for words in (
         "93.4%",
         "28.4%",
@@ -166,7 +167,7 @@ def test_texts_of_the_web_stay_texts():
     sample = next(shapes.web(WORLD))
     judged = Judged(text=evil, match=0.9, kept=True)
     gallery = Gallery(title="Kept", note="", pictures=(Picture(key=evil, image=sample.images[0], web=(judged,), synthetic=()),))
-    shown = Tags(page.html(report(galleries=(gallery,))))
+    shown = Tags(bootstrap_page.html(report(galleries=(gallery,))))
     assert "script" not in {tag for tag, _ in shown.tags}
     assert evil in shown.words
 
@@ -175,8 +176,8 @@ def test_a_world_without_known_truth_has_a_page_too():
     unknown = {"before": None, "after": None}
     kept = {"precision": None, "recall": None, "kept": 0.45}
     figures = FIGURES | {"noise": {"web": unknown, "synthetic": unknown}, "capfilt": {"web": kept, "synthetic": kept}, "registered": False}
-    counts = page.scores("web", [(0.2, None), (0.9, None)])
-    text = page.html(report(summary=Summary.model_validate(figures), scores=(counts,), galleries=(), described=()))
+    counts = bootstrap_page.scores("web", [(0.2, None), (0.9, None)])
+    text = bootstrap_page.html(report(summary=Summary.model_validate(figures), scores=(counts,), galleries=(), described=()))
     shown = " ".join(Tags(text).words)
     assert "Text R@1 rose from 6.3% to 28.4%; 45% of the web texts were kept." in shown
     assert "truth not known" in shown
@@ -185,25 +186,25 @@ def test_a_world_without_known_truth_has_a_page_too():
 
 
 def test_a_report_of_figures_alone_has_a_page():
-    assert "93.4%" in page.html(Report(summary=Summary.model_validate(FIGURES)))
+    assert "93.4%" in bootstrap_page.html(Report(summary=Summary.model_validate(FIGURES)))
 
 
 def test_small_pictures_keep_their_pixels_and_large_ones_become_small():
     sample = next(shapes.web(WORLD))
-    small = page.picture(sample.images[0])
+    small = bootstrap_page.picture(sample.images[0])
     assert small["crisp"]
     with Image.open(BytesIO(base64.b64decode(small["uri"].split(",")[1]))) as kept, Image.open(BytesIO(sample.images[0])) as original:
         assert kept.convert("RGB").tobytes() == original.convert("RGB").tobytes()
     file = BytesIO()
     Image.new("RGBA", (1200, 600), "red").save(file, "PNG")
-    large = page.picture(file.getvalue())
+    large = bootstrap_page.picture(file.getvalue())
     assert not large["crisp"]
     with Image.open(BytesIO(base64.b64decode(large["uri"].split(",")[1]))) as kept:
         assert kept.size == (256, 128)
 
 
 def test_scores_are_counted_by_truth():
-    counts = page.scores("web", [(0.0, True), (0.049, False), (0.05, False), (1.0, True), (0.97, None), (None, True)])
+    counts = bootstrap_page.scores("web", [(0.0, True), (0.049, False), (0.05, False), (1.0, True), (0.97, None), (None, True)])
     assert counts == Scores(source="web", true=(1, *[0] * 18, 1), false=(1, 1, *[0] * 18), unknown=(*[0] * 19, 1))
 
 
@@ -215,7 +216,7 @@ def test_galleries_show_the_surest_the_least_sure_and_the_mistakes():
         return Picture(key=f"{match}", image=sample.images[0], web=(text,), synthetic=())
 
     pictures = [judged(m, t) for m, t in ((0.1, False), (0.4, True), (0.6, False), (0.9, True), (0.2, False), (0.7, True), (0.95, True))]
-    found = {g.title: [p.key for p in g.pictures] for g in page.galleries(pictures, most=2)}
+    found = {g.title: [p.key for p in g.pictures] for g in bootstrap_page.galleries(pictures, most=2)}
     assert found == {
         "Web: kept, surest": ["0.95", "0.9"],
         "Web: kept, least sure": ["0.6", "0.7"],
@@ -224,11 +225,11 @@ def test_galleries_show_the_surest_the_least_sure_and_the_mistakes():
         "Web: kept, and false": ["0.6"],
         "Web: dropped, and true": ["0.4"],
     }
-    assert page.galleries(pictures, "synthetic") == ()
+    assert bootstrap_page.galleries(pictures, "synthetic") == ()
 
 
 def test_markdown_has_the_table_and_the_ways_to_mlflow():
-    lines = page.markdown(report()).splitlines()
+    lines = bootstrap_page.markdown(report()).splitlines()
     assert lines[0].startswith("## 50% of the web texts were true")
     assert "| Text retrieval, R@1 | 6.3% | 28.4% | +22.1 |" in lines
     assert "- [pretrain](http://localhost:5000/#/experiments/1/runs/abc)" in lines
@@ -240,4 +241,4 @@ def test_markdown_has_the_table_and_the_ways_to_mlflow():
     ("seconds", "words"), [(None, ""), (4.24, "4.2 s"), (41.0, "41 s"), (59.7, "1:00 min"), (125.4, "2:05 min"), (4320.0, "1:12 h")]
 )
 def test_durations_are_read_by_people(seconds, words):
-    assert page.minutes(seconds) == words
+    assert bootstrap_page.minutes(seconds) == words

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from blip.batch import Example
+from blip.budget import Budget, gpus_held
 from blip.config import Config, validate
 from blip.data.images import decode
 from blip.data.manifest import Manifest
@@ -19,12 +20,11 @@ from blip.data.shards import ShardError
 from blip.data.transforms import eval_transform
 from blip.digest import value_digest
 from blip.distributed import device
-from blip.evaluation import EvaluationConfig, Judge, gather, quotas
+from blip.evaluation.shard import EvaluationConfig, Judge, gather, quotas
 from blip.logs import log
-from blip.runs.budget import Budget, gpus_held
-from blip.runs.model import load_task, read_run
 from blip.storage import Store, open_store
 from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.model_folder import load_task, read_model_config
 from blip.tasks.retrieval import RetrievalConfig
 from blip.tasks.task import Look, Task
 from blip.workers.model import ModelSource
@@ -110,7 +110,7 @@ def load_tasks(cfg: EvaluateConfig, model: str | Path) -> dict[str, Task]:
 
 def image_size(model: str | Path) -> int:
     """Height and width of the images that a model folder looks at."""
-    return read_run(model).model.vision.size
+    return read_model_config(model).model.vision.size
 
 
 def judge(job: Job, home: Store, tasks: Mapping[str, Task], size: int, name: str, advance: Callable[[int], None] = lambda _: None) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from blip.data.datasets import shapes
 from blip.data.sample import Sample
 from blip.data.shards import write_shards
-from blip.runs import sheet
+from blip.report import step_page
 
 WORLD = shapes.ShapesConfig(gold=3, web=20, test=4, seed=3)
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def saved(made: sheet.Sheet, tmp_path: Path) -> str:
+def saved(made: step_page.Sheet, tmp_path: Path) -> str:
     made.save(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
@@ -41,8 +41,8 @@ def images(page: str) -> list[tuple[int, int]]:
 
 def test_data_shows_the_first_images_of_each_split_with_their_texts(folder: Path):
     figures = {split: {"samples": n, "shards": 2, "counts": {}} for split, n in (("gold", 3), ("web", 20), ("test", 4))}
-    page = saved(sheet.data({**figures, "vocabulary": 64, "seconds": 1.0}, str(folder)), folder)
-    assert len(images(page)) == 3 + sheet.SHOWN + 4
+    page = saved(step_page.data({**figures, "vocabulary": 64, "seconds": 1.0}, str(folder)), folder)
+    assert len(images(page)) == 3 + step_page.SHOWN + 4
     assert all(sample.texts[0] in page for sample in shapes.test(WORLD))
     assert "web: 20 images in 2 shards" in page
     assert "<script>" not in page
@@ -53,13 +53,15 @@ def test_data_shows_what_can_be_shown_of_images_that_others_made(folder: Path):
     good, other, *_ = shapes.web(WORLD)
     bad = [Sample("cut", [good.images[0][:60]], ["a cut"]), Sample("text", [b"no image"], ["a page"], image_ext="jpg")]
     write_shards([good, *bad, other], folder / "shards", "web", 4).save(folder / "web.json")
-    page = saved(sheet.data({"web": {"samples": 4, "shards": 1, "counts": {}}, "vocabulary": 64}, str(folder)), folder)
+    page = saved(step_page.data({"web": {"samples": 4, "shards": 1, "counts": {}}, "vocabulary": 64}, str(folder)), folder)
     assert len(images(page)) == 2
 
 
 def test_training_shows_each_loss_and_says_what_went_wrong(tmp_path: Path):
     curves = {"itc": [(i, 6.0 - i / 100) for i in range(100)], "itm": [(0, 0.69), (50, float("nan")), (99, 0.4)]}
-    page = saved(sheet.training("pretrain", {"steps": 1000, "curves": curves, "alarms": [{"name": "itm_at_prior", "step": 60}]}), tmp_path)
+    page = saved(
+        step_page.training("pretrain", {"steps": 1000, "curves": curves, "alarms": [{"name": "itm_at_prior", "step": 60}]}), tmp_path
+    )
     assert page.count('class="line"') == 2
     assert "nan" not in page
     assert "itc, 5.01 at the end" in page
@@ -70,7 +72,7 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
     first, second, *_ = shapes.test(WORLD)
     described = {first.key: first.texts[0], second.key: "a tiny purple hexagon"}
     figures = {"retrieval": {"tr1": 25.0, "ir1": 100.0}, "captioning": {"cider": 3.4567}, "split": "test", "described": described}
-    page = saved(sheet.evaluation(figures, str(folder)), folder)
+    page = saved(step_page.evaluation(figures, str(folder)), folder)
     assert len(images(page)) == 2
     assert 'width="80.0"' in page
     assert 'width="320.0"' in page
@@ -80,7 +82,7 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
 
 
 def test_an_evaluation_without_captions_shows_recalls_alone(folder: Path):
-    page = saved(sheet.evaluation({"retrieval": {"tr1": 25.0}, "split": "test", "described": {}}, str(folder)), folder)
+    page = saved(step_page.evaluation({"retrieval": {"tr1": 25.0}, "split": "test", "described": {}}, str(folder)), folder)
     assert "tr1" in page
     assert not images(page)
 
@@ -89,7 +91,7 @@ def test_the_gate_shows_both_models(tmp_path: Path):
     scores = {"before": {"retrieval": {"tr1": 10.0}}, "after": {"retrieval": {"tr1": 40.0}, "captioning": {"cider": 1.0}, "seconds": 3.0}}
     for name, values in scores.items():
         (tmp_path / name).write_text(json.dumps(values))
-    made = sheet.gate({"gate": "registered as version 1"}, str(tmp_path / "before"), str(tmp_path / "after"))
+    made = step_page.gate({"gate": "registered as version 1"}, str(tmp_path / "before"), str(tmp_path / "after"))
     assert [(bar.name, bar.before, bar.after) for bar in made.bars] == [("retrieval.tr1", 10.0, 40.0)]
     page = saved(made, tmp_path)
     assert "registered as version 1" in page

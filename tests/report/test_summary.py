@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from blip.runs.summary import Summary, headline, rows, table
+from blip.report.summary import Summary, headline, rows, table
 
 FIGURES: dict[str, Any] = {
     "noise": {"web": {"before": 0.5, "after": 0.93}, "synthetic": {"before": 0.64, "after": 0.95}},

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from blip.config import Config
 from blip.data.images import MOST_PIXELS, decode
-from blip.runs.charts import Chart, Graph, Point, graph, histogram, line_chart
-from blip.runs.summary import Summary, headline, rows
+from blip.report.charts import Chart, Graph, Point, graph, histogram, line_chart
+from blip.report.summary import Summary, headline, rows
 from blip.tracking.run import flatten
 
 BINS = 20
@@ -203,7 +203,7 @@ def minutes(seconds: float | None) -> str:
 
 @cache
 def template():
-    environment = Environment(loader=PackageLoader("blip.runs", "."), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(loader=PackageLoader("blip.report"), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters |= {"minutes": minutes, "flat": flatten}
-    return environment.get_template("report.html")
+    return environment.get_template("bootstrap_page.html")

@@ -15,8 +15,8 @@ from blip.data.images import decode
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import samples
-from blip.runs.charts import Chart, line_chart
-from blip.runs.page import picture
+from blip.report.bootstrap_page import picture
+from blip.report.charts import Chart, line_chart
 from blip.tracking.run import flatten
 
 SHOWN = 12
@@ -117,7 +117,7 @@ def flat(figures: Mapping[str, Any]) -> dict[str, float]:
 @cache
 def template() -> Template:
     environment = Environment(
-        loader=PackageLoader("blip.runs", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("blip.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = lambda value: f"{value:.4g}"
-    return environment.get_template("sheet.html")
+    return environment.get_template("step_page.html")

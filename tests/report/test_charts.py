@@ -1,6 +1,6 @@
 import pytest
 
-from blip.runs.charts import Block, Tick, graph, histogram, line_chart, short, thinned, ticks
+from blip.report.charts import Block, Tick, graph, histogram, line_chart, short, thinned, ticks
 
 
 def test_ticks_are_round():

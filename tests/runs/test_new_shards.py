@@ -13,7 +13,7 @@ from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import write_shards
 from blip.runs.ingest import ingest
-from blip.runs.look import look, newest, remember
+from blip.runs.new_shards import look, newest, remember
 from blip.storage import open_store
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from blip.config import set_value, validate
 from blip.launch.node import SCRATCH
+from blip.launch.respawn import words
 from blip.launch.trainjob import TrainJobConfig
 from blip.launch.trainjob import run as run_job
 from blip.launch.workers import WorkersConfig, on_cluster
-from blip.runs import train as here
-from blip.runs.processes import words
-from blip.runs.watch import Workers
+from blip.workers.progress import Workers
 
 FIGURES = "figures.json"
 TOLD = ("BLIP_GROUP", "MLFLOW_RUN_NAME")
@@ -28,25 +27,6 @@ def placement(jobs: Sequence[str], image: str) -> dict[str, Any]:
     for text in jobs:
         set_value(found, text)
     return found
-
-
-def train(
-    placement: Mapping[str, Any],
-    stage: str,
-    preset: str,
-    overrides: Sequence[str],
-    store: str,
-    revision: str,
-    data: str,
-    out: str,
-    init: str | None = None,
-) -> dict[str, Any]:
-    """Trains as `blip.runs.train` does, over the `nodes` of the placement where they are more than one."""
-    if alone(placement):
-        return here.train(stage, preset, overrides, store, revision, data, out, init)
-    options = {"--preset": preset, "--store": store, "--revision": revision}
-    inputs = {"data": data, **({"init": init} if init else {})}
-    return on_nodes(placement, stage, ["train", stage, *words(options, overrides)], store, inputs, out)
 
 
 def alone(placement: Mapping[str, Any]) -> bool:

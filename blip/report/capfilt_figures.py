@@ -19,7 +19,7 @@ from blip.data.datasets.shapes import is_true
 from blip.data.images import MOST_PIXELS, decode
 from blip.data.layout import image_names
 from blip.data.shards import local_copy
-from blip.runs.page import THUMBNAIL, Judged, Picture, Source, scores
+from blip.report.bootstrap_page import THUMBNAIL, Judged, Picture, Source, scores
 
 SOURCES: tuple[Source, ...] = ("web", "synthetic")
 MOST = 6

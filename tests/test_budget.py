@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from blip.budget import Budget, BudgetError, exhausted, gpu_hours, spent
 from blip.config import ConfigError
-from blip.runs.budget import Budget, BudgetError, exhausted, gpu_hours, spent, stop_when_spent
 from blip.storage import open_store
 from blip.training.engine import Report
+from blip.training.spending import stop_when_spent
 
 
 class Clock:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from blip.runs.page import Picture, Scores, chart_of, galleries, picture
+from blip.report.bootstrap_page import Picture, Scores, chart_of, galleries, picture
 
 
 def html(figures: dict[str, Any], pictures: Sequence[Picture]) -> str:
@@ -25,6 +25,6 @@ def html(figures: dict[str, Any], pictures: Sequence[Picture]) -> str:
 @cache
 def template() -> Template:
     environment = Environment(
-        loader=PackageLoader("blip.runs", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("blip.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("gallery.html")
+    return environment.get_template("capfilt_page.html")

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from blip.cli import app
 from blip.config import ConfigError
+from blip.launch import placement
 from blip.launch.trainjob import TrainJobConfig, render
-from blip.runs import nodes
+from blip.runs import train as training
 
 STEP = {"image": "example/blip:3f2a1b0", "gpus": "8", "gpu_type": "nvidia.com/gpu", "cpu": "88", "memory": "900Gi", "pool": {"a": "b"}}
 
@@ -27,7 +28,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainJobConfig]:
         (outputs["made"] / "config.json").write_text("{}")
         (outputs["made"] / "figures.json").write_text(json.dumps({"losses": {"itc": 1.0}}))
 
-    monkeypatch.setattr(nodes, "run_job", run)
+    monkeypatch.setattr(placement, "run_job", run)
     return asked
 
 
@@ -35,8 +36,9 @@ def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], tmp_pa
     (tmp_path / "data").mkdir()
     (tmp_path / "init").mkdir()
     data, out, init = str(tmp_path / "data"), str(tmp_path / "model"), str(tmp_path / "init")
-    placement = {**STEP, "nodes": "2"}
-    figures = nodes.train(placement, "captioner", "base", ["optimizer.lr=1e-4"], "s3://bucket/run", "r1", data, out, init)
+    figures = training.train_where_placed(
+        {**STEP, "nodes": "2"}, "captioner", "base", ["optimizer.lr=1e-4"], "s3://bucket/run", "r1", data, out, init
+    )
     assert figures == {"losses": {"itc": 1.0}}
     assert [path.name for path in Path(out).iterdir()] == ["config.json"]
     (job,) = jobs
@@ -53,7 +55,7 @@ def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], tmp_pa
 def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobConfig], tmp_path: Path):
     (tmp_path / "data").mkdir()
     data, out = str(tmp_path / "data"), str(tmp_path / "model")
-    nodes.train({**STEP, "nodes": "2", "workers": "4"}, "pretrain", "shapes", ["epochs=2"], "s3://b/r", "r1", data, out)
+    training.train_where_placed({**STEP, "nodes": "2", "workers": "4"}, "pretrain", "shapes", ["epochs=2"], "s3://b/r", "r1", data, out)
     done = CliRunner().invoke(app, [*jobs[0].args, "--set", "no.such.key=1"])
     assert done.exit_code == 42, "it got as far as the configuration"
     assert "no" in done.output
@@ -63,33 +65,33 @@ def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.Monk
     monkeypatch.setenv("BLIP_GROUP", "run-7")
     monkeypatch.setenv("MLFLOW_RUN_NAME", "pretrain-again")
     texts = ["nodes=2", "workers=16", "gpus=8", "cpu=88", "memory=900Gi", "pool={gpu: a100}", "tolerations=[{operator: Exists}]"]
-    found = nodes.placement(texts, "example/blip:3f2a1b0")
-    job = {**nodes.without("workers", found), "name": "pretrain", "processes": 8, "handover": "s3://b/handover"}
+    found = placement.placement(texts, "example/blip:3f2a1b0")
+    job = {**placement.without("workers", found), "name": "pretrain", "processes": 8, "handover": "s3://b/handover"}
     node = render(TrainJobConfig.model_validate(job))["spec"]["trainer"]
     assert node["resourcesPerNode"]["limits"] == {"cpu": "88", "memory": "900Gi", "nvidia.com/gpu": "8"}
     told = {e["name"]: e.get("value") for e in node["env"]}
     assert (told["BLIP_GROUP"], told["MLFLOW_RUN_NAME"]) == ("run-7", "pretrain-again")
-    assert nodes.workers(found, "capfilt") is not None
+    assert placement.workers(found, "capfilt") is not None
 
 
 def test_one_node_trains_here(monkeypatch: pytest.MonkeyPatch, jobs: list[TrainJobConfig]):
-    monkeypatch.setattr(nodes.here, "train", lambda *given: {"given": given})
+    monkeypatch.setattr(training, "train", lambda *given: {"given": given})
     given = ("pretrain", "shapes", [], "store", "r1", "data", "out", None)
-    for placement in ({}, {"nodes": "1"}, {**STEP, "nodes": 1}):
-        assert nodes.train(placement, *given) == {"given": given}
+    for asked in ({}, {"nodes": "1"}, {**STEP, "nodes": 1}):
+        assert training.train_where_placed(asked, *given) == {"given": given}
     assert not jobs
 
 
 def test_a_store_that_nodes_do_not_share_is_refused(jobs: list[TrainJobConfig], tmp_path: Path):
     with pytest.raises(ConfigError, match="handover"):
-        nodes.train({**STEP, "nodes": 2}, "pretrain", "shapes", [], str(tmp_path), "r1", "data", "out")
+        training.train_where_placed({**STEP, "nodes": 2}, "pretrain", "shapes", [], str(tmp_path), "r1", "data", "out")
     assert not jobs
 
 
 def test_workers_are_pods_only_where_they_are_asked_for():
-    assert nodes.workers({}, "evaluate") is None
-    assert nodes.workers({**STEP, "nodes": "2"}, "evaluate") is None
-    assert nodes.workers({**STEP, "workers": "1"}, "evaluate") is not None
-    assert nodes.workers({**STEP, "workers": "16", "nodes": "2"}, "evaluate") is not None
+    assert placement.workers({}, "evaluate") is None
+    assert placement.workers({**STEP, "nodes": "2"}, "evaluate") is None
+    assert placement.workers({**STEP, "workers": "1"}, "evaluate") is not None
+    assert placement.workers({**STEP, "workers": "16", "nodes": "2"}, "evaluate") is not None
     with pytest.raises(ConfigError, match="workres"):
-        nodes.workers({**STEP, "workers": "16", "workres": 2}, "evaluate")
+        placement.workers({**STEP, "workers": "16", "workres": 2}, "evaluate")

@@ -8,11 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from blip.capfilt.job import Job
-from blip.logs import log, progress
+from blip.logs import log
 from blip.storage import Store
-from blip.tracking import Run
-from blip.workers.queue import READERS, records
+from blip.workers.queue import READERS
 
 SHOWN = 4
 """Workers named beside the progress bar at most."""
@@ -24,27 +22,6 @@ Tally = dict[str, float]
 """What a worker, or all of them, have counted so far, and the `seconds` they were at work."""
 Workers = Callable[[str], AbstractContextManager[Callable[[], bool]]]
 """Starts workers for a job's URI and gives a function that says whether they are at work; leaving ends them."""
-
-
-def watch(job: Job, store: Store, workers: Workers, run: Run) -> dict[str, Any]:
-    """Shows a CapFilt job's progress until its workers are done, here and as curves of the run; starts none where nothing is left to do.
-
-    Returns images a second, those of each worker, and the share of time that each part of the work took.
-    """
-    done, dead = records(store, job.shards)
-    if len(done) + len(dead) == len(job.shards):
-        log.info("every shard of job %s is done already", job.identity)
-        return {}
-    behind = sum(record["samples"] for record in done.values())
-    crew = Tallies(store, len(done), set(store.list("worker/")))
-    with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar:
-
-        def look() -> None:
-            bar.advance(min(behind + int(crew.sum("images")), bar.total) - bar.done, crew.beside_the_bar())
-            run.metrics(crew.curves(), step=round(crew.seconds))
-
-        follow(crew, workers, job.config.report, look)
-    return crew.speed()
 
 
 def follow(crew: "Tallies", workers: Workers, every: float, look: Callable[[], None]) -> None:

@@ -10,11 +10,9 @@ from collections.abc import Callable
 import torch
 
 from blip.config import ConfigError
-from blip.distributed import gather_objects, is_main, world
+from blip.distributed import is_main, world
 from blip.logs import log
 from blip.storage import Store, StoreError, open_store
-from blip.training.engine import Report
-from blip.training.loop import Hook
 
 
 class BudgetError(ConfigError):
@@ -73,22 +71,6 @@ def open_budget(bound: float | None, store: str, step: str, gpus: int) -> Budget
     budget = Budget(bound, ledger(store, step), step, gpus)
     budget.check()
     return budget
-
-
-def stop_when_spent(budget: Budget) -> Hook:
-    """A hook that raises BudgetError, on every process after the same step, once the run has spent what it may; call it after a save."""
-
-    def look(report: Report) -> None:
-        reason = ""
-        if is_main():
-            try:
-                budget.check()
-            except BudgetError as error:
-                reason = str(error)
-        if (reason := gather_objects(reason)[0]) and not report.last:  # what is finished is worth keeping
-            raise BudgetError(reason)
-
-    return look
 
 
 def ledger(store: str, step: str) -> Store:
