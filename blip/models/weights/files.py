@@ -83,6 +83,20 @@ def write_model(model: nn.Module, path: Path) -> None:
         else:
             aliases[name] = first
     save_file(tensors, path, metadata={"format": "pt", **aliases})
+    sort_metadata(path)
+
+
+def sort_metadata(path: Path) -> None:
+    """Puts a safetensors file's metadata in the order of their keys, so that equal tensors are equal bytes: the library's is random."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(content) != length:
+            raise AssertionError(f"the header of {path} would change its length from {length} to {len(content)} bytes")
+        file.seek(8)
+        file.write(content)
 
 
 def write(tensors: Mapping[str, Tensor], path: Path) -> None:
