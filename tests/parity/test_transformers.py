@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from golden_files import assert_close
 from torch import Tensor
 from transformers import (
     BlipForConditionalGeneration,
@@ -85,10 +86,6 @@ def both(kind: type[PreTrainedModel], cfg: MEDConfig, direction: str, folder: Pa
     return mine, theirs.eval()
 
 
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one.detach(), other.detach(), atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("direction", ["out", "in"])
 def test_captioners_agree(sizes: MEDConfig, direction: str, tmp_path: Path):
     mine, theirs = both(BlipForConditionalGeneration, sizes, direction, tmp_path)
@@ -96,7 +93,7 @@ def test_captioners_agree(sizes: MEDConfig, direction: str, tmp_path: Path):
     images, text = inputs(sizes)
     cross = mine.text_decoder.cross_keys_values(mine.encode_image(images))
     out = theirs(pixel_values=images, input_ids=with_first(text.ids, sizes.tokens.dec), attention_mask=text.mask.long())
-    close(mine.write(text, cross)[text.mask], out.logits[text.mask])
+    assert_close(mine.write(text, cross)[text.mask], out.logits[text.mask])
     prompt = with_first(text.ids[:, :2], sizes.tokens.dec)
     written = theirs.generate(
         pixel_values=images, input_ids=torch.cat([prompt, prompt[:, :1]], 1), max_length=9, num_beams=1, do_sample=False
@@ -114,9 +111,9 @@ def test_filters_agree(sizes: MEDConfig, direction: str, tmp_path: Path):
     tokens = mine.encode_image(images)
     with_enc = with_first(text.ids, sizes.tokens.enc)  # transformers forgets [ENC]
     matched = theirs(pixel_values=images, input_ids=with_enc, attention_mask=text.mask.long(), use_itm_head=True)
-    close(mine.match(text, mine.text_encoder.cross_keys_values(tokens)), matched.itm_score)
+    assert_close(mine.match(text, mine.text_encoder.cross_keys_values(tokens)), matched.itm_score)
     aligned = theirs(pixel_values=images, input_ids=text.ids, attention_mask=text.mask.long(), use_itm_head=False)
-    close(mine.image_feature(tokens) @ mine.text_feature(mine.encode_text(text)).T, aligned.itm_score)
+    assert_close(mine.image_feature(tokens) @ mine.text_feature(mine.encode_text(text)).T, aligned.itm_score)
 
 
 @pytest.mark.parametrize("direction", ["out", "in"])
@@ -137,7 +134,7 @@ def test_question_answerers_agree(sizes: MEDConfig, direction: str, tmp_path: Pa
         encoder_attention_mask=question.mask.long(),
     ).logits
     everything = torch.ones_like(question.mask)  # transformers lets answers look at the question's padding
-    close(mine.write(answers, mine.read(images, question), everything)[answers.mask], logits[answers.mask])
+    assert_close(mine.write(answers, mine.read(images, question), everything)[answers.mask], logits[answers.mask])
 
 
 def test_the_written_configuration_is_blips_not_the_default(sizes: MEDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture):
