@@ -51,7 +51,10 @@ Decoding = Annotated[Nucleus | Beam, Field(discriminator="type")]
 
 @dataclass
 class Texts:
-    """Written token ids, one list a text, without prompt and end; and the text's log-probability `(B,)` under the model."""
+    """Written token ids, one list a text, without prompt and end; and the text's log-probability `(B,)` under the model.
+
+    No penalty of the decoding is in the log-probability.
+    """
 
     ids: list[list[int]]
     log_probability: Tensor
@@ -133,7 +136,7 @@ def until_end(ids: Tensor, start: int, sep: int) -> list[list[int]]:
 
 @dataclass
 class Hypothesis:
-    """A finished text of beam search: its tokens with the prompt, log-probability, and score with the length penalty."""
+    """A finished text of beam search: its tokens with the prompt, its log-probability under the model, and its score with all penalties."""
 
     ids: list[int]
     log_probability: float
@@ -145,7 +148,8 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
     """Writes the best text for each row of the prompt `(B, P)`.
 
     Of the 2 x beams best continuations of each image those that end are finished if they rank within the first `beams`, the best `beams`
-    of the others go on; an image is done when no open text can beat the worst of its `beams` finished ones.
+    of the others go on; an image is done when no open text can beat the worst of its `beams` finished ones. Repetition and length
+    penalties decide which text is the best; the log-probability that comes back is without them.
     Raises ValueError where the model gives logits that are not finite.
     """
     batch, beams = len(prompt), cfg.beams
@@ -153,20 +157,23 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
     cross = repeat_cross(cross, beams)
     scores = torch.full((batch, beams), -1e9, device=prompt.device)
     scores[:, 0] = 0.0  # all beams start alike: only the first may speak
+    totals = torch.zeros(batch, beams, device=prompt.device)
     finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
     open_images = [True] * batch
     past, feed = Past(cfg.max_length), ids
     while ids.shape[1] < cfg.max_length and any(open_images):
         logits = step(feed, cross, past)
-        log_p = penalise(logits.float().log_softmax(1), ids, cfg.repetition_penalty)
+        plain = logits.float().log_softmax(1)
+        log_p = penalise(plain, ids, cfg.repetition_penalty)
         if ids.shape[1] < cfg.min_length:
             log_p = without(log_p, sep)
         vocabulary = log_p.shape[1]
         ranked, flat = (scores.view(-1, 1) + log_p).view(batch, -1).topk(2 * beams, dim=1)
         rows, words = (flat // vocabulary).tolist(), (flat % vocabulary).tolist()
+        reached = (totals.gather(1, flat // vocabulary) + plain.view(batch, -1).gather(1, flat)).tolist()
         length = ids.shape[1]
         tokens = ids.tolist()
-        chosen_scores, chosen_rows, chosen_words = [], [], []
+        chosen_scores, chosen_totals, chosen_rows, chosen_words = [], [], [], []
         best_scores = ranked.tolist()
         if spoilt := sum(math.isnan(row_scores[0]) for row_scores in best_scores):  # NaN ranks above all
             raise diverged(spoilt, batch)
@@ -175,9 +182,11 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
             for rank, (score, row, word) in enumerate(zip(row_scores, rows[b], words[b], strict=True)):
                 if word == sep:
                     if rank < beams and open_images[b]:
-                        keep_best(finished[b], Hypothesis(tokens[b * beams + row], score, score / length**cfg.length_penalty), beams)
+                        ended = Hypothesis(tokens[b * beams + row], reached[b][rank], score / length**cfg.length_penalty)
+                        keep_best(finished[b], ended, beams)
                     continue
                 chosen_scores.append(score)
+                chosen_totals.append(reached[b][rank])
                 chosen_rows.append(b * beams + row)
                 chosen_words.append(word)
                 kept += 1
@@ -187,14 +196,15 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
                 open_images[b] = False
         order = torch.tensor(chosen_rows, device=ids.device)
         scores = torch.tensor(chosen_scores, device=ids.device).view(batch, beams)
+        totals = torch.tensor(chosen_totals, device=ids.device).view(batch, beams)
         feed = torch.tensor(chosen_words, device=ids.device)[:, None]
         ids = torch.cat([ids[order], feed], 1)
         past.reorder(order)
     tokens, length = ids.tolist(), ids.shape[1]
     for b in range(batch):
         if open_images[b]:
-            for row, score in enumerate(scores[b].tolist()):
-                keep_best(finished[b], Hypothesis(tokens[b * beams + row], score, score / length**cfg.length_penalty), beams)
+            for row, (score, total) in enumerate(zip(scores[b].tolist(), totals[b].tolist(), strict=True)):
+                keep_best(finished[b], Hypothesis(tokens[b * beams + row], total, score / length**cfg.length_penalty), beams)
     best = [texts[0] for texts in finished]
     return Texts([h.ids[prompt.shape[1] :] for h in best], torch.tensor([h.log_probability for h in best]))
 

@@ -137,6 +137,22 @@ def test_beam_search_equals_a_slow_plain_loop(med: MED, cross: list[KeysValues],
             assert texts.log_probability[row].item() == pytest.approx(log_probability, abs=1e-4)
 
 
+@pytest.mark.parametrize("penalty", [1.0, 1.02, 1.3])
+def test_the_log_probability_of_beam_search_has_no_penalty_in_it(med: MED, cross: list[KeysValues], penalty: float):
+    torch.nn.init.constant_(med.lm_head.decoder.bias.data[17:20], 4.0)  # words that come again
+    prompt = torch.tensor([[17, 5], [17, 5]])
+    cfg = Beam(min_length=0, max_length=9, repetition_penalty=penalty)
+    texts = beam_search(med.write_on, prompt, cross, cfg, SEP)
+    for row, ids in enumerate(texts.ids):
+        read, text, total = reader(med, cross, row), prompt[row].tolist(), 0.0
+        ended = [SEP] if len(text) + len(ids) < cfg.max_length else []
+        for word in ids + ended:
+            total += float(read(text).log_softmax(0)[word])
+            text.append(word)
+        assert len(set(text)) < len(text)
+        assert texts.log_probability[row].item() == pytest.approx(total, abs=1e-4)
+
+
 def test_one_beam_is_greedy(med: MED, cross: list[KeysValues], prompt: Tensor):
     texts = beam_search(med.write_on, prompt, cross, Beam(beams=1, min_length=0, max_length=9), SEP)
     for row in range(2):
