@@ -1,5 +1,6 @@
 """What a run shows of itself while it trains."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,20 @@ from blip.training.engine import Engine, Report
 Track = Callable[[int, dict[str, float]], None]
 """Keeps named values of a step, as `blip.tracking` does."""
 
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L4": 121e12, "V100": 125e12}
-"""Dense bf16 operations per second (V100: fp16) by a part of the device's name, as the makers state them."""
+PEAK_FLOPS = {
+    "A100": 312e12,
+    "H100": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H200": 989e12,
+    "H200 NVL": 835e12,
+    "B200": 2250e12,
+    "L4": 121e12,
+    "L40": 181e12,
+    "L40S": 362e12,
+    "V100": 125e12,
+}
+"""Dense bf16 operations per second (V100: fp16) by words of the device's name, as the makers state them."""
 
 
 class Meter:
@@ -60,8 +73,14 @@ def peak_flops() -> float | None:
     """Operations per second that this process's device could do in bf16, or None where that is not known."""
     if not torch.cuda.is_available():
         return None
-    name = torch.cuda.get_device_name()
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name())
+
+
+def peak_of(device: str) -> float | None:
+    """The peak of a device by its name, by the entry of which it has the most words whole: an L40S is no L4."""
+    words = set(re.split(r"[^A-Za-z0-9]+", device))
+    known = [name for name in PEAK_FLOPS if words.issuperset(name.split())]
+    return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
 class Profile:

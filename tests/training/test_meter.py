@@ -7,7 +7,7 @@ from toy import VOCABULARY, WIDTH, ToyTask, batches
 
 from blip.training.engine import Engine, EngineConfig, Report
 from blip.training.loop import fit
-from blip.training.meter import Meter, Profile
+from blip.training.meter import Meter, Profile, peak_of
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -30,6 +30,26 @@ def test_losses_and_speed_are_averaged_over_an_interval_and_the_rest_at_the_end(
     expected = {"train/itc": 1.5, "train/lm": 10.0, "train/loss": 11.5, "learning_rate": 2e-3, "grad_norm": 3.0}
     assert tracked[2] == pytest.approx(expected | {"samples_per_second": 32.0, "tokens_per_second": 192.0, "data_wait": 0.2})
     assert tracked[3]["train/itc"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
+        ("Tesla V100-SXM2-16GB", 125e12),
+        ("NVIDIA A10", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_a_device_is_known_by_whole_words_of_its_name(device: str, peak: float | None):
+    assert peak_of(device) == peak
 
 
 def test_mfu_is_the_share_of_the_peak_in_the_operations_that_were_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch):
