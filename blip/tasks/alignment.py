@@ -54,6 +54,8 @@ class Alignment(nn.Module):
         self.cfg = cfg
         self.alpha = 0.0
         self.unwritten: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.before: list[Tensor] = []
+        """Copies of what the last `on_step` moved, from before it."""
         temperature = torch.full((1,), cfg.temperature)
         if cfg.learn_temperature:
             self.temperature = nn.Parameter(temperature)
@@ -79,11 +81,31 @@ class Alignment(nn.Module):
 
         Puts the temperature back within its bounds, from where it goes on, and gives it if it is learnt.
         """
+        self.before = [tensor.detach().clone() for tensor in self.moved]
         follow(self.teacher, {name: getattr(student, name) for name in TAUGHT}, self.cfg.momentum)
         ramp = self.cfg.alpha_epochs * steps_per_epoch
         self.alpha = self.cfg.alpha * min(1.0, step / ramp if ramp else 1.0)
         self.temperature.data.clamp_(*self.cfg.temperature_bounds)
+        return self.learnt
+
+    @property
+    def moved(self) -> list[Tensor]:
+        """What `on_step` changes."""
+        return [*self.teacher.parameters(), self.temperature]
+
+    @property
+    def learnt(self) -> list[nn.Parameter]:
+        """What the optimizer may hold a copy of."""
         return [self.temperature] if isinstance(self.temperature, nn.Parameter) else []
+
+    @torch.no_grad()
+    def undo_step(self) -> list[nn.Parameter]:
+        """Puts teacher and temperature back to where they were before `on_step`; the step's features will not enter the queue."""
+        for tensor, old in zip(self.moved, self.before, strict=True):
+            tensor.copy_(old)
+        self.before = []
+        self.unwritten.clear()
+        return self.learnt
 
     def after_step(self) -> None:
         """Writes the step's features to the queue in the order of the global batch, on however many processes it was computed."""
@@ -91,6 +113,7 @@ class Alignment(nn.Module):
             image, text, ids = (gather(torch.cat(parts)) for parts in zip(*self.unwritten, strict=True))
             self.queue.write(image, text, ids)
             self.unwritten.clear()
+        self.before = []
 
     @torch.no_grad()
     def teach(self, images: Tensor, text: Tokens) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,10 @@ class Pretraining(Task[MED]):
         self.alignment.after_step()
         self.tokens = None
 
+    def undo_step(self) -> list[nn.Parameter]:
+        self.tokens = None
+        return self.alignment.undo_step()
+
     def collate(self, examples: list[Example]) -> Batch:
         texts = [clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
         return Batch.of(examples, self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad))

@@ -50,6 +50,9 @@ class Retrieval(Task[MED]):
     def after_step(self) -> None:
         self.alignment.after_step()
 
+    def undo_step(self) -> list[nn.Parameter]:
+        return self.alignment.undo_step()
+
     def tokens(self, texts: list[str]) -> Tokens:
         """Cleans and encodes texts as in training: a filter must read what it was taught to read."""
         return self.tokenizer.encode([clean_caption(t, self.cfg.text.words) for t in texts], self.cfg.text.tokens, self.cfg.text.pad)

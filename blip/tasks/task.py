@@ -52,6 +52,13 @@ class Task(nn.Module, ABC, Generic[Model]):
     def after_step(self) -> None:
         """Runs after the last micro-batch of an optimizer step, on every rank: what the micro-batches left is put away."""
 
+    def undo_step(self) -> list[nn.Parameter]:
+        """Runs in place of `after_step` where the step failed: puts back what `on_step` and the micro-batches changed.
+
+        Returns the trained parameters among that, as `on_step` does.
+        """
+        return []
+
     @abstractmethod
     def collate(self, examples: list[Example]) -> Batch:
         """What a batch of this task is."""

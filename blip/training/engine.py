@@ -112,7 +112,11 @@ class Engine:
             zero.restore_moments(self.deepspeed, state, step)
 
     def train(self, micro_batches: list[Batch], stop: bool = False) -> Report:
-        """Makes one optimizer step; `stop` is passed on to all processes. Raises NonFiniteError on all ranks, before any weight changes."""
+        """Makes one optimizer step; `stop` is passed on to all processes.
+
+        Raises NonFiniteError on all ranks; then weights, teacher and
+        queue are those of before the step.
+        """
         if not self.task.training:  # an evaluation came between
             self.task.train()
         rate = learning_rate(self.schedule, self.optimizer_cfg.lr, self.step, self.steps, self.steps_per_epoch)
@@ -134,17 +138,23 @@ class Engine:
         means, counts = self.agree(torch.stack(rows), micro_batches, stop)
         norm = float(norm)
         if bad := [n for n, value in zip(names, means, strict=True) if not math.isfinite(value)]:
-            raise NonFiniteError(self.step, bad, self.keys(micro_batches, torch.stack(rows).isfinite().all(1).tolist()))
+            raise self.undone(bad, micro_batches, torch.stack(rows).isfinite().all(1).tolist())
         if math.isfinite(norm):
             self.deepspeed.step()
             norm = norm if self.stage == 0 else float(self.deepspeed.get_global_grad_norm())
         if not math.isfinite(norm):  # ZeRO leaves out such a step by itself
-            raise NonFiniteError(self.step, ["gradient"], self.keys(micro_batches, [False] * len(micro_batches)))
+            raise self.undone(["gradient"], micro_batches, [False] * len(micro_batches))
         self.task.after_step()
         self.step += 1
         samples, tokens, told = counts
         losses = dict(zip(names, means, strict=True))
         return Report(self.step, self.step == self.steps, losses, rate, norm, int(samples), int(tokens), told > 0)
+
+    def undone(self, names: list[str], micro_batches: list[Batch], fine: list[bool]) -> NonFiniteError:
+        """Takes the step back: all is as before it, as if it had not begun. Returns the error that says what was not finite."""
+        self.zero.adopt(self.deepspeed, self.task.undo_step())
+        self.zero.forget_gradients(self.deepspeed)
+        return NonFiniteError(self.step, names, self.keys(micro_batches, fine))
 
     @contextmanager
     def counted(self) -> Iterator[None]:

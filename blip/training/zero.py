@@ -58,6 +58,16 @@ def adopt(engine: Any, parameters: list[torch.nn.Parameter]) -> None:
             safe_set_full_fp32_param(parameter, parameter.detach())
 
 
+def forget_gradients(engine: Any) -> None:
+    """Drops the gradients of a step that will not be made, so that the next begins with none."""
+    engine.zero_grad()
+    if engine.zero_optimization():
+        engine.optimizer.zero_grad()
+        if not engine.zero_optimization_partition_weights():
+            engine.optimizer.averaged_gradients = {}
+    engine.micro_steps -= engine.micro_steps % engine.gradient_accumulation_steps()
+
+
 def whole_state(engine: Any, stepped: bool) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that a restart needs, by kind and name: `model/...`, and where an optimizer step was made `exp_avg/...` and so on.
 
