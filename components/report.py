@@ -30,6 +30,6 @@ def report(
     from blip.runs.report import report
 
     training = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
-    judging = {"capfilt": capfilt.path, "pretrain-again": again.path, "evaluate-before": before.path, "evaluate-after": after.path}
-    report({**training, **judging, "register": register.path}, kept.path, page.path, card.path, summary.path, revision)
+    scored = {"capfilt": capfilt.path, "pretrain-again": again.path, "evaluate-before": before.path, "evaluate-after": after.path}
+    report({**training, **scored, "register": register.path}, kept.path, page.path, card.path, summary.path, revision)
     remember(name, store, data.path)

@@ -1,4 +1,4 @@
-"""Judging a data set shard by shard: any number of workers predict every sample once, then somebody scores them all."""
+"""Predictions for one shard of a data set: any number of workers predict shards, then one process scores all samples."""
 
 import io
 from collections import Counter
@@ -17,7 +17,7 @@ from blip.data.manifest import Manifest, Shard
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import ShardFile, good_samples
 from blip.storage import Store
-from blip.tasks.task import Look, Task
+from blip.tasks.task import Predict, Task
 from blip.workers.queue import finished
 from blip.workers.worker import Output
 
@@ -26,11 +26,11 @@ class EvaluationConfig(Config):
     batch: int = Field(default=64, ge=1)
     """Images predicted together."""
     limit: int | None = Field(default=None, ge=1)
-    """Judge the first samples only."""
+    """Evaluate the first samples only."""
 
 
 def quotas(manifest: Manifest, limit: int | None) -> dict[str, int]:
-    """How many samples of each shard are judged, by its name; shards beyond the limit are not in it."""
+    """Returns how many samples of each shard are evaluated, by its name; shards beyond the limit are not in it."""
     rest, found = manifest.samples if limit is None else limit, {}
     for shard in manifest.shards:
         if rest > 0:
@@ -40,39 +40,39 @@ def quotas(manifest: Manifest, limit: int | None) -> dict[str, int]:
 
 
 @dataclass
-class Judge:
-    """One shard under a task's eyes: what `look` finds of each sample is kept in a file, the same for every worker.
+class ShardPredictor:
+    """Runs `predict` over one shard and writes the predictions; equal shards get equal files, whoever predicts them.
 
-    Samples that cannot be judged are left out and counted by reason, as in training.
+    Samples that cannot be evaluated are left out and counted by reason, as in training.
     """
 
     task: Task
-    look: Look
+    predict: Predict
     source: Store
     prepare: Callable[[Sample], Example]
     batch: int
     quotas: Mapping[str, int]
-    places: Mapping[str, int]
-    """Where a shard's samples begin among all."""
+    offsets: Mapping[str, int]
+    """The position of a shard's first sample in the data set."""
     advance: Callable[[int], None]
-    """Hears of every batch."""
+    """Called with the size of every batch that is done."""
 
     @torch.no_grad()
     def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         torch.manual_seed(int(shard.sha256[:8], 16))  # what a task draws depends on the shard, not on who does it or what came before
         device = next(self.task.parameters()).device
-        rejected, found = Counter[str](), []
-        with ShardFile(self.source, shard, path, rejected, verified=True) as file:
-            mine = self.examples(islice(good_samples(file, rejected), self.quotas[shard.name]), rejected)
+        rejected, predictions = Counter[str](), []
+        with ShardFile(self.source, shard, path, rejected, verified=True) as opened:
+            mine = self.examples(islice(good_samples(opened, rejected), self.quotas[shard.name]), rejected)
             while chunk := list(islice(mine, self.batch)):
-                first = self.places.get(shard.name, 0) + len(found)
+                first = self.offsets.get(shard.name, 0) + len(predictions)
                 batch = self.task.collate(chunk).to(device)
-                found += self.look(batch, range(first, first + len(chunk)))
+                predictions += self.predict(batch, range(first, first + len(chunk)))
                 tally["images"] += len(chunk)
                 self.advance(len(chunk))
-        made = folder / "found.pt"
-        torch.save(found, made)
-        return Output(made, {}, {"samples": len(found), "rejected": dict(rejected)})
+        file = folder / "predictions.pt"
+        torch.save(predictions, file)
+        return Output(file, {}, {"samples": len(predictions), "rejected": dict(rejected)})
 
     def examples(self, samples: Iterable[Sample], rejected: Counter[str]) -> Iterator[Example]:
         for sample in samples:
@@ -83,6 +83,6 @@ class Judge:
 
 
 def gather(at: Store, shards: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """What workers found in each of the shards, in the order given. Raises ShardError where one is not done, or was set aside."""
+    """Returns the predictions of each shard, in the order given. Raises ShardError where one is not done, or was set aside."""
     done, _ = finished(at, shards)
     return [torch.load(io.BytesIO(at.get(record["name"])), weights_only=True) for record in done.values()]

@@ -14,7 +14,7 @@ from blip.budget import open_budget
 from blip.config import ConfigError, load
 from blip.data.datasets.shapes import is_true
 from blip.data.manifest import Manifest
-from blip.evaluation.job import EvaluateConfig, Job, behind, counted, image_size, judge, load_tasks, predictions
+from blip.evaluation.job import EvaluateConfig, EvaluationJob, counted, image_size, load_tasks, predict_all, predictions, samples_done
 from blip.launch.local import share
 from blip.logs import log, progress
 from blip.storage import open_store, probe
@@ -40,11 +40,11 @@ def evaluate(
     *,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Judges a model folder on a split of the data folder; `out` gets `metrics.json` and every caption.
+    """Evaluates a model folder on a split of the data folder; `out` gets `metrics.json` and every caption.
 
     Retrieval is R@1, 5, 10 both ways after re-ranking; captions are scored against people's and, where the world's truth is known,
     by the share of them that is true. Workers pull the split's shards, on this machine unless `workers` starts them elsewhere; what was
-    judged before by the same model is not judged again.
+    evaluated before with the same model is not evaluated again.
     Raises ConfigError; StoreError where the store lacks what workers need; WorkerError and ShardError where work was lost.
     """
     began = time.monotonic()
@@ -52,32 +52,34 @@ def evaluate(
     root = open_store(store)
     probe(root)
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
-    job = Job(config=cfg, input=manifest, model=ModelSource.publish(root, "model", model), revision=revision)
+    models = {"model": ModelSource.publish(root, "model", model)}
+    job = EvaluationJob(config=cfg, input=manifest, models=models, revision=revision)
     budget = open_budget(cfg.max_gpu_hours, store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
-    home = root.join("evaluation", job.identity)
+    home = job.home(root)
     job.save(home)
     tasks = load_tasks(cfg, model)
-    total, done = sum(job.quotas.values()) * sum(1 + task.looks_twice for task in tasks.values()), behind(job, home, tasks)
+    total = sum(job.quotas.values()) * sum(1 + task.needs_rerank for task in tasks.values())
+    done = samples_done(job, home, tasks)
     processes = 0 if workers else share(cfg.workers)
-    parents = {"data": manifest.digest, "model": job.model.digest}
+    parents = {"data": manifest.digest, "model": models["model"].digest}
     with (
         track("evaluate", tags={"revision": revision}, parents=parents, key=home.uri) as run,
-        progress(total, "judging", done=done) as bar,
+        progress(total, "evaluation", done=done) as bar,
     ):
         run.params(cfg.model_dump(mode="json"))
         if done == total:
-            log.info("it was judged before, as %s says; delete that to judge anew", home.uri)
+            log.info("it was evaluated before, as %s says; delete that to evaluate anew", home.uri)
         elif processes == 1:
             with going_in_order():
-                judge(job, home, tasks, image_size(model), own_name(), bar.advance)
+                predict_all(job, home, tasks, image_size(model), own_name(), bar.advance)
         else:
             crew = Tallies(home, 0, set(home.list("worker/")))
             start = workers or (lambda uri: on_this_machine(uri, processes, Path(out, "logs")))
             follow(crew, start, cfg.report, lambda: bar.advance(min(done + int(crew.sum("images")), total) - bar.done))
         figures, described = {}, {}
-        judged, left_out = counted(job, home, tasks)
-        if not judged:
+        evaluated, left_out = counted(job, home, tasks)
+        if not evaluated:
             raise ConfigError(f"split {cfg.split}: none of its {manifest.samples} samples can be judged: {left_out or 'it is empty'}")
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def evaluate(
                 (folder / CAPTIONS).write_text(json.dumps(found, indent=1))
                 run.artifact(folder / CAPTIONS)
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in figures[kind].items()})
-        figures["model"] = job.model.digest  # the gate registers only the model that was evaluated
+        figures["model"] = models["model"].digest  # the gate registers only the model that was evaluated
         (folder / METRICS).write_text(json.dumps(figures, indent=1, sort_keys=True))
         run.artifact(folder / METRICS)
     return {
@@ -106,7 +108,7 @@ def evaluate(
 
 @contextmanager
 def going_in_order() -> Iterator[None]:
-    """SIGTERM ends what is inside as it ends a worker: what it holds is given back at once, with blame for no shard."""
+    """Makes SIGTERM end what is inside as it ends a worker: its leases are given back at once, and no shard is blamed."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
         yield
         return

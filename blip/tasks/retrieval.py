@@ -14,7 +14,7 @@ from blip.metrics.retrieval import recalls
 from blip.models.bert import KeysValues
 from blip.models.med import MED
 from blip.tasks.alignment import Alignment, AlignmentConfig
-from blip.tasks.task import Look, Task, TaskSettings
+from blip.tasks.task import Predict, Task, TaskSettings
 from blip.tasks.text import TextLengths
 
 UNSEEN = -1e4
@@ -96,19 +96,22 @@ class Retrieval(Task[MED]):
         return predictions
 
     @property
-    def looks_twice(self) -> bool:
+    def needs_rerank(self) -> bool:
         return self.cfg.rerank > 0
 
-    def compare(self, predictions: list[dict[str, Any]]) -> Look:
-        """ITM's logits of each image and the texts that ITC finds likely for it, or it for them (BLIP, section 5.1)."""
+    def rerank(self, predictions: list[dict[str, Any]]) -> Predict:
+        """Returns what computes ITM's logits of an image and the texts that ITC finds likely for it, or it for them.
+
+        BLIP, section 5.1.
+        """
         similarity = similarities(predictions)
         pairs = nearest(similarity, self.cfg.rerank) | nearest(similarity.T, self.cfg.rerank).T
         texts = self.tokens([t for p in predictions for t in p["texts"]])
 
         @torch.no_grad()
-        def look(batch: Batch, places: Sequence[int]) -> list[dict[str, Any]]:
+        def predict_logits(batch: Batch, positions: Sequence[int]) -> list[dict[str, Any]]:
             images = self.model.encode_image(normalise(batch.images))
-            rows, columns = pairs[list(places)].nonzero(as_tuple=True)
+            rows, columns = pairs[list(positions)].nonzero(as_tuple=True)
             logits = []
             for row, column in zip(rows.split(self.cfg.chunk), columns.split(self.cfg.chunk), strict=True):
                 seen, where = row.unique(return_inverse=True)  # an image's keys and values are made once a chunk
@@ -118,16 +121,16 @@ class Retrieval(Task[MED]):
             found = zip(columns.split(sizes), torch.cat(logits).split(sizes), strict=True)
             return [{"near": near.clone(), "logits": logit.clone()} for near, logit in found]
 
-        return look
+        return predict_logits
 
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
         """R@1, 5, 10 in percent, text retrieval (`tr*`) and image retrieval (`ir*`).
 
-        With a second look the best `rerank` candidates of each query by ITC get ITM's logit plus the similarity, the rest stay below.
+        With re-ranking the best `rerank` candidates of each query by ITC get ITM's logit plus the similarity, the rest stay below.
         """
         similarity = similarities(predictions)
         owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p["texts"]])
-        if not self.looks_twice:
+        if not self.needs_rerank:
             return recalls(similarity, similarity.T, owner)
         logits = torch.full_like(similarity, UNSEEN)
         for i, p in enumerate(predictions):

@@ -11,8 +11,8 @@ from blip.config import Config
 from blip.data.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
-Look = Callable[[Batch, Sequence[int]], list[dict[str, Any]]]
-"""A batch and the places of its samples among all, to what is found of each."""
+Predict = Callable[[Batch, Sequence[int]], list[dict[str, Any]]]
+"""A batch and the positions of its samples in the data set, to a prediction of each."""
 
 
 class TaskSettings(Config):
@@ -68,13 +68,13 @@ class Task(nn.Module, ABC, Generic[Model]):
         """One prediction per sample, under its `key`, without gradient."""
 
     @property
-    def looks_twice(self) -> bool:
-        """Whether every sample is looked at once more when all are predicted."""
+    def needs_rerank(self) -> bool:
+        """Whether a second pass over the samples follows when all are predicted."""
         return False
 
-    def compare(self, predictions: list[dict[str, Any]]) -> Look:
-        """What looks once more, with the predictions of all samples: what it finds joins a sample's prediction before they are scored."""
-        raise NotImplementedError(f"{type(self).__name__} looks at a sample once")
+    def rerank(self, predictions: list[dict[str, Any]]) -> Predict:
+        """Returns the second pass, which knows the predictions of all samples; what it predicts joins a sample's first prediction."""
+        raise NotImplementedError(f"{type(self).__name__} predicts a sample once")
 
     @abstractmethod
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:

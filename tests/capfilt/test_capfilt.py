@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 from tiny_models import both, captioner, model_folder, samples, text_filter
 
 from blip.capfilt.job import CapFiltConfig, Job
@@ -271,7 +273,7 @@ def children(parent: int) -> list[int]:
 
 
 def test_a_worker_that_cannot_begin_ends_the_step(folder: Path):
-    (folder / "filter" / "model.safetensors").write_bytes(b"no weights")
+    save_file({"of.another.model": torch.ones(1)}, folder / "filter" / "model.safetensors")
     with pytest.raises((WorkerError, ConfigError), match=r"worker-1-\w+ ended with code .*log: "):
         run(folder, workers=lambda uri: on_this_machine(uri, 1, folder / "logs"))
 

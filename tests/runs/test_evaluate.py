@@ -1,4 +1,4 @@
-"""`blip evaluate`: the same figures whoever judges, whatever happens to them."""
+"""`blip evaluate`: the same figures whichever workers predict, whatever happens to them."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def judged(folder: Path, out: str, *overrides: str, store: str | None = None, workers=None) -> tuple[bytes, bytes]:
+def evaluated(folder: Path, out: str, *overrides: str, store: str | None = None, workers=None) -> tuple[bytes, bytes]:
     """Figures and captions."""
     store = store or str(folder / f"store-{out}")
     places = [str(folder / name) for name in ("data", "model", out)]
@@ -65,9 +65,9 @@ def nowhere(uri: str) -> Iterator[Callable[[], bool]]:
     yield lambda: False
 
 
-def test_workers_of_which_one_is_killed_judge_as_one_alone(folder: Path):
+def test_workers_of_which_one_is_killed_find_what_one_alone_finds(folder: Path):
     """Each worker looks at some of the shards; the second look waits for the first of all."""
-    alone = judged(folder, "alone")
+    alone = evaluated(folder, "alone")
     killed: list[int] = []
 
     @contextmanager
@@ -84,7 +84,7 @@ def test_workers_of_which_one_is_killed_judge_as_one_alone(folder: Path):
 
             yield working_and_killing
 
-    assert judged(folder, "crew", workers=crew) == alone
+    assert evaluated(folder, "crew", workers=crew) == alone
     assert killed
     figures = json.loads(alone[0])
     assert {"tr1", "ir1"} <= set(figures["retrieval"])
@@ -92,30 +92,30 @@ def test_workers_of_which_one_is_killed_judge_as_one_alone(folder: Path):
 
 
 def test_a_pod_finds_model_and_work_in_the_bucket(folder: Path, s3: str):
-    assert judged(folder, "pod", store=f"{s3}/run", workers=pod) == judged(folder, "alone")
+    assert evaluated(folder, "pod", store=f"{s3}/run", workers=pod) == evaluated(folder, "alone")
 
 
-def test_what_was_judged_is_not_judged_again(folder: Path):
+def test_what_was_evaluated_is_not_evaluated_again(folder: Path):
     store = str(folder / "store")
-    first = judged(folder, "first", store=store)
-    assert judged(folder, "second", "lease.seconds=3", store=store, workers=nowhere) == first
+    first = evaluated(folder, "first", store=store)
+    assert evaluated(folder, "second", "lease.seconds=3", store=store, workers=nowhere) == first
     with pytest.raises(AssertionError, match="nothing is left"):
-        judged(folder, "third", "retrieval.rerank=4", store=store, workers=nowhere)
+        evaluated(folder, "third", "retrieval.rerank=4", store=store, workers=nowhere)
 
 
-def test_who_must_go_while_it_judges_leaves_no_blame_and_no_lease(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_process_that_must_go_meanwhile_leaves_no_blame_and_no_lease(folder: Path, monkeypatch: pytest.MonkeyPatch):
     store, handler = str(folder / "store"), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(Captioning, "predict", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit, match="143"):
-            judged(folder, "gone", "lease.seconds=600", store=store)
+            evaluated(folder, "gone", "lease.seconds=600", store=store)
     assert signal.getsignal(signal.SIGTERM) == handler
-    assert judged(folder, "again", "lease.seconds=600", "lease.attempts=1", store=store) == judged(folder, "alone")
+    assert evaluated(folder, "again", "lease.seconds=600", "lease.attempts=1", store=store) == evaluated(folder, "alone")
 
 
 def test_a_limit_is_of_the_whole_set(folder: Path):
-    _, captions = judged(folder, "limited", "evaluation.limit=7")
-    _, all_of_them = judged(folder, "unlimited")
+    _, captions = evaluated(folder, "limited", "evaluation.limit=7")
+    _, all_of_them = evaluated(folder, "unlimited")
     assert json.loads(captions) == json.loads(all_of_them)[:7]
 
 
@@ -124,10 +124,10 @@ def test_a_shard_that_cannot_be_read_is_named(folder: Path):
     path = folder / "shards" / shard.name
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ShardError, match=rf"{shard.name} after 4 attempts: .* is cut short"):
-        judged(folder, "out")
+        evaluated(folder, "out")
 
 
-def test_what_cannot_be_judged_is_left_out_and_counted(folder: Path):
+def test_what_cannot_be_evaluated_is_left_out_and_counted(folder: Path):
     good = samples(6)
     bad = [replace(good[1], key="cut", images=[good[1].images[0][:60]]), replace(good[2], key="mute", texts=[" "])]
     for name, some in (("good", good), ("mixed", [*good[:2], bad[0], *good[2:4], bad[1], *good[4:]])):
@@ -143,11 +143,11 @@ def test_what_cannot_be_judged_is_left_out_and_counted(folder: Path):
         assert figures["mixed"][kind] == pytest.approx(figures["good"][kind])
     write_shards(bad, folder / "bad", "test", 4).save(folder / "data" / "bad.json")
     with pytest.raises(ConfigError, match="split bad: none of its 2 samples can be judged"):
-        judged(folder, "out", "split=bad")
+        evaluated(folder, "out", "split=bad")
 
 
-def test_what_is_no_sample_counts_for_nothing_that_was_judged(folder: Path):
-    """A tar of somebody else may hold more that has no image than it holds samples; what is not judged yet is judged all the same."""
+def test_what_is_no_sample_counts_for_nothing_that_was_evaluated(folder: Path):
+    """A tar of somebody else may hold more that has no image than it holds samples; what is not evaluated yet is evaluated all the same."""
     (folder / "tars").mkdir()
     with tarfile.open(folder / "tars" / "web.tar", "w") as tar:
         for sample in samples(5):
@@ -158,11 +158,11 @@ def test_what_is_no_sample_counts_for_nothing_that_was_judged(folder: Path):
             tar.addfile(tarfile.TarInfo(f"lost{i}.txt"), BytesIO())
     discover(str(folder / "tars"), "test").save(folder / "data" / "test.json")
     store = folder / "store"
-    first = judged(folder, "first", store=str(store))
+    first = evaluated(folder, "first", store=str(store))
     assert len(json.loads(first[1])) == 5
     (begun,) = store.glob("evaluation/*/captioning")
     shutil.rmtree(begun)
-    assert judged(folder, "second", store=str(store)) == first
+    assert evaluated(folder, "second", store=str(store)) == first
 
 
 def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -170,7 +170,7 @@ def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pyte
         evaluate("shapes", [], str(folder / "store"), "r", str(folder / "data"), str(folder / "absent"), str(folder / "out"))
     for wrong, words in (("evaluation.limit=0", "limit"), ("evaluation.batch=0", "batch"), ("captioning=null", "both none")):
         with pytest.raises(ConfigError, match=words):
-            judged(folder, "out", "retrieval=null", wrong, workers=nowhere)
+            evaluated(folder, "out", "retrieval=null", wrong, workers=nowhere)
     monkeypatch.setattr("blip.budget.spent", lambda _: {"pretrain": 2.0})
     with pytest.raises(BudgetError, match=r"max_gpu_hours is 1 and the run has spent 2\.00"):
-        judged(folder, "out", "max_gpu_hours=1", workers=nowhere)
+        evaluated(folder, "out", "max_gpu_hours=1", workers=nowhere)

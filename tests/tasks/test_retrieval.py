@@ -24,9 +24,9 @@ def judged(task: Retrieval, keys: str = "0123") -> tuple[dict[str, float], list[
     """Scores and predictions, as workers of an evaluation come to them."""
     parts = batches(task, keys)
     found = [prediction for batch in parts for prediction in task.predict(batch)]
-    if task.looks_twice:
-        look = task.compare(found)
-        more = [more for batch, places in zip(parts, ((0, 1, 2), (3,)), strict=True) for more in look(batch, places)]
+    if task.needs_rerank:
+        predict = task.rerank(found)
+        more = [more for batch, places in zip(parts, ((0, 1, 2), (3,)), strict=True) for more in predict(batch, places)]
         found = [{**one, **other} for one, other in zip(found, more, strict=True)]
     return task.score(found), found
 
@@ -64,7 +64,7 @@ def test_the_best_by_itc_get_the_logit_of_itm_and_the_rest_stay_below(make, rera
 
 def test_without_candidates_itc_alone_ranks(make):
     task = make(RetrievalConfig(rerank=0)).eval()
-    assert not task.looks_twice
+    assert not task.needs_rerank
     scores, found = judged(task)
     itc = torch.stack([p["image"] for p in found]) @ torch.cat([p["text"] for p in found]).T
     assert scores == recalls(itc, itc.T, torch.tensor([0, 0, 1, 2, 3]))
