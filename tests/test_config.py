@@ -89,3 +89,61 @@ def test_a_presets_mistake_is_one_line(tmp_path: Path, text: str, said: str):
         load(RunConfig, "pretrain", str(tmp_path / "mine.yaml"))
     assert said in str(wrong.value)
     assert "\n" not in str(wrong.value)
+
+
+MEET = [
+    ("pretrain", "model.text.heads=7", "text.width is 64, which 7 heads cannot share"),
+    ("pretrain", "model.vision.heads=7", "vision.width is 64, which 7 heads cannot share"),
+    ("pretrain", "model.vision.patch=7", "vision.size is 32, which patches of 7 pixels do not fill"),
+    ("pretrain", "model.vision.patch=64", "vision.size is 32, which patches of 64 pixels do not fill"),
+    ("pretrain", "model.vision.size=64", "transform.size is 32 but model.vision.size is 64"),
+    ("pretrain", "model.vision.checkpoint_last=9", "vision.checkpoint_last is 9, but there are 3 blocks"),
+    ("pretrain", "model.text.checkpoint_last=9", "text.checkpoint_last is 9, but there are 2 layers"),
+    ("pretrain", "task.text.tokens=40", "task.text.tokens is 40, but model.text.positions is 32"),
+    ("captioner", "task.text.tokens=33", "task.text.tokens is 33, but model.text.positions is 32"),
+    ("filter", "task.text.tokens=33", "task.text.tokens is 33, but model.text.positions is 32"),
+    ("pretrain", "model.text.positions=16", "task.text.tokens is 30, but model.text.positions is 16"),
+    ("captioner", "task.decoding.max_length=600", "decoding.max_length is 600, but the model has 32 positions"),
+    ("captioner", "task.decoding.min_length=21", "min_length is 21, but max_length is 20"),
+    ("captioner", "task.decoding.max_length=4", "min_length is 5, but max_length is 4"),
+    (
+        "captioner",
+        "task.decoding={type: beam, min_length: 0, max_length: 3}",
+        "decoding.max_length is 3, but the prompt takes 4 tokens of it",
+    ),
+    ("capfilt", "stream.decoding.min_length=30", "min_length is 30, but max_length is 24"),
+    ("capfilt", "stream={captions: 2, decoding: {type: beam}}", "captions is 2, but beam search has one best text"),
+    ("evaluate", "captioning.decoding.max_length=2", "min_length is 3, but max_length is 2"),
+    ("filter", "task.alignment.negatives=world", "alignment.negatives is world, but text.pad is longest"),
+    ("pretrain", "task.alignment.negatives=world", "alignment.negatives is world, but text.pad is longest"),
+    ("pretrain", "task.alignment.temperature_bounds=[0.5, 0.001]", "alignment.temperature_bounds are 0.5 and 0.001"),
+    ("pretrain", "loader.micro_batch=7", "loader.batch is 64, which micro-batches of 7 do not fill"),
+    ("pretrain", "loader.micro_batch=128", "loader.batch is 64, which micro-batches of 128 do not fill"),
+    (
+        "pretrain",
+        "optimizer.layer_decay_of=vision",
+        "optimizer.layer_decay_of is vision, which a model for pretraining does not have; choices: v",
+    ),
+    (
+        "captioner",
+        "optimizer.layer_decay_of=text_encoder",
+        "which a model for captioning does not have; choices: visual_encoder, text_decoder",
+    ),
+    ("pretrain", "engine.zero=3", "engine.zero is 3, but this task has a momentum teacher"),
+    ("evaluate", "retrieval=null", None),
+]
+
+
+@pytest.mark.parametrize(("stage", "override", "said"), MEET)
+def test_numbers_that_do_not_fit_together_are_one_short_line(stage: str, override: str, said: str | None):
+    if said is None:
+        load(configs()[stage], stage, "shapes", [override])
+        return
+    with pytest.raises(ConfigError) as wrong:
+        load(configs()[stage], stage, "shapes", [override])
+    line = str(wrong.value)
+    assert line.startswith(f"{stage} (preset shapes): ")
+    assert said in line
+    assert "\n" not in line
+    assert ": :" not in line
+    assert len(line) < 330, "without the configuration"

@@ -27,13 +27,13 @@ from blip.tasks.retrieval import Retrieval
 
 
 class StreamConfig(Config):
-    batch: int = Field(default=64, ge=1)
+    batch: int = Field(default=64, ge=1, le=1_000_000)
     """Images that a model sees at a time; the last ones of a shard are filled up to it, for shapes decide about a number's last digits."""
-    captions: int = Field(default=1, ge=1)
+    captions: int = Field(default=1, ge=1, le=1000)
     """Synthetic texts for each image."""
     decoding: Decoding = Nucleus()
     """How they are written."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**63)
     """With a sample's key it decides what nucleus sampling draws."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 is twice as fast or more on GPUs, and on CPUs that multiply it (AVX512-BF16, AMX)."""

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.utils.data import DataLoader
 
 from blip.config import Config, ConfigError
@@ -33,18 +33,18 @@ FETCHERS = 4
 
 
 class LoaderConfig(Config):
-    batch: int = Field(default=64, ge=1)
+    batch: int = Field(default=64, ge=1, le=10_000_000)
     """Samples of an optimizer step, over all processes."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Samples that one process takes at a time, gradients accumulating; none is all of its part. To go on unchanged on another number
     of processes, this must stay."""
-    streams: int = Field(default=64, ge=1)
+    streams: int = Field(default=64, ge=1, le=1_000_000)
     """Stretches of the data that a batch draws from at once; the order of samples depends on it."""
-    window: int = Field(default=4, ge=1)
+    window: int = Field(default=4, ge=1, le=1_000_000)
     """Shards that a stream mixes at a time; the order of samples depends on it."""
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
     """Processes that read and decode beside the training; with none, it happens in between."""
-    prefetch: int = Field(default=2, ge=1)
+    prefetch: int = Field(default=2, ge=1, le=1024)
     """Micro-batches that a worker has ready."""
     ranged: bool = False
     """Read samples from the bucket one by one rather than whole shards: for shards that no local disk holds. Digests are not verified."""
@@ -52,6 +52,15 @@ class LoaderConfig(Config):
     """The local folder for copies of shards; none is one in the system's temporary folder, shared by all runs of a user."""
     cache_gb: float = Field(default=100.0, gt=0)
     """What these copies may take on the disk."""
+
+    @model_validator(mode="after")
+    def micro_batches_fill_a_batch(self) -> Self:
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(
+                f"loader.batch is {self.batch}, which micro-batches of {self.micro_batch} do not fill: "
+                "make loader.micro_batch a divisor of it"
+            )
+        return self
 
 
 class Loader(Generic[Collated]):

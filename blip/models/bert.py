@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,21 +17,30 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class TextConfig(Config):
-    vocab_size: int = 30524
+    vocab_size: int = Field(default=30524, ge=1, le=10_000_000)
     """BERT's 30522 word pieces, then [DEC] and [ENC]; taken from the tokenizer when a run starts."""
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    feed_forward: int = 3072
-    positions: int = 512
-    dropout: float = 0.1
+    width: int = Field(default=768, ge=1, le=65536)
+    depth: int = Field(default=12, ge=1, le=1000)
+    heads: int = Field(default=12, ge=1, le=1024)
+    feed_forward: int = Field(default=3072, ge=1, le=1_000_000)
+    positions: int = Field(default=512, ge=2, le=1_000_000)
+    """Tokens of the longest text."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Of embeddings, attention weights and sub-layer outputs."""
-    eps: float = 1e-12
+    eps: float = Field(default=1e-12, gt=0, le=1)
     """Of every LayerNorm."""
-    init_std: float = 0.02
+    init_std: float = Field(default=0.02, gt=0, le=10)
     """Standard deviation of the initial weights; about 1/sqrt(width) lets small models learn."""
-    checkpoint_last: int = 0
+    checkpoint_last: int = Field(default=0, ge=0)
     """Recompute the activations of this many last layers in the backward pass, to save memory."""
+
+    @model_validator(mode="after")
+    def parts_fit(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"text.width is {self.width}, which {self.heads} heads cannot share: make it a multiple of text.heads")
+        if self.checkpoint_last > self.depth:
+            raise ValueError(f"text.checkpoint_last is {self.checkpoint_last}, but there are {self.depth} layers: lower it to text.depth")
+        return self
 
 
 def bidirectional_mask(mask: Tensor) -> Tensor:

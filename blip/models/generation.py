@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from blip.config import Config
+from blip.config import Config, ConfigError
 from blip.models.bert import KeysValues, Past
 
 Step = Callable[[Tensor, list[KeysValues], Past], Tensor]
@@ -26,24 +26,51 @@ class Nucleus(Config):
     """And from at most so many words; 0 for no such bound."""
     repetition_penalty: float = Field(default=1.1, ge=1)
     """Divides the logit of a word that already stands in the text."""
-    min_length: int = 5
+    min_length: int = Field(default=5, ge=0)
     """Tokens before [SEP] may come, the prompt counted."""
-    max_length: int = 20
+    max_length: int = Field(default=20, ge=2)
     """Tokens at most, the prompt counted."""
+
+    @model_validator(mode="after")
+    def lengths_fit(self) -> Self:
+        check_lengths(self.min_length, self.max_length)
+        return self
 
 
 class Beam(Config):
     """Beam search: the likeliest text, of several that are grown side by side."""
 
     type: Literal["beam"] = "beam"
-    beams: int = Field(default=3, ge=1)
-    length_penalty: float = 1.0
+    beams: int = Field(default=3, ge=1, le=1000)
+    length_penalty: float = Field(default=1.0, ge=-100, le=100)
     """A finished text's log-probability is divided by its length to this power, the prompt counted."""
     repetition_penalty: float = Field(default=1.0, ge=1)
-    min_length: int = 5
+    min_length: int = Field(default=5, ge=0)
     """Tokens before [SEP] may come, the prompt counted."""
-    max_length: int = 20
+    max_length: int = Field(default=20, ge=2)
     """Tokens at most, the prompt counted."""
+
+    @model_validator(mode="after")
+    def lengths_fit(self) -> Self:
+        check_lengths(self.min_length, self.max_length)
+        return self
+
+
+def check_lengths(least: int, most: int) -> None:
+    """Raises ValueError where a text may not end before it must."""
+    if least > most:
+        raise ValueError(f"min_length is {least}, but max_length is {most}: lower min_length or raise max_length")
+
+
+def check_room(cfg: "Decoding", prompt: int, positions: int) -> None:
+    """Raises ConfigError where texts that begin with so many tokens have no room for a word, or are longer than a model's positions."""
+    if cfg.max_length <= prompt:
+        raise ConfigError(
+            f"decoding.max_length is {cfg.max_length}, but the prompt takes {prompt} tokens of it: "
+            f"raise it above {prompt}, or shorten the prompt"
+        )
+    if cfg.max_length > positions:
+        raise ConfigError(f"decoding.max_length is {cfg.max_length}, but the model has {positions} positions: lower it to {positions}")
 
 
 Decoding = Annotated[Nucleus | Beam, Field(discriminator="type")]

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from blip.batch import Tokens
@@ -40,7 +41,7 @@ class SpecialTokens(Config):
 class MEDConfig(Config):
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
-    embed: int = 256
+    embed: int = Field(default=256, ge=1, le=65536)
     """Width of the space in which images and texts are compared."""
     share: Sharing = "all_but_self_attention"
     """What text encoder and decoder share (BLIP, Table 3)."""

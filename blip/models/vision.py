@@ -1,5 +1,8 @@
 """The image encoder: timm's vision transformer, whose full token sequence goes to cross-attention."""
 
+from typing import Self
+
+from pydantic import Field, model_validator
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -8,21 +11,35 @@ from blip.config import Config
 
 
 class VisionConfig(Config):
-    size: int = 224
+    size: int = Field(default=224, ge=1, le=4096)
     """Height and width of the images in pixels."""
-    patch: int = 16
+    patch: int = Field(default=16, ge=1, le=4096)
     """Height and width of a patch in pixels."""
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    drop_path: float = 0.0
+    width: int = Field(default=768, ge=1, le=65536)
+    depth: int = Field(default=12, ge=1, le=1000)
+    heads: int = Field(default=12, ge=1, le=1024)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth: rises linearly from 0 to this rate over the blocks."""
-    init_std: float = 0.02
+    init_std: float = Field(default=0.02, gt=0, le=10)
     """Standard deviation of the initial weights; about 1/sqrt(width) lets small models learn."""
-    position_std: float = 0.02
+    position_std: float = Field(default=0.02, ge=0, le=10)
     """Standard deviation of the initial position embeddings; about 1 lets small models see early where things stand."""
-    checkpoint_last: int = 0
+    checkpoint_last: int = Field(default=0, ge=0)
     """Recompute the activations of this many last blocks in the backward pass, to save memory."""
+
+    @model_validator(mode="after")
+    def parts_fit(self) -> Self:
+        if self.size % self.patch:
+            raise ValueError(
+                f"vision.size is {self.size}, which patches of {self.patch} pixels do not fill: make it a multiple of vision.patch"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"vision.width is {self.width}, which {self.heads} heads cannot share: make it a multiple of vision.heads")
+        if self.checkpoint_last > self.depth:
+            raise ValueError(
+                f"vision.checkpoint_last is {self.checkpoint_last}, but there are {self.depth} blocks: lower it to vision.depth"
+            )
+        return self
 
 
 class VisionEncoder(VisionTransformer):

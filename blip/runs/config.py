@@ -10,7 +10,7 @@ from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig
 from blip.models.med import MEDConfig, SpecialTokens
 from blip.models.weights.start import InitConfig
-from blip.tasks.build import TaskConfig
+from blip.tasks.build import TaskConfig, check_lengths, towers
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig
 from blip.training.checkpoint import CheckpointConfig
@@ -19,8 +19,8 @@ from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
 
 class RunConfig(Config):
-    seed: int = 42
-    epochs: float = Field(gt=0)
+    seed: int = Field(default=42, ge=0, lt=2**63)
+    epochs: float = Field(gt=0, le=1_000_000)
     """Passes over the data; a fraction is fine."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """GPU hours that all steps of a run may take together; then it stops with a checkpoint. None sets no bound."""
@@ -47,6 +47,21 @@ class RunConfig(Config):
             raise ValueError(
                 f"transform.size is {self.transform.size} but model.vision.size is {self.model.vision.size}: "
                 "the image encoder needs images of its own size, set both alike"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def lengths_fit(self) -> Self:
+        check_lengths(self.task, self.model)
+        return self
+
+    @model_validator(mode="after")
+    def decayed_tower_exists(self) -> Self:
+        known = towers(self.task)
+        if self.optimizer.layer_decay_of not in known:
+            raise ValueError(
+                f"optimizer.layer_decay_of is {self.optimizer.layer_decay_of}, which a model for {self.task.type} does not have; "
+                f"choices: {', '.join(known)}"
             )
         return self
 

@@ -1,9 +1,9 @@
 """ITC and ITM around one batch: what pre-training and retrieval share (BLIP, section 3.2)."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from blip.batch import Tokens
@@ -14,10 +14,11 @@ from blip.models.med import MED
 from blip.objectives.contrastive import FeatureQueue, contrastive_loss
 from blip.objectives.matching import hard_negatives, matching_loss
 from blip.objectives.momentum import follow, teacher_of
+from blip.tasks.text import TextLengths
 
 
 class AlignmentConfig(Config):
-    queue: int = Field(default=57600, ge=1)
+    queue: int = Field(default=57600, ge=1, le=100_000_000)
     """Features of earlier batches that serve as negatives of ITC."""
     momentum: float = Field(default=0.995, ge=0, le=1)
     """How much of itself the teacher keeps in a step; fewer steps want a smaller one."""
@@ -44,6 +45,22 @@ class AlignmentConfig(Config):
     """The reference leaves dropout on in its teacher; for comparison of loss curves."""
     queue_init: Literal["empty", "random"] = "empty"
     """The reference starts with random vectors, that count as negatives until they are overwritten; for parity."""
+
+    @model_validator(mode="after")
+    def bounds_are_in_order(self) -> Self:
+        low, high = self.temperature_bounds
+        if not 0 < low <= high:
+            raise ValueError(f"alignment.temperature_bounds are {low} and {high}: the first must be above 0 and not above the second")
+        return self
+
+
+def check_padding(alignment: AlignmentConfig, text: TextLengths) -> None:
+    """Raises ValueError where processes would exchange texts of different lengths."""
+    if alignment.negatives == "world" and text.pad == "longest":
+        raise ValueError(
+            "alignment.negatives is world, but text.pad is longest: texts that processes exchange need one length; "
+            "set text.pad to max, or alignment.negatives to rank"
+        )
 
 
 class Alignment(nn.Module):

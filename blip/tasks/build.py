@@ -5,7 +5,9 @@ from typing import Annotated, assert_never
 from pydantic import Field
 from torch import nn
 
+from blip.config import ConfigError
 from blip.data.tokenizer import Tokenizer
+from blip.models.generation import Beam, check_room
 from blip.models.med import MED, MEDConfig
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
@@ -18,6 +20,38 @@ from blip.tasks.task import Task
 from blip.tasks.vqa import VQA, VQAConfig
 
 TaskConfig = Annotated[PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig, Field(discriminator="type")]
+
+
+def check_lengths(cfg: TaskConfig, model: MEDConfig) -> None:
+    """Raises ConfigError where a task's texts are longer than the model has positions.
+
+    A prompt counts as its words here, which are at least as many tokens; the task itself counts its tokens.
+    """
+    positions = model.text.positions
+    match cfg:
+        case PretrainingConfig() | CaptioningConfig() | RetrievalConfig() | NLVRConfig():
+            lengths = {"text.tokens": cfg.text.tokens}
+        case VQAConfig():
+            lengths = {"question.tokens": cfg.question.tokens, "answer_tokens": cfg.answer_tokens}
+        case _:
+            assert_never(cfg)
+    for name, tokens in lengths.items():
+        if tokens > positions:
+            raise ConfigError(
+                f"task.{name} is {tokens}, but model.text.positions is {positions}: lower the one to {positions} or raise the other"
+            )
+    match cfg:
+        case CaptioningConfig():
+            check_room(cfg.decoding, 1 + len(cfg.prompt.split()), positions)
+        case VQAConfig():
+            check_room(cfg.decoding, 1, positions)
+        case PretrainingConfig():
+            # how far it has come is seen by captions of the default length
+            check_room(Beam(), 1, positions)
+        case RetrievalConfig() | NLVRConfig():
+            pass
+        case _:
+            assert_never(cfg)
 
 
 def build_model(cfg: TaskConfig, model: MEDConfig) -> nn.Module:
@@ -33,6 +67,19 @@ def build_model(cfg: TaskConfig, model: MEDConfig) -> nn.Module:
             return VQAModel(model)
         case NLVRConfig():
             return NLVRModel(model)
+        case _:
+            assert_never(cfg)
+
+
+def towers(cfg: TaskConfig) -> tuple[str, ...]:
+    """The stacks of layers in a task's model, by the part of their parameters' names that tells them."""
+    match cfg:
+        case PretrainingConfig() | VQAConfig():
+            return ("visual_encoder", "text_encoder", "text_decoder")
+        case CaptioningConfig():
+            return ("visual_encoder", "text_decoder")
+        case RetrievalConfig() | NLVRConfig():
+            return ("visual_encoder", "text_encoder")
         case _:
             assert_never(cfg)
 

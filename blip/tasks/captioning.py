@@ -8,10 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from blip.batch import Batch, Example
+from blip.config import ConfigError
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.metrics.captioning import caption_scores
-from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, sample
+from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, check_room, sample
 from blip.models.med import MED
 from blip.objectives.language_modeling import caption_loss, next_token_targets
 from blip.tasks.task import Task, TaskSettings
@@ -32,6 +33,10 @@ class CaptioningConfig(TaskSettings):
     """How captions are written when the task is judged."""
 
 
+PROMPT = 1_000_000
+"""Tokens that a prompt is not cut to."""
+
+
 class Captioning(Task[MED]):
     """The model learns to write the text of an image."""
 
@@ -41,6 +46,17 @@ class Captioning(Task[MED]):
         self.model = model
         self.tokenizer = tokenizer
         self.tokens: Tensor | None = None
+        self.check(cfg.decoding)
+
+    def check(self, decoding: Decoding) -> None:
+        """Raises ConfigError where the prompt leaves no room for a caption, or captions have no room in the model."""
+        prompt = len(self.tokenizer.encode([self.cfg.prompt], PROMPT, "longest").ids[0]) - 1
+        if prompt + 2 > self.cfg.text.tokens:
+            raise ConfigError(
+                f"text.tokens is {self.cfg.text.tokens}, but the prompt takes {prompt} of them, and a word and [SEP] need two: "
+                f"set it to {prompt + 2} or more, or shorten prompt"
+            )
+        check_room(decoding, prompt, self.model.cfg.text.positions)
 
     def look_ahead(self, micro_batches: Sequence[Batch]) -> None:
         self.tokens = shared_count(micro_batches, self.prompt(1).shape[1], self.cfg.lm_reduction)

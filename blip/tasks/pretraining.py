@@ -1,9 +1,9 @@
 """Pre-training: ITC + ITM + LM over one pass of the image encoder (BLIP, section 3.2)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example
@@ -12,7 +12,7 @@ from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.models.med import MED
 from blip.objectives.language_modeling import caption_loss, next_token_targets
-from blip.tasks.alignment import Alignment, AlignmentConfig
+from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
 from blip.tasks.task import Task, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_count
 
@@ -33,6 +33,11 @@ class PretrainingConfig(TaskSettings):
     """Label smoothing of LM."""
     lm_reduction: Reduction = "global"
     """LM is the mean over all tokens of an optimizer step, or as in the reference that of each process's own batch."""
+
+    @model_validator(mode="after")
+    def processes_can_exchange_texts(self) -> Self:
+        check_padding(self.alignment, self.text)
+        return self
 
 
 class Pretraining(Task[MED]):

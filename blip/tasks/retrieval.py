@@ -1,10 +1,10 @@
 """Retrieval: which text belongs to which image; the filter is this task (BLIP, sections 3.3 and 5.1)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example, Tokens
@@ -13,7 +13,7 @@ from blip.data.transforms import normalise
 from blip.metrics.retrieval import recalls
 from blip.models.bert import KeysValues
 from blip.models.med import MED
-from blip.tasks.alignment import Alignment, AlignmentConfig
+from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
 from blip.tasks.task import Predict, Task, TaskSettings
 from blip.tasks.text import TextLengths
 
@@ -30,6 +30,11 @@ class RetrievalConfig(TaskSettings):
     """Candidates of each query, the best by ITC, whose score is ITM's logit plus the similarity; 0 leaves ITC alone."""
     chunk: int = Field(default=64, ge=1)
     """Pairs that ITM looks at together when re-ranking."""
+
+    @model_validator(mode="after")
+    def processes_can_exchange_texts(self) -> Self:
+        check_padding(self.alignment, self.text)
+        return self
 
 
 class Retrieval(Task[MED]):

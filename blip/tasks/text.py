@@ -13,9 +13,9 @@ from blip.distributed import all_reduce_mean, device
 
 
 class TextLengths(Config):
-    words: int = Field(default=30, ge=1)
+    words: int = Field(default=30, ge=1, le=1_000_000)
     """Words kept of a text."""
-    tokens: int = Field(default=30, ge=2)
+    tokens: int = Field(default=30, ge=3, le=1_000_000)
     """Tokens kept of a text, [CLS] and [SEP] counted."""
     pad: Literal["longest", "max"] = "max"
     """Pad to the longest text of the batch, or always to `tokens`: shapes that stay suit GPUs and batches gathered over ranks."""

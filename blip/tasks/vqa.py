@@ -25,7 +25,7 @@ class VQAConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"smoothing"})
     type: Literal["vqa"] = "vqa"
     question: TextLengths = TextLengths(words=50, tokens=35, pad="longest")
-    answer_tokens: int = Field(default=20, ge=2)
+    answer_tokens: int = Field(default=20, ge=3, le=1_000_000)
     """Tokens kept of an answer, [CLS] and [SEP] counted."""
     smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing of the answers' words."""

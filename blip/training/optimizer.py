@@ -2,20 +2,20 @@
 
 import math
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from blip.config import Config
+from blip.config import Config, ConfigError
 
 
 class OptimizerConfig(Config):
     lr: float = Field(default=3e-4, gt=0)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     decay_scope: Literal["matrices", "all"] = "matrices"
     """Weight decay on matrices and embeddings only, or as in the reference also on biases, norms and the temperature."""
@@ -31,7 +31,7 @@ class ScheduleConfig(Config):
     kind: Literal["cosine", "exponential", "constant"] = "cosine"
     by: Literal["step", "epoch"] = "step"
     """Rates follow every step, or as in the reference stay for an epoch."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=1_000_000_000)
     warmup_from: float = Field(default=1e-6, ge=0)
     """Learning rate of the first step of the warmup."""
     floor: float = Field(default=0.0, ge=0)
@@ -91,6 +91,10 @@ def layer_scales(names: list[str], cfg: OptimizerConfig) -> dict[str, float]:
     tower = [name for name in names if f".{cfg.layer_decay_of}." in f".{name}"]
     layers = [layer_of(name) for name in tower]
     depth = max((n for n in layers if n is not None), default=-1) + 1
+    if cfg.layer_decay < 1 and not depth:
+        raise ConfigError(
+            f"optimizer.layer_decay_of is {cfg.layer_decay_of}, but this model has no such tower: name one, or set layer_decay to 1"
+        )
     first = next((i for i, n in enumerate(layers) if n is not None), 0)
     for i, (name, layer) in enumerate(zip(tower, layers, strict=True)):
         if layer is not None or i < first:

@@ -15,15 +15,15 @@ from blip.data.sample import Sample
 class ShapesConfig(Config):
     """How much of the world there is."""
 
-    gold: int = Field(default=3000, ge=0)
+    gold: int = Field(default=3000, ge=0, le=100_000_000)
     """Images with five true captions each."""
-    web: int = Field(default=8000, ge=0)
+    web: int = Field(default=8000, ge=0, le=100_000_000)
     """Images with one text each, of which a share is wrong."""
-    test: int = Field(default=300, ge=0)
+    test: int = Field(default=300, ge=0, le=100_000_000)
     """Images with five true captions each, to judge by."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Another seed, another world's pictures; an image depends on seed, split and its number alone."""
-    size: int = Field(default=32, ge=16)
+    size: int = Field(default=32, ge=16, le=4096)
     """Pixels of a side."""
     noise: float = Field(default=0.5, ge=0, le=1)
     """Share of wrong texts in web."""
