@@ -4,6 +4,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -17,7 +18,7 @@ EXIT_CONFIG = 42
 
 EXTENDS = "extends"
 """The key of a preset's file that names the preset it changes."""
-LONGEST, DEEPEST, MOST = 200_000, 40, 20_000
+LONGEST, DEEPEST, MOST = 50_000, 40, 5_000
 """Bounds of a YAML text: its characters, its levels, and its values with every alias written out."""
 LINE = 700
 """Characters of an error at most."""
@@ -59,7 +60,7 @@ def load(cls: type[C], stage: str, preset: str, overrides: Sequence[str] = ()) -
     """
     if stage not in stages():
         raise ConfigError(f"there is no stage {shown(stage)}; choices: {', '.join(stages())}")
-    values = parse(packaged(stage), f"recipe {stage}")
+    values = packaged(stage)
     for patch in patches(preset):
         values = merged(values, of_stage(patch, stage))
     given: dict[str, Any] = {}
@@ -68,8 +69,11 @@ def load(cls: type[C], stage: str, preset: str, overrides: Sequence[str] = ()) -
     return validate(cls, merged(values, given), f"{stage} (preset {preset})")
 
 
-def packaged(*path: str) -> str:
-    return resources.files("blip").joinpath("recipes", *path[:-1], f"{path[-1]}.yaml").read_text(encoding="utf-8")
+@cache
+def packaged(*path: str) -> dict[str, Any]:
+    """The values of a packaged file; nobody changes them."""
+    text = resources.files("blip").joinpath("recipes", *path[:-1], f"{path[-1]}.yaml").read_text(encoding="utf-8")
+    return mapping(parse(text, path[-1]), path[-1])
 
 
 def patches(preset: str) -> list[dict[str, Any]]:
@@ -82,7 +86,7 @@ def patches(preset: str) -> list[dict[str, Any]]:
             raise ConfigError(f"preset {name} extends itself")
         seen.add(name)
         patch = read_preset(name)
-        base = patch.pop(EXTENDS, "")
+        base = patch.get(EXTENDS, "")
         if not isinstance(base, str):
             raise ConfigError(f"preset {name}: {EXTENDS} must name a preset (given: {shown(base)})")
         found.insert(0, patch)
@@ -95,7 +99,7 @@ def read_preset(preset: str) -> dict[str, Any]:
     if is_file(preset):
         patch = read(preset)
     elif preset in presets():
-        patch = mapping(parse(packaged("sizes", preset), f"preset {preset}"), f"preset {preset}")
+        patch = packaged("sizes", preset)
     else:
         raise ConfigError(f"preset {shown(preset)} is neither one of: {', '.join(presets())}; nor a .yaml file")
     for key, settings in patch.items():
@@ -121,7 +125,7 @@ def of_stage(patch: dict[str, Any], stage: str) -> dict[str, Any]:
     """What a preset says of a stage; of two keys that name it the later one has the last word."""
     found: dict[str, Any] = {}
     for key, settings in patch.items():
-        if stage in stages_of(key):
+        if key != EXTENDS and stage in stages_of(key):
             found = merged(found, settings or {})
     return found
 
@@ -208,9 +212,10 @@ def value_of(text: str, origin: str) -> Any:
     """
     if ENCLOSED.fullmatch(text):
         return parse(text, origin)
-    if "\0" in text:
-        raise ConfigError(f"{origin} holds a NUL character")
-    return plain(text)
+    try:
+        return plain(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
 
 
 def parse(text: str, origin: str) -> Any:
@@ -250,25 +255,38 @@ PLAIN = {
 
 
 def plain(text: str) -> Any:
-    """The number, truth value or null that a text spells, or else the text itself."""
+    """The number, truth value or null that a text spells, or else the text itself. Raises ValueError for what no path or file can hold."""
     for pattern, make in PLAIN.items():
         if pattern.fullmatch(text):
             return make(text)
+    return sound(text)
+
+
+def sound(text: str) -> str:
+    """The text, if it can stand in a file and name one."""
+    if "\0" in text:
+        raise ValueError("it holds a NUL character")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half a character, or bytes that are not UTF-8") from None
     return text
 
 
 class Loader(yaml.SafeLoader):
     """Reads YAML of the core schema: without tags, with keys that are text and stand once in their section."""
 
-    depth = 0
+    depth = count = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise ValueError(f"the tag {shown(event.tag)} is not taken: write the value alone")
         self.depth += 1
-        if self.depth > DEEPEST:
-            raise ValueError(f"it has more than {DEEPEST} levels")
+        self.count += 1
+        if self.depth > DEEPEST or self.count > MOST:
+            raise ValueError(f"it has more than {DEEPEST} levels or {MOST:,} values")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -276,7 +294,7 @@ class Loader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:  # noqa: ARG002
         match node:
             case yaml.ScalarNode():
-                return node.value if node.style else plain(node.value)
+                return sound(node.value) if node.style else plain(node.value)
             case yaml.SequenceNode():
                 return [self.construct_object(item) for item in node.value]
             case _:
@@ -343,7 +361,10 @@ def explain(cls: type[BaseModel], error: Any) -> str:
     if isinstance(error["input"], dict | BaseModel) and error["type"] == "value_error":
         # several settings do not fit together, and the rule names them
         return rule
-    return f"{name}: {rule} (given: {shown(error['input'])})"
+    given = f"{name}: {rule} (given: {shown(error['input'])})"
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        return f"{given}; a number that is meant as text needs quotes within quotes: '\"{shown(error['input'])}\"'"
+    return given
 
 
 def located(cls: Any, loc: Sequence[Any]) -> tuple[list[Any], set[str]]:

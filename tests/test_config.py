@@ -1,5 +1,7 @@
 """Configuration: recipes and presets, and that whatever text is given ends in a value or in one line."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,3 +149,240 @@ def test_numbers_that_do_not_fit_together_are_one_short_line(stage: str, overrid
     assert "\n" not in line
     assert ": :" not in line
     assert len(line) < 330, "without the configuration"
+
+
+BROKEN = "[ { ] } [[ {{ [1 {a {a:1 {a: [ ' \" 'a \"a a' : :: :a a: a:b ,, , @ ` % & * ! | > - -- --- ... ? # = == ~ ~~ \\ / //"
+NUMBERS = "0 -0 -1 1 0x 0xff 0b 0b2 0o9 010 1_000 _1 1e 1e5 1e-4 1e400 -1e400 .e . .. .1. 1.2.3 + - +- 1e1e1 ١٢"
+ENDLESS = ".inf -.inf .Inf .nan .NaN inf nan Infinity NaN 99999999999999999999 -99999999999999999999 100000 1000000000000"
+WORDS = "true false yes no on off y n null Null none None"
+
+VALUES = (
+    # broken, or half of something
+    *BROKEN.split(),
+    *[
+        "",
+        " ",
+        "\t",
+        "- a",
+        "a: b",
+        "a: b: c",
+        "? a",
+        "a #b",
+        " #",
+        "[a #b]",
+        "{a: b",
+        "{a: b}}",
+        "[a]]",
+        "[a][b]",
+        "'a' b",
+        '"a" b',
+        "\\x",
+    ],
+    *["*a", "&a", "&a *a", "&a [*a]", "[&a x, *a]", "[*a]", "{<<: *a}", "{<<: {a: 1}}", "{&a a: *a}", "[&a a, &a b]", "{a: &a {b: *a}}"],
+    # tags and dates
+    *["!!int 3", "!!python/object:os.system x", "!!python/name:os.system", "[!!int 3]", "[!a b]", "{!!str a: 1}", "[! a]", "!<tag:yaml> a"],
+    *["2024-01-01", "2024-13-45", "2024-13-45T99:99:99", "[2024-13-45]", "2001-12-14t21:59:43.10-99:99", "1:30", "190:20:30", "12:99"],
+    # numbers
+    *NUMBERS.split(),
+    *ENDLESS.split(),
+    *["9" * 300, "9" * 5000, "0x" + "f" * 300, "1e" + "9" * 300, "0." + "3" * 5000, "-" * 5000, "9" * 100_000],
+    # depth, length, many
+    *["[" * 100_000, "{" * 100_000, "[" * 60 + "]" * 60, "[" * 20_000 + "]" * 20_000, "{a: " * 60 + "}" * 60, "- " * 50_000, "a" * 100_000],
+    *["[" + "a," * 60_000 + "]", "{" + "a: 1," * 30_000 + "}", "[" + ",".join(f"{{k{i}: v}}" for i in range(5000)) + "]"],
+    # kinds that do not belong, and keys that are none
+    *WORDS.split(),
+    *[
+        "[]",
+        "{}",
+        "[1, 2]",
+        "{a: 1}",
+        "{1: 2}",
+        "{null: 1}",
+        "{[1]: 2}",
+        "{{a: 1}: 2}",
+        "{a: 1, a: 2}",
+        "{? [a] : b}",
+        '"quoted"',
+        "'quoted'",
+    ],
+    # characters
+    *[
+        "\0",
+        "a\0b",
+        "\x01",
+        "\x1b[31m",
+        "\x7f",
+        "\x85",
+        "\u2028",
+        "\ufeff",
+        "\ufffe",
+        "\ud83d",
+        "a\udcffb",
+        "[\ud83d]",
+        '"\\ud83d"',
+        "ä",
+        "中文",
+        "🐈",
+    ],
+    *[
+        "a\nb",
+        "a\rb",
+        "\n",
+        "[a\nb]",
+        '"a\\nb"',
+        "a\tb",
+        "[\ta]",
+        "{a:\tb}",
+        '"\\0"',
+        '"\\x"',
+        '"\\u12"',
+        "%YAML 1.1",
+        "%TAG ! !",
+        "--- a",
+        "a\n---\nb",
+    ],
+)
+"""What a person, a shell or an enemy may write behind the `=`."""
+
+KEYS = ["", ".", "..", "a.", ".a", "a..b", "a b", "ä", "\n", "\0", "\ud83d", "type", "model.", "a." * 50_000, "a" * 100_000, "model\n.text"]
+
+
+def said(make) -> str | None:
+    """The error, if it is one; anything but a ConfigError of short lines fails the test."""
+    try:
+        make()
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        assert lines
+        assert all(0 < len(line) <= 900 for line in lines), [len(line) for line in lines]
+        assert all(line == line.strip() for line in lines)
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("key", ["epochs", "seed", "model.vision.depth", "model", "task.alignment", "sources", "init.text", "task.type"])
+def test_whatever_stands_in_an_override_ends_in_a_value_or_in_lines(key: str):
+    began = time.monotonic()
+    wrong = [said(lambda value=value: load(RunConfig, "pretrain", "shapes", [f"{key}={value}"])) for value in VALUES]
+    assert time.monotonic() - began < 30
+    assert sum(error is not None for error in wrong) > len(VALUES) / 3 or key == "init.text"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_whatever_stands_for_a_key_ends_in_lines(key: str):
+    assert said(lambda: load(RunConfig, "pretrain", "shapes", [f"{key}=1"]))
+    assert said(lambda: load(RunConfig, "pretrain", "shapes", [key]))
+
+
+@pytest.mark.parametrize("bomb", ["lists", "sections", "itself", "merged"])
+def test_aliases_that_multiply_end_in_a_line(tmp_path: Path, bomb: str):
+    def grown(first: str, more: Callable[[str], str]) -> str:
+        return "\n".join([f"a0: &a0 {first}", *(f"a{i}: &a{i} {more(f'*a{i - 1}')}" for i in range(1, 40))])
+
+    texts = {
+        "lists": grown("[x]", lambda a: f"[{', '.join([a] * 10)}]"),
+        "sections": grown("{x: 1}", lambda a: "{" + ", ".join(f"k{i}: {a}" for i in range(10)) + "}"),
+        "merged": grown("{x: 1}", lambda a: f"{{<<: [{', '.join([a] * 10)}]}}"),
+        "itself": "pretrain: &a {model: *a}",
+    }
+    (tmp_path / "bomb.yaml").write_text(texts[bomb])
+    began = time.monotonic()
+    error = said(lambda: load(RunConfig, "pretrain", str(tmp_path / "bomb.yaml")))
+    assert error is not None
+    assert "anchors and aliases make more than" in error
+    assert time.monotonic() - began < 5
+
+
+FILES = {
+    "latin-1": "pretrain: {init: {text: Müller}}\n".encode("latin-1"),
+    "utf-16": "pretrain: {epochs: 1}\n".encode("utf-16"),
+    "nothing": b"",
+    "zeros": b"\0" * 1000,
+    "noise": bytes(range(256)) * 40,
+    "tab": b"pretrain:\n\tepochs: 1\n",
+    "twice": b"pretrain: {epochs: 1}\npretrain: {epochs: 2}\n",
+    "two documents": b"a: 1\n---\nb: 2\n",
+    "a tag": b"pretrain: !!python/object/apply:os.system [ls]\n",
+    "a date": b"pretrain: {epochs: 2024-13-45}\n",
+    "deep": b"pretrain: " + b"[" * 3000 + b"]" * 3000,
+    "deep blocks": b"".join(b" " * i + b"a:\n" for i in range(400)),
+    "long": b"pretrain: {}\n" + b"# comment\n" * 200_000,
+    "a key of keys": b"pretrain: {? {a: b} : c}\n",
+    "a text": b"pretrain: words words\n",
+    "number": b"3",
+    "unclosed": b"pretrain: {epochs: 1\n",
+    "surrogates": b'pretrain: {init: {text: "\\ud83d"}}\n',
+    "infinite": b"pretrain: {epochs: .inf}\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_whatever_stands_in_a_file_ends_in_a_value_or_in_lines(tmp_path: Path, name: str):
+    (tmp_path / "mine.yaml").write_bytes(FILES[name])
+    error = said(lambda: load(RunConfig, "pretrain", str(tmp_path / "mine.yaml"), []))
+    assert (error is None) == (name == "nothing"), error
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbfpretrain: {epochs: 1}\n")
+    assert load(RunConfig, "pretrain", str(tmp_path / "mine.yaml")).epochs == 1
+
+
+def test_a_folder_and_nothing_are_no_preset(tmp_path: Path):
+    (tmp_path / "folder.yaml").mkdir()
+    assert "folder.yaml is a folder, not a file" in (said(lambda: load(RunConfig, "pretrain", str(tmp_path / "folder.yaml"))) or "")
+    assert "no such file" in (said(lambda: load(RunConfig, "pretrain", str(tmp_path / "none.yaml"))) or "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/tmp/my #1/web.json",
+        "my #1",
+        "a: b",
+        "{000..005}.tar",
+        "[a-c]*.tar",
+        "*.tar",
+        "s3://b/w/{00..41}.tar",
+        "it's",
+        "100%",
+        "a?b",
+        "@x",
+        "2024-01-01",
+    ],
+)
+def test_a_path_needs_no_quotes(path: str):
+    assert load(configs()["ingest"], "ingest", "base", [*TARS, f"data.web={path}"]).model_dump()["data"]["web"] == path
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("epochs=.inf", "epochs: Input should be a finite number (given: inf)"),
+        ("epochs=.nan", "epochs: Input should be a finite number (given: nan)"),
+        ("epochs=-1", "epochs: Input should be greater than 0 (given: -1)"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0 (given: -1)"),
+        ("model.vision.depth=100000", "model.vision.depth: Input should be less than or equal to 1000 (given: 100000)"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas.1: Input should be less than 1 (given: 1.0)"),
+        ("epochs=[", "epochs: Input should be a valid number, unable to parse string as a number (given: '[')"),
+        ("epochs=[1", "epochs: Input should be a valid number, unable to parse string as a number (given: '[1')"),
+        ("epochs={a: b: c}", "override 'epochs={a: b: c}' is not YAML: "),
+        (
+            "init.text=5",
+            "init.text: Input should be a valid string (given: 5); a number that is meant as text needs quotes within quotes: '\"5\"'",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(override: str, said: str):
+    with pytest.raises(ConfigError) as wrong:
+        load(RunConfig, "pretrain", "shapes", [override])
+    assert said in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+def test_the_key_is_named_as_it_is_written():
+    with pytest.raises(ConfigError) as wrong:
+        load(configs()["ingest"], "ingest", "base")
+    assert str(wrong.value).splitlines() == [
+        f"ingest (preset base): data.{split} has no value: give it as data.{split}=VALUE" for split in ("gold", "web", "test")
+    ]

@@ -54,6 +54,8 @@ class ShardBootstrap:
         self, cfg: ShardConfig, captioner: Captioning | None, text_filter: Retrieval | None, models: Mapping[str, str], threads: int = 2
     ):
         self.cfg, self.captioner, self.filter, self.threads = cfg, captioner, text_filter, threads
+        if captioner is not None:
+            captioner.check(cfg.stream.decoding)
         self.origin = {**models, "seed": cfg.stream.seed, "decoding": cfg.stream.decoding.model_dump()}
         tasks = [task for task in (captioner, text_filter) if task is not None]
         if cfg.stream.precision == "bfloat16":

@@ -19,6 +19,7 @@ from blip.distributed import device
 from blip.evaluation.shard import EvaluationConfig, ShardPredictor, gather, quotas
 from blip.logs import log
 from blip.storage import Store, open_store
+from blip.tasks.build import check_lengths
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.model_folder import load_task, read_model_config
 from blip.tasks.retrieval import RetrievalConfig
@@ -66,7 +67,12 @@ def work(uri: str, name: str) -> None:
 
 
 def load_tasks(cfg: EvaluateConfig, model: str | Path) -> dict[str, Task]:
-    """Returns the tasks that a model folder is evaluated as, by name."""
+    """Returns the tasks that a model folder is evaluated as, by name.
+
+    Raises ConfigError where texts or captions are longer than the model has positions.
+    """
+    if cfg.retrieval is not None:
+        check_lengths(cfg.retrieval, read_model_config(model).model)
     return {task.type: load_task(model, task) for task in (cfg.retrieval, cfg.captioning) if task is not None}
 
 

@@ -18,7 +18,7 @@ from blip.models.weights.load import load
 from blip.models.weights.source import SIDE_FILE
 from blip.tasks import training_state
 from blip.tasks.alignment import AlignmentConfig
-from blip.tasks.build import TaskConfig, build_model, build_task, check_lengths, inherits
+from blip.tasks.build import TaskConfig, build_model, build_task, inherits
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
@@ -83,13 +83,8 @@ TRAINING_OF_FORMAT_0 = ("alignment", "weights", "smoothing", "lm_reduction")
 
 
 def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
-    """A model in evaluation mode, as the task it was trained for or another one that uses its parts.
-
-    Raises ConfigError where the texts of that other task are longer than the model has positions.
-    """
+    """A model in evaluation mode, as the task it was trained for or another one that uses its parts."""
     cfg = read_model_config(folder)
-    if task:
-        check_lengths(task, cfg.model)
     task = task or without_queue(cfg.task)
     tokenizer = Tokenizer.from_folder(Path(folder) / TOKENIZER)
     model = build_model(task, cfg.model)

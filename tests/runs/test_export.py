@@ -29,6 +29,7 @@ from blip.tasks.model_folder import load_task, save_model
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
+from blip.tasks.text import TextLengths
 from blip.tasks.vqa import VQAConfig
 
 MODEL = MEDConfig(
@@ -42,7 +43,7 @@ TASKS = {
     "captioning": CaptioningConfig(),
     "retrieval": RetrievalConfig(alignment=ALIGNMENT),
     "vqa": VQAConfig(),
-    "nlvr": NLVRConfig(),
+    "nlvr": NLVRConfig(text=TextLengths(words=40, tokens=40, pad="longest")),
 }
 CLASSES = {"captioning": BlipForConditionalGeneration, "retrieval": BlipForImageTextRetrieval, "vqa": BlipForQuestionAnswering}
 
