@@ -8,7 +8,7 @@ from typing import Self
 
 from blip.config import Config, ConfigError
 from blip.digest import folder_digest, value_digest
-from blip.models.weights.files import INDEX, SUFFIXES, tensors_digest
+from blip.models.weights.files import SUFFIXES, WEIGHTS, tensors_digest
 from blip.storage import FolderStore, Store, check, open_store
 
 LEFT_BEHIND = "training_state.safetensors"
@@ -65,4 +65,4 @@ def model_digest(folder: Path) -> str:
     Raises WeightsError where it holds no weights.
     """
     weights = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES}
-    return value_digest([tensors_digest(folder), folder_digest(folder, leave_out={*weights, INDEX})])
+    return value_digest([tensors_digest(folder), folder_digest(folder, leave_out={*weights, *WEIGHTS})])

@@ -2,21 +2,25 @@
 
 import hashlib
 import json
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from blip.config import ConfigError
 
-INDEX = "model.safetensors.index.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Where a folder keeps its weights, the best first."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where a folder keeps its weights, the best first: a file, or an index of several."""
+INDEX = ".index.json"
+"""The end of an index's name."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SECTIONS = ("model", "state_dict", "model_state_dict", "module", "net", "weights")
+"""Names under which training programs put a model's tensors into a pickle, beside what else they keep."""
 
 
 class WeightsError(ConfigError):
@@ -31,17 +35,36 @@ def read(path: Path) -> dict[str, Tensor]:
         return read_safetensors(path)
     if path.suffix in SUFFIXES:
         return read_pickle(path)
-    raise WeightsError(f"{path}: weights are a file that ends in {', '.join(SUFFIXES)}, or a folder with {' or '.join(WEIGHTS)}")
+    raise WeightsError(f"{path}: weights are a file that ends in {', '.join(SUFFIXES)}, or a folder with one of {', '.join(WEIGHTS)}")
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    if (folder / INDEX).is_file():
-        parts = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-        return {name: tensor for part in parts for name, tensor in read(folder / part).items()}
     for name in WEIGHTS:
         if (folder / name).is_file():
-            return read(folder / name)
-    raise WeightsError(f"{folder}: holds no weights, looked for {', '.join((INDEX, *WEIGHTS))}")
+            return read_parts(folder / name) if name.endswith(INDEX) else read(folder / name)
+    raise WeightsError(f"{folder}: holds no weights, looked for {', '.join(WEIGHTS)}")
+
+
+def read_parts(index: Path) -> dict[str, Tensor]:
+    """The tensors of the files that an index names."""
+    tensors: dict[str, Tensor] = {}
+    for part in parts_of(index):
+        if not (index.parent / part).is_file():
+            raise WeightsError(f"{index}: names {part}, which is not beside it; fetch all parts of the model")
+        tensors |= read(index.parent / part)
+    return tensors
+
+
+def parts_of(index: Path) -> list[str]:
+    """The names of the files in an index, which lie beside it. Raises WeightsError for what is no index."""
+    try:
+        files = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise WeightsError(f"{index}: is no index of weights, or damaged: it has no `weight_map` of tensors to files ({e!r})") from None
+    odd = [name for name in files if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIXES)]
+    if odd or not files:
+        raise WeightsError(f"{index}: names {odd[0] if odd else 'no file'!r}, where names of files beside it must stand")
+    return sorted(files)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -50,23 +73,73 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             aliases = file.metadata() or {}
-    except SafetensorError as e:
-        raise WeightsError(f"{path}: not a safetensors file, or damaged: {e}") from None
-    return tensors | {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
+    except Exception as e:  # damaged headers raise whatever the library and torch run into
+        raise WeightsError(f"{path}: not a safetensors file, or damaged: {first_line(e)}") from None
+    return some(tensors | {alias: tensors[name] for alias, name in aliases.items() if name in tensors}, path)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle, those under `model` or `state_dict` where it has such; whatever else it holds is left."""
+    """The tensors of a pickle, also where they stand in one of SECTIONS or in the only section; whatever else it holds is left."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise WeightsError(f"{path}: cannot be read without running code that may be in it, or is damaged: {e}") from None
-    for section in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(section), Mapping):
-            content = content[section]
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not tensors by name")
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    except Exception as e:  # damaged pickles raise whatever the unpickler runs into
+        raise refused(path, e) from None
+    return some(section_of(content, path), path)
+
+
+def refused(path: Path, error: Exception) -> WeightsError:
+    """Why a pickle cannot be read; where it asks for code, how its tensors can be brought into a file that does not."""
+    code = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if code is None:
+        return WeightsError(f"{path}: is no file that torch has written, or damaged: {first_line(error)}")
+    command = (
+        f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
+        "c = c.state_dict() if isinstance(c, torch.nn.Module) else c; s = c.get('model') or c.get('state_dict') or c; "
+        "s = s.state_dict() if isinstance(s, torch.nn.Module) else s; "
+        f"torch.save({{k: v for k, v in s.items() if torch.is_tensor(v)}}, {str(path.with_name(path.stem + '-tensors.pth'))!r})"
+    )
+    return WeightsError(
+        f"{path}: cannot be read without running code that it names ({code[1]}); if you trust it, write its tensors to another file, "
+        f'where the packages that it was made with are installed, and name that one: python -c "{command}"'
+    )
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+
+
+def section_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors by name in what a pickle holds. Raises WeightsError where it is not plain which are meant."""
+    while isinstance(content, Mapping):
+        sections = {name: value for name, value in content.items() if holds_tensors(value)}
+        known = [name for name in SECTIONS if name in sections]
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if known:
+            content = content[known[0]]
+        elif tensors:
+            return tensors
+        elif len(sections) == 1:
+            [content] = sections.values()
+        elif sections:
+            names = ", ".join(map(repr, sections))
+            raise WeightsError(f"{path}: holds tensors under {names}; save the section that is meant as a file of its own")
+        else:
+            return {}
+    raise WeightsError(f"{path}: holds a {type(content).__name__}, not tensors by name")
+
+
+def holds_tensors(value: object) -> bool:
+    """Whether a section has tensors, or sections that have: an optimizer's numbered state is none of a model."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(isinstance(name, str) and (isinstance(inner, Tensor) or holds_tensors(inner)) for name, inner in value.items())
+
+
+def some(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors by name")
+    return tensors
 
 
 def write_model(model: nn.Module, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Filling a model from a checkpoint: what fits, what is fitted, and what must not pass in silence."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -66,17 +66,36 @@ class Report:
 def load(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> Report:
     """Fills a model from a source of weights (`fetched`): a file or folder of ours, of the reference or of transformers.
 
-    Raises WeightsError that lists every tensor that has no place, is missing or does not fit, unless it is `allowed`.
+    Raises WeightsError that names what has no place, is missing or does not fit, unless it is `allowed`.
     """
     with fetched(source) as path:
-        tensors = read(path)
-        return fill(model, tensors, spelling_of(tensors, model), source, allowed)
+        tensors, spelling = recognised(read(path), model, (own, official, huggingface))
+        return fill(model, tensors, spelling, source, allowed)
 
 
-def spelling_of(tensors: Mapping[str, Tensor], model: nn.Module) -> Spelling:
-    """Whose names these are: those by which most of the model is found."""
+def recognised(tensors: Mapping[str, Tensor], model: nn.Module, spellings: Sequence[Spelling]) -> tuple[Mapping[str, Tensor], Spelling]:
+    """The tensors without a prefix that wrappers put before all names (`module.`, `_orig_mod.`), and whose names they are.
+
+    Prefix and spelling are those by which most of the model is found; where none finds more, the names stay as they are.
+    """
     names = [name for name, _ in model.named_parameters()]
-    return max((own, official, huggingface), key=lambda spelling: sum(bool(stored(name, tensors, spelling)) for name in names))
+
+    def found(tensors: Mapping[str, Tensor], spelling: Spelling) -> int:
+        return sum(bool(stored(name, tensors, spelling)) for name in names)
+
+    candidates = [without_prefix(tensors, prefix) for prefix in ("", *prefixes(tensors))]
+    return max(((c, spelling) for c in candidates for spelling in spellings), key=lambda pair: found(*pair))
+
+
+def prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The beginnings, up to three parts long, that most names share: `module.`, `module._orig_mod.`; the shortest first."""
+    parts = [name.split(".")[:-1] for name in tensors]
+    counts = Counter(".".join(part[:depth]) + "." for part in parts for depth in range(1, min(len(part), 3) + 1))
+    return sorted((prefix for prefix, count in counts.items() if 2 * count > len(tensors)), key=len)
+
+
+def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} if prefix else tensors
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, source: str, allowed: Allowed = NOTHING) -> Report:
@@ -146,18 +165,37 @@ def change(tensor: Tensor, parameter: Tensor) -> str:
 
 
 def check(report: Report, differing: Sequence[str], allowed: Allowed) -> None:
-    """Raises WeightsError that lists what is not as it should be and not allowed to be so; that tied tensors are `differing` never is."""
+    """Raises WeightsError that names what is not as it should be and not allowed to be so; that tied tensors are `differing` never is."""
     unused = unlisted(report.unused, allowed.unused + WITHOUT_MEANING)
     missing, mismatched = unlisted(report.missing, allowed.missing), unlisted(report.mismatched, allowed.missing)
-    problems = [f"  not in the model: {name}" for name in unused]
-    problems += [f"  not in the file: {name}" for name in missing]
-    problems += [f"  of another shape: {name} {report.mismatched[name]}" for name in mismatched]
-    problems += [f"  {names} are one tensor in the model but differ in the file; does model.share fit it?" for names in differing]
+    problems = [f"{what}: {summary(names, names)}" for what, names in (("not in the model", unused), ("not in the file", missing)) if names]
+    if mismatched:
+        problems.append(f"of another shape: {summary([f'{name} {report.mismatched[name]}' for name in mismatched], mismatched)}")
+    if differing:
+        pairs = [f"{names} are one tensor in the model but differ in the file" for names in differing]
+        problems.append(f"{summary(pairs, differing)}: does model.share fit it?")
     if problems:
         raise WeightsError(
-            f"{report.source} does not fit the model ({len(report.loaded)} tensors do):\n" + "\n".join(problems) + "\n"
-            "If that is meant, allow what is unused or missing by name or pattern."
+            f"{report.source} does not fit the model, of which it fills {len(report.loaded)} tensors: {'; '.join(problems)}. If that is "
+            "meant, allow what is unused or missing by name or pattern (init.allow_unused, init.allow_missing)"
         )
+
+
+FEW = 6
+"""Tensors that a message names one by one; more are named by the parts of the model in which they stand."""
+
+
+def summary(texts: Sequence[str], names: Sequence[str]) -> str:
+    """The texts of some tensors; of many the parts in which they stand, each with its number and its first tensor's text."""
+    if len(texts) <= FEW:
+        return ", ".join(texts)
+    sections: dict[str, list[str]] = defaultdict(list)
+    for text, name in zip(texts, names, strict=True):
+        sections[name.partition(".")[0]].append(text)
+    ranked = sorted(sections.items(), key=lambda item: -len(item[1]))
+    said = [f"{len(own)} of {section}.* (such as {own[0]})" if len(own) > 1 else own[0] for section, own in ranked]
+    rest = [f"and {sum(len(own) for _, own in ranked[FEW:])} more in {len(ranked) - FEW} other parts"] if len(ranked) > FEW else []
+    return f"{len(texts)} tensors, {', '.join([*said[:FEW], *rest])}"
 
 
 def unlisted(names: Iterable[str], patterns: Sequence[str]) -> list[str]:

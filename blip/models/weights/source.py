@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from blip.models.weights.files import INDEX, SUFFIXES, WEIGHTS, WeightsError
-from blip.storage import locate, open_store
+from blip.models.weights.files import INDEX, SUFFIXES, WEIGHTS, WeightsError, first_line, parts_of
+from blip.storage import StoreError, locate, open_store
 
 SIDE_FILE = "training_state.safetensors"
 """What training needs beyond the model, beside its weights: temperature, teacher, queue."""
@@ -22,7 +22,7 @@ def fetched(source: str) -> Iterator[Path]:
 
     A source is a path, a store's URI (`s3://bucket/model.pth`, `s3://bucket/folder`), or a hub name (`google-bert/bert-base-uncased`),
     taken from the hub's cache when it is there; `HF_HUB_OFFLINE=1` asks nowhere else. Raises WeightsError that names what was tried,
-    and StoreError where a store fails.
+    and StoreError where a store or the hub fails, so that trying again can help.
     """
     if "://" in source:
         with tempfile.TemporaryDirectory() as folder:
@@ -42,26 +42,44 @@ def from_store(uri: str, folder: Path) -> Path:
         store.fetch(key, folder / key)
         return folder / key
     store = open_store(uri)
-    keys = [key for key in store.list() if "/" not in key and (key in (*WEIGHTS, INDEX) or key.endswith(".safetensors"))]
+    keys = [key for key in store.list() if "/" not in key and (key in WEIGHTS or key.endswith((".safetensors", ".bin")))]
     for key in keys:
         store.fetch(key, folder / key)
     if not keys:
-        raise WeightsError(f"weights {uri!r}: holds no weights, looked for {', '.join((INDEX, *WEIGHTS))}")
+        raise WeightsError(f"weights {uri!r}: holds no weights, looked for {', '.join(WEIGHTS)}")
     return folder
 
 
 def from_hub(name: str) -> Path:
-    """Brings the weights of a hub name from the cache, or else from the hub."""
+    """Brings the weights of a hub name from the cache, or else from the hub. Raises StoreError where the hub does not answer."""
     tried = ["a file or folder of this name"]
     for cached in (True,) if constants.HF_HUB_OFFLINE else (True, False):
+        where = f"the hub's cache {constants.HF_HUB_CACHE}" if cached else "the hub"
         for file in WEIGHTS:
             try:
-                return Path(hf_hub_download(name, file, local_files_only=cached))
-            except (EntryNotFoundError, HfHubHTTPError, HFValidationError, ConnectionError) as e:
-                where = f"the hub's cache {constants.HF_HUB_CACHE}" if cached else "the hub"
-                tried.append(f"{file} in {where}: {type(e.__cause__ or e).__name__}")
+                path = Path(hf_hub_download(name, file, local_files_only=cached))
+                if not file.endswith(INDEX):
+                    return path
+                for part in parts_of(path):
+                    hf_hub_download(name, part, local_files_only=cached)
+                return path.parent
+            except WeightsError:
+                raise
+            except Exception as e:  # the hub's client lets errors of the libraries below it through
+                cause = (isinstance(e, LocalEntryNotFoundError) and e.__cause__) or e
+                if not cached and can_pass(cause):
+                    answer = f"weights {name!r}: the hub does not answer ({first_line(cause)})"
+                    raise StoreError(f"{answer}; try again, or give a path or a store's URI") from e
+                tried.append(f"{file} in {where}: {type(cause).__name__}")
     tried += ["not the hub itself, since HF_HUB_OFFLINE is set"] if constants.HF_HUB_OFFLINE else []
     raise WeightsError(
-        f"weights {name!r} were not found. Tried:\n  " + "\n  ".join(tried) + "\n"
-        "Give a path or a store's URI, or fetch them where there is a network and bring HF_HOME along."
+        f"weights {name!r} were not found; give a path or a store's URI, or fetch them where there is a network and bring HF_HOME along "
+        f"(tried {'; '.join(tried)})"
     )
+
+
+def can_pass(error: BaseException) -> bool:
+    """Whether asking the hub again can help: not where it says that there is no such thing, or that one may not have it."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
+    return not isinstance(error, HFValidationError | LocalEntryNotFoundError | OfflineModeIsEnabled | FileMetadataError)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from blip.config import Config
 from blip.models.weights.files import read
-from blip.models.weights.load import NOTHING, Allowed, Report, change, fill, load
+from blip.models.weights.load import NOTHING, Allowed, Report, change, fill, load, recognised
 from blip.models.weights.names import bert, timm
 from blip.models.weights.source import fetched
 
@@ -55,7 +55,8 @@ def start(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list
     if cfg.vision:
         source = cfg.vision if "/" in cfg.vision or Path(cfg.vision).exists() else f"timm/{cfg.vision}"
         with fetched(source) as path:
-            reports.append(fill(model, read(path), timm, source, IMAGENET | listed))
+            tensors, spelling = recognised(read(path), model, (timm,))
+            reports.append(fill(model, tensors, spelling, source, IMAGENET | listed))
     if cfg.text:
         with fetched(cfg.text) as path:
             reports.append(start_text(model, read(path), cfg.text, BERT | listed))
@@ -66,7 +67,8 @@ def start(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list
 
 def start_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, allowed: Allowed) -> Report:
     """Fills text encoder, decoder and LM head from BERT; the rows of [DEC] and [ENC] keep their initial values."""
-    tensors = {modern(name): tensor for name, tensor in tensors.items()}
+    bare, _ = recognised(tensors, model, (bert, lambda name: tuple(key.removeprefix("bert.") for key in bert(name))))
+    tensors = {modern(name): tensor for name, tensor in bare.items()}
     names = {key: name for name, _ in model.named_parameters(remove_duplicate=False) for key in bert(name)}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     extended = {}

@@ -1,12 +1,16 @@
 """Starting from ImageNet's ViT and from BERT: from a file, a folder, a store and a hub's cache."""
 
 import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import httpx2
 import huggingface_hub.constants
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
 
@@ -17,6 +21,7 @@ from blip.models.weights.files import WeightsError, write
 from blip.models.weights.load import fill, load
 from blip.models.weights.names import bert as bert_names
 from blip.models.weights.names import timm as timm_names
+from blip.models.weights.source import can_pass, fetched
 from blip.models.weights.start import IMAGENET, NEW_TOKENS, WORDS, InitConfig, start
 from blip.storage import StoreError, open_store
 
@@ -207,6 +212,59 @@ def test_bert_base_has_the_shapes_of_the_papers_texts():
             for key in spelt:
                 new = NEW_TOKENS if key in WORDS else 0
                 assert (theirs[key].shape[0] + new, *theirs[key].shape[1:]) == tuple(parameter.shape), name
+
+
+@pytest.mark.parametrize("prefix", ["module.", "backbone.model."])
+def test_parts_start_from_files_with_a_prefix(
+    small: MEDConfig, imagenet: dict[str, Tensor], bert: BertForPreTraining, prefix: str, tmp_path: Path
+):
+    write({prefix + name: tensor for name, tensor in imagenet.items()}, tmp_path / "vit.pth")
+    write({prefix + name: tensor for name, tensor in bert.state_dict().items()}, tmp_path / "bert.pth")
+    model = MED(small)
+    start(model, InitConfig(vision=str(tmp_path / "vit.pth"), text=str(tmp_path / "bert.pth")))
+    assert model.visual_encoder.get_parameter("blocks.1.attn.qkv.weight").equal(imagenet["blocks.1.attn.qkv.weight"])
+    assert model.lm_head.dense.weight.equal(bert.get_parameter("cls.predictions.transform.dense.weight"))
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that answers all requests with one status, or, of status 0, hangs up."""
+
+    status = 0
+
+    def do_HEAD(self):
+        if self.status == 0:
+            self.connection.close()
+            return
+        self.send_response(self.status)
+        self.send_header("X-Error-Code", "RepoNotFound" if self.status == 404 else "GatedRepo")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize(("status", "error"), [(0, StoreError), (404, WeightsError), (403, WeightsError)])
+def test_a_hub_that_fails_is_worth_another_try_and_one_that_says_no_is_not(
+    status: int, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Hub,), {"status": status})) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        url = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        with pytest.raises(error, match="timm/nothing") as raised, fetched("timm/nothing"):
+            pass
+        server.shutdown()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("status", "passes"), [(500, True), (503, True), (429, True), (408, True), (401, False), (404, False)])
+def test_statuses_that_pass(status: int, passes: bool):
+    response = httpx2.Response(status, request=httpx2.Request("HEAD", "http://hub"))
+    assert can_pass(HfHubHTTPError("no", response=response)) is passes
+    assert can_pass(TimeoutError())
 
 
 def test_weights_that_are_nowhere_are_named_with_what_was_tried(small: MEDConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
