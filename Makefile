@@ -61,7 +61,7 @@ compile: $(INSTALLED) ## write the YAMLs that Kubeflow Pipelines takes into buil
 	@$(BIN)/python -m pipelines compile
 
 image: $(INSTALLED) ## build the image that runs on a cluster, IMAGE=name tagged by the revision (BASE_IMAGE=..., BUILD="buildah bud")
-	@revision=$$($(BIN)/python -c 'from components.image import REVISION; print(REVISION)') && \
+	@revision=$$($(BIN)/python -c 'from components.revision import revision; print(revision())') && \
 		$(BUILD) --build-arg REVISION=$$revision $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) -t $(IMAGE):$$revision . && \
 		echo "$(IMAGE):$$revision"
 

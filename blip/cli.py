@@ -44,7 +44,9 @@ def prepare() -> None:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="`shapes`, a manifest (.json) of web pairs, or tars that the configuration names.")],
+    source: Annotated[
+        str, typer.Argument(help="`shapes`, a manifest (.json) of web pairs, or `tars` that data.gold, data.web and data.test name.")
+    ],
     out: Out,
     preset: Preset = "shapes",
     overrides: Overrides = [],  # noqa: B006

@@ -8,9 +8,8 @@ from components.image import step
 @step
 def capfilt(
     preset: str,
-    overrides: list[str],
+    settings: list[str],
     store: str,
-    revision: str,
     max_gpu_hours: float,
     jobs: list[str],
     image: str,
@@ -26,9 +25,10 @@ def capfilt(
     from blip.launch.placement import placement, workers
     from blip.runs.capfilt import capfilt
     from blip.runs.stages import of
+    from components.revision import revision
     from components.show import show
 
-    settings, pods = of("capfilt", overrides, max_gpu_hours), workers(placement(jobs, image), "capfilt")
+    overrides, pods = of("capfilt", settings, max_gpu_hours), workers(placement(jobs, image), "capfilt")
     models = captioner.path, filter.path
-    made = capfilt(preset, settings, store, revision, data.path, *models, kept.path, pictures.path, workers=pods)
+    made = capfilt(preset, overrides, store, revision(), data.path, *models, kept.path, pictures.path, workers=pods)
     show(made, metrics, card)

@@ -8,9 +8,8 @@ from components.image import step
 @step
 def evaluate(
     preset: str,
-    overrides: list[str],
+    settings: list[str],
     store: str,
-    revision: str,
     max_gpu_hours: float,
     jobs: list[str],
     image: str,
@@ -26,9 +25,10 @@ def evaluate(
     from blip.report import step_page
     from blip.runs.evaluate import evaluate
     from blip.runs.stages import of
+    from components.revision import revision
     from components.show import show
 
-    settings, pods = of("evaluate", overrides, max_gpu_hours), workers(placement(jobs, image), "evaluate")
-    made = evaluate(preset, settings, store, revision, data.path, model.path, scores.path, workers=pods)
+    overrides, pods = of("evaluate", settings, max_gpu_hours), workers(placement(jobs, image), "evaluate")
+    made = evaluate(preset, overrides, store, revision(), data.path, model.path, scores.path, workers=pods)
     show(made, metrics, card)
     step_page.evaluation(made, data.path).save(pictures.path)

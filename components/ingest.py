@@ -9,9 +9,8 @@ from components.image import step
 def ingest(
     source: str,
     preset: str,
-    overrides: list[str],
+    settings: list[str],
     store: str,
-    revision: str,
     data: Output[Dataset],
     pictures: Output[HTML],
     metrics: Output[Metrics],
@@ -20,10 +19,10 @@ def ingest(
     """Writes the source's shards to the store; the data folder holds their manifests and the tokenizer."""
     from blip.report import step_page
     from blip.runs.ingest import ingest
-    from blip.runs.stages import check, of
+    from blip.runs.stages import of
+    from components.revision import revision
     from components.show import show
 
-    check(preset, overrides)
-    made = ingest(source, preset, of("ingest", overrides), store, revision, data.path)
+    made = ingest(source, preset, of("ingest", settings), store, revision(), data.path)
     show(made, metrics, card)
     step_page.data(made, data.path).save(pictures.path)

@@ -9,8 +9,7 @@ from components.image import step
 def register(
     name: str,
     preset: str,
-    overrides: list[str],
-    revision: str,
+    settings: list[str],
     model: Input[Model],
     before: Input[Metrics],
     after: Input[Metrics],
@@ -22,8 +21,9 @@ def register(
     from blip.report import step_page
     from blip.runs.register import register
     from blip.runs.stages import of
+    from components.revision import revision
     from components.show import show
 
-    made = register(name, preset, of("register", overrides), revision, model.path, before.path, after.path)
+    made = register(name, preset, of("register", settings), revision(), model.path, before.path, after.path)
     show(made, metrics, card)
     step_page.gate(made, before.path, after.path).save(pictures.path)

@@ -9,7 +9,7 @@ from components.image import step
 def report(
     name: str,
     store: str,
-    revision: str,
+    settings: list[str],  # noqa: ARG001 (only its key counts)
     ingest: Input[Metrics],
     pretrain: Input[Metrics],
     captioner: Input[Metrics],
@@ -28,8 +28,9 @@ def report(
     """Shows before and after, curves, and pictures with their texts; a retraining looks for shards that came after this run's."""
     from blip.runs.new_shards import remember
     from blip.runs.report import report
+    from components.revision import revision
 
     training = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
     scored = {"capfilt": capfilt.path, "pretrain-again": again.path, "evaluate-before": before.path, "evaluate-after": after.path}
-    report({**training, **scored, "register": register.path}, kept.path, page.path, card.path, summary.path, revision)
+    report({**training, **scored, "register": register.path}, kept.path, page.path, card.path, summary.path, revision())
     remember(name, store, data.path)

@@ -9,9 +9,8 @@ from components.image import step
 def train(
     stage: str,
     preset: str,
-    overrides: list[str],
+    settings: list[str],
     store: str,
-    revision: str,
     max_gpu_hours: float,
     jobs: list[str],
     image: str,
@@ -27,9 +26,11 @@ def train(
     from blip.report import step_page
     from blip.runs.stages import of
     from blip.runs.train import train_where_placed
+    from components.revision import revision
     from components.show import show
 
-    settings = of(stage, overrides, max_gpu_hours)
-    made = train_where_placed(placement(jobs, image), stage, preset, settings, store, revision, data.path, model.path, init and init.path)
+    overrides = of(stage, settings, max_gpu_hours)
+    places = store, revision(), data.path, model.path, init and init.path
+    made = train_where_placed(placement(jobs, image), stage, preset, overrides, *places)
     show(made, metrics, card)
     step_page.training(stage, made).save(pictures.path)

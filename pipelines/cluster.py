@@ -22,7 +22,7 @@ from kfp import Client, compiler
 from kfp.client import ServiceAccountTokenVolumeCredentials
 from kfp.dsl.graph_component import GraphComponent
 
-from components.image import REVISION
+from components.revision import revision
 from pipelines import cron, lint
 
 EXPERIMENT = "blip"
@@ -90,7 +90,7 @@ class Cluster:
         """Runs the pipeline once and returns the id of the run."""
         require(pipeline, arguments)
         identity, version = self.publish(pipeline)
-        name = f"{pipeline.name} {REVISION}"
+        name = f"{pipeline.name} {revision()}"
         run = self.client.run_pipeline(self.experiment(), name, params=arguments, pipeline_id=identity, version_id=version)
         return run.run_id
 
@@ -227,7 +227,7 @@ def package(pipeline: GraphComponent) -> Iterator[tuple[Path, str]]:
         if faults := lint.faults(text):
             raise ClusterError("\n".join(faults))
         content = json.dumps(list(yaml.safe_load_all(text)), sort_keys=True)
-        yield path, f"{REVISION}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+        yield path, f"{revision()}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def require(pipeline: GraphComponent, arguments: dict[str, Any]) -> None:

@@ -96,8 +96,6 @@ def in_placement(container: Tree, placed: Tree, known: Tree) -> Faults:
 def in_step(component: Tree) -> Faults:
     """What a step takes."""
     taken = parameters(component)
-    if "revision" not in taken:
-        yield "needs an input `revision`: no cache sees a change of the library"
     for name, parameter in taken.items():
         if parameter["parameterType"] not in VALUES:
             yield f"input {name} is {parameter['parameterType']}, in which integers become floats: pass a str or a list of key=value"
@@ -123,6 +121,11 @@ def in_task(task: Tree, around: Tree, spec: Tree) -> Faults:
             if isinstance(text, str) and re.search(PARAMETER, text) and not re.fullmatch(PARAMETER, text) and name != "base_image":
                 yield f"{name} is put together in the pipeline, which goes wrong in loops and nested pipelines: pass the parts"
     component = spec["components"][task["componentRef"]["name"]]
+    if "executorLabel" in component and is_cached(task) and "settings" not in parameters(component):
+        yield (
+            "is cached and takes no `settings` of the plan: no cache sees a change of the library, of a configuration, or of files "
+            "that it names"
+        )
     if "executorLabel" in component and not task.get("retryPolicy", {}).get("maxRetryCount"):
         yield "is not retried when its node gets lost: set_retry"
     if task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED":
@@ -131,9 +134,13 @@ def in_task(task: Tree, around: Tree, spec: Tree) -> Faults:
         yield from in_loop(task, component, spec)
 
 
+def is_cached(task: Tree) -> bool:
+    return "cachingOptions" not in task or bool(task["cachingOptions"].get("enableCache"))
+
+
 def in_caching(name: str, task: Tree, dag: Tree) -> Faults:
     """A task without cache: caches compare parameters by value, but artifacts by where they lie, which is elsewhere each time."""
-    if "cachingOptions" not in task or task["cachingOptions"].get("enableCache"):
+    if is_cached(task):
         return
     taken = [given for other in dag["tasks"].values() for given in other.get("inputs", {}).get("artifacts", {}).values()]
     taken += [one for output in dag.get("outputs", {}).get("artifacts", {}).values() for one in output["artifactSelectors"]]

@@ -24,8 +24,11 @@ from kfp.local.status import Status
 from rich.console import Console
 from rich.markup import escape
 
+from components.revision import revision
 from pipelines.parameters import Step, steps
 
+HERE = "python-of-this-machine"
+"""The image of every step: the cache compares images, and steps of this machine have none, whatever a cluster would run."""
 GRACE = 20
 """Seconds that a step gets to save its state after Ctrl-C."""
 
@@ -42,6 +45,7 @@ def run(pipeline: GraphComponent, arguments: dict[str, Any], root: Path, console
     Raises StepError for the first step that fails; the next run goes on from there.
     """
     numbered = steps(pipeline)
+    image = {"image": HERE} if "image" in (pipeline.component_spec.inputs or {}) else {}
     spec = in_order(pipeline.pipeline_spec, numbered)
     warnings.filterwarnings("ignore", module="kfp")
     with alone(root) as lock, tempfile.TemporaryDirectory(prefix="blip-") as scratch:
@@ -49,7 +53,7 @@ def run(pipeline: GraphComponent, arguments: dict[str, Any], root: Path, console
         watched = Watch(numbered, console, scratch, lock)
         # kfp tells its whole mind, executor inputs and all, on standard output
         with watched.in_place(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            pipeline_orchestrator.run_local_pipeline(spec, arguments)
+            pipeline_orchestrator.run_local_pipeline(spec, {**arguments, **image})
     return watched.outputs
 
 
@@ -60,6 +64,8 @@ def in_order(pipeline_spec: Any, numbered: list[Step]) -> Any:
     meant for lost nodes.
     """
     spec = copy.deepcopy(pipeline_spec)
+    for executor in spec.deployment_spec["executors"].values():
+        executor["container"]["image"] = HERE
     numbers, found = {step.name: step.number for step in numbered}, []
 
     def arrange(dag: Any) -> int:
@@ -151,6 +157,7 @@ class Watch:
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent.parent}/mlflow.db",
             **os.environ,
             "BLIP_GROUP": folder.parent.name,
+            "BLIP_REVISION": revision(),
             "MLFLOW_RUN_NAME": self.step.name,
             "BLIP_PROGRESS": str(records),
             "PYTHONUNBUFFERED": "1",

@@ -27,6 +27,11 @@ def on_cluster(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTas
     return task.set_env_variable("MLFLOW_RUN_NAME", name)
 
 
+def not_cached(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """A step that looks at the world outside: what there is now is not what there was, so no cache can answer for it."""
+    return task.set_caching_options(False)
+
+
 def on_cpu(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
     """A step that reads, writes and decides."""
     return on_cluster(task, image, name).set_cpu_request("1").set_cpu_limit("4").set_memory_request("4Gi").set_memory_limit("8Gi")

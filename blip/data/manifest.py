@@ -52,8 +52,8 @@ class Manifest(Config):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything but the root: a data set stays the same when it moves."""
-        return value_digest(self.model_dump(exclude={"root"}))
+        """SHA-256 of everything but root and revision: a data set stays the same when it moves, and when its maker is mended."""
+        return value_digest(self.model_dump(exclude={"root", "revision"}))
 
     def save(self, uri: str | Path) -> None:
         """Writes the manifest to a file or an object; the same manifest gives the same bytes."""

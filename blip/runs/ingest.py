@@ -4,11 +4,11 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, assert_never
+from typing import Annotated, Any, Literal, Self, assert_never
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from blip.config import Config, load
+from blip.config import Config, ConfigError, load
 from blip.data.datasets import shapes
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
@@ -32,9 +32,19 @@ class Tars(Config):
     """WebDataset tars that are there already: a folder, a pattern with braces, or a prefix, local or `s3://`; nothing is copied."""
 
     type: Literal["tars"] = "tars"
-    gold: str
-    web: str
-    test: str
+    gold: str = ""
+    web: str = ""
+    test: str = ""
+
+    @model_validator(mode="after")
+    def all_are_said(self) -> Self:
+        if missing := [split for split in SPLITS if not getattr(self, split)]:
+            settings = ", ".join(f"data.{split}=..." for split in missing)
+            raise ValueError(
+                f"set {settings} to where the tars lie: a folder, a pattern as web/{{0000..0041}}.tar, a prefix, or a manifest "
+                f"(in a pipeline ingest.data.{missing[0]}=...)"
+            )
+        return self
 
 
 class IngestConfig(Config):
@@ -54,7 +64,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     that were read into the same store before, and are as they were, are not read again for their digests.
     """
     began = time.monotonic()
-    cfg = load(IngestConfig, "ingest", preset, [*overrides, *told(source)])
+    cfg = load(IngestConfig, "ingest", preset, with_source(source, overrides))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     probe(open_store(store), conditional=False)
@@ -77,11 +87,19 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     return {**figures, "vocabulary": tokenizer.vocab_size, "seconds": time.monotonic() - began}
 
 
-def told(source: str) -> list[str]:
-    """What a source says of the configuration."""
-    if source == "shapes":
-        return ["data.type=shapes"]
-    return [f"data.web={source}"] if source.endswith(".json") else []
+def with_source(source: str, overrides: Sequence[str]) -> list[str]:
+    """Returns the overrides with what a source says: a type that they state has the last word, a manifest takes the place of `data.web`.
+
+    Raises ConfigError for a source that is not understood.
+    """
+    if source in ("shapes", "tars"):
+        return [f"data.type={source}", *overrides]
+    if source.endswith(".json"):
+        return ["data.type=tars", *overrides, f"data.web={source}"]
+    raise ConfigError(
+        f"source {source!r} is not understood: write shapes for the embedded world, a manifest (.json) of web pairs, or tars, "
+        "with data.gold, data.web and data.test set to where they lie"
+    )
 
 
 def memory(store: str) -> Store:

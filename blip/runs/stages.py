@@ -30,9 +30,10 @@ def of(stage: str, overrides: Sequence[str], max_gpu_hours: float = 0.0) -> list
     return bound + [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
 
 
-def check(preset: str, overrides: Sequence[str]) -> None:
-    """Reads every stage's configuration before the first one runs. Raises ConfigError with all that is wrong."""
+def check(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
+    """Returns every stage's configuration, read before the first one runs. Raises ConfigError with all that is wrong."""
     stages = configs()
+    found: dict[str, Config] = {}
     wrong = [
         f"override {override!r} must begin with its stage, one of: {', '.join(stages)}; for example pretrain.optimizer.lr=1e-3"
         for override in overrides
@@ -40,8 +41,9 @@ def check(preset: str, overrides: Sequence[str]) -> None:
     ]
     for stage, cls in stages.items():
         try:
-            load(cls, stage, preset, of(stage, overrides))
+            found[stage] = load(cls, stage, preset, of(stage, overrides))
         except ConfigError as error:
             wrong.append(str(error))
     if wrong:
         raise ConfigError("\n".join(wrong))
+    return found

@@ -29,6 +29,7 @@ def test_the_same_manifest_gives_the_same_bytes(tmp_path: Path):
 def test_the_digest_speaks_of_content_alone():
     manifest = Manifest(name="web", root="here", shards=SHARDS)
     assert manifest.digest == manifest.model_copy(update={"root": "s3://there"}).digest
+    assert manifest.digest == manifest.model_copy(update={"revision": "newer"}).digest
     assert manifest.digest != manifest.model_copy(update={"shards": SHARDS[:2]}).digest
     assert manifest.digest != manifest.model_copy(update={"counts": {"no image": 1}}).digest
 

@@ -22,7 +22,7 @@ def report(store: str, trouble: str, data: Input[Dataset], page: Output[Artifact
 
 @dsl.pipeline(name="learn")
 def learn(source: str, overrides: list[str], store: str, trouble: str):
-    made = ingest(source=source, preset="shapes", overrides=overrides, store=store, revision="1").set_display_name("read")
+    made = ingest(source=source, preset="shapes", settings=overrides, store=store).set_display_name("read")
     report(store=store, trouble=trouble, data=made.outputs["data"]).set_display_name("report").set_retry(3, "60s")
 
 
@@ -34,7 +34,7 @@ def new_words(store: str, overrides: list[str], trouble: str):
     2. read: read them
     3. report: show them
     """
-    found = look(name="blip", preset="shapes", overrides=overrides, store=store, revision="1")
+    found = look(name="blip", preset="shapes", overrides=overrides, store=store)
     found.set_display_name("look").set_retry(3, "60s").set_caching_options(False)
     with dsl.If(found.outputs["Output"] > 0, name="new words"):
         learn(source=found.outputs["manifest"], overrides=overrides, store=store, trouble=trouble)

@@ -58,6 +58,22 @@ def test_both_pre_trainings_differ_in_their_data_alone(tasks):
     assert set(first["artifacts"]) == set(again["artifacts"]) == {"data"}
 
 
+def test_each_step_takes_the_settings_that_the_plan_found_for_it_and_the_plan_alone_is_never_cached(tasks):
+    stages = {"pretrain-again": "pretrain", "evaluate-before": "evaluate", "evaluate-after": "evaluate"}
+    given = {name: task["inputs"]["parameters"].get("settings") for name, task in tasks.items()}
+    assert given.pop("plan") is None
+    assert {name: one["taskOutputParameter"] for name, one in given.items()} == {
+        name: {"producerTask": "plan", "outputParameterKey": stages.get(name, name)} for name in given
+    }
+    assert [name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")] == ["plan"]
+
+
+def test_no_step_is_known_by_the_codes_revision(text, tasks):
+    assert not [name for name, task in tasks.items() if "revision" in task["inputs"]["parameters"]]
+    spec, _ = yaml.safe_load_all(text)
+    assert "revision" not in spec["root"]["inputDefinitions"]["parameters"]
+
+
 def test_the_docstring_numbers_every_step_after_those_it_needs(text, tasks):
     numbers = {step.name: step.number for step in steps(bootstrap)}
     assert sorted(numbers.values()) == list(range(1, len(tasks) + 1))

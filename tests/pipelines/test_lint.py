@@ -9,10 +9,11 @@ from kfp import compiler, dsl, kubernetes
 from pipelines import lint
 
 IMAGE = "blip-python:1"
+SETTINGS = ["key=1"]
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def say(revision: str, word: str = "") -> str:
+def say(settings: list[str], word: str = "") -> str:
     return word
 
 
@@ -22,28 +23,28 @@ def careless(word: str = ""):
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def write(revision: str, text: dsl.Output[dsl.Dataset]):
+def write(settings: list[str], text: dsl.Output[dsl.Dataset]):
     pass
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def read(revision: str, text: dsl.Input[dsl.Dataset]):
+def read(settings: list[str], text: dsl.Input[dsl.Dataset]):
     pass
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def mapped(revision: str, sizes: dict = {}):  # noqa: B006
+def mapped(settings: list[str], sizes: dict = {}):  # noqa: B006
     pass
 
 
 @dsl.component(base_image=IMAGE, packages_to_install=["six"])
-def greedy(revision: str):
+def greedy(settings: list[str]):
     pass
 
 
 @dsl.container_component
-def contained(revision: str):
-    return dsl.ContainerSpec(image=IMAGE, command=["echo", revision])
+def contained(settings: list[str], word: str = "a"):
+    return dsl.ContainerSpec(image=IMAGE, command=["echo", word])
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def faults(tmp_path: Path):
 
 
 def one(**arguments) -> dsl.PipelineTask:
-    return say(revision="1", **arguments).set_retry(3)
+    return say(settings=SETTINGS, **arguments).set_retry(3)
 
 
 def test_nothing_is_wrong_with_a_careful_pipeline(faults):
@@ -148,28 +149,36 @@ def test_a_secret_in_a_variable(faults):
 
 def test_packages_installed_at_the_start(faults):
     def trapped():
-        greedy(revision="1").set_retry(3)
+        greedy(settings=SETTINGS).set_retry(3)
 
     assert any("installs packages when it starts" in fault for fault in faults(trapped))
 
 
 def test_a_container_component(faults):
     def trapped():
-        contained(revision="1").set_retry(3)
+        contained(settings=SETTINGS).set_retry(3)
 
     assert any("is a container component" in fault for fault in faults(trapped))
 
 
-def test_a_step_without_revision(faults):
+def test_a_cached_step_without_the_settings_of_the_plan(faults):
     def trapped():
         careless().set_retry(3)
 
-    assert faults(trapped) == ["comp-careless: needs an input `revision`: no cache sees a change of the library"]
+    (fault,) = faults(trapped)
+    assert fault.startswith("root.careless: is cached and takes no `settings` of the plan")
+
+
+def test_a_step_that_is_not_cached_needs_no_settings(faults):
+    def trapped():
+        careless().set_retry(3).set_caching_options(False)
+
+    assert faults(trapped) == []
 
 
 def test_numbers_in_a_mapping(faults):
     def trapped():
-        mapped(revision="1", sizes={"batch": 32}).set_retry(3)
+        mapped(settings=SETTINGS, sizes={"batch": 32}).set_retry(3)
 
     (fault,) = faults(trapped)
     assert "input sizes is STRUCT, in which integers become floats" in fault
@@ -192,7 +201,7 @@ def test_a_text_put_together_in_the_pipeline(faults):
 
 def test_a_step_that_is_not_cached(faults):
     def trapped():
-        read(revision="1", text=write(revision="1").set_retry(3).set_caching_options(False).outputs["text"]).set_retry(3)
+        read(settings=SETTINGS, text=write(settings=SETTINGS).set_retry(3).set_caching_options(False).outputs["text"]).set_retry(3)
 
     assert faults(trapped) == ["root.write: is not cached, so that all that takes its artifacts runs again each time"]
 
@@ -200,10 +209,10 @@ def test_a_step_that_is_not_cached(faults):
 def test_a_nested_pipeline_that_gives_away_what_is_not_cached(faults):
     @dsl.pipeline(name="inner")
     def inner() -> dsl.Dataset:
-        return write(revision="1").set_retry(3).set_caching_options(False).outputs["text"]  # pyright: ignore[reportReturnType]
+        return write(settings=SETTINGS).set_retry(3).set_caching_options(False).outputs["text"]  # pyright: ignore[reportReturnType]
 
     def trapped():
-        read(revision="1", text=inner().output).set_retry(3)
+        read(settings=SETTINGS, text=inner().output).set_retry(3)
 
     assert faults(trapped) == ["comp-inner.write: is not cached, so that all that takes its artifacts runs again each time"]
 
@@ -217,7 +226,7 @@ def test_a_step_need_not_be_cached_where_only_its_parameters_are_taken(faults):
 
 def test_a_step_that_is_not_retried(faults):
     def trapped():
-        say(revision="1")
+        say(settings=SETTINGS)
 
     assert faults(trapped) == ["root.say: is not retried when its node gets lost: set_retry"]
 

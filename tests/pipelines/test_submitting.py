@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 
+from components.revision import revision
 from pipelines import __main__ as command
-from pipelines import cluster
 from pipelines.bootstrap import bootstrap
 from pipelines.cluster import Cluster, ClusterError
 
@@ -38,7 +38,7 @@ def test_submit_publishes_a_version_and_runs_it(kubeflow):
     assert made["run_id"] == run
     assert made["pipeline_version_reference"]["pipeline_version_id"] == newest["pipeline_version_id"]
     assert made["runtime_config"]["parameters"] == STORE
-    assert newest["display_name"].startswith(cluster.REVISION)
+    assert newest["display_name"].startswith(revision())
     spec, platform = kubeflow.uploaded[-1]
     assert spec["pipelineInfo"]["name"] == "bootstrap"
     assert "kubernetes" in platform["platforms"]
@@ -48,13 +48,13 @@ def test_the_same_pipeline_is_published_once(kubeflow):
     for _ in range(2):
         Cluster().submit(bootstrap, STORE)
     assert len(kubeflow.pipelines) == 1
-    assert sum(version["display_name"].startswith(cluster.REVISION) for version in kubeflow.versions) == 1
+    assert sum(version["display_name"].startswith(revision()) for version in kubeflow.versions) == 1
     assert len(kubeflow.runs) == 2
 
 
 def test_going_back_to_an_older_version_makes_it_the_newest(kubeflow, monkeypatch):
     identity, first = Cluster().publish(bootstrap)
-    monkeypatch.setattr(cluster, "REVISION", "newer")
+    monkeypatch.setenv("BLIP_REVISION", "newer")
     _, second = Cluster().publish(bootstrap)
     monkeypatch.undo()
     monkeypatch.setenv("KFP_HOST", kubeflow.uri)

@@ -1,0 +1,99 @@
+"""Plan: every stage's settings, checked before the first stage runs, and a key for each that says whether it must run again."""
+
+import os
+from collections.abc import Iterator, Sequence
+from math import isfinite
+from typing import Any
+
+from blip.config import Config, ConfigError
+from blip.data.discover import find
+from blip.data.manifest import Manifest
+from blip.digest import value_digest
+from blip.runs import stages
+from blip.runs.ingest import with_source
+from blip.runs.register import check_name
+from blip.storage import locate, open_store
+
+FORMATS = {"ingest": 1, "pretrain": 1, "captioner": 1, "filter": 1, "capfilt": 1, "evaluate": 1, "register": 1, "report": 1}
+"""A number for what each stage makes. Raise it when a change of the code changes that: a cache knows a stage by this number,
+by its settings and by what lies where they point, never by the code's revision."""
+
+COPIES = "cache"
+"""The setting that names a folder for a stage's own copies, which is no input."""
+LONGEST = 1024
+"""Characters of a text that may name a place."""
+
+
+def plan(name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_hours: float = 0.0) -> dict[str, list[str]]:
+    """Returns for each stage its overrides `stage.key=value`, and last the `key=DIGEST` that caches know the stage by.
+
+    The key digests the stage's number in FORMATS, its whole configuration, and the listings of the files and objects that the
+    configuration names: another tar at the same place is another key. Raises ConfigError with all that is wrong, and StoreError where
+    a place cannot be listed.
+    """
+    check_name(name)
+    if not isfinite(max_gpu_hours) or max_gpu_hours < 0:
+        raise ConfigError(f"max_gpu_hours={max_gpu_hours}: must be a number of hours, or 0 for no bound")
+    ingest = [f"ingest.{override}" for override in with_source(source, stages.of("ingest", overrides))]
+    others = [override for override in overrides if not override.startswith("ingest.")]
+    configs: dict[str, Config | None] = {**stages.check(preset, [*ingest, *others]), "report": None}
+    listings: dict[str, dict[str, str]] = {}
+    found = {}
+    for stage, config in configs.items():
+        values = config.model_dump(mode="json") if config else {}
+        places = sorted(set(texts(values)))
+        for place in places:
+            if place not in listings:
+                listings[place] = listing(place)
+        seen = {place: listings[place] for place in places if listings[place]}
+        key = value_digest({"format": FORMATS[stage], "config": values, "seen": seen})
+        found[stage] = [*(override for override in overrides if override.startswith(f"{stage}.")), f"key={key[:16]}"]
+    return found
+
+
+def texts(values: Any, setting: str = "") -> Iterator[str]:
+    """Yields every text of nested plain values that may name a place."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from texts(value, key)
+    elif isinstance(values, list):
+        for value in values:
+            yield from texts(value, setting)
+    elif isinstance(values, str) and setting != COPIES and 0 < len(values) <= LONGEST and values.isprintable():
+        yield values
+
+
+def listing(place: str) -> dict[str, str]:
+    """Returns the stamps of what lies at a place by key: a file, a folder, a pattern of tars, or a prefix; none for another text.
+
+    Of a folder with tars only these count; the tars of a manifest do.
+    """
+    if not is_place(place):
+        return {}
+    if "{" in place or place.endswith(".tar"):
+        return find(place)[1]
+    below = open_store(place.rstrip("/") or "/").stamps()
+    if below or place.endswith("/"):
+        tars = {key: stamp for key, stamp in below.items() if key.endswith(".tar")}
+        return tars or below
+    store, key = locate(place)
+    found = store.stamps(key)
+    return {**found, **tars_of_manifest(place)} if key in found and key.endswith(".json") else found
+
+
+def is_place(text: str) -> bool:
+    """Whether something may lie where a text points; a word without a slash must be there to count."""
+    if text.startswith(("s3://", "file://")):
+        return True
+    fixed = text.partition("{")[0]
+    return os.path.exists(text) or ("/" in fixed and os.path.isdir(os.path.dirname(fixed) or "/"))
+
+
+def tars_of_manifest(uri: str) -> dict[str, str]:
+    """Returns the stamps of a manifest's tars by URI, none for a file that is no manifest."""
+    try:
+        manifest = Manifest.load(uri)
+    except ConfigError:
+        return {}
+    there = manifest.store.stamps()
+    return {f"{manifest.root}/{shard.name}": there.get(shard.name, "") for shard in manifest.shards}
