@@ -193,9 +193,9 @@ def summary(texts: Sequence[str], names: Sequence[str]) -> str:
     for text, name in zip(texts, names, strict=True):
         sections[name.partition(".")[0]].append(text)
     ranked = sorted(sections.items(), key=lambda item: -len(item[1]))
-    said = [f"{len(own)} of {section}.* (such as {own[0]})" if len(own) > 1 else own[0] for section, own in ranked]
+    said = [f"{own[0]} and {len(own) - 1} more of {section}.*" if len(own) > 1 else own[0] for section, own in ranked]
     rest = [f"and {sum(len(own) for _, own in ranked[FEW:])} more in {len(ranked) - FEW} other parts"] if len(ranked) > FEW else []
-    return f"{len(texts)} tensors, {', '.join([*said[:FEW], *rest])}"
+    return f"{', '.join([*said[:FEW], *rest])} ({len(texts)} tensors)"
 
 
 def unlisted(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
