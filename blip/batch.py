@@ -27,6 +27,7 @@ class Example:
     """A sample whose image is decoded, uint8 `(3, H, W)`, or `(F, 3, H, W)` of several; its texts; and what it says of itself."""
 
     key: str
+    """What the sample is known by among all: its shard's and its own key, for many data sets begin their keys again in every shard."""
     image: Tensor
     texts: list[str]
     meta: dict[str, Any] = field(default_factory=dict)

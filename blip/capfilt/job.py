@@ -32,7 +32,7 @@ class CapFiltConfig(ShardConfig):
     """The share of shards that may be set aside before the whole job counts as failed."""
 
 
-OPERATION = ("source", "lease", "workers", "threads", "report", "max_gpu_hours", "lost")
+OPERATION = ("source", "lease", "workers", "threads", "report", "max_gpu_hours", "lost", "unexpected")
 """Settings that change how the work is done but not what comes out."""
 
 

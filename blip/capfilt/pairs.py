@@ -1,23 +1,18 @@
 """Pairs: an image of a shard, as it came, and the texts that were found for it."""
 
-import json
-import os
-import tarfile
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
 from blip.capfilt.hygiene import Facts, HygieneConfig, TextFault, inspect, text_faults
 from blip.config import Config
-from blip.data.index import Index
-from blip.data.layout import image_names
-from blip.data.shards import ShardError
+from blip.data.sample import BadSample, Rejected, Sample, one_sample
+from blip.data.shards import OpenShard
 from blip.data.transforms import eval_transform
 
 T = TypeVar("T")
@@ -26,6 +21,8 @@ R = TypeVar("R")
 Source = Literal["web", "synthetic"]
 Members = dict[str, bytes]
 """Extension to bytes."""
+LONGEST = 2048
+"""Characters of a carried field that are kept."""
 
 
 class CarriedConfig(Config):
@@ -64,55 +61,49 @@ class Pair:
     """Height and width to uint8 `(3, H, W)`; empty where no model should look at the image."""
 
 
-def read_members(path: Path, rejected: Counter[str]) -> Iterator[tuple[str, Members]]:
-    """The samples of a tar with all their members. What is no sample with an image is counted by reason. Raises ShardError."""
-    try:
-        index = Index.scan(path, rejected)
-    except tarfile.TarError as e:
-        raise ShardError(f"it cannot be read as a tar: {e}") from e
-    with path.open("rb") as file:
-        for row in range(len(index)):
-            key, members, *_ = index[row]
-            yield key, {name: os.pread(file.fileno(), size, offset) for name, (offset, size) in members.items()}
+def read_pairs(file: OpenShard, pool: Executor, prepare: Callable[[Sample], Pair], number: int, rejected: Rejected) -> Iterator[Pair]:
+    """The pairs of a shard in their order, so many of them read and decoded in advance. Samples that cannot be are counted by reason."""
+
+    def read(row: int) -> Pair | BadSample:
+        try:
+            sample = file.image_and_texts(row)
+            with one_sample(sample.id):
+                pair = prepare(sample)
+            pair.members = file.whole(row)
+            return pair
+        except BadSample as e:
+            return e
+
+    for pair in ahead(pool, read, range(len(file)), number):
+        if isinstance(pair, BadSample):
+            rejected.add(pair)
+        else:
+            yield pair
 
 
-def make_pair(
-    sample: tuple[str, Members], sizes: Iterable[int], hygiene: HygieneConfig, carried: CarriedConfig, drop: Iterable[str]
-) -> Pair:
+def make_pair(sample: Sample, sizes: Iterable[int], hygiene: HygieneConfig, carried: CarriedConfig, drop: Iterable[str]) -> Pair:
     """Decodes a sample, as far as it can be decoded, for models that take images of `sizes`; those to be dropped are not prepared."""
-    key, members = sample
-    names = image_names(members)
-    facts, image = inspect(members[names[0]], hygiene)
-    meta = parse(members.get("json", b"{}"))
-    if len(names) > 1:
+    facts, image = inspect(sample.images[0], hygiene)
+    if len(sample.images) > 1:
         facts.faults.append("several")
-    if meta.get(carried.opt_out):
+    if sample.meta.get(carried.opt_out):
         facts.faults.append("opted_out")
-    pair = Pair(key, members, facts, web_texts(members, meta, hygiene), {name: str(meta.get(key, "")) for name, key in carried})
+    pair = Pair(sample.key, {}, facts, web_texts(sample, hygiene), {name: written(sample.meta.get(key)) for name, key in carried})
     if image is not None and not set(drop).intersection(facts.faults):
         pair.pixels = {size: eval_transform(size)(image) for size in sizes}
     return pair
 
 
-def web_texts(members: Members, meta: dict[str, Any], hygiene: HygieneConfig) -> list[Text]:
-    """The texts that came with the image: `txt`, or several under `texts` in its json; one that is empty where there is none."""
-    if "txt" in members:
-        try:
-            texts = [members["txt"].decode()]
-        except UnicodeDecodeError:
-            return [Text("web", "", ["not_utf8"])]
-    else:
-        texts = [text for text in meta.get("texts", []) if isinstance(text, str)] or [""]
-    return [Text("web", text, text_faults(text, hygiene)) for text in texts]
+def web_texts(sample: Sample, hygiene: HygieneConfig) -> list[Text]:
+    """The texts that came with the image; one that is empty where there is none."""
+    if not sample.texts:
+        return [Text("web", "", ["not_utf8" if sample.text_fault == "text is not UTF-8" else "empty"])]
+    return [Text("web", text, text_faults(text, hygiene)) for text in sample.texts]
 
 
-def parse(data: bytes) -> dict[str, Any]:
-    """A sample's json, or nothing where it cannot be read: it is carried along in any case."""
-    try:
-        meta = json.loads(data)
-    except ValueError:
-        return {}
-    return meta if isinstance(meta, dict) else {}
+def written(value: Any) -> str:
+    """A field of a sample's json as the scores have it."""
+    return "" if value is None else str(value)[:LONGEST]
 
 
 def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], number: int) -> Iterator[R]:

@@ -16,8 +16,9 @@ from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.selection import select
 from blip.capfilt.shard import JSON
 from blip.capfilt.table import from_parquet, joined
-from blip.data.index import Index, Members
+from blip.data.index import Index
 from blip.data.manifest import Manifest, Shard
+from blip.data.names import Members
 from blip.data.shards import ShardError
 from blip.storage import Store
 from blip.workers.queue import READERS, finished
@@ -88,7 +89,12 @@ def read_scores(store: Store, record: Record) -> pa.Table:
 
 
 def read_index(store: Store, record: Record) -> Index:
-    return Index(store.get(beside(record, INDEX)))
+    """The index beside an output shard. Raises ShardError where it is not what was committed."""
+    key = beside(record, INDEX)
+    index = Index(store.get(key))
+    if index.digest != record["index"]:
+        raise ShardError(f"index {store.uri}/{key} was altered: its sha256 is {index.digest} where the commit says {record['index']}")
+    return index
 
 
 def beside(record: Record, ending: str) -> str:
@@ -103,9 +109,11 @@ def write_selection(store: Store, record: Record, table: pa.Table, reasons: NDAr
     for key, text in zip(rows["key"].to_pylist(), rows["text"].to_pylist(), strict=True):
         kept.setdefault(key, []).append(text)
     index = Index.of(selected(read_index(store, record), kept))
-    name = f"selection/{beside(record, '').removeprefix('data/')}-{hashlib.sha256(index.lines).hexdigest()[:16]}.idx.jsonl"
+    name = f"selection/{beside(record, '').removeprefix('data/')}-{index.digest[:16]}.idx.jsonl"
     store.put(name, index.lines)
-    return Shard(name=record["name"], sha256=record["sha256"], bytes=record["bytes"], samples=len(index), index=name)
+    return Shard(
+        name=record["name"], sha256=record["sha256"], bytes=record["bytes"], samples=len(index), index=name, index_sha256=index.digest
+    )
 
 
 def selected(index: Index, kept: Mapping[str, list[str]]) -> Iterator[tuple[str, Members, list[str]]]:

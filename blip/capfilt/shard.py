@@ -12,13 +12,17 @@ from pydantic import Field
 from webdataset.writer import TarWriter
 
 from blip.capfilt.hygiene import HygieneConfig
-from blip.capfilt.pairs import CarriedConfig, Pair, ahead, make_pair, read_members
+from blip.capfilt.pairs import CarriedConfig, Pair, make_pair, read_pairs
 from blip.capfilt.rules import REASONS, SelectionConfig, decide
 from blip.capfilt.stream import Chunk, StreamConfig, chunks, halve, matched, with_synthetic
 from blip.capfilt.table import table_of, to_parquet
 from blip.config import Config
 from blip.data.index import Index
+from blip.data.manifest import Shard
+from blip.data.sample import Rejected
+from blip.data.shards import ShardFile, check_unexpected
 from blip.digest import file_digest
+from blip.storage import Store
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval
 from blip.workers.worker import Output
@@ -36,6 +40,9 @@ class ShardConfig(Config):
     hygiene: HygieneConfig = Field(default_factory=HygieneConfig)
     carried: CarriedConfig = Field(default_factory=CarriedConfig)
     selection: SelectionConfig = Field(default_factory=SelectionConfig)
+    unexpected: float = Field(default=0.01, ge=0, le=1)
+    """The share of a shard's samples over which the code may fail in ways that it does not know, before the shard counts as failed. Each
+    is left out, and named in the log and the commit record. Three may fail in any case, but with 0 none."""
 
     @property
     def judged(self) -> bool:
@@ -51,9 +58,15 @@ class ShardBootstrap:
     """
 
     def __init__(
-        self, cfg: ShardConfig, captioner: Captioning | None, text_filter: Retrieval | None, models: Mapping[str, str], threads: int = 2
+        self,
+        cfg: ShardConfig,
+        captioner: Captioning | None,
+        text_filter: Retrieval | None,
+        models: Mapping[str, str],
+        source: Store,
+        threads: int = 2,
     ):
-        self.cfg, self.captioner, self.filter, self.threads = cfg, captioner, text_filter, threads
+        self.cfg, self.captioner, self.filter, self.source, self.threads = cfg, captioner, text_filter, source, threads
         if captioner is not None:
             captioner.check(cfg.stream.decoding)
         self.origin = {**models, "seed": cfg.stream.seed, "decoding": cfg.stream.decoding.model_dump()}
@@ -64,30 +77,45 @@ class ShardBootstrap:
         self.device = next(tasks[0].parameters()).device
         self.sizes = sorted({task.model.cfg.vision.size for task in tasks})
 
-    def __call__(self, path: Path, folder: Path, tally: Counter[str]) -> Output:
-        """Makes tar, index and table of a local tar, in the folder. Raises ShardError where the tar cannot be read."""
-        rejected, spent, tables = Counter[str](), Counter[str](), []
+    def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
+        """Makes tar, index and table of a shard's local file, in the folder.
+
+        Raises ShardError where the tar cannot be read, and where more samples failed unexpectedly than `unexpected` allows.
+        """
+        rejected, spent, tables = Rejected(), Counter[str](), []
         tar, index, scores = (folder / name for name in ("out.tar", "out.idx.jsonl", "out.parquet"))
-        with ThreadPoolExecutor(self.threads) as pool, tar.open("wb") as file, tar_writer(file) as out:
-            for chunk in self.stream(path, pool, rejected, spent):
+        with (
+            ThreadPoolExecutor(self.threads) as pool,
+            ShardFile(self.source, shard, path, rejected, verified=True) as source,
+            tar.open("wb") as file,
+            tar_writer(file) as out,
+        ):
+            for chunk in self.stream(source, pool, rejected, spent):
                 table = table_of(chunk.pairs)
                 reasons = [REASONS[i] for i in decide(table, self.cfg.selection, self.cfg.judged)]
                 tables.append(table)
                 tally.update(counted(chunk.pairs, reasons))
                 for sample in self.samples(chunk.pairs, iter(reasons)):
                     out.write(sample)
+            check_unexpected(rejected, source, self.cfg.unexpected, "capfilt.unexpected")
         entries = Index.scan(tar, Counter())
         index.write_bytes(entries.lines)
         scores.write_bytes(to_parquet(tables))
         tally.update({f"ns.{part}": time for part, time in spent.items()})
-        record = {"samples": len(entries), "scores": file_digest(scores), "rejected": dict(rejected)}
+        record = {
+            "samples": len(entries),
+            "index": entries.digest,
+            "scores": file_digest(scores),
+            "rejected": dict(rejected),
+            "unexpected": rejected.details,
+        }
         return Output(tar, {".idx.jsonl": index, ".parquet": scores}, record)
 
-    def stream(self, path: Path, pool: Executor, rejected: Counter[str], spent: Counter[str]) -> Iterator[Chunk]:
+    def stream(self, source: ShardFile, pool: Executor, rejected: Rejected, spent: Counter[str]) -> Iterator[Chunk]:
         """The shard's pairs, captioned and scored."""
         cfg = self.cfg
         prepare = partial(make_pair, sizes=self.sizes, hygiene=cfg.hygiene, carried=cfg.carried, drop=cfg.selection.drop)
-        pairs = ahead(pool, prepare, read_members(path, rejected), 2 * cfg.stream.batch)
+        pairs = read_pairs(source, pool, prepare, 2 * cfg.stream.batch, rejected)
         stream = chunks(pairs, cfg.stream, self.device, spent)
         if self.captioner:
             stream = with_synthetic(stream, self.captioner)

@@ -122,7 +122,7 @@ def describe(store: Store, key: str, stamp: str) -> Reading:
     try:
         with local_copy(store, key) as path:
             index = Index.scan(path, rejected)
-            shard = Shard(name=key, sha256=file_digest(path), bytes=path.stat().st_size, samples=len(index))
+            shard = Shard(name=key, sha256=file_digest(path), bytes=path.stat().st_size, samples=len(index), index_sha256=index.digest)
             return Reading(stamp=stamp, shard=shard, rejected=dict(rejected))
     except MissingKeyError:
         raise ShardError(f"shard {store.uri}/{key} is missing") from None

@@ -1,11 +1,21 @@
 """A sample as members of a tar, in img2dataset's layout, and back."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blip.data.index import IMAGE
+from blip.data.manifest import Layout
+from blip.data.names import TEXTS, Members, image_names
 from blip.data.sample import BadSample, Sample
+
+FIELDS = ("texts", "captions", "caption", "text")
+"""Fields of a sample's json that hold its text or texts, the first one counting."""
+LARGEST_IMAGE, LARGEST_JSON, LARGEST_TEXT = 256 << 20, 16 << 20, 1 << 20
+"""Bytes of a member that are read at most."""
+MOST_TEXTS = 1000
+"""Texts of a sample at most."""
+DEEPEST = 64
+"""Levels of a sample's json at most: what is nested deeper cannot be written again."""
 
 
 def pack(sample: Sample) -> dict[str, bytes]:
@@ -24,41 +34,105 @@ def pack(sample: Sample) -> dict[str, bytes]:
     return members
 
 
-def unpack(key: str, members: dict[str, bytes]) -> Sample:
-    """The sample of a key. Raises BadSample that says what is wrong with it; a sample may have no text, but not an empty one."""
+def wanted(members: Members, layout: Layout, chosen: bool) -> tuple[Members, bool]:
+    """The members that a sample is made of, and whether one was left out because it is too large to hold a text.
+
+    No text's is among them where the texts were `chosen` already. Raises BadSample where an image is too large.
+    """
+    images = image_names(members)
+    if any(members[name][1] > LARGEST_IMAGE for name in images):
+        raise BadSample("image is too large a file")
+    texts = () if chosen else text_extensions(layout)
+    largest = {**dict.fromkeys(images, LARGEST_IMAGE), "json": LARGEST_JSON, **dict.fromkeys(texts, LARGEST_TEXT)}
+    found = {name: members[name] for name in largest if name in members}
+    fitting = {name: (offset, size) for name, (offset, size) in found.items() if size <= largest[name]}
+    return fitting, len(fitting) < len(found)
+
+
+def unpack(key: str, members: Mapping[str, bytes], layout: Layout, chosen: Sequence[str] | None = None, too_large: bool = False) -> Sample:
+    """The sample of a key, with the texts that were `chosen` or else with those that its members hold.
+
+    Texts that are empty are left out. Where none can be read, `text_fault` of the sample says why. Raises BadSample where it has no image.
+    """
     names = image_names(members)
     if not names:
         raise BadSample("no image")
-    meta = parse(members.get("json", b"{}"))
-    texts = meta.pop("texts", [])
-    if "txt" in members:
-        texts = [read(members["txt"])]
-    if not isinstance(texts, list) or any(not isinstance(text, str) for text in texts):
-        raise BadSample("texts are no list of texts")
-    if not all(map(str.strip, texts)):
-        raise BadSample("empty text")
-    return Sample(key, [members[name] for name in names], texts, meta, names[0].rpartition(".")[2])
+    meta, json_fault = read_json(members["json"]) if "json" in members else ({}, "")
+    if chosen is not None:
+        texts, text_fault = list(chosen), ""
+    else:
+        texts, text_fault = find_texts(members, meta, json_fault, layout)
+        if too_large and not texts:
+            text_fault = "text is too large"
+    meta.pop("texts", None)
+    return Sample(key, [members[name] for name in names], texts, meta, names[0].rpartition(".")[2], text_fault)
 
 
-def image_names(members: Iterable[str]) -> list[str]:
-    """The extensions that hold the images: one without a number, else those with numbers, `2.png` before `10.png`."""
-    names = sorted(filter(IMAGE.fullmatch, members))
-    single = [name for name in names if "." not in name]
-    return single[:1] or sorted(names, key=lambda name: int(name.partition(".")[0]))
+def text_extensions(layout: Layout) -> tuple[str, ...]:
+    """The extensions of the members that may hold a text."""
+    if layout.text_extension:
+        return (layout.text_extension,)
+    return () if layout.text_field else TEXTS
 
 
-def parse(data: bytes) -> dict[str, Any]:
+def find_texts(members: Mapping[str, bytes], meta: Mapping[str, Any], json_fault: str, layout: Layout) -> tuple[list[str], str]:
+    """The texts of a sample; where there are none, why, or an empty reason where nothing claims to be one."""
+    for extension in text_extensions(layout):
+        if extension in members:
+            return decoded(members[extension])
+    if layout.text_extension and not layout.text_field:
+        return [], ""
+    if json_fault:
+        return [], json_fault
+    for name in (layout.text_field,) if layout.text_field else FIELDS:
+        value = meta.get(name)
+        if isinstance(value, str):
+            return usable([value])
+        if isinstance(value, list) and value:
+            return usable(value)
+        if value is not None and not isinstance(value, list):
+            return [], "texts are no list of texts"
+    return [], ""
+
+
+def decoded(data: bytes) -> tuple[list[str], str]:
     try:
-        meta = json.loads(data)
-    except ValueError:
-        raise BadSample("json cannot be decoded") from None
-    if not isinstance(meta, dict):
-        raise BadSample("json is no mapping")
-    return meta
-
-
-def read(data: bytes) -> str:
-    try:
-        return data.decode()
+        return usable([data.decode("utf-8-sig")])
     except UnicodeDecodeError:
-        raise BadSample("text is not UTF-8") from None
+        return [], "text is not UTF-8"
+
+
+def usable(values: Sequence[Any]) -> tuple[list[str], str]:
+    if len(values) > MOST_TEXTS:
+        return [], "more texts than can be read"
+    strings = [value for value in values if isinstance(value, str)]
+    texts = [text for text in strings if text.strip()]
+    fault = "" if texts else "empty text" if strings else "texts are no list of texts"
+    return texts, fault
+
+
+def read_json(data: bytes) -> tuple[dict[str, Any], str]:
+    """What a sample's json holds, and what is wrong with it, in which case it counts as empty.
+
+    Halves of surrogate pairs, which cut texts leave behind and no encoding takes, become U+FFFD.
+    """
+    try:
+        meta = json.loads(data, parse_constant=lambda _: None)
+        if b"\\ud" in data.lower():
+            meta = json.loads(json.dumps(meta, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError):
+        return {}, "json cannot be decoded"
+    if not isinstance(meta, dict):
+        return {}, "json is no mapping"
+    if data.count(b"{") + data.count(b"[") > DEEPEST and depth(meta) > DEEPEST:
+        return {}, "json is nested too deeply"
+    return meta, ""
+
+
+def depth(value: Any) -> int:
+    """Levels of lists and mappings in a value."""
+    level, reached = [value], 0
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        reached += 1
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+    return reached

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from blip.config import Config, ConfigError
 from blip.data.cache import ShardCache
 from blip.data.manifest import Manifest
 from blip.data.plan import Plan
-from blip.data.sample import BadSample, Sample
+from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample, too_many
 from blip.data.shards import ShardError
 
 Prepared = TypeVar("Prepared")
@@ -30,6 +30,13 @@ Place = tuple[int, int]
 """Shard and row."""
 
 FETCHERS = 4
+
+
+class Fault(NamedTuple):
+    """Why a sample is left out; `detail` says more of an error that is unexpected, and is empty otherwise."""
+
+    reason: str
+    detail: str
 
 
 class LoaderConfig(Config):
@@ -48,8 +55,12 @@ class LoaderConfig(Config):
     """Micro-batches that a worker has ready."""
     ranged: bool = False
     """Read samples from the bucket one by one rather than whole shards: for shards that no local disk holds. Digests are not verified."""
+    unexpected: float = Field(default=0.01, ge=0, le=1)
+    """The share of the data's samples over which the code may fail in ways that it does not know, before the training ends. Each is left
+    out and named in the log. Three may fail in any case, but with 0 none."""
     cache: str | None = None
-    """The local folder for copies of shards; none is one in the system's temporary folder, shared by all runs of a user."""
+    """The local folder for copies of shards; none is one in the system's temporary folder, shared by all runs of a user and by nobody
+    else. Whoever may write to the folder decides what is learnt from."""
     cache_gb: float = Field(default=100.0, gt=0)
     """What these copies may take on the disk."""
 
@@ -69,7 +80,8 @@ class Loader(Generic[Collated]):
     `prepare` makes of a sample what `collate` makes a batch of; its random generator depends on seed, epoch and the sample's key alone.
     The samples of a step depend on the data, the seed and the config's batch, streams and window: the parts of ranks in their order,
     and of a rank's micro-batches in theirs, are the global batch. A sample that `prepare` refuses by BadSample is counted by reason and
-    replaced by the next good one of its shard. With workers, `prepare` and `collate` run in their processes.
+    replaced by the next good one of its shard, and so is one over which it fails otherwise, within `cfg.unexpected`. With workers,
+    `prepare` and `collate` run in their processes.
     Raises ConfigError where batch, data and processes do not fit, ShardError where a shard is missing or altered.
     """
 
@@ -87,6 +99,8 @@ class Loader(Generic[Collated]):
     ):
         self.cfg, self.rank, self.step = cfg, rank, start_step
         self.micro_batch, self.accumulation = split(cfg, world)
+        for manifest in manifests:
+            manifest.check_counts()
         stored = [(manifest.store, shard) for manifest in manifests for shard in manifest.shards]
         self.plans = [Plan([s.samples for _, s in stored], seed, cfg.batch, cfg.streams, cfg.window) for _ in range(2)]
         """One to read by and one to look ahead with: a plan remembers the epoch that it is in."""
@@ -95,7 +109,7 @@ class Loader(Generic[Collated]):
             check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
         folder = Path(cfg.cache or Path(tempfile.gettempdir()) / f"blip-shards-{os.getuid()}")
         self.reader = Reader(ShardCache(stored, folder, int(cfg.cache_gb * 1e9), cfg.ranged), prepare, collate, seed)
-        self.bad: dict[Place, str] = {}
+        self.bad: dict[Place, Fault] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,17 +129,27 @@ class Loader(Generic[Collated]):
     @property
     def rejected(self) -> Counter[str]:
         """How many samples this rank could not use so far, by reason; each counts once."""
-        return Counter(self.bad.values())
+        return Counter(fault.reason for fault in self.bad.values())
 
     def __iter__(self) -> Iterator[Collated]:
         """Micro-batches, `accumulation` a step; the step counts as made when its last one is handed out."""
         for done, (batch, bad) in enumerate(self.read(), start=1):
             self.bad.update(bad)
+            self.check_unexpected()
             if done % self.accumulation == 0:
                 self.step += 1
             yield batch
 
-    def read(self) -> Iterator[tuple[Collated, dict[Place, str]]]:
+    def check_unexpected(self) -> None:
+        """Raises ShardError where unexpected errors cost more of the samples than the configuration allows."""
+        details = [fault.detail for fault in self.bad.values() if fault.detail]
+        if too_many(len(details), self.samples, self.cfg.unexpected):
+            raise ShardError(
+                f"{len(details)} of {self.samples} samples failed unexpectedly, more than loader.unexpected={self.cfg.unexpected:g} "
+                f"allows; the first: {details[0]}"
+            )
+
+    def read(self) -> Iterator[tuple[Collated, dict[Place, Fault]]]:
         fetchers = ThreadPoolExecutor(FETCHERS)
         tasks = self.tasks(self.step, fetchers)
         try:
@@ -172,22 +196,23 @@ class Reader(Generic[Prepared, Collated]):
     def __init__(self, cache: ShardCache, prepare: Prepare[Prepared], collate: Collate[Prepared, Collated], seed: int):
         self.cache, self.prepare, self.collate, self.seed = cache, prepare, collate, seed
 
-    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, str]]:
+    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, Fault]]:
         epoch, rows = task
-        bad: dict[Place, str] = {}
+        bad: dict[Place, Fault] = {}
         return self.collate([self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]), bad
 
-    def good(self, epoch: int, number: int, row: int, bad: dict[Place, str]) -> Prepared:
+    def good(self, epoch: int, number: int, row: int, bad: dict[Place, Fault]) -> Prepared:
         """The sample of a row or, where it is bad, the next good one of its shard: neither processes nor earlier samples matter."""
         shard = self.cache[number]
         for place in (*range(row, len(shard)), *range(row)):
             try:
                 sample = shard[place]
-                return self.prepare(sample, generator(self.seed, epoch, sample.key))
+                with one_sample(sample.id):
+                    return self.prepare(sample, generator(self.seed, epoch, sample.key))
             except BadSample as e:
-                bad[number, place] = str(e)
+                bad[number, place] = Fault(str(e), e.detail if isinstance(e, UnexpectedError) else "")
         store, entry = self.cache.shards[number]
-        reasons = ", ".join(sorted({reason for (shard_number, _), reason in bad.items() if shard_number == number}))
+        reasons = ", ".join(sorted({fault.reason for (shard_number, _), fault in bad.items() if shard_number == number}))
         raise ShardError(f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}")
 
 

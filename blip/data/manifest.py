@@ -4,11 +4,32 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from blip.config import Config, ConfigError, validate
+from blip.data.names import Split
 from blip.digest import value_digest
-from blip.storage import Store, locate, open_store
+from blip.storage import Store, StoreError, locate, open_store
+from blip.storage.store import check as check_key
+
+
+class Layout(Config):
+    """How the members of a tar become samples."""
+
+    keys: Split = "auto"
+    """Where the key in a member's name ends: at its `first` dot (`000.seg.png` belongs to `000.jpg`), at its `last` one (`photo.v2.jpg` is
+    `photo.v2`), or, `auto`, wherever images get a key of their own."""
+    text_extension: str = ""
+    """The extension of the members that hold the texts; empty for the first of txt, caption, cap and text that a sample has, and then
+    for its json."""
+    text_field: str = ""
+    """The field of a sample's json that holds its text or texts; empty for the first of texts, captions, caption and text that it has.
+    With one of these two settings, texts are read from nowhere else."""
+
+    @field_validator("text_extension")
+    @classmethod
+    def extension_is_bare(cls, value: str) -> str:
+        return value.removeprefix(".").lower()
 
 
 class Shard(Config):
@@ -21,6 +42,10 @@ class Shard(Config):
     samples: int = Field(ge=0)
     index: str = ""
     """The key of an index of some of its samples and texts; empty for the one beside it, of all."""
+    index_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+    """Digest of that index; empty where an earlier version wrote the manifest: then the index beside the shard is not believed."""
+    layout: Layout = Layout()
+    """How its members are read."""
 
 
 class Manifest(Config):
@@ -66,8 +91,40 @@ class Manifest(Config):
         store, key = locate(uri)
         try:
             values = json.loads(store.get(key))
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ConfigError(f"manifest {uri} is not JSON: {e}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"manifest {uri} must be a mapping of keys to values, is a {type(values).__name__}")
-        return validate(cls, values, f"manifest {uri}")
+        try:
+            manifest = validate(cls, values, f"manifest {uri}")
+            open_store(manifest.root)
+        except StoreError as e:
+            raise ConfigError(f"manifest {uri}: root: {e}") from None
+        manifest.check(f"manifest {uri}")
+        return manifest
+
+    def check(self, origin: str) -> None:
+        """Raises ConfigError that names a shard that cannot be as the manifest says."""
+        names: set[str] = set()
+        for shard in self.shards:
+            for key in filter(None, (shard.name, shard.index)):
+                try:
+                    check_key(key)
+                except StoreError as e:
+                    raise ConfigError(f"{origin}: shards: {e}") from None
+            if shard.name in names:
+                raise ConfigError(f"{origin}: shards: {shard.name!r} stands there twice; leave one of them out")
+            names.add(shard.name)
+
+    def check_counts(self) -> None:
+        """Raises ConfigError that names a shard that has not the bytes for its samples: no order of them should be drawn up."""
+        for shard in self.shards:
+            if shard.samples > shard.bytes // SMALLEST_SAMPLE:
+                raise ConfigError(
+                    f"manifest {self.name} of {self.root}: {shard.name!r} cannot hold {shard.samples:,} samples in {shard.bytes:,} bytes, "
+                    f"since each takes {SMALLEST_SAMPLE} or more; ingest the tars again"
+                )
+
+
+SMALLEST_SAMPLE = 512
+"""Bytes of a sample in a tar at least: a member's header."""

@@ -8,21 +8,27 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 from webdataset.writer import TarWriter
 
-from blip.data.index import KEY, Index
-from blip.data.layout import pack, unpack
-from blip.data.manifest import Manifest, Shard
-from blip.data.sample import BadSample, Sample
+from blip.data.index import Index
+from blip.data.layout import pack, unpack, wanted
+from blip.data.manifest import Layout, Manifest, Shard
+from blip.data.names import KEY, Members
+from blip.data.sample import BadSample, Rejected, Sample, one_sample, too_many
 from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError, open_store
 
 log = logging.getLogger(__name__)
+
+
+WRITTEN = Layout(keys="first")
+"""How the shards that are written here are read: their keys have no dot."""
+GAP = 64 * 1024
+"""Bytes between a sample's members that are read along with them; what lies further apart is read one by one."""
 
 
 class ShardError(StoreError):
@@ -71,9 +77,19 @@ def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
                     )
                 seen.add(sample.key)
                 tar.write({"__key__": sample.key, **pack(sample)})
-        index = Index.scan(path, Counter())
+        rejected: Counter[str] = Counter()
+        index = Index.scan(path, rejected, WRITTEN.keys)
+        if len(index) < len(seen):
+            raise ValueError(f"shard {store.uri}/{stem}: {len(seen)} samples became {len(index)}; left out: {dict(rejected)}")
         digest = file_digest(path)
-        shard = Shard(name=f"{stem}-{digest[:8]}.tar", sha256=digest, bytes=path.stat().st_size, samples=len(index))
+        shard = Shard(
+            name=f"{stem}-{digest[:8]}.tar",
+            sha256=digest,
+            bytes=path.stat().st_size,
+            samples=len(index),
+            index_sha256=index.digest,
+            layout=WRITTEN,
+        )
         store.put_file(shard.name, path)
         store.put(index_key(shard), index.lines)
     return shard
@@ -90,11 +106,11 @@ def read_shard(store: Store, shard: Shard, rejected: Counter[str] | None = None)
 
     Bad samples are skipped, counted by reason in `rejected` and told to the log. Raises ShardError.
     """
-    reasons: Counter[str] = Counter()
+    reasons = Rejected()
     with opened(store, shard, reasons) as file:
         yield from good_samples(file, reasons)
     if reasons:
-        log.warning("shard %s/%s: left out %s", store.uri, shard.name, ", ".join(f"{n} ({r})" for r, n in sorted(reasons.items())))
+        log.warning("shard %s/%s: left out %s", store.uri, shard.name, reasons.told())
     if rejected is not None:
         rejected.update(reasons)
 
@@ -102,19 +118,46 @@ def read_shard(store: Store, shard: Shard, rejected: Counter[str] | None = None)
 class OpenShard(ABC):
     """A shard whose samples are read in any order."""
 
+    uri: str
+    shard: Shard
     index: Index
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, row: int) -> Sample:
-        """The sample of a row, its members read at once. Raises BadSample."""
-        key, members, texts = self.index[row]
-        start = min(offset for offset, _ in members.values())
-        end = max(offset + size for offset, size in members.values())
-        data = self.read(start, end - start)
-        sample = unpack(key, {name: data[offset - start : offset - start + size] for name, (offset, size) in members.items()})
-        return sample if texts is None else replace(sample, texts=texts)
+        """The sample of a row. Raises BadSample, also where texts came with it and none of them can be read."""
+        sample = self.image_and_texts(row)
+        if sample.text_fault:
+            raise BadSample(sample.text_fault)
+        return sample
+
+    def image_and_texts(self, row: int) -> Sample:
+        """The sample of a row, without texts where none can be read. Raises BadSample where it has no image."""
+        with one_sample(f"{row} of shard {self.uri}"):
+            key, members, chosen = self.index[row]
+            needed, too_large = wanted(members, self.shard.layout, chosen is not None)
+            sample = unpack(key, self.contents(needed), self.shard.layout, chosen, too_large)
+            sample.shard = self.shard.sha256
+            return sample
+
+    def whole(self, row: int) -> dict[str, bytes]:
+        """All members of a row, by extension. Raises BadSample."""
+        with one_sample(f"{row} of shard {self.uri}"):
+            return self.contents(self.index[row][1])
+
+    def contents(self, places: Members) -> dict[str, bytes]:
+        """The members at some places: together where they lie side by side, else one by one. Raises BadSample where one is cut short."""
+        start = min(offset for offset, _ in places.values())
+        end = max(offset + size for offset, size in places.values())
+        if end - start <= sum(size for _, size in places.values()) + GAP:
+            data = self.read(start, end - start)
+            found = {name: data[offset - start : offset - start + size] for name, (offset, size) in places.items()}
+        else:
+            found = {name: self.read(*place) for name, place in places.items()}
+        if any(len(found[name]) < size for name, (_, size) in places.items()):
+            raise BadSample("member is cut short")
+        return found
 
     @abstractmethod
     def read(self, offset: int, size: int) -> bytes: ...
@@ -130,51 +173,73 @@ class OpenShard(ABC):
 
 
 class ShardFile(OpenShard):
-    """A shard in a local file, verified when it is opened unless it was before. Raises ShardError."""
+    """A shard in a local file, verified when it is opened unless it was before. Raises ShardError.
+
+    What its tar holds beside the samples is counted in `rejected` where the tar must be scanned, for want of an index beside it.
+    """
 
     def __init__(self, store: Store, shard: Shard, path: Path, rejected: Counter[str] | None = None, verified: bool = False):
-        uri = f"{store.uri}/{shard.name}"
+        self.uri, self.shard = f"{store.uri}/{shard.name}", shard
         if not verified:
-            verify(path, shard, uri)
-        self.index = find_index(store, shard) or scan(path, shard, uri, Counter() if rejected is None else rejected)
-        self.file = path.open("rb", buffering=0)
+            verify(path, shard, self.uri)
+        self.index = find_index(store, shard) or scan(path, shard, self.uri, Counter() if rejected is None else rejected)
+        try:
+            self.file = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            raise missing(shard, self.uri) from None
 
     def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self.file.fileno(), size, offset)
+        try:
+            return os.pread(self.file.fileno(), size, offset)
+        except OSError as e:
+            raise ShardError(f"shard {self.uri} cannot be read: {e}") from e
 
     def close(self) -> None:
         self.file.close()
 
 
 class RangedShard(OpenShard):
-    """A shard read where it lies, sample by sample, which needs its index and verifies nothing but sizes."""
+    """A shard read where it lies, sample by sample. It needs its index, which is verified; of the shard itself nothing but sizes is."""
 
     def __init__(self, store: Store, shard: Shard):
+        self.uri, self.shard = f"{store.uri}/{shard.name}", shard
         index = find_index(store, shard)
         if index is None:
-            raise ShardError(f"shard {store.uri}/{shard.name} has no index beside it ({index_key(shard)}): it can only be read whole")
-        self.store, self.name, self.index = store, shard.name, index
+            raise ShardError(
+                f"shard {self.uri} has no index beside it that is the manifest's ({index_key(shard)}, sha256 "
+                f"{shard.index_sha256 or 'not known'}): it can only be read whole, so set loader.ranged=false"
+            )
+        self.store, self.index = store, index
 
     def read(self, offset: int, size: int) -> bytes:
-        return self.store.read(self.name, offset, size)
+        return self.store.read(self.shard.name, offset, size)
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-def good_samples(file: OpenShard, rejected: Counter[str]) -> Iterator[Sample]:
+def good_samples(file: OpenShard, rejected: Rejected) -> Iterator[Sample]:
     """The samples of an open shard in their order; bad ones are counted by reason."""
     for row in range(len(file)):
         try:
             sample = file[row]
         except BadSample as e:
-            rejected[str(e)] += 1
+            rejected.add(e)
         else:
             yield sample
 
 
+def check_unexpected(rejected: Rejected, file: OpenShard, share: float, setting: str) -> None:
+    """Raises ShardError where unexpected errors cost more of a shard's samples than a setting allows."""
+    if too_many(rejected.unexpected, len(file), share):
+        raise ShardError(
+            f"shard {file.uri}: {rejected.unexpected} of {len(file)} samples failed unexpectedly, more than {setting}={share:g} allows; "
+            f"the first: {rejected.details[0]}"
+        )
+
+
 @contextmanager
-def opened(store: Store, shard: Shard, rejected: Counter[str]) -> Iterator[ShardFile]:
+def opened(store: Store, shard: Shard, rejected: Rejected) -> Iterator[ShardFile]:
     """The shard's file, for a while."""
     try:
         with local_copy(store, shard.name) as path, ShardFile(store, shard, path, rejected) as file:
@@ -219,21 +284,46 @@ def index_key(shard: Shard) -> str:
 
 
 def find_index(store: Store, shard: Shard) -> Index | None:
-    """The shard's index, if it was stored and speaks of as many samples. Raises ShardError where a selection's index is missing."""
+    """The stored index of a shard, if it is the one that the manifest names by its digest; None where the tar tells as much.
+
+    Raises ShardError where a selection's index is missing or altered: the tar does not know what was selected.
+    """
+    key = f"{store.uri}/{index_key(shard)}"
+    if not shard.index_sha256:
+        if shard.index:
+            raise ShardError(f"shard {store.uri}/{shard.name}: the manifest has no digest of its selection's index {key}; select again")
+        return None
     try:
         index = Index(store.get(index_key(shard)))
     except MissingKeyError:
         if shard.index:
-            raise ShardError(f"shard {store.uri}/{shard.name}: the index of its selection, {shard.index}, is missing") from None
+            raise ShardError(f"shard {store.uri}/{shard.name}: the index of its selection, {key}, is missing; select again") from None
         return None
-    return index if len(index) == shard.samples else None
+    if index.digest != shard.index_sha256:
+        if shard.index:
+            raise ShardError(
+                f"the index {key} of a selection was altered: its sha256 is {index.digest} where the manifest says {shard.index_sha256}; "
+                "select again"
+            )
+        log.warning("index %s is not the one that the manifest names by digest, so the shard is read without it", key)
+        return None
+    if len(index) != shard.samples:
+        raise ShardError(f"the index {key} has {len(index)} samples where the manifest says {shard.samples}")
+    return index
 
 
 def scan(path: Path, shard: Shard, uri: str, rejected: Counter[str]) -> Index:
+    """The index of a shard as its tar's headers tell it. Raises ShardError."""
     try:
-        index = Index.scan(path, rejected)
+        index = Index.scan(path, rejected, shard.layout.keys)
     except tarfile.TarError as e:
         raise ShardError(f"shard {uri} with sha256 {shard.sha256} cannot be read as a tar: {e}") from e
+    except FileNotFoundError:
+        raise missing(shard, uri) from None
     if len(index) != shard.samples:
         raise ShardError(f"shard {uri} with sha256 {shard.sha256} has {len(index)} samples where the manifest says {shard.samples}")
+    if shard.index_sha256 and index.digest != shard.index_sha256:
+        raise ShardError(
+            f"shard {uri}: an index of its members has sha256 {index.digest} where the manifest says {shard.index_sha256}; ingest it again"
+        )
     return index

@@ -89,13 +89,13 @@ def predict_all(
     `advance` is called with the size of every batch.
     """
     budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{home.uri}/gpu-hours"), job.account, gpus_held())
-    wanted, tally = job.quotas, Counter[str]()
+    cfg, wanted, tally = job.config.evaluation, job.quotas, Counter[str]()
     shards = {shard.name: shard for shard in job.input.shards if shard.name in wanted}
     prepare = partial(example, size=size)
 
     def run_pass(at: Store, task: Task, predict: Predict, before: Sequence[Sequence[Any]] = ()) -> None:
         offsets = dict(zip(wanted, accumulate(map(len, before), initial=0), strict=False))
-        process = ShardPredictor(task, predict, job.input.store, prepare, job.config.evaluation.batch, wanted, offsets, advance)
+        process = ShardPredictor(task, predict, job.input.store, prepare, cfg.batch, wanted, offsets, advance, cfg.unexpected)
         queue = ShardQueue(at, list(wanted), name, job.config.lease)
         Worker(queue, job.input.store, shards, process, job.config.report, budget.check, tally, ahead=False, reports=home).run()
 
@@ -145,4 +145,4 @@ def example(sample: Sample, size: int) -> Example:
     texts = [text for text in sample.texts if text.strip()]
     if not texts:
         raise BadSample("empty text")
-    return Example(sample.key, eval_transform(size)(decode(sample.images[0])), texts, sample.meta)
+    return Example(sample.id, eval_transform(size)(decode(sample.images[0])), texts, sample.meta)

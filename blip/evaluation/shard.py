@@ -14,8 +14,8 @@ from pydantic import Field
 from blip.batch import Example
 from blip.config import Config
 from blip.data.manifest import Manifest, Shard
-from blip.data.sample import BadSample, Sample
-from blip.data.shards import ShardFile, good_samples
+from blip.data.sample import BadSample, Rejected, Sample, one_sample
+from blip.data.shards import ShardFile, check_unexpected, good_samples
 from blip.storage import Store
 from blip.tasks.task import Predict, Task
 from blip.workers.queue import finished
@@ -27,6 +27,9 @@ class EvaluationConfig(Config):
     """Images predicted together."""
     limit: int | None = Field(default=None, ge=1)
     """Evaluate the first samples only."""
+    unexpected: float = Field(default=0.01, ge=0, le=1)
+    """The share of a shard's samples over which the code may fail in ways that it does not know, before the evaluation fails. Each is left
+    out, and named in the log and the commit record. Three may fail in any case, but with 0 none."""
 
 
 def quotas(manifest: Manifest, limit: int | None) -> dict[str, int]:
@@ -56,12 +59,14 @@ class ShardPredictor:
     """The position of a shard's first sample in the data set."""
     advance: Callable[[int], None]
     """Called with the size of every batch that is done."""
+    unexpected: float = 0.0
+    """The share of a shard's samples that may fail in ways that the code does not know."""
 
     @torch.no_grad()
     def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         torch.manual_seed(int(shard.sha256[:8], 16))  # what a task draws depends on the shard, not on who does it or what came before
         device = next(self.task.parameters()).device
-        rejected, predictions = Counter[str](), []
+        rejected, predictions = Rejected(), []
         with ShardFile(self.source, shard, path, rejected, verified=True) as opened:
             mine = self.examples(islice(good_samples(opened, rejected), self.quotas[shard.name]), rejected)
             while chunk := list(islice(mine, self.batch)):
@@ -70,16 +75,20 @@ class ShardPredictor:
                 predictions += self.predict(batch, range(first, first + len(chunk)))
                 tally["images"] += len(chunk)
                 self.advance(len(chunk))
+            check_unexpected(rejected, opened, self.unexpected, "evaluation.unexpected")
         file = folder / "predictions.pt"
         torch.save(predictions, file)
-        return Output(file, {}, {"samples": len(predictions), "rejected": dict(rejected)})
+        return Output(file, {}, {"samples": len(predictions), "rejected": dict(rejected), "unexpected": rejected.details})
 
-    def examples(self, samples: Iterable[Sample], rejected: Counter[str]) -> Iterator[Example]:
+    def examples(self, samples: Iterable[Sample], rejected: Rejected) -> Iterator[Example]:
         for sample in samples:
             try:
-                yield self.prepare(sample)
+                with one_sample(sample.id):
+                    example = self.prepare(sample)
             except BadSample as e:
-                rejected[str(e)] += 1
+                rejected.add(e)
+            else:
+                yield example
 
 
 def gather(at: Store, shards: Sequence[str]) -> list[list[dict[str, Any]]]:

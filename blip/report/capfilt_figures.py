@@ -17,7 +17,8 @@ from blip.capfilt.rules import REASONS, is_web
 from blip.capfilt.table import joined
 from blip.data.datasets.shapes import is_true
 from blip.data.images import MOST_PIXELS, decode
-from blip.data.layout import image_names
+from blip.data.layout import read_json
+from blip.data.names import image_names
 from blip.data.shards import local_copy
 from blip.report.bootstrap_page import THUMBNAIL, Judged, Picture, Source, scores
 
@@ -38,7 +39,8 @@ def truths(result: Result) -> Truths:
             for row in range(len(index)):
                 key, members, *_ = index[row]
                 offset, size = members.get("json", (0, 0))
-                truth[key] = json.loads(os.pread(file.fileno(), size, offset) or b"{}").get("truth")
+                meta, _ = read_json(os.pread(file.fileno(), size, offset))
+                truth[key] = meta.get("truth")
                 if not isinstance(truth[key], dict):  # a data set tells the truth of all or of none
                     return np.full(sum(map(len, result.tables)), np.nan)
         texts = zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True)

@@ -91,8 +91,8 @@ def evaluation(figures: Mapping[str, Any], folder: str) -> Sheet:
     recalls = [Bar(name, value, PERCENT) for name, value in figures.get("retrieval", {}).items()]
     words = " · ".join(f"{name} {value:.4g}" for name, value in figures.get("captioning", {}).items())
     captions = figures["described"]
-    found = (sample for sample in samples(Manifest.load(Path(folder, f"{figures['split']}.json"))) if sample.key in captions)
-    cards = [described(sample, captions[sample.key]) for sample in islice(found, len(captions))]
+    found = (sample for sample in samples(Manifest.load(Path(folder, f"{figures['split']}.json"))) if sample.id in captions)
+    cards = [described(sample, captions[sample.id]) for sample in islice(found, len(captions))]
     return Sheet("Evaluation", words, recalls, galleries=[("Captions", cards)] if cards else [])
 
 

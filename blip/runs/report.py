@@ -108,10 +108,10 @@ def step(name: str, figures: Mapping[str, Any]) -> Step:
 def described(data: str, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
     """Test images with a person's caption and both models', judged where the truth is known."""
     found = []
-    both = (sample for sample in samples(Manifest.load(Path(data, "test.json"))) if sample.key in before and sample.key in after)
+    both = (sample for sample in samples(Manifest.load(Path(data, "test.json"))) if sample.id in before and sample.id in after)
     for sample in islice(both, DESCRIBED):
         truth = sample.meta.get("truth")
-        old, new = before[sample.key], after[sample.key]
+        old, new = before[sample.id], after[sample.id]
         judged = {"before_true": is_true(truth, old), "after_true": is_true(truth, new)} if truth else {}
         found.append(Described(image=thumbnail(sample.images[0]), reference=sample.texts[0], before=old, after=new, **judged))
     return tuple(found)

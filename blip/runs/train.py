@@ -19,7 +19,7 @@ from blip.config import load
 from blip.data.images import decode
 from blip.data.loader import Loader
 from blip.data.manifest import Manifest
-from blip.data.sample import BadSample, Sample
+from blip.data.sample import BadSample, Sample, one_sample
 from blip.data.shards import samples
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, eval_transform, train_transform
@@ -185,7 +185,7 @@ def writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[
 def views(manifest: Manifest, size: int) -> Iterator[Tensor]:
     """The whole images `(3, size, size)` of a manifest's samples, those that cannot be decoded left out."""
     for sample in samples(manifest):
-        with suppress(BadSample):
+        with suppress(BadSample), one_sample(sample.id):
             yield eval_transform(size)(decode(sample.images[0]))
 
 
@@ -197,7 +197,7 @@ def preparing(cfg: TransformConfig) -> Callable[[Sample, np.random.Generator], E
         if not texts:
             raise BadSample("empty text")
         image = train_transform(cfg, rng)(decode(sample.images[0], cfg.max_pixels))
-        return Example(sample.key, image, [texts[rng.integers(len(texts))]], sample.meta)
+        return Example(sample.id, image, [texts[rng.integers(len(texts))]], sample.meta)
 
     return prepare
 

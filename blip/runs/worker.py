@@ -45,10 +45,10 @@ def caption_and_filter(uri: str, name: str) -> None:
         log.info("no shard is left of job %s", uri)
         return
     captioner, text_filter = load_models(job)
-    bootstrap = ShardBootstrap(job.config, captioner, text_filter, job.models, job.config.threads)
+    bootstrap = ShardBootstrap(job.config, captioner, text_filter, job.models, job.input.store, job.config.threads)
     budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{uri}/gpu-hours"), job.account, gpus_held())
     try:
-        Worker(queue, job.input.store, shards, lambda _, *given: bootstrap(*given), job.config.report, budget.check).run()
+        Worker(queue, job.input.store, shards, bootstrap, job.config.report, budget.check).run()
     finally:
         budget.record()
 

@@ -103,4 +103,7 @@ class Captioning(Task[MED]):
         ]
 
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
-        return caption_scores({p["key"]: p["caption"] for p in predictions}, {p["key"]: p["references"] for p in predictions})
+        numbered = {str(number): p for number, p in enumerate(predictions)}  # every prediction counts, whatever its key
+        return caption_scores(
+            {number: p["caption"] for number, p in numbered.items()}, {number: p["references"] for number, p in numbered.items()}
+        )

@@ -8,6 +8,8 @@ from tiny_models import picture
 
 from blip.capfilt.hygiene import HygieneConfig, inspect, perceptual_hash, text_faults
 from blip.capfilt.pairs import CarriedConfig, make_pair
+from blip.data.layout import unpack
+from blip.data.manifest import Layout
 
 CFG = HygieneConfig(min_side=16, max_pixels=80_000, max_aspect=3, max_characters=20)
 
@@ -105,14 +107,18 @@ def test_perceptual_hash_of_a_known_image():
     [
         ({"txt": b"a cat"}, ["a cat"], []),
         ({"txt": b"\xff\xfe"}, [""], ["not_utf8"]),
-        ({"txt": b"  "}, ["  "], ["empty"]),
+        ({"txt": b"  "}, [""], ["empty"]),
         ({}, [""], ["empty"]),
         ({"json": b'{"texts": ["one", "two"]}'}, ["one", "two"], []),
         ({"json": b"{broken", "txt": b"a cat"}, ["a cat"], []),
+        ({"json": b"{broken"}, [""], ["empty"]),
+        ({"json": b'{"texts": null}'}, [""], ["empty"]),
+        ({"json": b'{"texts": "abc"}'}, ["abc"], []),
+        ({"json": b'{"caption": "cut \\ud83d"}'}, ["cut \ufffd"], []),
     ],
 )
 def test_web_texts(members: dict[str, bytes], texts: list[str], faults: list[str]):
-    pair = make_pair(("key", {"png": picture(0), **members}), [16], CFG, CarriedConfig(), ())
+    pair = make_pair(unpack("key", {"png": picture(0), **members}, Layout()), [16], CFG, CarriedConfig(), ())
     assert [text.text for text in pair.texts] == texts
     assert pair.texts[0].faults == faults
     assert pair.pixels[16].shape == (3, 16, 16)
@@ -120,9 +126,9 @@ def test_web_texts(members: dict[str, bytes], texts: list[str], faults: list[str
 
 def test_what_is_to_be_dropped_is_not_prepared_and_opt_outs_are_heard():
     members = {"png": picture(0), "txt": b"a cat", "json": b'{"opt_out": true, "license": "cc0", "source": "cc3m", "url": "u"}'}
-    pair = make_pair(("key", members), [16], CFG, CarriedConfig(), ("opted_out",))
+    pair = make_pair(unpack("key", members, Layout()), [16], CFG, CarriedConfig(), ("opted_out",))
     assert pair.facts.faults == ["opted_out"]
     assert not pair.pixels
     assert pair.carried == {"licence": "cc0", "url": "u", "origin": "cc3m", "opt_out": "True"}
     several = {"0.png": picture(0), "1.png": picture(1), "txt": b"a cat"}
-    assert make_pair(("key", several), [16], CFG, CarriedConfig(), ()).facts.faults == ["several"]
+    assert make_pair(unpack("key", several, Layout()), [16], CFG, CarriedConfig(), ()).facts.faults == ["several"]

@@ -15,10 +15,12 @@ from blip.capfilt.shard import ShardBootstrap, ShardConfig
 from blip.capfilt.stream import StreamConfig
 from blip.capfilt.table import from_parquet
 from blip.data.index import Index
+from blip.data.manifest import Shard
 from blip.data.sample import Sample
 from blip.data.shards import ShardError, write_shards
 from blip.digest import file_digest
 from blip.models.generation import Nucleus
+from blip.storage import open_store
 from blip.workers.worker import Output
 
 MODELS = {"captioner": "c" * 8, "filter": "f" * 8}
@@ -34,7 +36,15 @@ def bootstrap(path: Path, out: Path, tally: Counter[str] | None = None, **cfg) -
     cfg = ShardConfig(**{**dict(CFG), **cfg})
     models = {"both": (captioner(), text_filter()), "captioner": (captioner(), None), "filter": (None, text_filter())}[cfg.variant]
     out.mkdir()
-    return ShardBootstrap(cfg, *models, MODELS)(path, out, Counter() if tally is None else tally)
+    shard = Shard(name=path.name, sha256=file_digest(path), bytes=path.stat().st_size, samples=number(path))
+    return ShardBootstrap(cfg, *models, MODELS, open_store(path.parent))(shard, path, out, Counter() if tally is None else tally)
+
+
+def number(path: Path) -> int:
+    try:
+        return len(Index.scan(path, Counter()))
+    except tarfile.TarError:
+        return 1
 
 
 def members(path: Path) -> dict[str, bytes]:

@@ -13,7 +13,6 @@ from blip.capfilt.hygiene import HygieneConfig
 from blip.capfilt.pairs import CarriedConfig, Pair, make_pair
 from blip.capfilt.stream import Chunk, StreamConfig, chunks, halve, matched, with_synthetic
 from blip.config import ConfigError, validate
-from blip.data.layout import pack
 from blip.models.generation import Beam, Nucleus
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.retrieval import Retrieval
@@ -22,7 +21,7 @@ NUCLEUS = Nucleus(min_length=4, max_length=10)
 
 
 def pairs(count: int = 7, start: int = 0) -> list[Pair]:
-    return [make_pair((s.key, pack(s)), [16], HygieneConfig(min_side=1), CarriedConfig(), ()) for s in samples(count, start)]
+    return [make_pair(s, [16], HygieneConfig(min_side=1), CarriedConfig(), ()) for s in samples(count, start)]
 
 
 def stream(source: list[Pair], **cfg) -> Iterator[Chunk]:

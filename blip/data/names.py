@@ -1,0 +1,183 @@
+"""Which members of a tar are one sample: the key and the extension in each member's name."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from blip.data.tar import Member
+
+KEY = re.compile(r"(?:.*/)?[^/.]+")
+"""A key that is safe to write: without a dot in its last part."""
+IMAGES = ("jpeg", "jpg", "png", "webp")
+IMAGE = re.compile(rf"(?:\d{{1,9}}\.)?(?:{'|'.join(IMAGES)})")
+"""An extension that holds an image: `png`, or `0.png`, `1.png` of several."""
+TEXTS = ("txt", "caption", "cap", "text")
+"""Extensions that hold a text, the first one counting."""
+LONGEST_PATH, LONGEST_NAME = 4096, 255
+"""Characters of a member's name, and of its last part: what file systems allow."""
+
+Split = Literal["auto", "first", "last"]
+"""Where a name's key ends: at the first dot of its last part, at its last dot, or as `keys_and_extensions` finds out."""
+Members = dict[str, tuple[int, int]]
+"""Extension to (offset, size) in bytes."""
+
+EXTRA = "further image of a sample"
+HIDDEN = "hidden member"
+UNUSED = (EXTRA, HIDDEN)
+"""Counted, and no loss: images beside a sample's own (`000.seg.png`), and the files that systems hide in folders."""
+
+
+class Name(NamedTuple):
+    """A name's text, and where the first and the last dot of its last part are."""
+
+    text: str
+    first: int
+    last: int
+
+    @property
+    def head(self) -> str:
+        return self.text[: self.first]
+
+    @property
+    def stem(self) -> str:
+        return self.text[: self.last]
+
+    @property
+    def ending(self) -> str:
+        return self.text[self.last + 1 :].lower()
+
+    @property
+    def dotted(self) -> bool:
+        return self.first != self.last
+
+    @property
+    def numbered(self) -> bool:
+        """Whether it is one image of several, `0.png`."""
+        return self.dotted and IMAGE.fullmatch(self.text[self.first + 1 :].lower()) is not None
+
+
+@dataclass
+class Kinds:
+    """What stands under a stem."""
+
+    image: bool = False
+    text: bool = False
+    json: bool = False
+
+
+def group(members: Iterable[Member], split: Split, rejected: Counter[str]) -> dict[str, Members]:
+    """The samples of a tar, in the order of their first members; members of one sample may stand anywhere.
+
+    What belongs to no sample with an image is counted by reason.
+    """
+    named = [(name, member) for member in members if (name := parse(member.name, rejected))]
+    keys = keys_of([name for name, _ in named], split)
+    samples: dict[str, Members] = {}
+    for (name, member), key in zip(named, keys, strict=True):
+        extension = name.text[len(key) + 1 :].lower()
+        if extension.startswith("__"):
+            rejected["member with a reserved name"] += 1
+        elif extension in samples.setdefault(key, {}):
+            rejected["key twice in a shard"] += 1
+        else:
+            samples[key][extension] = member.offset, member.size
+    complete = {}
+    for key, extensions in samples.items():
+        used = image_names(extensions)
+        images = sum(extension.rpartition(".")[2] in IMAGES for extension in extensions)
+        if used:
+            complete[key] = extensions
+            if images > len(used):
+                rejected[EXTRA] += images - len(used)
+        elif extensions:
+            rejected["no image"] += 1
+    return complete
+
+
+def image_names(members: Iterable[str]) -> list[str]:
+    """The extensions that hold the images: one without a number, else those with numbers, `2.png` before `10.png`."""
+    names = sorted(filter(IMAGE.fullmatch, members))
+    single = [name for name in names if "." not in name]
+    return single[:1] or sorted(names, key=lambda name: int(name.partition(".")[0]))
+
+
+def parse(raw: str, rejected: Counter[str]) -> Name | None:
+    text = printable(raw)
+    base = text.rfind("/") + 1
+    if len(text) > LONGEST_PATH or len(text) - base > LONGEST_NAME:
+        rejected["member's name is too long"] += 1
+        return None
+    if text.startswith(".", base):
+        rejected[HIDDEN] += 1
+        return None
+    first, last = text.find(".", base), text.rfind(".", base)
+    if first < 0 or last == len(text) - 1:
+        rejected["member without key and extension"] += 1
+        return None
+    return Name(text, first, last)
+
+
+def printable(name: str) -> str:
+    """A name with bytes that are not UTF-8, and characters that do not print, written as `\\xNN`."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def keys_of(names: list[Name], split: Split) -> list[str]:
+    """The key in each name."""
+    match split:
+        case "first":
+            return [name.head for name in names]
+        case "last":
+            return [name.stem for name in names]
+        case "auto":
+            known = Known(names)
+            return [known.key(name) for name in names]
+
+
+class Known:
+    """The keys that a tar's names are known to have, under the rule `auto`.
+
+    WebDataset splits at the first dot (`000.jpg`, `000.seg.png`, `000.txt` are one sample), but many files have dots in their names
+    (`photo.v2.12.jpg`, `photo.v2.12.txt`). A name's key is its longest beginning that is known as a key, or else all before its last dot.
+    Known up to the first dot is what has an image of its own (`000.jpg`), or other members and only numbered images (`k.json`, `k.0.png`,
+    `k.1.png`). Known up to a later dot is what has an image and a text of its own.
+    """
+
+    def __init__(self, names: Iterable[Name]):
+        self.kinds: defaultdict[str, Kinds] = defaultdict(Kinds)
+        heads: dict[str, str] = {}
+        odd: set[str] = set()  # heads of images with more than a number between head and extension
+        for name in names:
+            kinds = self.kinds[name.stem]
+            heads[name.stem] = name.head
+            kinds.text |= name.ending in TEXTS
+            kinds.json |= name.ending == "json"
+            if name.ending in IMAGES:
+                kinds.image = True
+                if name.dotted and not name.numbered:
+                    odd.add(name.head)
+        self.known: set[str] = set()
+        for stem, head in heads.items():
+            kinds = self.kinds[stem]
+            if stem == head:
+                known = kinds.image or head not in odd
+            else:
+                known = kinds.image and (kinds.text or (kinds.json and not self.has_image(head)))
+            if known:
+                self.known.add(stem)
+
+    def has_image(self, stem: str) -> bool:
+        return stem in self.kinds and self.kinds[stem].image
+
+    def key(self, name: Name) -> str:
+        end = name.last
+        while end >= name.first:
+            key = name.text[:end]
+            if key in self.known:
+                alone = name.dotted and key == name.head and name.numbered and self.has_image(key)
+                return name.stem if alone else key  # `cat.jpg` and `cat.2.jpg` are two images, not one of several
+            end = name.text.rfind(".", 0, end)
+        return name.stem
