@@ -4,19 +4,37 @@ import hashlib
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pydantic import Field
-from webdataset.shardlists import expand_urls
 
 from blip.config import Config, ConfigError, validate
 from blip.data.index import Index
-from blip.data.manifest import Manifest, Shard
-from blip.data.shards import ShardError, local_copy
+from blip.data.manifest import Layout, Manifest, Shard
+from blip.data.names import UNUSED
+from blip.data.sample import BadSample, Rejected
+from blip.data.shards import ShardError, ShardFile, local_copy, log
+from blip.data.sources import find
 from blip.digest import file_digest
-from blip.storage import MissingKeyError, Store, locate, open_store
+from blip.storage import MissingKeyError, Store, StoreError
+
+NO_TEXT = "no text"
+LOST = "tar that cannot be read"
+
+
+class Limits(Config):
+    """How much of somebody else's tars may be of no use before reading them ends with an error."""
+
+    lost: float = Field(default=0.0, ge=0, le=1)
+    """The share of tars that may be missing or broken; they are left out and counted. With 0, one ends the reading."""
+    unusable: float = Field(default=0.5, ge=0, le=1)
+    """The share of what a tar holds that may belong to no sample with an image. What is more is most likely a misunderstanding, of names
+    for example, for which there is `keys`."""
+    without_text: float = Field(default=0.9, ge=0, le=1)
+    """The share of samples that may have no text that can be read; 1 takes images alone. `text_extension` and `text_field` say where
+    texts are."""
 
 
 class Reading(Config):
@@ -27,58 +45,111 @@ class Reading(Config):
     shard: Shard
     rejected: dict[str, int] = Field(default_factory=dict)
     """What was left out, by reason."""
+    without_text: dict[str, int] = Field(default_factory=dict)
+    """Samples without a text that can be read, by reason."""
 
 
 def discover(
-    source: str | Path,
+    source: str | Path | Sequence[str],
     name: str = "",
     threads: int = 8,
     advance: Callable[[Shard], None] = lambda _: None,
     *,
     memory: Store | None = None,
     known: Collection[str] = (),
+    layout: Layout = Layout(),  # noqa: B008
+    limits: Limits = Limits(),  # noqa: B008
 ) -> Manifest:
-    """The manifest that `source` names: a manifest's file, a tar, tars by brace pattern (`web/{00000..00041}.tar`), folder or prefix.
+    """The manifest that `source` names: a manifest's file; a tar, or tars by pattern (`web/{00000..00041}.tar`, `web/*.tar`), folder or
+    prefix; or several such places of tars.
 
     Tars are read once, whole, for their digests and samples; `advance` hears of each. Save the manifest to do so only once, or give a
     store as `memory`, and only tars that are new or were replaced will be read. Shards whose digests are `known` are left out.
-    Raises ConfigError where no tar is found and ShardError where one is missing or broken.
+    Raises ConfigError where no tar is found, and ShardError that names every tar that is missing or broken, where they are more than
+    `limits` allow, or a tar or all of them hold too little of use.
     """
-    if str(source).endswith(".json"):
-        whole = Manifest.load(source)
+    sources = [str(source)] if isinstance(source, str | Path) else list(source)
+    if len(sources) == 1 and sources[0].endswith(".json"):
+        whole = Manifest.load(sources[0])
         return whole.model_copy(update={"shards": tuple(shard for shard in whole.shards if shard.sha256 not in known)})
-    store, stamps = find(str(source))
+    if not sources or any(one.endswith(".json") for one in sources):
+        raise ConfigError(f"sources {', '.join(sources) or 'of tars: none is named'}: name one manifest (.json), or tars alone")
+    store, stamps = find(sources)
     read = recall(memory, store.uri) if memory else {}
-    counts: Counter[str] = Counter()
-    shards = []
-
     before = dict(read)
 
-    def reading(key: str) -> Reading:
+    def reading(key: str) -> Reading | ShardError:
         former = before.get(key)
-        return former if former and former.stamp == stamps[key] != "" else describe(store, key, stamps[key])
+        if former and former.stamp == stamps[key] != "" and former.shard.layout == layout and former.shard.index_sha256:
+            return former
+        try:
+            return describe(store, key, stamps[key], layout)
+        except ShardError as e:
+            return e
 
+    found: list[Reading] = []
+    broken: list[str] = []
     try:
         with ThreadPoolExecutor(threads) as pool:
-            for key, found in zip(stamps, pool.map(reading, stamps), strict=True):
-                read[key] = found
-                if found.shard.sha256 not in known:
-                    shards.append(found.shard)
-                    counts.update(found.rejected)
-                    advance(found.shard)
+            for key, made in zip(stamps, pool.map(reading, stamps), strict=True):
+                if isinstance(made, ShardError):
+                    broken.append(str(made))
+                    continue
+                read[key] = made
+                if made.shard.sha256 not in known:
+                    found.append(made)
+                    advance(made.shard)
     finally:
         if memory and read != before:
             memory.put(page(store.uri), json.dumps([reading.model_dump() for reading in read.values()]).encode())
-    return Manifest(name=name or store.uri.rpartition("/")[2], root=store.uri, shards=tuple(shards), counts=dict(counts))
+    check_limits(store, found, broken, len(stamps), limits)
+    counts = sum((Counter(reading.rejected) + Counter(reading.without_text) for reading in found), Counter({LOST: len(broken)}))
+    shards = tuple(reading.shard for reading in found)
+    return Manifest(name=name or store.uri.rpartition("/")[2], root=store.uri, shards=shards, counts=dict(+counts))
+
+
+def check_limits(store: Store, found: Sequence[Reading], broken: Sequence[str], asked: int, limits: Limits) -> None:
+    """Raises ShardError where the tars are of less use than the limits allow."""
+    if len(broken) > limits.lost * asked:
+        raise ShardError(
+            f"{len(broken)} of {asked} tars cannot be read, more than data.lost={limits.lost:g} allows:" + "".join(f"\n{e}" for e in broken)
+        )
+    for message in broken:
+        log.warning("left out: %s", message)
+    for reading in found:
+        lost = sum(number for reason, number in reading.rejected.items() if reason not in UNUSED)
+        if lost > limits.unusable * (lost + reading.shard.samples):
+            raise ShardError(
+                f"shard {store.uri}/{reading.shard.name}: {told(reading.rejected)} and {reading.shard.samples} samples: too little can be "
+                f"used; see data.keys for how names are read, or raise data.unusable={limits.unusable:g}"
+            )
+    samples = sum(reading.shard.samples for reading in found)
+    without = sum((Counter(reading.without_text) for reading in found), Counter())
+    if without.total() > limits.without_text * samples:
+        raise ShardError(
+            f"{without.total()} of {samples} samples in {store.uri} have no text that can be read: {told(without)}; say where texts are by "
+            f"data.text_extension or data.text_field, or raise data.without_text={limits.without_text:g} to take images alone"
+        )
+
+
+def told(counts: dict[str, int]) -> str:
+    """Counts in words."""
+    return ", ".join(f"{number:,} ({reason})" for reason, number in sorted(counts.items())) or "nothing"
 
 
 def recall(memory: Store, root: str) -> dict[str, Reading]:
     """What is remembered of the tars below a URI, by key. Of two who write at once one is forgotten, which costs reading again."""
+    origin = f"{memory.uri}/{page(root)}"
     try:
         found = json.loads(memory.get(page(root)))
     except MissingKeyError:
         return {}
-    return {reading.shard.name: reading for reading in (validate(Reading, values, f"{memory.uri}/{page(root)}") for values in found)}
+    except (ValueError, RecursionError) as e:
+        raise ConfigError(f"{origin} is not JSON: {e}; delete it, and tars are read again") from None
+    if not isinstance(found, list) or not all(isinstance(values, dict) for values in found):
+        raise ConfigError(f"{origin} is no list of what was read; delete it, and tars are read again")
+    readings = [validate(Reading, values, origin) for values in found]
+    return {reading.shard.name: reading for reading in readings}
 
 
 def page(root: str) -> str:
@@ -86,45 +157,40 @@ def page(root: str) -> str:
     return f"{hashlib.sha256(root.encode()).hexdigest()[:16]}.json"
 
 
-def find(source: str) -> tuple[Store, dict[str, str]]:
-    """The store of a source, and the stamps of its tars by key: empty for one that a pattern names and that is not there."""
-    fixed, brace, varied = source.partition("{")
-    if brace or source.endswith(".tar"):
-        store, start = locate(f"{fixed}*" if brace else source)
-        keys = expand(source, f"{start[:-1]}{{{varied}") if brace else [start]
-        there = store.stamps(start[:-1] if brace else start)
-        return store, {key: there.get(key, "") for key in keys}
-    store = open_store(source)
-    stamps = tars(store)
-    if not stamps and not source.endswith("/"):
-        store, prefix = locate(source)
-        stamps = tars(store, prefix)
-    if not stamps:
-        raise ConfigError(f"no .tar below {source!r}; name a manifest (.json), a tar, a brace pattern, a folder or a prefix of tars")
-    return store, stamps
-
-
-def tars(store: Store, prefix: str = "") -> dict[str, str]:
-    """The keys of a store's tars with their stamps."""
-    return {key: stamp for key, stamp in store.stamps(prefix).items() if key.endswith(".tar")}
-
-
-def expand(source: str, pattern: str) -> list[str]:
-    try:
-        return expand_urls(pattern)
-    except ValueError as e:
-        raise ConfigError(f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: {e}") from None
-
-
-def describe(store: Store, key: str, stamp: str) -> Reading:
-    """Reads a tar for what a manifest says of it, and for what was left out of it."""
-    rejected: Counter[str] = Counter()
+def describe(store: Store, key: str, stamp: str, layout: Layout) -> Reading:
+    """Reads a tar for what a manifest says of it, and for what cannot be used of it. Raises ShardError that names the tar."""
+    uri = f"{store.uri}/{key}"
+    rejected = Rejected()
     try:
         with local_copy(store, key) as path:
-            index = Index.scan(path, rejected)
-            shard = Shard(name=key, sha256=file_digest(path), bytes=path.stat().st_size, samples=len(index), index_sha256=index.digest)
-            return Reading(stamp=stamp, shard=shard, rejected=dict(rejected))
+            index = Index.scan(path, rejected, layout.keys)
+            shard = Shard(
+                name=key,
+                sha256=file_digest(path),
+                bytes=path.stat().st_size,
+                samples=len(index),
+                index_sha256=index.digest,
+                layout=layout,
+            )
+            with ShardFile(store, shard, path, verified=True, index=index) as file:
+                return Reading(stamp=stamp, shard=shard, rejected=dict(rejected), without_text=without_text(file))
     except MissingKeyError:
-        raise ShardError(f"shard {store.uri}/{key} is missing") from None
+        raise ShardError(f"shard {uri} is missing") from None
     except tarfile.TarError as e:
-        raise ShardError(f"shard {store.uri}/{key} cannot be read as a tar: {e}") from e
+        raise ShardError(f"shard {uri} cannot be read as a tar: {e}") from e
+    except StoreError:
+        raise
+    except Exception as e:
+        raise ShardError(f"shard {uri} cannot be read: {type(e).__name__}: {e}") from e
+
+
+def without_text(file: ShardFile) -> dict[str, int]:
+    """How many samples of a shard have no text that can be read, by reason."""
+    reasons = Rejected()
+    for row in range(len(file)):
+        try:
+            if not file.texts(row):
+                reasons[NO_TEXT] += 1
+        except BadSample as e:
+            reasons.add(e)
+    return dict(reasons)

@@ -58,14 +58,20 @@ def unpack(key: str, members: Mapping[str, bytes], layout: Layout, chosen: Seque
     if not names:
         raise BadSample("no image")
     meta, json_fault = read_json(members["json"]) if "json" in members else ({}, "")
-    if chosen is not None:
-        texts, text_fault = list(chosen), ""
-    else:
-        texts, text_fault = find_texts(members, meta, json_fault, layout)
-        if too_large and not texts:
-            text_fault = "text is too large"
+    texts, text_fault = (list(chosen), "") if chosen is not None else find_texts(members, meta, json_fault, layout, too_large)
     meta.pop("texts", None)
     return Sample(key, [members[name] for name in names], texts, meta, names[0].rpartition(".")[2], text_fault)
+
+
+def read_texts(members: Mapping[str, bytes], layout: Layout, too_large: bool) -> tuple[list[str], str]:
+    """The texts that a sample's members hold; where there are none, why, or an empty reason where nothing claims to be one."""
+    meta, json_fault = read_json(members["json"]) if "json" in members else ({}, "")
+    return find_texts(members, meta, json_fault, layout, too_large)
+
+
+def without_images(members: Members) -> Members:
+    images = image_names(members)
+    return {name: place for name, place in members.items() if name not in images}
 
 
 def text_extensions(layout: Layout) -> tuple[str, ...]:
@@ -75,8 +81,15 @@ def text_extensions(layout: Layout) -> tuple[str, ...]:
     return () if layout.text_field else TEXTS
 
 
-def find_texts(members: Mapping[str, bytes], meta: Mapping[str, Any], json_fault: str, layout: Layout) -> tuple[list[str], str]:
-    """The texts of a sample; where there are none, why, or an empty reason where nothing claims to be one."""
+def find_texts(
+    members: Mapping[str, bytes], meta: Mapping[str, Any], json_fault: str, layout: Layout, too_large: bool
+) -> tuple[list[str], str]:
+    """As `read_texts`, with the json that was read."""
+    texts, fault = named_texts(members, meta, json_fault, layout)
+    return (texts, fault) if texts or not too_large else ([], "text is too large")
+
+
+def named_texts(members: Mapping[str, bytes], meta: Mapping[str, Any], json_fault: str, layout: Layout) -> tuple[list[str], str]:
     for extension in text_extensions(layout):
         if extension in members:
             return decoded(members[extension])

@@ -15,7 +15,7 @@ from typing import Any, Self
 from webdataset.writer import TarWriter
 
 from blip.data.index import Index
-from blip.data.layout import pack, unpack, wanted
+from blip.data.layout import pack, read_texts, unpack, wanted, without_images
 from blip.data.manifest import Layout, Manifest, Shard
 from blip.data.names import KEY, Members
 from blip.data.sample import BadSample, Rejected, Sample, one_sample, too_many
@@ -141,6 +141,18 @@ class OpenShard(ABC):
             sample.shard = self.shard.sha256
             return sample
 
+    def texts(self, row: int) -> list[str]:
+        """The texts of a row alone. Raises BadSample where some came with it and none of them can be read."""
+        with one_sample(f"{row} of shard {self.uri}"):
+            _, members, chosen = self.index[row]
+            needed, too_large = wanted(members, self.shard.layout, chosen is not None)
+            if chosen is not None:
+                return chosen
+            texts, fault = read_texts(self.contents(without_images(needed)), self.shard.layout, too_large)
+            if fault:
+                raise BadSample(fault)
+            return texts
+
     def whole(self, row: int) -> dict[str, bytes]:
         """All members of a row, by extension. Raises BadSample."""
         with one_sample(f"{row} of shard {self.uri}"):
@@ -148,6 +160,8 @@ class OpenShard(ABC):
 
     def contents(self, places: Members) -> dict[str, bytes]:
         """The members at some places: together where they lie side by side, else one by one. Raises BadSample where one is cut short."""
+        if not places:
+            return {}
         start = min(offset for offset, _ in places.values())
         end = max(offset + size for offset, size in places.values())
         if end - start <= sum(size for _, size in places.values()) + GAP:
@@ -178,11 +192,19 @@ class ShardFile(OpenShard):
     What its tar holds beside the samples is counted in `rejected` where the tar must be scanned, for want of an index beside it.
     """
 
-    def __init__(self, store: Store, shard: Shard, path: Path, rejected: Counter[str] | None = None, verified: bool = False):
+    def __init__(
+        self,
+        store: Store,
+        shard: Shard,
+        path: Path,
+        rejected: Counter[str] | None = None,
+        verified: bool = False,
+        index: Index | None = None,
+    ):
         self.uri, self.shard = f"{store.uri}/{shard.name}", shard
         if not verified:
             verify(path, shard, self.uri)
-        self.index = find_index(store, shard) or scan(path, shard, self.uri, Counter() if rejected is None else rejected)
+        self.index = index or find_index(store, shard) or scan(path, shard, self.uri, Counter() if rejected is None else rejected)
         try:
             self.file = path.open("rb", buffering=0)
         except FileNotFoundError:

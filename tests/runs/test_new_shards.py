@@ -27,9 +27,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the tars that were read whole, in their order."""
     keys, describe = [], discover.describe
 
-    def noted(store, key, stamp):
+    def noted(store, key, *given):
         keys.append(key)
-        return describe(store, key, stamp)
+        return describe(store, key, *given)
 
     monkeypatch.setattr(discover, "describe", noted)
     return keys
