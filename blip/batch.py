@@ -27,10 +27,11 @@ class Example:
     """A sample whose image is decoded, uint8 `(3, H, W)`, or `(F, 3, H, W)` of several; its texts; and what it says of itself."""
 
     key: str
-    """What the sample is known by among all: its shard's and its own key, for many data sets begin their keys again in every shard."""
     image: Tensor
     texts: list[str]
     meta: dict[str, Any] = field(default_factory=dict)
+    id: str = ""
+    """What the sample is known by among all, for keys may begin again in every shard; empty where the key alone is."""
 
 
 @dataclass
@@ -42,15 +43,21 @@ class Batch:
     text: Tokens | None = None
     image_ids: Tensor | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
+    """What each sample is known by among all; where none is given, the keys."""
+
+    def __post_init__(self):
+        self.ids = self.ids or self.keys
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @classmethod
     def of(cls, examples: list[Example], text: Tokens | None = None, **extra: Any) -> Self:
-        """Stacks the images of examples; an image is known by its key."""
-        keys = [e.key for e in examples]
-        return cls(keys, torch.stack([e.image for e in examples]), text, torch.tensor([image_id(k) for k in keys]), extra)
+        """Stacks the images of examples; an image is known by its example's id."""
+        ids = [e.id or e.key for e in examples]
+        numbers = torch.tensor([image_number(name) for name in ids])
+        return cls([e.key for e in examples], torch.stack([e.image for e in examples]), text, numbers, extra, ids)
 
     def to(self, device) -> Self:
         moved = {f.name: v.to(device) for f in fields(self) if hasattr(v := getattr(self, f.name), "to")}
@@ -58,6 +65,6 @@ class Batch:
         return replace(self, **moved, extra=extra)
 
 
-def image_id(key: str) -> int:
-    """A number that stands for a key, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
+def image_number(name: str) -> int:
+    """A number that stands for a sample's id, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())

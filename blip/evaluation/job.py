@@ -145,4 +145,4 @@ def example(sample: Sample, size: int) -> Example:
     texts = [text for text in sample.texts if text.strip()]
     if not texts:
         raise BadSample("empty text")
-    return Example(sample.id, eval_transform(size)(decode(sample.images[0])), texts, sample.meta)
+    return Example(sample.key, eval_transform(size)(decode(sample.images[0])), texts, sample.meta, sample.id)

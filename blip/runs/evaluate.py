@@ -88,7 +88,7 @@ def evaluate(
             figures[kind] = task.score(found)
             if kind == "captioning":
                 figures[kind] |= truth(found)
-                described = {p["key"]: p["caption"] for p in found[:DESCRIBED]}
+                described = {p["id"]: p["caption"] for p in found[:DESCRIBED]}
                 (folder / CAPTIONS).write_text(json.dumps(found, indent=1))
                 run.artifact(folder / CAPTIONS)
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in figures[kind].items()})

@@ -197,7 +197,7 @@ def preparing(cfg: TransformConfig) -> Callable[[Sample, np.random.Generator], E
         if not texts:
             raise BadSample("empty text")
         image = train_transform(cfg, rng)(decode(sample.images[0], cfg.max_pixels))
-        return Example(sample.id, image, [texts[rng.integers(len(texts))]], sample.meta)
+        return Example(sample.key, image, [texts[rng.integers(len(texts))]], sample.meta, sample.id)
 
     return prepare
 

@@ -98,8 +98,10 @@ class Captioning(Task[MED]):
     def predict(self, batch: Batch) -> list[dict[str, Any]]:
         captions = self.tokenizer.decode(self.write(batch.images, self.cfg.decoding).ids)
         return [
-            {"key": key, "caption": caption, "references": references, "meta": meta}
-            for key, caption, references, meta in zip(batch.keys, captions, batch.extra["references"], batch.extra["meta"], strict=True)
+            {"id": name, "key": key, "caption": caption, "references": references, "meta": meta}
+            for name, key, caption, references, meta in zip(
+                batch.ids, batch.keys, captions, batch.extra["references"], batch.extra["meta"], strict=True
+            )
         ]
 
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:

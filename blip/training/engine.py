@@ -181,7 +181,7 @@ class Engine:
 
     def keys(self, micro_batches: list[Batch], fine: list[bool]) -> list[str]:
         """The keys, over all ranks, of the samples of the micro-batches that were not fine."""
-        own = [key for batch, ok in zip(micro_batches, fine, strict=True) if not ok for key in batch.keys]
+        own = [key for batch, ok in zip(micro_batches, fine, strict=True) if not ok for key in batch.ids]
         return [key for keys in gather_objects(own) for key in keys]
 
     def state(self, keep: bool = True) -> dict[str, Tensor]:

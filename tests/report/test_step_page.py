@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from blip.data.datasets import shapes
+from blip.data.manifest import Manifest
 from blip.data.sample import Sample
-from blip.data.shards import write_shards
+from blip.data.shards import samples, write_shards
 from blip.report import step_page
 
 WORLD = shapes.ShapesConfig(gold=3, web=20, test=4, seed=3)
@@ -22,8 +23,8 @@ def folder(tmp_path: Path) -> Path:
     """A data folder with a text that means harm."""
     gold = [*shapes.gold(WORLD)]
     gold[0] = Sample(gold[0].key, gold[0].images, ["<script>alert(1)</script>"], gold[0].meta)
-    for split, samples in (("gold", gold), ("web", shapes.web(WORLD)), ("test", shapes.test(WORLD))):
-        write_shards(samples, tmp_path / "shards", split, 2).save(tmp_path / f"{split}.json")
+    for split, made in (("gold", gold), ("web", shapes.web(WORLD)), ("test", shapes.test(WORLD))):
+        write_shards(made, tmp_path / "shards", split, 2).save(tmp_path / f"{split}.json")
     return tmp_path
 
 
@@ -69,8 +70,8 @@ def test_training_shows_each_loss_and_says_what_went_wrong(tmp_path: Path):
 
 
 def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
-    first, second, *_ = shapes.test(WORLD)
-    described = {first.key: first.texts[0], second.key: "a tiny purple hexagon"}
+    first, second, *_ = samples(Manifest.load(folder / "test.json"))
+    described = {first.id: first.texts[0], second.id: "a tiny purple hexagon"}
     figures = {"retrieval": {"tr1": 25.0, "ir1": 100.0}, "captioning": {"cider": 3.4567}, "split": "test", "described": described}
     page = saved(step_page.evaluation(figures, str(folder)), folder)
     assert len(images(page)) == 2
