@@ -1,5 +1,7 @@
 """Workers that pull shards, as a Job: any number of pods, any of which may be lost at any time."""
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -82,14 +84,15 @@ def template(cfg: WorkersConfig) -> Manifest:
 
 
 def on_cluster(cfg: WorkersConfig) -> Callable[[str], AbstractContextManager[Callable[[], bool]]]:
-    """What starts workers on the cluster for the URI of a job; within, a function says whether they are at work.
+    """Returns what starts workers on the cluster for the URI of a job; within, a function says whether they run.
 
-    That function raises ConfigError when a worker ended with exit code 42, and JobError when the Job failed otherwise.
+    That function waits between two questions to the API server as long as all who ask it do. It raises ConfigError when a worker ended
+    with exit code 42, and JobError when the Job failed otherwise.
     """
 
     @contextmanager
     def begin(uri: str) -> Iterator[Callable[[], bool]]:
-        from blip.launch import submission
+        from blip.launch import kubernetes, submission
         from blip.launch.kubernetes import Cluster
 
         cluster = Cluster(cfg.namespace)
@@ -98,7 +101,12 @@ def on_cluster(cfg: WorkersConfig) -> Callable[[str], AbstractContextManager[Cal
         asked = cfg.model_copy(update={"name": name, "args": (uri, *cfg.args)})
         job = render(asked, owner, indexed=cluster.version() >= INDEXED_SINCE)
 
+        questioned = -math.inf
+
         def working() -> bool:
+            nonlocal questioned
+            time.sleep(max(0.0, questioned + kubernetes.INTERVAL - time.monotonic()))
+            questioned = time.monotonic()
             status = submission.look(cluster, job)
             if status.finished:
                 submission.settle(cluster, job, status)

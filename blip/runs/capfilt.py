@@ -88,15 +88,15 @@ def watch(job: Job, store: Store, workers: Workers, run: Run) -> dict[str, Any]:
         log.info("every shard of job %s is done already", job.identity)
         return {}
     behind = sum(record["samples"] for record in done.values())
-    crew = Tallies(store, len(done), set(store.list("worker/")))
+    tallies = Tallies.since_now(store, len(done))
     with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar:
 
         def look() -> None:
-            bar.advance(min(behind + int(crew.sum("images")), bar.total) - bar.done, crew.beside_the_bar())
-            run.metrics(crew.curves(), step=round(crew.seconds))
+            bar.advance(min(behind + int(tallies.sum("images")), bar.total) - bar.done, tallies.beside_the_bar())
+            run.metrics(tallies.curves(), step=round(tallies.seconds))
 
-        follow(crew, workers, job.config.report, look)
-    return crew.speed()
+        follow(tallies, workers, job.config.report, look)
+    return tallies.speed()
 
 
 def rethreshold(kept: str, out: str, threshold: str = "", overrides: Sequence[str] = (), page: str | None = None) -> dict[str, Any]:

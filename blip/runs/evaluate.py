@@ -74,9 +74,10 @@ def evaluate(
             with going_in_order():
                 predict_all(job, home, tasks, image_size(model), own_name(), bar.advance)
         else:
-            crew = Tallies(home, 0, set(home.list("worker/")))
+            tallies = Tallies.since_now(home, 0)
             start = workers or (lambda uri: on_this_machine(uri, processes, Path(out, "logs")))
-            follow(crew, start, cfg.report, lambda: bar.advance(min(done + int(crew.sum("images")), total) - bar.done))
+            follow(tallies, start, cfg.report, lambda: bar.advance(min(done + int(tallies.sum("images")), total) - bar.done))
+            bar.advance(samples_done(job, home, tasks) - bar.done)  # what was begun before this attempt is in nobody's tally
         figures, described = {}, {}
         evaluated, left_out = counted(job, home, tasks)
         if not evaluated:

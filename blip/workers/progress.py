@@ -1,4 +1,4 @@
-"""What a person sees of a job while workers are at it, each and all together."""
+"""Progress of a job while its workers run, of each of them and of all together."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from blip.logs import log
 from blip.storage import Store
@@ -16,17 +16,17 @@ SHOWN = 4
 """Workers named beside the progress bar at most."""
 PARTS = ("input", "encode", "decode", "filter")
 LOOK = 0.2
-"""Seconds between two looks whether workers are still there."""
+"""Seconds between two checks whether workers of this machine still run."""
 
 Tally = dict[str, float]
 """What a worker, or all of them, have counted so far, and the `seconds` they were at work."""
 Workers = Callable[[str], AbstractContextManager[Callable[[], bool]]]
-"""Starts workers for a job's URI and gives a function that says whether they are at work; leaving ends them."""
+"""Starts workers for a job's URI and returns a function that says whether they run; leaving the context ends them."""
 
 
-def follow(crew: "Tallies", workers: Workers, every: float, look: Callable[[], None]) -> None:
-    """Waits until no worker of a job is at work; looks at what they say of themselves every so many seconds, and once more at the end."""
-    with workers(crew.store.uri) as working:
+def follow(tallies: "Tallies", workers: Workers, every: float, look: Callable[[], None]) -> None:
+    """Waits until no worker of a job is at work; calls `look` with new tallies every so many seconds, and once more at the end."""
+    with workers(tallies.store.uri) as working:
         looked, busy = 0.0, True
         while busy:
             busy = working()
@@ -34,29 +34,36 @@ def follow(crew: "Tallies", workers: Workers, every: float, look: Callable[[], N
                 time.sleep(LOOK)
                 continue
             looked = time.monotonic()
-            crew.read()
+            tallies.read()
             look()
 
 
 @dataclass
 class Tallies:
-    """What workers say of themselves, those of earlier times left out."""
+    """What the workers of a job have reported since a moment.
+
+    A report that was there before and stays as it is belongs to a worker that is gone. One that changes belongs to a worker that an
+    earlier attempt of this step started and that goes on; what it had counted before is left out.
+    """
 
     store: Store
     """The job's."""
     shards: int
-    """Done before they began."""
-    old: set[str]
+    """Done before."""
+    before: dict[str, Tally]
+    """The reports that were there, by worker."""
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     workers: dict[str, Tally] = field(default_factory=dict)
 
+    @classmethod
+    def since_now(cls, store: Store, shards: int) -> Self:
+        return cls(store, shards, reports(store))
+
     def read(self) -> None:
-        keys = [key for key in self.store.list("worker/") if key not in self.old]
-        with ThreadPoolExecutor(READERS) as pool:
-            tallies = map(json.loads, pool.map(self.store.get, keys))
-            self.workers = {key.removeprefix("worker/").removesuffix(".json"): tally for key, tally in zip(keys, tallies, strict=True)}
         self.seconds = time.monotonic() - self.began
+        now = reports(self.store)
+        self.workers = {name: since(tally, self.before.get(name, {})) for name, tally in now.items() if tally != self.before.get(name)}
 
     def sum(self, name: str) -> float:
         return sum(tally.get(name, 0) for tally in self.workers.values())
@@ -85,6 +92,19 @@ class Tallies:
             "workers": {name: rate(tally) for name, tally in self.workers.items()},
             "shares": {part: time / (sum(spent.values()) or 1) for part, time in spent.items()},
         }
+
+
+def reports(store: Store) -> dict[str, Tally]:
+    """Returns the newest report of each worker of a job."""
+    keys = store.list("worker/")
+    with ThreadPoolExecutor(READERS) as pool:
+        found = map(json.loads, pool.map(store.get, keys))
+        return {key.removeprefix("worker/").removesuffix(".json"): tally for key, tally in zip(keys, found, strict=True)}
+
+
+def since(tally: Tally, before: Tally) -> Tally:
+    """Returns what was counted after an earlier report."""
+    return {name: value - before.get(name, 0) for name, value in tally.items()}
 
 
 def rate(tally: Tally) -> float:

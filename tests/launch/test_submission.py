@@ -22,6 +22,7 @@ from blip.launch.trainjob import TrainJobConfig, render
 from blip.launch.workers import WorkersConfig, on_cluster
 from blip.storage import StoreError, open_store
 from blip.workers.model import ModelSource
+from blip.workers.progress import Tallies, follow
 
 WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w-1", "uid": "u", "blockOwnerDeletion": False}
 COMPLETE, FAILED = (
@@ -197,6 +198,16 @@ def test_workers_are_at_work_until_their_job_ends(api):
     assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["s3://b/capfilt/1"]
     assert "completionMode" not in job["spec"], "the server is too old for it"
     assert api.saw("DELETE") == 0
+
+
+def test_the_api_server_is_asked_no_more_often_than_the_interval(api, tmp_path, monkeypatch):
+    monkeypatch.setattr(kubernetes, "INTERVAL", 0.2)
+    api.play.extend([[]] * 5 + [[COMPLETE]])
+    began, asked = time.monotonic(), len(api.requests)
+    follow(Tallies.since_now(open_store(tmp_path), 0), on_cluster(WorkersConfig.model_validate(WORKERS)), 0.01, lambda: None)
+    assert api.play == deque()
+    assert time.monotonic() - began >= 5 * 0.2
+    assert len(api.requests) - asked < 20
 
 
 def test_workers_of_an_old_cluster_that_would_try_a_wrong_configuration_again_are_deleted(api):
