@@ -31,14 +31,16 @@ WORKDIR /src
 # First what changes seldom. Everything is in place before the project itself comes, which then costs seconds.
 COPY pyproject.toml ${CONSTRAINTS} ./
 RUN python3 -m venv /opt/blip \
-    && python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; x = p['optional-dependencies']; \
+        print(*p['dependencies'], *x['train'], *x['cluster'], *x['pipelines'], sep='\n')" > requirements.txt \
     && /opt/blip/bin/pip install -c "${CONSTRAINTS}" -r requirements.txt ${EXTRAS}
 COPY README.md LICENSE ./
 COPY blip blip
-COPY components components
-COPY pipelines pipelines
 RUN /opt/blip/bin/pip install --no-deps . \
     && /opt/blip/bin/pip check
+# Steps import these by name; they are not installed, since their names are too common.
+COPY components /opt/blip/checkout/components
+COPY pipelines /opt/blip/checkout/pipelines
 
 FROM python
 ARG BASE_IMAGE
@@ -52,6 +54,7 @@ RUN test -n "${REVISION}" || { echo "give --build-arg REVISION=\$(git rev-parse 
     && mkdir --mode=0777 /scratch
 COPY --from=build /opt/blip /opt/blip
 ENV PATH=/opt/blip/bin:$PATH \
+    PYTHONPATH=/opt/blip/checkout \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     BLIP_REVISION=${REVISION} \

@@ -1,6 +1,8 @@
 """`blip`: the verbs of the pipeline on the command line, one after the other or one alone."""
 
 import json
+import re
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +22,13 @@ class Verbs(TyperGroup):
         except (ConfigError, StoreError) as error:
             typer.echo(f"blip: {error}", err=True)
             raise typer.Exit(EXIT_CONFIG if isinstance(error, ConfigError) else 1) from None
+        except ModuleNotFoundError as error:
+            extra = extra_of(error.name or "")
+            if not extra:
+                raise
+            verb = ctx.invoked_subcommand
+            typer.echo(f"blip: {verb} needs {error.name}: pip install 'blip-bootstrap[{extra}]'", err=True)
+            raise typer.Exit(EXIT_CONFIG) from None
 
 
 app = typer.Typer(cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -162,6 +171,14 @@ def summary(path: Annotated[Path, typer.Argument(help="A run's summary.json.")] 
     from blip.report.summary import Summary, table
 
     Console().print(table(Summary.load(path)))
+
+
+def extra_of(module: str) -> str:
+    """Returns the extra of this package that installs a module, or an empty string where none does."""
+    package = module.partition(".")[0]
+    lines = metadata.requires("blip-bootstrap") or []
+    found = [re.fullmatch(rf"{re.escape(package)}\b.*extra == \W(\w+)\W", line) for line in lines]
+    return next((match[1] for match in found if match), "")
 
 
 def text(path: Path | None) -> str | None:

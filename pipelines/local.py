@@ -29,6 +29,8 @@ from pipelines.parameters import Step, steps
 
 HERE = "python-of-this-machine"
 """The image of every step: the cache compares images, and steps of this machine have none, whatever a cluster would run."""
+ROOT = Path(__file__).parent.parent
+"""The checkout: steps import `components` from it."""
 GRACE = 20
 """Seconds that a step gets to save its state after Ctrl-C."""
 
@@ -156,6 +158,7 @@ class Watch:
         environment = {
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent.parent}/mlflow.db",
             **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "BLIP_GROUP": folder.parent.name,
             "BLIP_REVISION": revision(),
             "MLFLOW_RUN_NAME": self.step.name,

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from blip.redaction import redact
-from blip.storage import S3Store, StoreError
+from blip.storage import StoreError
+from blip.storage.s3 import S3Store
 
 CASES = {
     "http://ann:pw@mlflow:5000/api": "http://***@mlflow:5000/api",

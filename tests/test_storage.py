@@ -12,8 +12,8 @@ from threading import Barrier
 
 import pytest
 
-from blip.storage import FolderStore, MissingKeyError, S3Store, Store, StoreError, locate, open_store, probe
-from blip.storage.s3 import client
+from blip.storage import FolderStore, MissingKeyError, Store, StoreError, locate, open_store, probe
+from blip.storage.s3 import S3Store, client
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from blip.storage.folder import FolderStore
 from blip.storage.probe import probe
-from blip.storage.s3 import S3Store
 from blip.storage.store import MissingKeyError, Store, StoreError, check
 
-__all__ = ["FolderStore", "MissingKeyError", "S3Store", "Store", "StoreError", "check", "locate", "open_store", "probe"]
+__all__ = ["FolderStore", "MissingKeyError", "Store", "StoreError", "check", "locate", "open_store", "probe"]
 
 
 def open_store(uri: str | Path) -> Store:
@@ -23,6 +22,10 @@ def open_store(uri: str | Path) -> Store:
         case "file":
             return FolderStore(rest)
         case "s3":
+            try:
+                from blip.storage.s3 import S3Store  # boto3 comes with an extra
+            except ModuleNotFoundError as error:
+                raise StoreError(f"store {str(uri)!r} needs {error.name}: pip install 'blip-bootstrap[train]'") from None
             return S3Store(str(uri))
         case _:
             raise StoreError(f"store {str(uri)!r}: the scheme {scheme!r} is not known; use a folder or s3://bucket/prefix")

@@ -11,7 +11,6 @@ from blip.batch import Batch, Example
 from blip.config import ConfigError
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
-from blip.metrics.captioning import caption_scores
 from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, check_room, sample
 from blip.models.med import MED
 from blip.objectives.language_modeling import caption_loss, next_token_targets
@@ -105,6 +104,8 @@ class Captioning(Task[MED]):
         ]
 
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
+        from blip.metrics.captioning import caption_scores  # pycocoevalcap and its Java come with an extra
+
         numbered = {str(number): p for number, p in enumerate(predictions)}  # every prediction counts, whatever its key
         return caption_scores(
             {number: p["caption"] for number, p in numbered.items()}, {number: p["references"] for number, p in numbered.items()}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from blip.data.manifest import Manifest, Shard
-from blip.storage import S3Store, Store, open_store
+from blip.storage import Store, open_store
+from blip.storage.s3 import S3Store
 from blip.workers.queue import LeaseConfig, ShardQueue, committed
 from blip.workers.worker import Output, Worker
 

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from blip.config import ConfigError
-from blip.storage import S3Store, open_store
+from blip.storage import open_store
+from blip.storage.s3 import S3Store
 from blip.workers.model import LEFT_BEHIND, ModelSource, model_digest
 
 
