@@ -1,1 +1,26 @@
-"""BLIP's bootstrapping: a model that captions the web, filters the captions and learns again from what is left."""
+"""BLIP: captions images, matches images with texts, answers questions, and bootstraps the models that do so.
+
+    captioner = blip.load("runs/captioner")
+    captioner.caption(["a.jpg", "b.jpg"])
+
+The names below load on first use, so that `import blip` imports neither torch nor Pillow.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blip.api import Beam, ConfigError, ImageLike, Match, Model, Nucleus, UnsupportedError, load
+
+__all__ = ["Beam", "ConfigError", "ImageLike", "Match", "Model", "Nucleus", "UnsupportedError", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'blip' has no attribute {name!r}")
+    from blip import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -86,6 +86,14 @@ def decode_with_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
         return Decoded(image, size, mode, is_animated(opened))
 
 
+def as_seen(image: Image.Image) -> Image.Image:
+    """As `decode`, for an image of Pillow, of any size. Raises BadSample if its pixels cannot be read."""
+    try:
+        return upright(to_rgb(image), orientation_of(image))
+    except Exception as e:
+        raise broken(b"", e) from e
+
+
 def broken(data: bytes, error: Exception) -> BadSample:
     """The reason for an exception of Pillow; one that its decoders do not raise on purpose is named by its type."""
     if "truncated" in str(error) or is_cut_webp(data):

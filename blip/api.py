@@ -1,0 +1,307 @@
+"""What `import blip` offers: a trained model that captions images, matches images with texts, and answers questions."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from blip import distributed
+from blip.batch import Tokens
+from blip.config import ConfigError
+from blip.data.images import as_seen, decode
+from blip.data.sample import BadSample
+from blip.data.tokenizer import Tokenizer, clean_question
+from blip.data.transforms import eval_transform, normalise
+from blip.models.generation import Beam, Decoding, Nucleus
+from blip.models.weights.load import load as load_weights
+from blip.tasks.build import TaskConfig, build_model, build_task, inherits
+from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, as_filter, read_model_config
+from blip.tasks.nlvr import NLVRConfig
+from blip.tasks.pretraining import PretrainingConfig
+from blip.tasks.retrieval import Retrieval, RetrievalConfig
+from blip.tasks.task import Task
+from blip.tasks.vqa import VQA, VQAConfig
+
+__all__ = ["Beam", "ConfigError", "ImageLike", "Match", "Model", "Nucleus", "UnsupportedError", "load"]
+
+ImageLike = Image.Image | str | os.PathLike[str] | bytes
+"""An image of Pillow, the path of an encoded image, or its bytes."""
+
+T = TypeVar("T")
+SomeTask = TypeVar("SomeTask", bound=Task)
+
+ABILITIES: dict[type[Task], tuple[str, ...]] = {
+    Captioning: ("caption",),
+    Retrieval: ("match", "embed_images", "embed_texts"),
+    VQA: ("answer",),
+}
+"""The methods of a model that each task makes possible."""
+
+TRAINED_FOR = {
+    Captioning: "captioning or pretraining",
+    Retrieval: "retrieval or pretraining",
+    VQA: "vqa",
+}
+"""The trainings whose models perform each task."""
+
+
+class UnsupportedError(ValueError):
+    """A model was asked for something that it was not trained for; the message names what it can do."""
+
+
+class Match(NamedTuple):
+    """How well a text matches an image (BLIP, section 3.3)."""
+
+    probability: float
+    """Image-text matching's probability that the text belongs to the image, 0 to 1."""
+    similarity: float
+    """Cosine similarity of the two embeddings, -1 to 1."""
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None, batch_size: int = 32) -> "Model":
+    """Loads a model folder that `blip train` wrote, for inference on a device: by default the GPU if there is one.
+
+    `batch_size` is the number of images that go through the model together; it bounds the memory that a call takes.
+
+    Raises ConfigError if the folder is missing, incomplete or of a task that this interface does not cover.
+    """
+    folder = Path(path)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}, must be 1 or more")
+    if not folder.is_dir():
+        raise ConfigError(f"model {str(path)!r}: no such folder; name a model folder that `blip train` wrote")
+    cfg = read_model_config(folder)
+    roles = roles_of(cfg.task, folder)
+    model = build_model(cfg.task, cfg.model)
+    load_weights(model, str(folder / WEIGHTS), inherits(cfg.task))
+    tokenizer = Tokenizer.from_folder(folder / TOKENIZER)
+    tasks = [build_task(role, model, tokenizer).eval() for role in roles]
+    for task in tasks:
+        if isinstance(task, Retrieval):
+            del task.alignment  # training's momentum copy of the model
+    model.to(distributed.device() if device is None else torch.device(device))
+    return Model(folder, cfg.task.type, tasks, cfg.model.vision.size, batch_size)
+
+
+def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
+    """Returns the tasks that a model performs, given the one it was trained for. Raises ConfigError if it has none."""
+    match cfg:
+        case PretrainingConfig():
+            return [as_captioner(cfg), as_filter(cfg)]
+        case CaptioningConfig():
+            return [cfg]
+        case RetrievalConfig():
+            return [as_filter(cfg)]
+        case VQAConfig():
+            # the list of answers lies outside the folder: `answer` takes one as an argument instead
+            return [cfg.model_copy(update={"inference": "generate", "answer_list": None})]
+        case NLVRConfig():
+            known = "captioning, pretraining, retrieval and vqa"
+            raise ConfigError(f"model {str(folder)!r} was trained for nlvr; load() takes models of {known}")
+
+
+class Model:
+    """A trained model. All its methods take one value or a sequence of values, and return one result for each.
+
+    Images are files, bytes or Pillow images of any size and mode; they are decoded and scaled as in training.
+    Every method raises UnsupportedError if the model was not trained for it, and ValueError for an image that cannot be
+    decoded.
+    """
+
+    def __init__(self, folder: Path, trained_for: str, tasks: Sequence[Task], image_size: int, batch_size: int):
+        self.folder = folder
+        self.trained_for = trained_for
+        self.image_size = image_size
+        """Height and width in pixels to which images are scaled."""
+        self.batch_size = batch_size
+        self.tasks = {type(task): task for task in tasks}
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """The methods that this model supports."""
+        return tuple(name for task in self.tasks for name in ABILITIES[task])
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the model computes on."""
+        task = next(iter(self.tasks.values()))
+        return next(task.model.parameters()).device
+
+    @torch.inference_mode()
+    def caption(self, images: ImageLike | Sequence[ImageLike], *, decoding: Decoding | None = None) -> list[str]:
+        """Returns a caption for each image.
+
+        `decoding` is `blip.Beam(...)` for the likeliest caption, or `blip.Nucleus(...)` for a random one, drawn from
+        torch's global generator; the default is the decoding in the model's configuration.
+        """
+        captioner = self.task(Captioning, "caption")
+        captions: list[str] = []
+        for part in self.batches(list_images(images)):
+            texts = captioner.write(self.pixels(part), decoding or captioner.cfg.decoding)
+            captions += captioner.tokenizer.decode(texts.ids)
+        return captions
+
+    @torch.inference_mode()
+    def match(self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]) -> list[Match]:
+        """Returns how well each text matches the image at its position.
+
+        One image is compared with every text, and one text with every image. Raises ValueError if both are several and
+        their numbers differ.
+        """
+        matcher = self.task(Retrieval, "match")
+        some_images, some_texts = list_images(images), list_texts(texts)
+        if len(some_images) == 1:
+            return self.match_image(matcher, some_images[0], some_texts)
+        pairs = paired(some_images, some_texts, "texts")
+        matches: list[Match] = []
+        for part in self.batches(pairs):
+            pixels = self.pixels([image for image, _ in part])
+            probability, similarity = matcher.match(pixels, [text for _, text in part])
+            matches += map(Match, probability.tolist(), similarity.tolist())
+        return matches
+
+    def match_image(self, matcher: Retrieval, image: ImageLike, texts: list[str]) -> list[Match]:
+        """As `match`, for several texts of one image, which is encoded once."""
+        model = matcher.model
+        tokens = model.encode_image(normalise(self.pixels([image])))
+        cross = model.text_encoder.cross_keys_values(tokens)
+        matches: list[Match] = []
+        for part in self.batches(texts):
+            size = len(part)
+            repeated = [(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1)) for keys, values in cross]
+            probability, similarity = matcher.match_tokens(tokens.expand(size, -1, -1), repeated, part)
+            matches += map(Match, probability.tolist(), similarity.tolist())
+        return matches
+
+    @torch.inference_mode()
+    def embed_images(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
+        """Returns unit vectors `(N, E)`, float32, on the CPU; dot products with those of texts are similarities."""
+        matcher = self.task(Retrieval, "embed_images")
+        model = matcher.model
+        features = [torch.empty(0, model.cfg.embed)]
+        for part in self.batches(list_images(images)):
+            tokens = model.encode_image(normalise(self.pixels(part)))
+            features.append(model.image_feature(tokens).float().cpu())
+        return torch.cat(features)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: str | Sequence[str]) -> Tensor:
+        """Returns unit vectors `(N, E)`, float32, on the CPU."""
+        matcher = self.task(Retrieval, "embed_texts")
+        model = matcher.model
+        features = [torch.empty(0, model.cfg.embed)]
+        for part in self.batches(list_texts(texts)):
+            hidden = model.encode_text(matcher.tokens(part).to(self.device))
+            features.append(model.text_feature(hidden).float().cpu())
+        return torch.cat(features)
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        questions: str | Sequence[str],
+        answers: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Returns the answer to each question about the image at its position.
+
+        One image serves every question, and one question every image. The model writes its answers, or chooses the
+        likeliest of `answers`. Raises ValueError if images and questions are both several and their numbers differ,
+        or if `answers` is empty.
+        """
+        answerer = self.task(VQA, "answer")
+        choices = None if answers is None else list_texts(answers)
+        if choices is not None and not choices:
+            raise ValueError("answers is empty; give the answers to choose from, or None to let the model write")
+        encoded = None if choices is None else answerer.encode_answers(choices).to(self.device)
+        found: list[str] = []
+        for part in self.batches(paired(list_images(images), list_texts(questions), "questions")):
+            pixels = self.pixels([image for image, _ in part])
+            text = self.encode_questions(answerer, [question for _, question in part])
+            if choices is None or encoded is None:
+                found += answerer.generate(pixels, text)
+            else:
+                best = answerer.rank(pixels, text, encoded)
+                found += [choices[number] for number in best.tolist()]
+        return found
+
+    def encode_questions(self, answerer: VQA, questions: list[str]) -> Tokens:
+        lengths = answerer.cfg.question
+        cleaned = [clean_question(question, lengths.words) for question in questions]
+        return answerer.tokenizer.encode(cleaned, lengths.tokens, lengths.pad).to(self.device)
+
+    def task(self, kind: type[SomeTask], method: str) -> SomeTask:
+        """Returns the model as a task. Raises UnsupportedError if it was not trained for it."""
+        task = self.tasks.get(kind)
+        if task is None:
+            can = f"was trained for {self.trained_for} and can do: {', '.join(self.abilities)}"
+            raise UnsupportedError(f"model {str(self.folder)!r} {can}; {method} needs a model of {TRAINED_FOR[kind]}")
+        assert isinstance(task, kind)
+        return task
+
+    def batches(self, values: list[T]) -> Iterator[list[T]]:
+        for start in range(0, len(values), self.batch_size):
+            yield values[start : start + self.batch_size]
+
+    def pixels(self, images: Sequence[ImageLike]) -> Tensor:
+        """Returns uint8 images `(B, 3, H, W)` on the model's device. Raises as `opened`."""
+        transform = eval_transform(self.image_size)
+        scaled = [transform(opened(image)) for image in images]
+        return torch.stack(scaled).to(self.device)
+
+
+def opened(image: ImageLike) -> Image.Image:
+    """Returns an image in RGB, upright, transparent pixels on white.
+
+    Raises ValueError that names the image if it cannot be decoded, OSError if its file cannot be read.
+    """
+    try:
+        match image:
+            case Image.Image():
+                return as_seen(image)
+            case bytes():
+                return decode(image)
+            case str() | os.PathLike():
+                return decode(Path(image).read_bytes())
+    except BadSample as error:
+        raise ValueError(f"image {name_of(image)}: {error}") from None
+    raise TypeError(f"an image must be a path, bytes or an image of Pillow, is {type(image).__name__}")
+
+
+def name_of(image: ImageLike) -> str:
+    """Returns the path of an image, or its type if it has none."""
+    if isinstance(image, str | os.PathLike):
+        return str(image)
+    return getattr(image, "filename", "") or f"of {type(image).__name__}"
+
+
+def list_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+    """Returns a sequence of images as a list, and one image as a list of one."""
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        return list(images)
+    return [images]
+
+
+def list_texts(texts: str | Sequence[str]) -> list[str]:
+    """Returns a sequence of texts as a list, and one text as a list of one. Raises TypeError for what is no string."""
+    if isinstance(texts, str):
+        return [texts]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"a text must be a string, is {type(text).__name__}")
+    return list(texts)
+
+
+def paired(images: list[ImageLike], texts: list[str], what: str) -> list[tuple[ImageLike, str]]:
+    """Returns pairs; one value of a side joins every value of the other. Raises ValueError if the numbers differ."""
+    if len(images) == 1:
+        images = images * len(texts)
+    elif len(texts) == 1:
+        texts = texts * len(images)
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} images and {len(texts)} {what}: give as many of both, or one of either")
+    return list(zip(images, texts, strict=True))
