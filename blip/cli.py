@@ -1,7 +1,11 @@
 """`blip`: the verbs of the pipeline on the command line, one after the other or one alone."""
 
+import io
 import json
+import locale
+import os
 import re
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,8 +13,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from blip.config import EXIT_CONFIG, ConfigError
-from blip.storage import StoreError
+from blip.config import EXIT_CONFIG
+from blip.mistakes import a_file, a_folder, a_new_file, a_new_folder, a_preset, told
 
 
 class Verbs(TyperGroup):
@@ -19,9 +23,6 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ConfigError, StoreError) as error:
-            typer.echo(f"blip: {error}", err=True)
-            raise typer.Exit(EXIT_CONFIG if isinstance(error, ConfigError) else 1) from None
         except ModuleNotFoundError as error:
             extra = extra_of(error.name or "")
             if not extra:
@@ -29,19 +30,34 @@ class Verbs(TyperGroup):
             verb = ctx.invoked_subcommand
             typer.echo(f"blip: {verb} needs {error.name}: pip install 'blip-bootstrap[{extra}]'", err=True)
             raise typer.Exit(EXIT_CONFIG) from None
+        except Exception as error:
+            if (said := told(error)) is None:
+                raise
+            line, code = said
+            typer.echo(f"blip: {line}", err=True)
+            raise typer.Exit(code) from None
 
 
 app = typer.Typer(cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-Preset = Annotated[str, typer.Option(help="The packaged configuration, for example shapes.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Whose settings: base or large (the paper's), reference (its code's quirks), shapes (debug size); or a .yaml file that "
+        "changes one of them. There is no default.",
+    ),
+]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Changes a configuration key; may be repeated.")]
-Storage = Annotated[str, typer.Option("--store", help="Where shards and checkpoints go: a folder, or s3://bucket/prefix.")]
+Storage = Annotated[
+    str, typer.Option("--store", callback=a_new_folder, help="Where shards and checkpoints go: a folder, or s3://bucket/prefix.")
+]
 Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's revision, for the records.")]
-Data = Annotated[Path, typer.Option(help="The folder of manifests that `ingest` or `capfilt` wrote.")]
-Model = Annotated[Path, typer.Option(help="A model folder that `train` wrote.")]
+Data = Annotated[Path, typer.Option(callback=a_folder, help="The folder of manifests that `ingest` or `capfilt` wrote.")]
+Model = Annotated[Path, typer.Option(callback=a_folder, help="A model folder that `train` wrote.")]
 Processes = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")]
-Figures = Annotated[Path | None, typer.Option(help="A file for the figures, in place of the terminal.")]
-Out = Annotated[Path, typer.Option(help="The folder to write.")]
+Figures = Annotated[Path | None, typer.Option(callback=a_new_file, help="A file for the figures, in place of the terminal.")]
+Out = Annotated[Path, typer.Option(callback=a_new_folder, help="The folder to write.")]
 
 
 @app.callback()
@@ -57,7 +73,7 @@ def ingest(
         str, typer.Argument(help="`shapes`, a manifest (.json) of web pairs, or `tars` that data.gold, data.web and data.test name.")
     ],
     out: Out,
-    preset: Preset = "shapes",
+    preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
@@ -65,7 +81,7 @@ def ingest(
     """Read a data set once, into shards with manifests and a tokenizer."""
     from blip.runs.ingest import ingest
 
-    tell(ingest(source, preset, overrides, store, revision, str(out)))
+    tell(ingest(source, a_preset(preset), overrides, store, revision, str(out)))
 
 
 @app.command()
@@ -73,29 +89,31 @@ def train(
     stage: Annotated[str, typer.Argument(help="pretrain, captioner or filter.")],
     data: Data,
     out: Out,
-    init: Annotated[Path | None, typer.Option(help="The model to start from; none starts from scratch.")] = None,
-    preset: Preset = "shapes",
+    init: Annotated[Path | None, typer.Option(callback=a_folder, help="The model to start from; none starts from scratch.")] = None,
+    preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
     processes: Processes = 0,
-    profile: Annotated[Path | None, typer.Option(help="A folder for a torch trace of a few steps.")] = None,
+    profile: Annotated[Path | None, typer.Option(callback=a_new_folder, help="A folder for a torch trace of a few steps.")] = None,
     figures: Figures = None,
 ) -> None:
     """Train one stage; a run that was stopped goes on from its newest checkpoint."""
     from blip.runs.train import train
 
     places = str(data), str(out), text(init)
-    tell(train(stage, preset, overrides, store, revision, *places, processes=processes, profile=text(profile)), figures)
+    tell(train(stage, a_preset(preset), overrides, store, revision, *places, processes=processes, profile=text(profile)), figures)
 
 
 @app.command()
 def capfilt(
     data: Data,
     out: Out,
-    captioner: Annotated[Path | None, typer.Option(help="The model that writes captions.")] = None,
-    filter: Annotated[Path | None, typer.Option(help="The model that tells which texts match.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Where to write a page of pictures, texts, scores and decisions.")] = None,
+    captioner: Annotated[Path | None, typer.Option(callback=a_folder, help="The model that writes captions.")] = None,
+    filter: Annotated[Path | None, typer.Option(callback=a_folder, help="The model that tells which texts match.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(callback=a_new_file, help="Where to write a page of pictures, texts, scores and decisions.")
+    ] = None,
     rethreshold: Annotated[
         str | None,
         typer.Option(
@@ -104,7 +122,7 @@ def capfilt(
             "on a text is kept, or one for each source as web=0.7,synthetic=0.5. --set selection.KEY=VALUE says more.",
         ),
     ] = None,
-    preset: Preset = "shapes",
+    preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
@@ -115,7 +133,7 @@ def capfilt(
     if rethreshold is not None:
         tell(runs.rethreshold(str(data), str(out), rethreshold, overrides, text(page)))
         return
-    tell(runs.capfilt(preset, overrides, store, revision, str(data), text(captioner), text(filter), str(out), text(page)))
+    tell(runs.capfilt(a_preset(preset), overrides, store, revision, str(data), text(captioner), text(filter), str(out), text(page)))
 
 
 @app.command()
@@ -123,7 +141,7 @@ def evaluate(
     model: Model,
     data: Data,
     out: Out,
-    preset: Preset = "shapes",
+    preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
@@ -131,16 +149,16 @@ def evaluate(
     """Score a model on the test split: retrieval and captions."""
     from blip.runs.evaluate import evaluate
 
-    tell(evaluate(preset, overrides, store, revision, str(data), str(model), str(out)))
+    tell(evaluate(a_preset(preset), overrides, store, revision, str(data), str(model), str(out)))
 
 
 @app.command()
 def register(
     name: Annotated[str, typer.Argument(help="The name in the registry of models.")],
     model: Model,
-    before: Annotated[Path, typer.Option(help="The first model's figures, `metrics.json` of its evaluation.")],
-    after: Annotated[Path, typer.Option(help="This model's figures.")],
-    preset: Preset = "shapes",
+    before: Annotated[Path, typer.Option(callback=a_file, help="The first model's figures, `metrics.json` of its evaluation.")],
+    after: Annotated[Path, typer.Option(callback=a_file, help="This model's figures.")],
+    preset: Annotated[str, typer.Option(help="Whose gate; that of all presets is the same.")] = "base",
     overrides: Overrides = [],  # noqa: B006
     revision: Revision = "",
 ) -> None:
@@ -164,7 +182,9 @@ def export(
 
 
 @app.command()
-def summary(path: Annotated[Path, typer.Argument(help="A run's summary.json.")] = Path("runs/latest/summary.json")) -> None:
+def summary(
+    path: Annotated[Path, typer.Argument(callback=a_file, help="A run's summary.json.")] = Path("runs/latest/summary.json"),
+) -> None:
     """Show what a bootstrap changed, before and after."""
     from rich.console import Console
 
@@ -195,5 +215,17 @@ def tell(figures: dict[str, Any], file: Path | None = None) -> None:
         file.write_text(json.dumps(figures))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Runs the command line in Python's UTF-8 mode, which is its default from 3.15 on, whatever the locale says."""
+    if locale.getencoding().lower() != "utf-8" and not sys.flags.utf8_mode and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal that has no sign for a character shows its number
+            stream.reconfigure(errors="backslashreplace")
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,18 @@
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from blip.cli import app
 from blip.config import EXIT_CONFIG
+from blip.mistakes import mount, told
+from blip.tracking import TrackingError
+from blip.training.engine import NonFiniteError
+from blip.workers.local_pool import WorkerError
 
 
 def blip(*arguments: object) -> tuple[int, str, str]:
@@ -29,22 +36,17 @@ def test_a_wrong_preset_is_one_line_and_an_exit_code_that_says_not_to_try_again(
 
 
 def test_a_wrong_key_names_the_choices(tmp_path):
-    code, _, errors = blip("ingest", "shapes", "--set", "per_shrd=3", "--out", tmp_path / "data", "--store", tmp_path / "store")
+    code, _, errors = blip(
+        "ingest", "shapes", "--preset", "shapes", "--set", "per_shrd=3", "--out", tmp_path / "data", "--store", tmp_path / "store"
+    )
     assert code == EXIT_CONFIG
     assert "unknown key per_shrd; did you mean per_shard? choices: data, per_shard, tokenizer, vocab_size" in errors
-
-
-def test_a_store_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    code, _, errors = blip("ingest", "shapes", "--out", tmp_path / "data", "--store", tmp_path / "file" / "store")
-    assert code == 1
-    assert str(tmp_path / "file" / "store") in errors
 
 
 def test_ingest_tells_its_figures_as_json(tmp_path):
     sizes = [f"data.world.{split}={count}" for split, count in {"gold": 6, "web": 8, "test": 4}.items()]
     settings = [word for size in sizes for word in ("--set", size)]
-    code, said, _ = blip("ingest", "shapes", *settings, "--out", tmp_path / "data", "--store", tmp_path / "store")
+    code, said, _ = blip("ingest", "shapes", "--preset", "shapes", *settings, "--out", tmp_path / "data", "--store", tmp_path / "store")
     assert code == 0
     assert json.loads(said)["gold"]["samples"] == 6
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"gold.json", "web.json", "test.json", "tokenizer"}
@@ -66,3 +68,105 @@ def test_summary_shows_before_and_after(tmp_path):
     code, said, _ = blip("summary", tmp_path / "summary.json")
     assert code == 0
     assert "50% of the web texts were true, 93% of those kept" in said
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a file, an empty folder, and files that are not what they seem."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "other.json").write_text("[1, 2]")
+    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "latin.json").write_bytes(b'{"a": "M\xfcller"}')
+    return tmp_path
+
+
+TRAIN = "train pretrain --preset shapes"
+CAPFILT = "capfilt --preset shapes --captioner folder --filter folder"
+MISTAKES = {
+    "ingest shapes --out new": "--preset is missing: one of base, large, reference, shapes, or a .yaml file",
+    "ingest shapes --preset shapes": "Missing option '--out'",
+    "ingest shapes --preset shapes --out file": "--out file: Not a directory",
+    "ingest shapes --preset shapes --out file/new": "--out file/new: Not a directory",
+    "ingest shapes --preset shapes --out link/new": "--out link/new: ",
+    "ingest shapes --preset shapes --out new --store file": "--store file: Not a directory",
+    "ingest shapes --preset shapes --out new --store file/store": "--store file/store: Not a directory",
+    "ingest shapes --preset shapes --out /proc/new": "--out /proc/new: ",
+    f"ingest shapes --preset shapes --out {'n' * 300}": "File name too long",
+    "ingest shapes --preset none.yaml --out new": "configuration none.yaml: no such file",
+    "ingest shapes --preset file --out new": "preset 'file' is neither one of",
+    "ingest shapes --preset broken.json --out new": "configuration broken.json is not YAML",
+    "ingest shapes --preset latin.json --out new": "configuration latin.json is not UTF-8",
+    "ingest shapes --preset shapes --out new --set": "requires an argument",
+    "ingest shapes --preset shapes --out new --set per_shard": "must read key.subkey=value",
+    "ingest shapes --preset shapes --out new --set per_shard=.inf": "per_shard: Input should be a finite number",
+    "nothing": "No such command 'nothing'",
+    "train nothing --preset shapes --data folder --out new": "there is no stage 'nothing'; choices: capfilt, captioner, evaluate,",
+    "train capfilt --preset shapes --data folder --out new": "stage 'capfilt' is no training; choices: captioner, filter, pretrain",
+    f"{TRAIN} --data none --out new": "--data none: No such file or directory",
+    f"{TRAIN} --data file --out new": "--data file: Not a directory",
+    f"{TRAIN} --data folder --out file": "--out file: Not a directory",
+    f"{TRAIN} --data folder --out new": "",
+    f"{TRAIN} --data folder --out new --init none": "--init none: No such file or directory",
+    f"{TRAIN} --data folder --out new --init folder": "",
+    f"{TRAIN} --data folder --out new --processes -1": "Invalid value for '--processes'",
+    f"{TRAIN} --data folder --out new --profile file": "--profile file: Not a directory",
+    f"{TRAIN} --data folder --out new --figures folder": "--figures folder: is a folder, not a file",
+    f"{TRAIN} --data folder --out new --figures none/none/figures.json": "",
+    f"{CAPFILT} --data folder --out new": "",
+    f"{CAPFILT} --data folder --out new --page folder": "--page folder: is a folder, not a file",
+    "capfilt --data folder --out new --captioner folder": "--preset is missing",
+    "capfilt --preset shapes --data folder --out new --captioner none": "--captioner none: No such file or directory",
+    "evaluate --preset shapes --model none --data folder --out new": "--model none: No such file or directory",
+    "evaluate --preset shapes --model file --data folder --out new": "--model file: Not a directory",
+    "evaluate --preset shapes --model folder --data folder --out new": "",
+    "register blip --model folder --before none.json --after other.json": "--before none.json: No such file or directory",
+    "register blip --model folder --before folder --after other.json": "--before folder: Is a directory",
+    "register blip --model folder --before broken.json --after other.json": "",
+    "register blip --model folder --before empty.json --after other.json": "",
+    "register blip --model folder --before other.json --after other.json": "",
+    "register blip --model folder --before latin.json --after other.json": "",
+    "export --model none --out new --format hf": "--model none: No such file or directory",
+    "export --model folder --out new --format hf": "",
+    "export --model folder --out new --format onnx": "Invalid value for '--format'",
+    "summary": "runs/latest/summary.json: No such file or directory",
+    "summary folder": "folder: Is a directory",
+    "summary broken.json": "summary broken.json is not a run's summary",
+    "summary empty.json": "summary empty.json is not a run's summary",
+    "summary other.json": "summary other.json is not a run's summary",
+    "summary latin.json": "summary latin.json is not a run's summary",
+    "summary file": "summary file is not a run's summary",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_one_line_and_an_exit_code_that_says_not_to_try_again(places: Path, words: str):
+    before = sorted(path.name for path in places.iterdir())
+    code, _, errors = blip(*words.split())
+    assert code == EXIT_CONFIG, errors
+    assert errors.startswith("blip: ")
+    assert errors.count("\n") == 1
+    assert MISTAKES[words] in errors
+    assert len(errors) < 500
+    assert "new" not in before
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="there is no disk that is always full")
+def test_a_full_disk_is_named():
+    with pytest.raises(OSError, match="No space left") as full:
+        Path("/dev/full").write_text("x")
+    full.value.filename = "/dev/full"
+    assert told(full.value) == (f"/dev/full: No space left on device on the disk at {mount(Path('/dev'))}", 1)
+
+
+@pytest.mark.parametrize("error", [TrackingError("no answer"), WorkerError("w ended with code 1"), NonFiniteError(3, ["itc"], ["a"])])
+def test_work_that_failed_for_a_known_reason_is_one_line_and_may_be_tried_again(error: Exception):
+    assert told(error) == (str(error), 1)
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    assert told(KeyError("a")) is None
+    assert told(ValueError("a")) is None

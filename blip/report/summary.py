@@ -1,5 +1,6 @@
 """The figures of a whole bootstrap: what was noisy, what was kept, and what the second model does better than the first."""
 
+import json
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -7,7 +8,7 @@ from pydantic import Field
 from rich.console import Group
 from rich.table import Table
 
-from blip.config import Config
+from blip.config import Config, ConfigError, validate
 
 T = TypeVar("T")
 
@@ -71,7 +72,12 @@ class Summary(Config):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        return cls.model_validate_json(Path(path).read_text())
+        """Reads a summary. Raises ConfigError where something else stands."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"summary {path} is not a run's summary: {error}") from None
+        return validate(cls, values, f"summary {path} is not a run's summary")
 
 
 class Row(Config):

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from blip.config import Config
+from blip.config import Config, ConfigError, stages
 from blip.data.loader import LoaderConfig
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig
@@ -16,6 +16,17 @@ from blip.tasks.retrieval import RetrievalConfig
 from blip.training.checkpoint import CheckpointConfig
 from blip.training.engine import EngineConfig, check_teacher
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
+
+OTHERS = {"ingest", "capfilt", "evaluate", "register"}
+"""Stages that train nothing."""
+
+
+def training(stage: str) -> str:
+    """Returns a stage that trains. Raises ConfigError for another one."""
+    if stage in OTHERS:
+        choices = [name for name in stages() if name not in OTHERS]
+        raise ConfigError(f"stage {stage!r} is no training; choices: {', '.join(choices)}")
+    return stage
 
 
 class RunConfig(Config):

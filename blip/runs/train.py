@@ -29,7 +29,7 @@ from blip.launch.respawn import spread, to_start, words
 from blip.logs import progress
 from blip.models.generation import Beam
 from blip.models.weights import start as weights
-from blip.runs.config import RunConfig
+from blip.runs.config import RunConfig, training
 from blip.storage import Store, open_store
 from blip.tasks.build import build_model, build_task, inherits
 from blip.tasks.captioning import Captioning, CaptioningConfig
@@ -74,7 +74,7 @@ def train(
     `profile` is a folder for a torch trace of a few steps. Returns the last losses, the curves, and what was left out.
     """
     began = time.monotonic()
-    cfg = load(RunConfig, stage, preset, overrides)
+    cfg = load(RunConfig, training(stage), preset, overrides)
     if count := to_start(processes):
         options = {"--preset": preset, "--store": store, "--revision": revision, "--data": data, "--out": out}
         return spread(["train", stage, *words({**options, "--init": init, "--profile": profile}, overrides)], count)

@@ -84,7 +84,7 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(finished, tmp_path):
     run, *_ = finished
     data, model = (next(run.root.glob(f"bootstrap-*/{path}")) for path in ("ingest/data", "pretrain/model/model.safetensors"))
     settings = [word for name, value in SIZES.items() if name.startswith("pretrain.") for word in ("--set", f"{name[9:]}={value}")]
-    places = ["--data", str(data), "--out", str(tmp_path / "model"), "--store", str(tmp_path / "store")]
+    places = ["--preset", "shapes", "--data", str(data), "--out", str(tmp_path / "model"), "--store", str(tmp_path / "store")]
     alone = [sys.executable, "-m", "blip.cli", "train", "pretrain", *places, *settings]
     subprocess.run(alone, check=True, capture_output=True, env={**os.environ, "BLIP_TRACKING": "off"})
     expected, found = load_file(tmp_path / "model" / "model.safetensors"), load_file(model)

@@ -27,12 +27,12 @@ touch /tmp/x "$HOME/x" "$TMPDIR/x"
 blip --help > /dev/null
 python -m mlflow --version
 python -c 'import kfp, mlflow, psycopg2, blip, components, pipelines'
-blip ingest shapes --out data --store store --set data.world.gold=64 --set data.world.web=64 --set data.world.test=16
-blip train pretrain --data data --store store --out model --set epochs=1
-blip train captioner --data data --init model --store store --out captioner --set epochs=1
-blip train filter --data data --init model --store store --out filter --set epochs=1
-blip capfilt --data data --captioner captioner --filter filter --store store --out kept --set workers=1
-blip evaluate --data kept --model model --out scores
+blip ingest shapes --preset shapes --out data --store store --set data.world.gold=64 --set data.world.web=64 --set data.world.test=16
+blip train pretrain --preset shapes --data data --store store --out model --set epochs=1
+blip train captioner --preset shapes --data data --init model --store store --out captioner --set epochs=1
+blip train filter --preset shapes --data data --init model --store store --out filter --set epochs=1
+blip capfilt --preset shapes --data data --captioner captioner --filter filter --store store --out kept --set workers=1
+blip evaluate --preset shapes --data kept --model model --out scores
 test -s kept/bootstrapped.json
 test -s scores/metrics.json
 echo "all is done"

@@ -42,7 +42,16 @@ class Training:
 
     def start(self, processes: int, *overrides: str) -> subprocess.Popen[str]:
         words = [word for override in (*RUN, *overrides) for word in ("--set", override)]
-        places = ["--data", str(self.data), "--out", str(self.folder / "model"), "--store", str(self.folder / "store")]
+        places = [
+            "--preset",
+            "shapes",
+            "--data",
+            str(self.data),
+            "--out",
+            str(self.folder / "model"),
+            "--store",
+            str(self.folder / "store"),
+        ]
         places += ["--figures", str(self.folder / "figures.json")]
         command = [sys.executable, "-m", "blip.cli", "train", "pretrain", *places, "--processes", str(processes), *words]
         environment = {**os.environ, "BLIP_TRACKING": "off", "OMP_NUM_THREADS": "1"}
