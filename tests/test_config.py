@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blip.config import Config, ConfigError, load, presets, stages
+from blip.config import Config, ConfigError, load, presets, stages, validate
 from blip.runs.config import RunConfig
 from blip.runs.stages import configs
+from blip.workers.queue import LeaseConfig
 
 TARS = ["data.gold=gold", "data.web=web", "data.test=test"]
 """What the recipe of ingestion leaves to people."""
@@ -380,9 +381,21 @@ def test_a_value_that_cannot_be_is_named(override: str, said: str):
     assert "\n" not in str(wrong.value)
 
 
-def test_the_key_is_named_as_it_is_written():
+def test_a_key_is_named_as_it_is_written():
     with pytest.raises(ConfigError) as wrong:
-        load(configs()["ingest"], "ingest", "base")
+        load(configs()["capfilt"], "capfilt", "base", ["selection.rule.web=2", "selection.rule.webb=1"])
     assert str(wrong.value).splitlines() == [
-        f"ingest (preset base): data.{split} has no value: give it as data.{split}=VALUE" for split in ("gold", "web", "test")
+        "capfilt (preset base): selection.rule.web: Input should be less than or equal to 1 (given: 2)",
+        "capfilt (preset base): unknown key selection.rule.webb; did you mean web? choices: origins, synthetic, type, web",
     ]
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ConfigError) as wrong:
+        validate(LeaseAndName, {"lease": {}}, "job")
+    assert str(wrong.value) == "job: name has no value: give it as name=VALUE"
+
+
+class LeaseAndName(Config):
+    name: str
+    lease: LeaseConfig
