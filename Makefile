@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 IMAGE ?= blip-python
 BUILD ?= docker build
+REPEATED = $(if $(filter off,$(CACHE)),--no-cache) $(foreach step,$(AGAIN),--again '$(step)')
 SETTINGS = $(foreach setting,$(SET),--set '$(setting)')
 
 export HF_HUB_OFFLINE ?= 1
@@ -28,8 +29,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-run-pipeline: $(INSTALLED) ## run the bootstrap (PIPELINE=retrain: on new shards) on this machine, or at KFP_HOST=... (SET="name=value ..." sets parameters)
-	@$(BIN)/python -m pipelines $(if $(KFP_HOST),submit,run) $(PIPELINE) $(SETTINGS)
+run-pipeline: $(INSTALLED) ## run the bootstrap (PIPELINE=retrain: on new shards) on this machine, or at KFP_HOST=... (SET="name=value ..." sets parameters, CACHE=off runs all steps, AGAIN="step ..." some of them, whatever was done)
+	@$(BIN)/python -m pipelines $(if $(KFP_HOST),submit,run) $(PIPELINE) $(SETTINGS) $(REPEATED)
 
 schedule: $(INSTALLED) ## run it on new shards at KFP_HOST again and again: CRON="0 0 3 * * 0" is Sundays at 03:00
 	@$(BIN)/python -m pipelines schedule '$(CRON)' $(PIPELINE) $(SETTINGS)

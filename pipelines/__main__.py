@@ -28,6 +28,8 @@ NAMES = ("bootstrap", "retrain")
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help=f"One of: {', '.join(NAMES)}.")]
 Names = Annotated[list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(NAMES)}; by default all.")]
 Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A parameter, or STAGE.KEY of a configuration.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every step, whatever was done before.")]
+Again = Annotated[list[str], typer.Option("--again", metavar="STEP", help="Run this step again, and what takes its outputs.")]
 Schedule = Annotated[str, typer.Argument(help="The schedule's name.")]
 
 
@@ -57,16 +59,26 @@ def compile_(names: Names = [*NAMES], out: Path = Path("build")) -> None:  # noq
 
 
 @app.command()
-def run(name: Name = "bootstrap", settings: Settings = [], root: Path = Path("runs")) -> None:  # noqa: B006
+def run(
+    name: Name = "bootstrap",
+    settings: Settings = [],  # noqa: B006
+    root: Path = Path("runs"),
+    no_cache: NoCache = False,
+    again: Again = [],  # noqa: B006
+) -> None:
     """Run the pipeline on this machine; what ran before with the same inputs comes from the cache."""
     pipeline, console = find(name), screen()
+    repeated = to_repeat(pipeline, no_cache, again)
     here = {"store": str(root.resolve() / "store")} if "store" in (pipeline.component_spec.inputs or {}) else {}
     arguments = {**here, **parameters.values(pipeline, settings)}
     try:
-        outputs = local.run(pipeline, arguments, root.resolve(), console)
+        outputs = local.run(pipeline, arguments, root.resolve(), console, repeated)
     except local.StepError as error:
         console.print(f"[red]✗[/] {escape(str(error))}\n[dim]the same command goes on from there[/]")
         raise SystemExit(1) from None
+    except KeyboardInterrupt as error:
+        console.print("[red]✗[/] stopped; nothing is left running\n[dim]the same command goes on from there[/]")
+        raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
     if "report" not in outputs:
         # a condition left it out, and the last step says why
         *_, last = outputs.values()
@@ -74,7 +86,18 @@ def run(name: Name = "bootstrap", settings: Settings = [], root: Path = Path("ru
         return
     latest = publish(outputs["report"], root)
     show(latest)
+    for step, made in outputs.items():
+        for alarm in local.alarms(made):
+            console.print(f"[yellow]! {step}: {escape(alarm)}[/]")
     console.print(f"report  {latest / 'report.html'}\nMLflow  make mlflow")
+
+
+def to_repeat(pipeline: GraphComponent, no_cache: bool, again: list[str]) -> list[str]:
+    """The steps that run whatever was done before. Raises ParameterError for one that the pipeline does not have."""
+    names = [step.name for step in parameters.steps(pipeline)]
+    for unknown in (name for name in again if name not in names):
+        raise parameters.ParameterError(f"--again {unknown}: there is no such step; choices: {', '.join(names)}")
+    return names if no_cache else again
 
 
 def show(latest: Path) -> None:
@@ -96,12 +119,19 @@ def publish(report: local.Outputs, root: Path) -> Path:
 
 
 @app.command()
-def submit(name: Name = "bootstrap", settings: Settings = [], wait: Annotated[float, typer.Option(help="Hours to wait for.")] = 0) -> None:  # noqa: B006
-    """Run the pipeline on the cluster at KFP_HOST, as its newest version."""
+def submit(
+    name: Name = "bootstrap",
+    settings: Settings = [],  # noqa: B006
+    wait: Annotated[float, typer.Option(help="Hours to wait for.")] = 0,
+    no_cache: NoCache = False,
+    again: Again = [],  # noqa: B006
+) -> None:
+    """Run the pipeline on the cluster at KFP_HOST, as its newest version; with --no-cache or --again as it is here, unpublished."""
     pipeline = find(name)
+    repeated = to_repeat(pipeline, no_cache, again)
     arguments = parameters.values(pipeline, settings)
     with cluster() as kubeflow:
-        run = kubeflow.submit(pipeline, arguments)
+        run = kubeflow.submit(pipeline, arguments, repeated)
         screen().print(f"run {run}\n{kubeflow.host}/#/runs/details/{run}")
         if wait and (state := kubeflow.wait(run, wait * 3600)) != "SUCCEEDED":
             raise SystemExit(f"the run ended as {state}")
@@ -166,8 +196,16 @@ def cluster() -> Iterator[Cluster]:
         raise ClusterError(f"Kubeflow Pipelines answered {error.status} {error.reason}: {said}") from None
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+class Stopped(KeyboardInterrupt):
+    """A signal that asks to end, treated as Ctrl-C is."""
+
+    def __init__(self, number: int):
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+def interrupt(number: int, _: object) -> None:
+    raise Stopped(number)
 
 
 def main() -> None:
@@ -176,7 +214,7 @@ def main() -> None:
         signal.signal(number, interrupt)
     try:
         app()
-    except (parameters.ParameterError, cron.CronError, ClusterError) as error:
+    except (parameters.ParameterError, cron.CronError, ClusterError, local.RootError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

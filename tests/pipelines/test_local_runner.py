@@ -1,6 +1,8 @@
 import builtins
 import io
+import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from kfp import dsl
 from rich.console import Console
 from three_steps import three_steps
 from typer.testing import CliRunner
@@ -23,10 +26,11 @@ from pipelines import local
 def go(tmp_path: Path):
     """Runs the pipeline of three steps; returns what a person saw, and the error if there was one."""
 
-    def run(**arguments: str) -> tuple[str, str]:
+    def run(again: tuple[str, ...] = (), **arguments: str) -> tuple[str, str]:
         screen = io.StringIO()
+        given = {"runs": str(tmp_path), **arguments}
         try:
-            local.run(three_steps, {"runs": str(tmp_path), **arguments}, tmp_path / "root", Console(file=screen, soft_wrap=True))
+            local.run(three_steps, given, tmp_path / "root", Console(file=screen, soft_wrap=True), again)
         except local.StepError as error:
             return screen.getvalue(), str(error)
         return screen.getvalue(), ""
@@ -55,6 +59,29 @@ def test_a_finished_run_comes_from_the_cache(go, tmp_path):
     seen, _ = go()
     assert count(tmp_path) == {"make": 1, "work": 1, "report": 1}
     assert seen.count("done before") == 3
+
+
+def test_a_step_that_is_to_run_again_runs_with_what_takes_its_outputs_and_is_what_the_cache_knows_then(go, tmp_path):
+    go()
+    go(again=("double",))
+    assert count(tmp_path) == {"make": 1, "work": 2, "report": 2}
+    seen, _ = go()
+    assert seen.count("done before") == 3
+    assert count(tmp_path) == {"make": 1, "work": 2, "report": 2}
+    newest = max((tmp_path / "root").glob("three-steps-*/double/worked"), key=lambda path: path.stat().st_mtime)
+    newest.unlink()
+    go()
+    assert count(tmp_path) == {"make": 1, "work": 3, "report": 3}, "the newest is gone, and the older one is forgotten"
+
+
+def test_another_revision_of_the_code_finds_what_was_done_and_says_whose_it_is(go, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLIP_REVISION", "one")
+    go()
+    assert go()[0].count("done before\n") == 3
+    monkeypatch.setenv("BLIP_REVISION", "two")
+    seen, _ = go()
+    assert count(tmp_path) == {"make": 1, "work": 1, "report": 1}
+    assert seen.count("done before by revision one\n") == 3
 
 
 def test_another_argument_runs_what_depends_on_it(go, tmp_path):
@@ -98,25 +125,124 @@ def test_a_run_leaves_the_process_and_the_temporary_folder_as_they_were(go, tmp_
 
 
 def test_two_runs_do_not_share_a_folder(go, tmp_path):
-    with local.alone(tmp_path / "root"):
-        assert "another run" in go()[1]
+    with local.alone(tmp_path / "root", Console()), pytest.raises(local.RootError, match=r"another run is at work in .*: wait for it"):
+        go()
     assert go()[1] == ""
 
 
-def test_ctrl_c_ends_the_step_and_its_children(tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from rich.console import Console; from pipelines import local;"
-        "from three_steps import three_steps;"
-        "local.run(three_steps, {'runs': sys.argv[1], 'trouble': 'hang'}, Path(sys.argv[1], 'root'), Console())"
+SCRIPT = (
+    "import sys; from pathlib import Path; from pipelines import __main__ as command; from three_steps import three_steps;"
+    "command.find = lambda _: three_steps; command.show = lambda _: None;"
+    "sys.argv = ['pipelines', 'run', 'three-steps', '--root', sys.argv[1] + '/root', '--set', 'runs=' + sys.argv[1], *sys.argv[2:]];"
+    "command.main()"
+)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the command in a process of its own and returns it with what it says; it is killed at the end."""
+    started = []
+
+    def run(*words: str, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path), *words]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+        child = subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+        started.append(child)
+        return child
+
+    yield run
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def pids(tmp_path: Path) -> list[int]:
+    """The processes of a step that hangs, once it does."""
+    return eventually(lambda: [int(pid) for pid in (tmp_path / "pids").read_text().split()] or None)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_run_that_is_told_to_end_lets_its_step_save_and_says_how_to_go_on(start, tmp_path, number, code):
+    run = start("--set", "trouble=save")
+    there = pids(tmp_path)
+    run.send_signal(number)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == code, said
+    assert (tmp_path / "saved").read_text() == "all of it"
+    assert not any(is_alive(pid) for pid in there)
+    assert "stopping double, which saves its state" in said
+    assert "stopped; nothing is left running\nthe same command goes on from there" in said
+    assert "Traceback" not in said
+
+
+def test_a_second_ctrl_c_does_not_wait(start, tmp_path):
+    run = start("--set", "trouble=stubborn")
+    there = pids(tmp_path)
+    run.send_signal(signal.SIGINT)
+    eventually(lambda: (tmp_path / "refused").exists() or None)
+    began = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert time.monotonic() - began < local.GRACE / 2
+    assert not any(is_alive(pid) for pid in there)
+
+
+def test_the_step_of_a_killed_run_is_ended_by_the_next_one(start, tmp_path):
+    run = start("--set", "trouble=save")
+    there = pids(tmp_path)
+    run.kill()
+    run.wait()
+    assert all(is_alive(pid) for pid in there)
+    said, _ = start().communicate(timeout=60)
+    assert "a run was killed here and its step goes on: it is told to save its state and end" in said
+    assert (tmp_path / "saved").read_text() == "all of it"
+    assert not any(is_alive(pid) for pid in there)
+    assert "report.html" in said
+
+
+def test_a_run_of_another_machine_is_left_alone(tmp_path, go):
+    with local.alone(tmp_path / "root", Console()) as lock:
+        lock.file.seek(0)
+        lock.file.truncate()
+        json.dump({"host": "elsewhere", "run": "1 1", "step": None}, lock.file)
+        lock.file.flush()
+        with pytest.raises(local.RootError, match="another run is at work"):
+            go()
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(start, tmp_path):
+    (tmp_path / "root").write_text("a file")
+    said, _ = start().communicate(timeout=60)
+    assert said == f"--root {tmp_path}/root is a file: give a folder\n"
+
+
+@pytest.mark.parametrize("root", ["/proc/none", "/dev/null/none"])
+def test_a_place_that_takes_nothing_is_one_line(tmp_path, root):
+    with pytest.raises(local.RootError, match=rf"{root}: .*; make {root} a folder .* has room, or give another --root") as error:
+        local.run(three_steps, {"runs": str(tmp_path)}, Path(root), Console())
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """A run that may write files of no more than a few bytes, as a full disk would let it."""
+    limited = SCRIPT.replace("import sys;", "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);", 1)
+    limited = limited.replace("command.main()", "resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8)); command.main()")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(tmp_path)], cwd=Path(__file__).parent, capture_output=True, text=True, env=env, timeout=60
     )
-    run = subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
-    try:
-        pids = eventually(lambda: [int(pid) for pid in (tmp_path / "pids").read_text().split()] or None)
-        run.send_signal(signal.SIGINT)
-        assert run.wait(30) != 0
-    finally:
-        run.kill()
-    assert eventually(lambda: not any(is_alive(pid) for pid in pids) or None)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "has room" in done.stderr
+
+
+@pytest.mark.parametrize("home", ["", "/nowhere", "/dev/null"])
+def test_a_home_is_not_needed(start, tmp_path, home):
+    run = start(HOME=home)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, said
+    assert count(tmp_path) == {"make": 1, "work": 1, "report": 1}
 
 
 def eventually(answer, seconds: float = 60):
@@ -137,6 +263,14 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def test_the_alarms_of_a_step_are_told_in_words(tmp_path):
+    metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
+    for figures, told in (({"alarms": [{"name": "itm_at_prior", "step": 40}]}, ["itm at prior at step 40"]), ({"steps": 3}, [])):
+        (tmp_path / "metrics").write_text(json.dumps(figures))
+        assert local.alarms({"metrics": metrics, "Output": 3}) == told
+    assert local.alarms({"Output": 3}) == []
 
 
 TRACEBACK = "Traceback (most recent call last):\n  File ...\n"

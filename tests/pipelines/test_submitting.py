@@ -14,6 +14,8 @@ from components.revision import revision
 from pipelines import __main__ as command
 from pipelines.bootstrap import bootstrap
 from pipelines.cluster import Cluster, ClusterError
+from pipelines.parameters import ParameterError, steps
+from pipelines.retrain import retrain
 
 STORE = {"store": "s3://bucket/blip"}
 
@@ -230,3 +232,28 @@ def test_an_expired_token_file_is_read_anew(kubeflow, monkeypatch, tmp_path):
     path.write_text("new")
     kubeflow.token = "new"
     assert kfp.schedules() == []
+
+
+def test_steps_that_are_to_run_again_are_not_cached_in_that_run_alone(kubeflow):
+    Cluster().submit(retrain, STORE)
+    published = len(kubeflow.versions)
+    said = CliRunner().invoke(command.app, ["submit", "retrain", "--set", "store=s3://b", "--again", "capfilt"])
+    assert said.exit_code == 0, said.output
+    assert CliRunner().invoke(command.app, ["submit", "retrain", "--set", "store=s3://b", "--no-cache"]).exit_code == 0
+    assert len(kubeflow.versions) == published, "a schedule's newest version keeps its cache"
+    one, all_of_them = (made["pipeline_spec"] for made in kubeflow.runs[-2:])
+    assert uncached(one) == {"look", "plan", "capfilt"}
+    assert uncached(all_of_them) == {step.name for step in steps(retrain)}
+
+
+def uncached(made: dict) -> set[str]:
+    spec = made.get("pipeline_spec", made)
+    groups = [group["dag"]["tasks"].values() for group in [spec["root"], *spec["components"].values()] if "dag" in group]
+    tasks = [task for group in groups for task in group if "executorLabel" in spec["components"][task["componentRef"]["name"]]]
+    return {task["taskInfo"]["name"] for task in tasks if not task["cachingOptions"].get("enableCache")}
+
+
+def test_a_step_to_run_again_that_does_not_exist_is_named():
+    said = CliRunner().invoke(command.app, ["submit", "--set", "store=s3://b", "--again", "capfild"])
+    assert isinstance(said.exception, ParameterError)
+    assert "--again capfild: there is no such step; choices: plan, ingest, pretrain" in str(said.exception)

@@ -35,6 +35,21 @@ def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset])
             child = subprocess.Popen(["sleep", "100"])
             (folder / "pids").write_text(f"{os.getpid()} {child.pid}")
             time.sleep(100)
+        case "save" | "stubborn" as mood:
+            import signal
+
+            def told(*_):
+                if mood == "stubborn":
+                    (folder / "refused").touch()
+                    return
+                time.sleep(0.5)
+                (folder / "saved").write_text("all of it")
+                raise SystemExit(143)
+
+            signal.signal(signal.SIGTERM, told)
+            (folder / "pids").write_text(str(os.getpid()))
+            for _ in range(1000):
+                time.sleep(0.1)
     from blip.logs import progress
 
     with progress(20, "working") as bar:
