@@ -142,7 +142,7 @@ class Model:
         captioner = self.task(Captioning, "caption")
         captions: list[str] = []
         for part in self.batches(list_images(images)):
-            texts = captioner.write(self.pixels(part), decoding or captioner.cfg.decoding)
+            texts = captioner.generate(self.pixels(part), decoding or captioner.cfg.decoding)
             captions += captioner.tokenizer.decode(texts.ids)
         return captions
 

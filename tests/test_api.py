@@ -40,7 +40,7 @@ def tensors(*encoded: bytes) -> torch.Tensor:
 def test_captions_are_those_of_the_task(tmp_path: Path):
     task = captioner()
     images = [picture(i, WIDE) for i in range(5)]
-    expected = task.tokenizer.decode(task.write(tensors(*images), task.cfg.decoding).ids)
+    expected = task.tokenizer.decode(task.generate(tensors(*images), task.cfg.decoding).ids)
     model = loaded(task, tmp_path)
     assert model.caption(images) == expected
     assert loaded(task, tmp_path, batch_size=2).caption(images) == expected

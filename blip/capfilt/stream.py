@@ -130,9 +130,9 @@ def with_synthetic(stream: Iterable[Chunk], captioner: Captioning) -> Iterator[C
                         case Nucleus():
                             keys = chunk.filled([pair.key for pair in live])
                             draws = uniforms(keys, cfg.seed, number, cfg.decoding.max_length).to(chunk.device)
-                            written = sample(model.write_on, prompt, cross, cfg.decoding, draws, model.cfg.tokens.sep)
+                            written = sample(model.decode_step, prompt, cross, cfg.decoding, draws, model.cfg.tokens.sep)
                         case Beam():
-                            written = beam_search(model.write_on, prompt, cross, cfg.decoding, model.cfg.tokens.sep)
+                            written = beam_search(model.decode_step, prompt, cross, cfg.decoding, model.cfg.tokens.sep)
                     texts = captioner.tokenizer.decode(written.ids[: len(live)])
                 for pair, text, score in zip(live, texts, written.log_probability.tolist()[: len(live)], strict=True):
                     faults: list[TextFault] = [] if text.strip() else ["empty"]

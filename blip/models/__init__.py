@@ -1,1 +1,1 @@
-"""What images and texts look like, alone and together."""
+"""The networks: images and texts in, features and logits out. They know no labels and no losses."""

@@ -1,4 +1,4 @@
-"""The text transformer: BERT's post-norm layers with cross-attention to an image. Masks come from outside."""
+"""The text transformer: BERT's post-norm layers with cross-attention to an image. Callers pass the attention masks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,9 +26,9 @@ class TextConfig(Config):
     positions: int = Field(default=512, ge=2, le=1_000_000)
     """Tokens of the longest text."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Of embeddings, attention weights and sub-layer outputs."""
+    """Dropout rate of embeddings, attention weights and sub-layer outputs."""
     eps: float = Field(default=1e-12, gt=0, le=1)
-    """Of every LayerNorm."""
+    """Epsilon of every LayerNorm."""
     init_std: float = Field(default=0.02, gt=0, le=10)
     """Standard deviation of the initial weights; about 1/sqrt(width) lets small models learn."""
     checkpoint_last: int = Field(default=0, ge=0)
@@ -44,20 +44,20 @@ class TextConfig(Config):
 
 
 def bidirectional_mask(mask: Tensor) -> Tensor:
-    """Lets every token see every real token: `(B, L)` to `(B, 1, 1, L)`."""
+    """Returns the mask `(B, 1, 1, L)` by which every token attends to every real token; `mask` is `(B, L)`."""
     return mask[:, None, None, :]
 
 
 def causal_mask(mask: Tensor) -> Tensor:
-    """Lets every token see itself and the real tokens before it: `(B, L)` to `(B, 1, L, L)`."""
+    """Returns the mask `(B, 1, L, L)` by which tokens attend to themselves and real ones before; `mask` is `(B, L)`."""
     length = mask.shape[1]
     return mask[:, None, None, :] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention of queries `(B, heads, L, D)`."""
+def sdpa(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Returns scaled dot-product attention `(B, heads, L, D)` of queries of that shape."""
     if queries.shape[2] == 1 and queries.device.type == "cpu" and mask is None and not dropout:
-        # for one query on a CPU the fused kernel takes up to ten times as long as its two products, in bfloat16
+        # For one query on a CPU in bfloat16, the fused kernel takes up to ten times as long as two plain products.
         return (queries * queries.shape[-1] ** -0.5 @ keys.mT).softmax(-1) @ values
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
 
@@ -76,22 +76,25 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps)
 
     def split(self, x: Tensor) -> Tensor:
-        """`(B, L, D)` to `(B, heads, L, D / heads)`."""
+        """Maps `(B, L, D)` to `(B, heads, L, D / heads)`."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def keys_values(self, source: Tensor) -> KeysValues:
-        """Keys and values of what is attended to, `(B, N, source width)`."""
+        """Returns keys and values of a source `(B, N, source width)`."""
         return self.split(self.key(source)), self.split(self.value(source))
 
-    def context(self, x: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
-        """What the source says to each position `(B, L, D)`, before the output projection."""
+    def attend(self, x: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
+        """Returns the attention output `(B, L, D)` of `x` over a source, before the output projection."""
+        queries = self.split(self.query(x))
+        keys, values = source
         dropout = self.dropout if self.training else 0.0
-        context = attend(self.split(self.query(x)), *source, mask, dropout)
-        return context.transpose(1, 2).flatten(2)
+        heads = sdpa(queries, keys, values, mask, dropout)
+        return heads.transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
-        """`(B, L, D)` to `(B, L, D)`; `mask` broadcasts to `(B, heads, L, N)`, True where attention may go."""
-        return self.norm(x + F.dropout(self.output(self.context(x, source, mask)), self.dropout, self.training))
+        """Maps `(B, L, D)` to `(B, L, D)`; `mask` broadcasts to `(B, heads, L, N)`, True at positions to attend to."""
+        projected = self.output(self.attend(x, source, mask))
+        return self.norm(x + F.dropout(projected, self.dropout, self.training))
 
 
 class FeedForward(nn.Module):
@@ -105,35 +108,41 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training))
+        """Maps `(B, L, D)` to `(B, L, D)`."""
+        projected = self.down(F.gelu(self.up(x)))
+        return self.norm(x + F.dropout(projected, self.dropout, self.training))
 
 
-class Past:
-    """Self-attention's keys and values of the words so far; the room for a whole text is taken once and filled in place."""
+class KVCache:
+    """Self-attention keys and values of the tokens decoded so far, in buffers allocated once for a whole text."""
 
-    def __init__(self, room: int):
-        self.room, self.length = room, 0
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.length = 0
         self.layers: list[KeysValues] = []
 
-    def extend(self, layer: int, own: KeysValues) -> KeysValues:
-        """Puts those of new words `(B, heads, L, D)` behind a layer's others, and gives all of them."""
+    def append(self, layer: int, new: KeysValues) -> KeysValues:
+        """Stores a layer's keys and values of new tokens `(B, heads, L, D)`, and returns those of all tokens."""
+        new_keys, new_values = new
         if layer == len(self.layers):
-            batch, heads, _, width = own[0].shape
-            self.layers.append((own[0].new_empty(batch, heads, self.room, width), own[1].new_empty(batch, heads, self.room, width)))
-        end = self.length + own[0].shape[2]
-        for kept, new in zip(self.layers[layer], own, strict=True):
-            kept[:, :, self.length : end] = new
+            batch, heads, _, width = new_keys.shape
+            shape = (batch, heads, self.capacity, width)
+            self.layers.append((new_keys.new_empty(shape), new_values.new_empty(shape)))
         keys, values = self.layers[layer]
+        end = self.length + new_keys.shape[2]
+        keys[:, :, self.length : end] = new_keys
+        values[:, :, self.length : end] = new_values
         return keys[:, :, :end], values[:, :, :end]
 
     def reorder(self, rows: Tensor) -> None:
-        """Lets each row `(B,)` go on from another one's past."""
-        for kept in (tensor for layer in self.layers for tensor in layer):
-            kept[:, :, : self.length] = kept[rows, :, : self.length]
+        """Replaces each row's entries with those of row `rows[i]`, `(B,)`, when beam search changes its beams."""
+        for keys, values in self.layers:
+            keys[:, :, : self.length] = keys[rows, :, : self.length]
+            values[:, :, : self.length] = values[rows, :, : self.length]
 
 
 class TextLayer(nn.Module):
-    """Self-attention, then cross-attention where there is something to look at, then feed-forward."""
+    """Self-attention, then cross-attention if `cross` is passed, then feed-forward."""
 
     def __init__(self, cfg: TextConfig, cross_width: int | None):
         super().__init__()
@@ -148,18 +157,20 @@ class TextLayer(nn.Module):
         mask: Tensor | None,
         cross: KeysValues | None = None,
         cross_mask: Tensor | None = None,
-        extend: Callable[[KeysValues], KeysValues] | None = None,
+        append: Callable[[KeysValues], KeysValues] | None = None,
     ) -> Tensor:
-        """The layer's output; `extend` gives self-attention's keys and values with those of the past before them."""
-        own = self.self_attention.keys_values(x)
-        x = self.self_attention(x, extend(own) if extend else own, mask)
+        """Maps `(B, L, D)` to `(B, L, D)`; `append` adds keys and values of `x` to a cache and returns all of them."""
+        keys_values = self.self_attention.keys_values(x)
+        if append is not None:
+            keys_values = append(keys_values)
+        x = self.self_attention(x, keys_values, mask)
         if cross is not None:
             x = self.cross_attention(x, cross, cross_mask)
         return self.feed_forward(x)
 
 
 class Embeddings(nn.Module):
-    """Words and positions."""
+    """Word and position embeddings, LayerNorm and dropout."""
 
     def __init__(self, cfg: TextConfig, pad: int):
         super().__init__()
@@ -169,13 +180,17 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(cfg.width, eps=cfg.eps)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
-        """Ids `(B, L)`, of which the first stands at position `start`, to `(B, L, D)`."""
+        """Maps ids `(B, L)`, the first at position `start`, to `(B, L, D)`."""
         positions = self.position.weight[start : start + ids.shape[1]]
-        return F.dropout(self.norm(self.word(ids) + positions), self.dropout, self.training)
+        embedded = self.norm(self.word(ids) + positions)
+        return F.dropout(embedded, self.dropout, self.training)
 
 
 class TextTransformer(nn.Module):
-    """A stack of text layers; looks at images through `cross`, and is a plain text encoder without. The word `pad` is not learnt."""
+    """A stack of text layers: image-grounded if `cross` is passed, else a plain text encoder.
+
+    The embedding of the token `pad` stays 0.
+    """
 
     def __init__(self, cfg: TextConfig, cross_width: int | None, pad: int = 0):
         super().__init__()
@@ -185,7 +200,10 @@ class TextTransformer(nn.Module):
         initialise(self, cfg.init_std)
 
     def cross_keys_values(self, source: Tensor) -> list[KeysValues]:
-        """Each layer's cross-attention keys and values of image tokens `(B, N, cross width)`: made once, used for every text."""
+        """Returns each layer's cross-attention keys and values of image tokens `(B, N, cross width)`.
+
+        They are computed once and reused for every text of the image.
+        """
         return [cast(TextLayer, layer).cross_attention.keys_values(source) for layer in self.layers]
 
     def forward(
@@ -194,24 +212,26 @@ class TextTransformer(nn.Module):
         mask: Tensor | None,
         cross: list[KeysValues] | None = None,
         cross_mask: Tensor | None = None,
-        past: Past | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
-        """Hidden states `(B, L, D)` of ids `(B, L)` that follow the `past`, which they join.
+        """Returns hidden states `(B, L, D)` of ids `(B, L)`; with a cache, ids continue its tokens and are added to it.
 
-        `mask` broadcasts to `(B, 1, L, past + L)`, True where attention may go.
+        `mask` broadcasts to `(B, 1, L, cached + L)`, True at positions to attend to.
         """
-        x = self.embeddings(ids, start=past.length if past else 0)
+        x = self.embeddings(ids, start=cache.length if cache else 0)
         for i, layer in enumerate(self.layers):
-            inputs = (x, mask, cross[i] if cross else None, cross_mask, partial(past.extend, i) if past else None)
+            layer_cross = cross[i] if cross else None
+            append = partial(cache.append, i) if cache else None
+            inputs = (x, mask, layer_cross, cross_mask, append)
             recompute = self.training and i >= self.checkpoint_from
             x = checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
-        if past:
-            past.length += ids.shape[1]
+        if cache:
+            cache.length += ids.shape[1]
         return x
 
 
 class LMHead(nn.Module):
-    """Hidden states to word logits; the last map is the word embedding, plus a bias."""
+    """BERT's language modeling head; its last map is the word embedding, plus a bias."""
 
     def __init__(self, cfg: TextConfig, word: nn.Embedding):
         super().__init__()
@@ -223,12 +243,13 @@ class LMHead(nn.Module):
         nn.init.zeros_(self.decoder.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`(B, L, D)` to `(B, L, vocabulary)`."""
-        return self.decoder(self.norm(F.gelu(self.dense(hidden))))
+        """Maps hidden states `(B, L, D)` to logits `(B, L, vocabulary)`."""
+        transformed = self.norm(F.gelu(self.dense(hidden)))
+        return self.decoder(transformed)
 
 
 def initialise(module: nn.Module, std: float) -> None:
-    """BERT's initial values: normal weights, zero biases, a zero padding row."""
+    """Sets BERT's initial values in place: normal weights, zero biases, a zero padding row."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=std)

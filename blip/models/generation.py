@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from blip.config import Config, ConfigError
-from blip.models.bert import KeysValues, Past
+from blip.models.bert import KeysValues, KVCache
 
-Step = Callable[[Tensor, list[KeysValues], Past], Tensor]
-"""`(ids (B, L), cross, past)` to the next token's logits `(B, V)`, as `MED.write_on`."""
+Step = Callable[[Tensor, list[KeysValues], KVCache], Tensor]
+"""`(ids (B, L), cross, cache)` to the next token's logits `(B, V)`, as `MED.decode_step`."""
 
 
 class Nucleus(Config):
@@ -92,7 +92,7 @@ def repeat_cross(cross: list[KeysValues], times: int) -> list[KeysValues]:
     return [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in cross]
 
 
-def penalise(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
+def penalise_repetition(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
     """Makes the words of ids `(B, L)` less likely in scores `(B, V)`: negative ones times the penalty, positive ones divided by it."""
     if penalty == 1:
         return scores
@@ -105,7 +105,7 @@ def without(scores: Tensor, word: int) -> Tensor:
     return scores.index_fill(1, torch.tensor([word], device=scores.device), -math.inf)
 
 
-def keep_nucleus(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+def top_p_filter(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
     """Sorted words `(B, K)` of the top-p set within the top k, and their probabilities, zero outside."""
     sorted_logits, words = logits.topk(min(top_k or logits.shape[1], logits.shape[1]), dim=1)
     probabilities = sorted_logits.softmax(1)
@@ -122,17 +122,17 @@ def sample(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, un
     depends on its own draws and never on its neighbours in the batch. The log-probability is that of the words under the whole
     distribution, before penalty and truncation. Raises ValueError where the model gives logits that are not finite.
     """
-    ids, past, feed = prompt, Past(cfg.max_length), prompt
+    ids, cache, feed = prompt, KVCache(cfg.max_length), prompt
     cross = repeat_cross(cross, 1)
     done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     total = torch.zeros(len(prompt), device=prompt.device)
     for i in range(cfg.max_length - prompt.shape[1]):
-        logits = step(feed, cross, past)
+        logits = step(feed, cross, cache)
         logits = logits.float()
-        allowed = penalise(logits, ids, cfg.repetition_penalty)
+        allowed = penalise_repetition(logits, ids, cfg.repetition_penalty)
         if ids.shape[1] < cfg.min_length:
             allowed = without(allowed, sep)
-        words, probabilities = keep_nucleus(allowed, cfg.top_k, cfg.top_p)
+        words, probabilities = top_p_filter(allowed, cfg.top_k, cfg.top_p)
         drawn = (probabilities.cumsum(1) <= uniforms[:, i, None]).sum(1, keepdim=True)
         # a sum that rounds to just under 1 must not reach past the last word of the set
         drawn = drawn.clamp(max=(probabilities > 0).sum(1, keepdim=True) - 1).clamp(min=0)  # of a row of NaN nothing is above 0
@@ -187,11 +187,11 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
     totals = torch.zeros(batch, beams, device=prompt.device)
     finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
     open_images = [True] * batch
-    past, feed = Past(cfg.max_length), ids
+    cache, feed = KVCache(cfg.max_length), ids
     while ids.shape[1] < cfg.max_length and any(open_images):
-        logits = step(feed, cross, past)
+        logits = step(feed, cross, cache)
         plain = logits.float().log_softmax(1)
-        log_p = penalise(plain, ids, cfg.repetition_penalty)
+        log_p = penalise_repetition(plain, ids, cfg.repetition_penalty)
         if ids.shape[1] < cfg.min_length:
             log_p = without(log_p, sep)
         vocabulary = log_p.shape[1]
@@ -226,7 +226,7 @@ def beam_search(step: Step, prompt: Tensor, cross: list[KeysValues], cfg: Beam, 
         totals = torch.tensor(chosen_totals, device=ids.device).view(batch, beams)
         feed = torch.tensor(chosen_words, device=ids.device)[:, None]
         ids = torch.cat([ids[order], feed], 1)
-        past.reorder(order)
+        cache.reorder(order)
     tokens, length = ids.tolist(), ids.shape[1]
     for b in range(batch):
         if open_images[b]:

@@ -11,8 +11,8 @@ from blip.batch import Tokens
 from blip.config import Config
 from blip.models.bert import (
     KeysValues,
+    KVCache,
     LMHead,
-    Past,
     TextConfig,
     TextTransformer,
     bidirectional_mask,
@@ -25,35 +25,35 @@ Sharing = Literal["all", "all_but_cross_attention", "all_but_self_attention", "n
 
 
 class SpecialTokens(Config):
-    """Ids of the tokens that steer the model; taken from the tokenizer when a run starts."""
+    """Ids of the special tokens; taken from the tokenizer when a run starts."""
 
     pad: int = 0
     cls: int = 101
-    """Stands first where text is read alone."""
+    """First token of a text that is encoded alone."""
     sep: int = 102
-    """Ends every text."""
+    """Last token of every text."""
     dec: int = 30522
-    """Stands first where text is written."""
+    """First token of a text that is decoded."""
     enc: int = 30523
-    """Stands first where text is read with an image."""
+    """First token of a text that is encoded together with an image."""
 
 
 class MEDConfig(Config):
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     embed: int = Field(default=256, ge=1, le=65536)
-    """Width of the space in which images and texts are compared."""
+    """Width of the embeddings by which images and texts are compared."""
     share: Sharing = "all_but_self_attention"
-    """What text encoder and decoder share (BLIP, Table 3)."""
+    """Modules that text encoder and decoder share (BLIP, Table 3)."""
     tokens: SpecialTokens = SpecialTokens()
     enc_token: bool = True
-    """False leaves [CLS] in front of texts that are matched with images, as `blip_itm` and transformers do; for parity alone."""
+    """False keeps [CLS] as the first token in matching, as `blip_itm` and transformers do; for parity alone."""
 
 
 class MED(nn.Module):
     """Image encoder, text encoder, image-grounded text encoder and image-grounded text decoder.
 
-    A captioner needs no `encoder`, a filter no `decoder`: what is not asked for is not there.
+    A captioner is built without the text encoder and a filter without the decoder.
     """
 
     def __init__(self, cfg: MEDConfig, encoder: bool = True, decoder: bool = True):
@@ -71,56 +71,63 @@ class MED(nn.Module):
             for head in (self.vision_proj, self.text_proj, self.itm_head):
                 initialise(head, cfg.text.init_std)
         if encoder and decoder:
-            share(self.text_encoder, self.text_decoder, cfg.share)
+            share_modules(self.text_encoder, self.text_decoder, cfg.share)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Normalised images `(B, 3, H, W)` to tokens `(B, N, D)`."""
+        """Maps normalised images `(B, 3, H, W)` to tokens `(B, N, D)`."""
         return self.visual_encoder(images)
 
     def encode_text(self, text: Tokens) -> Tensor:
-        """Text read alone, `(B, L, D)`; position 0 stands for the whole text."""
+        """Returns hidden states `(B, L, D)` of texts without an image; position 0 represents the whole text."""
         return self.text_encoder(text.ids, bidirectional_mask(text.mask))
 
     def image_feature(self, image_tokens: Tensor) -> Tensor:
-        """Image tokens `(B, N, D)` to unit vectors `(B, embed)`."""
+        """Maps image tokens `(B, N, D)` to unit vectors `(B, embed)`."""
         return F.normalize(self.vision_proj(image_tokens[:, 0]), dim=-1)
 
     def text_feature(self, hidden: Tensor) -> Tensor:
-        """Hidden states `(B, L, D)` of texts read alone to unit vectors `(B, embed)`."""
+        """Maps hidden states `(B, L, D)` of `encode_text` to unit vectors `(B, embed)`."""
         return F.normalize(self.text_proj(hidden[:, 0]), dim=-1)
 
     def match(self, text: Tokens, cross: list[KeysValues]) -> Tensor:
-        """Logits `(B, 2)` of image-text matching, column 1 for a match; `cross` comes from `text_encoder.cross_keys_values`."""
-        ids = with_first(text.ids, self.cfg.tokens.enc) if self.cfg.enc_token else text.ids
+        """Returns logits `(B, 2)` of image-text matching, column 1 for a match.
+
+        `cross` comes from `text_encoder.cross_keys_values`.
+        """
+        ids = replace_first(text.ids, self.cfg.tokens.enc) if self.cfg.enc_token else text.ids
         hidden = self.text_encoder(ids, bidirectional_mask(text.mask), cross)
         return self.itm_head(hidden[:, 0])
 
-    def write(self, text: Tokens, cross: list[KeysValues]) -> Tensor:
-        """Logits `(B, L, vocabulary)` of each next token, [DEC] in front; `cross` comes from `text_decoder.cross_keys_values`."""
-        ids = with_first(text.ids, self.cfg.tokens.dec)
+    def decode(self, text: Tokens, cross: list[KeysValues]) -> Tensor:
+        """Returns logits `(B, L, vocabulary)` of each next token; the first token is replaced by [DEC].
+
+        `cross` comes from `text_decoder.cross_keys_values`.
+        """
+        ids = replace_first(text.ids, self.cfg.tokens.dec)
         return self.lm_head(self.text_decoder(ids, causal_mask(text.mask), cross))
 
-    def write_on(self, ids: Tensor, cross: list[KeysValues], past: Past) -> Tensor:
-        """Logits `(B, vocabulary)` after ids `(B, L)`, which follow the `past` and join it."""
-        mask = None if past.length else causal_mask(torch.ones_like(ids, dtype=torch.bool))
-        return self.lm_head(self.text_decoder(ids, mask, cross, past=past)[:, -1:])[:, 0]
+    def decode_step(self, ids: Tensor, cross: list[KeysValues], cache: KVCache) -> Tensor:
+        """Returns logits `(B, vocabulary)` after ids `(B, L)`, which continue the cache and are added to it."""
+        mask = None if cache.length else causal_mask(torch.ones_like(ids, dtype=torch.bool))
+        hidden = self.text_decoder(ids, mask, cross, cache=cache)
+        return self.lm_head(hidden[:, -1:])[:, 0]
 
 
-def with_first(ids: Tensor, token: int) -> Tensor:
-    """A copy of ids `(B, L)` with another first token; the caller's ids stay as they are."""
+def replace_first(ids: Tensor, token: int) -> Tensor:
+    """Returns a copy of ids `(B, L)` with another first token."""
     ids = ids.clone()
     ids[:, 0] = token
     return ids
 
 
-def share(encoder: TextTransformer, decoder: TextTransformer, what: Sharing) -> None:
-    """Makes the encoder use the decoder's modules (BLIP, Table 3; all but self-attention is the paper's choice)."""
+def share_modules(encoder: TextTransformer, decoder: TextTransformer, what: Sharing) -> None:
+    """Makes the encoder use the decoder's modules (BLIP, Table 3: all but self-attention is best)."""
     if what == "none":
         return
     encoder.embeddings = decoder.embeddings
-    for mine, theirs in zip(encoder.layers, decoder.layers, strict=True):
-        mine.feed_forward = theirs.feed_forward
+    for encoder_layer, decoder_layer in zip(encoder.layers, decoder.layers, strict=True):
+        encoder_layer.feed_forward = decoder_layer.feed_forward
         if what != "all_but_self_attention":
-            mine.self_attention = theirs.self_attention
+            encoder_layer.self_attention = decoder_layer.self_attention
         if what != "all_but_cross_attention":
-            mine.cross_attention = theirs.cross_attention
+            encoder_layer.cross_attention = decoder_layer.cross_attention

@@ -1,4 +1,4 @@
-"""The image encoder: timm's vision transformer, whose full token sequence goes to cross-attention."""
+"""The image encoder: timm's vision transformer without pooling. Cross-attention takes all of its tokens."""
 
 from typing import Self
 
@@ -23,7 +23,7 @@ class VisionConfig(Config):
     init_std: float = Field(default=0.02, gt=0, le=10)
     """Standard deviation of the initial weights; about 1/sqrt(width) lets small models learn."""
     position_std: float = Field(default=0.02, ge=0, le=10)
-    """Standard deviation of the initial position embeddings; about 1 lets small models see early where things stand."""
+    """Standard deviation of the initial position embeddings; about 1 helps small models to learn positions early."""
     checkpoint_last: int = Field(default=0, ge=0)
     """Recompute the activations of this many last blocks in the backward pass, to save memory."""
 
@@ -43,7 +43,7 @@ class VisionConfig(Config):
 
 
 class VisionEncoder(VisionTransformer):
-    """A pre-norm ViT without pooling (BLIP, section 3.1); its parameters bear timm's names."""
+    """A pre-norm ViT without pooling (BLIP, section 3.1). Parameters have timm's names."""
 
     def __init__(self, cfg: VisionConfig):
         super().__init__(
@@ -68,7 +68,7 @@ class VisionEncoder(VisionTransformer):
     def forward(self, images: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] (no masks here)
         """Encodes normalised images `(B, 3, H, W)` to tokens `(B, 1 + patches, D)`, the [CLS] token first.
 
-        Of frames `(B, F, 3, H, W)` the tokens are concatenated: `(B, F (1 + patches), D)` (BLIP, section 5.6).
+        Tokens of frames `(B, F, 3, H, W)` are concatenated to `(B, F (1 + patches), D)` (BLIP, section 5.6).
         """
         frames = images.flatten(0, -4)
         x = self.norm_pre(self._pos_embed(self.patch_embed(frames)))

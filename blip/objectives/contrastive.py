@@ -31,7 +31,7 @@ class FeatureQueue(nn.Module):
         return self.image.clone(), self.text.clone(), self.ids.clone(), written
 
     @torch.no_grad()
-    def write(self, image: Tensor, text: Tensor, ids: Tensor) -> None:
+    def enqueue(self, image: Tensor, text: Tensor, ids: Tensor) -> None:
         """Writes the features `(N, D)` of a batch gathered over all ranks; of a batch longer than the ring the end stays."""
         image, text, ids = image[-self.length :], text[-self.length :], ids[-self.length :]
         slots = (torch.arange(len(ids), device=ids.device) + self.pointer) % self.length

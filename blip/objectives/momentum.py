@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 
-def teacher_of(student: nn.Module) -> nn.Module:
+def momentum_copy(student: nn.Module) -> nn.Module:
     """A frozen copy in evaluation mode."""
     return copy.deepcopy(student).requires_grad_(False).eval()
 
 
 @torch.no_grad()
-def follow(teacher: nn.ModuleDict, student: Mapping[str, nn.Module], momentum: float) -> None:
+def ema_update(teacher: nn.ModuleDict, student: Mapping[str, nn.Module], momentum: float) -> None:
     """Moves each of the teacher's parts towards the student's part of that name: `m teacher + (1 - m) student`, in place."""
     slow, fast = [], []
     for name, part in teacher.items():

@@ -175,7 +175,7 @@ def writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[
     def write() -> list[str]:
         captioner.eval()
         try:
-            return task.tokenizer.decode(captioner.write(torch.stack(images).to(device()), Beam(beams=1)).ids)
+            return task.tokenizer.decode(captioner.generate(torch.stack(images).to(device()), Beam(beams=1)).ids)
         finally:
             task.train()
 

@@ -13,7 +13,7 @@ from blip.models.bert import KeysValues, TextTransformer
 from blip.models.med import MED
 from blip.objectives.contrastive import FeatureQueue, contrastive_loss
 from blip.objectives.matching import hard_negatives, matching_loss
-from blip.objectives.momentum import follow, teacher_of
+from blip.objectives.momentum import ema_update, momentum_copy
 from blip.tasks.text import TextLengths
 
 
@@ -81,7 +81,7 @@ class Alignment(nn.Module):
         self.queue = FeatureQueue(cfg.queue, student.cfg.embed)
         if cfg.queue_init == "random":
             self.queue.fill_at_random()
-        self.teacher = nn.ModuleDict({name: teacher_of(getattr(student, name)) for name in TAUGHT})
+        self.teacher = nn.ModuleDict({name: momentum_copy(getattr(student, name)) for name in TAUGHT})
         teacher_text = self.teacher["text_encoder"]
         assert isinstance(teacher_text, TextTransformer)
         for layer in teacher_text.layers:
@@ -99,7 +99,7 @@ class Alignment(nn.Module):
         Puts the temperature back within its bounds, from where it goes on, and gives it if it is learnt.
         """
         self.before = [tensor.detach().clone() for tensor in self.moved]
-        follow(self.teacher, {name: getattr(student, name) for name in TAUGHT}, self.cfg.momentum)
+        ema_update(self.teacher, {name: getattr(student, name) for name in TAUGHT}, self.cfg.momentum)
         ramp = self.cfg.alpha_epochs * steps_per_epoch
         self.alpha = self.cfg.alpha * min(1.0, step / ramp if ramp else 1.0)
         self.temperature.data.clamp_(*self.cfg.temperature_bounds)
@@ -128,7 +128,7 @@ class Alignment(nn.Module):
         """Writes the step's features to the queue in the order of the global batch, on however many processes it was computed."""
         if self.unwritten:
             image, text, ids = (gather(torch.cat(parts)) for parts in zip(*self.unwritten, strict=True))
-            self.queue.write(image, text, ids)
+            self.queue.enqueue(image, text, ids)
             self.unwritten.clear()
         self.before = []
 

@@ -73,7 +73,7 @@ class Captioning(Task[MED]):
         assert text is not None
         cross = self.model.text_decoder.cross_keys_values(self.model.encode_image(normalise(batch.images)))
         targets = next_token_targets(text.ids, text.mask, prompt=self.prompt(1).shape[1])
-        logits = self.model.write(text, cross)[:, :-1]
+        logits = self.model.decode(text, cross)[:, :-1]
         return {"lm": caption_loss(logits, targets, self.cfg.smoothing, self.tokens)}
 
     def prompt(self, batch: int) -> Tensor:
@@ -83,19 +83,19 @@ class Captioning(Task[MED]):
         return ids.expand(batch, -1)
 
     @torch.no_grad()
-    def write(self, images: Tensor, decoding: Decoding, uniforms: Tensor | None = None) -> Texts:
+    def generate(self, images: Tensor, decoding: Decoding, uniforms: Tensor | None = None) -> Texts:
         """Captions of uint8 images `(B, 3, H, W)`; nucleus sampling takes its draws `(B, max_length)` from `uniforms`."""
         cross = self.model.text_decoder.cross_keys_values(self.model.encode_image(normalise(images)))
         prompt, sep = self.prompt(len(images)).to(images.device), self.model.cfg.tokens.sep
         match decoding:
             case Nucleus():
                 draws = torch.rand(len(images), decoding.max_length, device=images.device) if uniforms is None else uniforms
-                return sample(self.model.write_on, prompt, cross, decoding, draws, sep)
+                return sample(self.model.decode_step, prompt, cross, decoding, draws, sep)
             case Beam():
-                return beam_search(self.model.write_on, prompt, cross, decoding, sep)
+                return beam_search(self.model.decode_step, prompt, cross, decoding, sep)
 
     def predict(self, batch: Batch) -> list[dict[str, Any]]:
-        captions = self.tokenizer.decode(self.write(batch.images, self.cfg.decoding).ids)
+        captions = self.tokenizer.decode(self.generate(batch.images, self.cfg.decoding).ids)
         return [
             {"id": name, "key": key, "caption": caption, "references": references, "meta": meta}
             for name, key, caption, references, meta in zip(

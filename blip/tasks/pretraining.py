@@ -83,7 +83,7 @@ class Pretraining(Task[MED]):
         cross = model.text_encoder.cross_keys_values(image_tokens)
         itm = self.alignment.match(model, text, image_tokens, cross, i2t, t2i, ids)
         shared = model.cfg.share in ("all", "all_but_self_attention")
-        logits = model.write(text, cross if shared else model.text_decoder.cross_keys_values(image_tokens))
+        logits = model.decode(text, cross if shared else model.text_decoder.cross_keys_values(image_tokens))
         targets = next_token_targets(text.ids, text.mask)
         lm = caption_loss(logits[:, :-1], targets, self.cfg.smoothing, self.tokens)
         return {"itc": weights.itc * itc, "itm": weights.itm * itm, "lm": weights.lm * lm}

@@ -13,7 +13,7 @@ from blip.batch import Batch, Example, Tokens
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
 from blip.metrics.vqa import vqa_accuracy
-from blip.models.bert import KeysValues, Past
+from blip.models.bert import KeysValues, KVCache
 from blip.models.generation import Beam, beam_search
 from blip.models.vqa import VQAModel
 from blip.objectives.language_modeling import next_token_targets, token_losses
@@ -75,33 +75,33 @@ class VQA(Task[VQAModel]):
         """`extra` holds `answers` `(A, L)`, the row of each one's question, `owner` `(A,)`, and its share of voices, `weights` `(A,)`."""
         assert batch.text is not None
         answers, owner = batch.extra["answers"], batch.extra["owner"]
-        cross = rows(self.model.read(normalise(batch.images), batch.text), owner)
+        cross = rows(self.model.encode_question(normalise(batch.images), batch.text), owner)
         losses = self.answer_losses(answers, cross, batch.text.mask[owner], self.cfg.smoothing)
         return {"vqa": (batch.extra["weights"] * losses).sum() / len(batch)}
 
     def answer_losses(self, answers: Tokens, cross: list[KeysValues], question_mask: Tensor, smoothing: float) -> Tensor:
         """Smoothed cross-entropy `(A,)` of each whole answer, summed over its tokens."""
-        logits = self.model.write(answers, cross, question_mask)[:, :-1]
+        logits = self.model.decode(answers, cross, question_mask)[:, :-1]
         return token_losses(logits, next_token_targets(answers.ids, answers.mask), smoothing).sum(1)
 
     @torch.no_grad()
     def generate(self, images: Tensor, question: Tokens) -> list[str]:
         """Written answers to questions about uint8 images `(B, 3, H, W)`."""
-        cross = self.model.read(normalise(images), question)
+        cross = self.model.encode_question(normalise(images), question)
         mask = torch.ones_like(question.mask) if self.cfg.vqa_full_mask else question.mask
         prompt = torch.full((len(images), 1), self.model.cfg.tokens.dec, device=images.device)
 
-        def write_on(ids: Tensor, cross: list[KeysValues], past: Past) -> Tensor:
-            return self.model.write_on(ids, cross, past, mask.repeat_interleave(len(ids) // len(mask), 0))
+        def decode_step(ids: Tensor, cross: list[KeysValues], cache: KVCache) -> Tensor:
+            return self.model.decode_step(ids, cross, cache, mask.repeat_interleave(len(ids) // len(mask), 0))
 
-        return self.tokenizer.decode(beam_search(write_on, prompt, cross, self.cfg.decoding, self.model.cfg.tokens.sep).ids)
+        return self.tokenizer.decode(beam_search(decode_step, prompt, cross, self.cfg.decoding, self.model.cfg.tokens.sep).ids)
 
     @torch.no_grad()
     def rank(self, images: Tensor, question: Tokens, answers: Tokens) -> Tensor:
         """The likeliest `(B,)` of answers `(A, L)`: the best candidates by the first word are scored in full."""
-        cross = self.model.read(normalise(images), question)
+        cross = self.model.encode_question(normalise(images), question)
         start = Tokens(answers.ids[:1, :1], answers.mask[:1, :1])[torch.zeros(len(images), dtype=torch.long)]
-        first = self.model.write(start, cross, question.mask)[:, 0].float().softmax(1)
+        first = self.model.decode(start, cross, question.mask)[:, 0].float().softmax(1)
         candidates = first[:, answers.ids[:, 1]].topk(min(self.cfg.rank_candidates, len(answers.ids)), dim=1).indices
         owner = torch.arange(len(images), device=images.device).repeat_interleave(candidates.shape[1])
         losses = self.answer_losses(answers[candidates.flatten()], rows(cross, owner), question.mask[owner], self.cfg.rank_smoothing)

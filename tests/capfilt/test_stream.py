@@ -79,7 +79,7 @@ def test_the_filter_scores_every_text_as_it_would_alone():
 def test_the_log_probability_is_the_captioner_s():
     pair = next(with_synthetic(stream(pairs(1)), captioner())).pairs[0]
     task = captioner()
-    written = task.write(pair.pixels[16][None], NUCLEUS, uniforms([pair.key], 42, 0, NUCLEUS.max_length))
+    written = task.generate(pair.pixels[16][None], NUCLEUS, uniforms([pair.key], 42, 0, NUCLEUS.max_length))
     assert tokenizer().decode(written.ids) == [pair.texts[1].text]
     assert pair.texts[1].log_probability == pytest.approx(written.log_probability.item(), abs=1e-3)
 

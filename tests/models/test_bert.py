@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip.models.bert import Attention, Past, TextConfig, TextTransformer, bidirectional_mask, causal_mask
+from blip.models.bert import Attention, KVCache, TextConfig, TextTransformer, bidirectional_mask, causal_mask
 
 CONFIG = TextConfig(vocab_size=19, width=16, depth=3, heads=2, feed_forward=32, positions=12, init_std=0.3)
 IDS = torch.tensor([[1, 5, 6, 7, 8, 2], [1, 9, 10, 2, 0, 0]])
@@ -57,17 +57,17 @@ def test_reading_on_from_the_past_equals_reading_at_once(transformer: TextTransf
     cross = transformer.cross_keys_values(torch.randn(2, 5, 24))
     ids = IDS[:1].expand(2, -1)
     at_once = transformer(ids, causal_mask(torch.ones_like(ids, dtype=torch.bool)), cross)
-    past = Past(room=8)
-    parts = [transformer(ids[:, :3], causal_mask(torch.ones(2, 3, dtype=torch.bool)), cross, past=past)]
-    parts += [transformer(ids[:, i : i + 1], None, cross, past=past) for i in range(3, 6)]
+    cache = KVCache(capacity=8)
+    parts = [transformer(ids[:, :3], causal_mask(torch.ones(2, 3, dtype=torch.bool)), cross, cache=cache)]
+    parts += [transformer(ids[:, i : i + 1], None, cross, cache=cache) for i in range(3, 6)]
     torch.testing.assert_close(torch.cat(parts, 1), at_once)
 
 
 def test_a_row_goes_on_from_another_ones_past(transformer: TextTransformer):
-    mask, past = causal_mask(torch.ones(2, 3, dtype=torch.bool)), Past(room=4)
-    transformer(IDS[:, :3], mask, past=past)
-    past.reorder(torch.tensor([1, 0]))
-    found = transformer(IDS[:, 3:4], None, past=past)
+    mask, cache = causal_mask(torch.ones(2, 3, dtype=torch.bool)), KVCache(capacity=4)
+    transformer(IDS[:, :3], mask, cache=cache)
+    cache.reorder(torch.tensor([1, 0]))
+    found = transformer(IDS[:, 3:4], None, cache=cache)
     crossed = torch.cat([IDS[:, :3].flip(0), IDS[:, 3:4]], 1)
     expected = transformer(crossed, causal_mask(torch.ones(2, 4, dtype=torch.bool)))[:, 3:]
     torch.testing.assert_close(found, expected)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blip.models.bert import KeysValues, Past
-from blip.models.generation import Beam, Nucleus, Texts, beam_search, keep_nucleus, penalise, sample
+from blip.models.bert import KeysValues, KVCache
+from blip.models.generation import Beam, Nucleus, Texts, beam_search, penalise_repetition, sample, top_p_filter
 from blip.models.med import MED
 
 SEP = 2
@@ -35,7 +35,7 @@ def prompt() -> Tensor:
 
 def reader(med: MED, cross: list[KeysValues], row: int) -> Read:
     own = [(k[row : row + 1], v[row : row + 1]) for k, v in cross]
-    return lambda text: med.write_on(torch.tensor([text]), own, Past(len(text)))[0].detach()
+    return lambda text: med.decode_step(torch.tensor([text]), own, KVCache(len(text)))[0].detach()
 
 
 def penalised(scores: Tensor, text: list[int], penalty: float) -> Tensor:
@@ -112,7 +112,7 @@ def beam_slowly(read: Read, prompt: list[int], cfg: Beam) -> tuple[list[int], fl
 def test_nucleus_sampling_equals_a_slow_plain_loop(med: MED, cross: list[KeysValues], prompt: Tensor, cfg: Nucleus):
     for seed in range(4):
         uniforms = torch.rand(2, cfg.max_length, generator=torch.Generator().manual_seed(seed))
-        texts = sample(med.write_on, prompt, cross, cfg, uniforms, SEP)
+        texts = sample(med.decode_step, prompt, cross, cfg, uniforms, SEP)
         for row in range(2):
             ids, log_probability = sample_slowly(reader(med, cross, row), prompt[row].tolist(), cfg, uniforms[row].tolist())
             assert texts.ids[row] == ids
@@ -129,7 +129,7 @@ def test_nucleus_sampling_equals_a_slow_plain_loop(med: MED, cross: list[KeysVal
     ],
 )
 def test_beam_search_equals_a_slow_plain_loop(med: MED, cross: list[KeysValues], prompt: Tensor, cfg: Beam):
-    texts = beam_search(med.write_on, prompt, cross, cfg, SEP)
+    texts = beam_search(med.decode_step, prompt, cross, cfg, SEP)
     for row in range(2):
         ids, log_probability = beam_slowly(reader(med, cross, row), prompt[row].tolist(), cfg)
         assert texts.ids[row] == ids
@@ -142,7 +142,7 @@ def test_the_log_probability_of_beam_search_has_no_penalty_in_it(med: MED, cross
     torch.nn.init.constant_(med.lm_head.decoder.bias.data[17:20], 4.0)  # words that come again
     prompt = torch.tensor([[17, 5], [17, 5]])
     cfg = Beam(min_length=0, max_length=9, repetition_penalty=penalty)
-    texts = beam_search(med.write_on, prompt, cross, cfg, SEP)
+    texts = beam_search(med.decode_step, prompt, cross, cfg, SEP)
     for row, ids in enumerate(texts.ids):
         read, text, total = reader(med, cross, row), prompt[row].tolist(), 0.0
         ended = [SEP] if len(text) + len(ids) < cfg.max_length else []
@@ -154,7 +154,7 @@ def test_the_log_probability_of_beam_search_has_no_penalty_in_it(med: MED, cross
 
 
 def test_one_beam_is_greedy(med: MED, cross: list[KeysValues], prompt: Tensor):
-    texts = beam_search(med.write_on, prompt, cross, Beam(beams=1, min_length=0, max_length=9), SEP)
+    texts = beam_search(med.decode_step, prompt, cross, Beam(beams=1, min_length=0, max_length=9), SEP)
     for row in range(2):
         read, text = reader(med, cross, row), prompt[row].tolist()
         while len(text) < 9 and text[-1] != SEP:
@@ -164,9 +164,9 @@ def test_one_beam_is_greedy(med: MED, cross: list[KeysValues], prompt: Tensor):
 
 def test_a_text_depends_on_its_own_draws_alone(med: MED, cross: list[KeysValues], prompt: Tensor):
     cfg, uniforms = Nucleus(max_length=10), torch.rand(2, 10, generator=torch.Generator().manual_seed(0))
-    together = sample(med.write_on, prompt, cross, cfg, uniforms, SEP)
+    together = sample(med.decode_step, prompt, cross, cfg, uniforms, SEP)
     second = [(k[1:], v[1:]) for k, v in cross]
-    alone = sample(med.write_on, prompt[1:], second, cfg, uniforms[1:], SEP)
+    alone = sample(med.decode_step, prompt[1:], second, cfg, uniforms[1:], SEP)
     assert alone.ids[0] == together.ids[1]
 
 
@@ -175,9 +175,9 @@ def test_lengths_count_the_prompt_and_the_prompt_is_cut_by_tokens(med: MED, cros
     torch.nn.init.constant_(med.lm_head.decoder.bias.data[SEP : SEP + 1], 20.0)  # it wants to end at once
     match cfg:
         case Beam():
-            texts = beam_search(med.write_on, prompt, cross, cfg, SEP)
+            texts = beam_search(med.decode_step, prompt, cross, cfg, SEP)
         case Nucleus():
-            texts = sample(med.write_on, prompt, cross, cfg, torch.rand(2, 9), SEP)
+            texts = sample(med.decode_step, prompt, cross, cfg, torch.rand(2, 9), SEP)
     assert [len(ids) for ids in texts.ids] == [5, 5]
     assert all(SEP not in ids and 17 not in ids for ids in texts.ids)
 
@@ -191,9 +191,9 @@ def test_logits_that_are_not_finite_are_an_error_that_says_so(
     torch.nn.init.constant_(med.lm_head.decoder.bias.data[SEP : SEP + 1], -20.0)  # no text ends before
     calls = 0
 
-    def step(ids: Tensor, cross: list[KeysValues], past: Past) -> Tensor:
+    def step(ids: Tensor, cross: list[KeysValues], cache: KVCache) -> Tensor:
         nonlocal calls
-        logits = med.write_on(ids, cross, past)
+        logits = med.decode_step(ids, cross, cache)
         if calls == at:
             logits[-1, 7] = value  # the last beam, or the last text
         calls += 1
@@ -212,13 +212,13 @@ def test_logits_that_are_not_finite_are_an_error_that_says_so(
 
 def test_the_nucleus_is_the_fewest_words_that_reach_p():
     logits = torch.log(torch.tensor([[0.1, 0.5, 0.1, 0.3]]))
-    words, probabilities = keep_nucleus(logits, top_k=0, top_p=0.7)
+    words, probabilities = top_p_filter(logits, top_k=0, top_p=0.7)
     assert words[0, :2].tolist() == [1, 3]
     assert probabilities[0].tolist() == pytest.approx([0.625, 0.375, 0.0, 0.0])
-    words, probabilities = keep_nucleus(logits, top_k=1, top_p=0.99)
+    words, probabilities = top_p_filter(logits, top_k=1, top_p=0.99)
     assert (words.tolist(), probabilities.tolist()) == ([[1]], [[1.0]])
 
 
 def test_a_repeated_word_is_penalised_once_whatever_its_sign():
-    scores = penalise(torch.tensor([[2.0, -2.0, 1.0]]), torch.tensor([[0, 1, 1, 0]]), 2.0)
+    scores = penalise_repetition(torch.tensor([[2.0, -2.0, 1.0]]), torch.tensor([[0, 1, 1, 0]]), 2.0)
     assert scores.tolist() == [[1.0, -4.0, 1.0]]

@@ -89,7 +89,7 @@ def test_matching_can_leave_cls_first(small: MEDConfig, text: Tokens, images: Te
 def test_writing_puts_dec_first_and_sees_only_what_came(med: MED, text: Tokens, images: Tensor):
     cross = med.text_decoder.cross_keys_values(med.encode_image(images))
     given = text.ids.clone()
-    logits = med.write(text, cross)
+    logits = med.decode(text, cross)
     with_dec = text.ids.clone()
     with_dec[:, 0] = 17
     torch.testing.assert_close(logits, med.lm_head(med.text_decoder(with_dec, causal_mask(text.mask), cross)))

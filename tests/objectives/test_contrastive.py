@@ -69,7 +69,7 @@ def test_a_queue_starts_empty_wraps_around_and_keeps_the_latest():
 
     def write(*numbers: int) -> None:
         features = torch.tensor(numbers).float()[:, None].repeat(1, 2)
-        queue.write(features, -features, torch.tensor(numbers))
+        queue.enqueue(features, -features, torch.tensor(numbers))
 
     write(1, 2, 3)
     image, text, ids, written = queue.contents()
@@ -89,7 +89,7 @@ def test_a_queue_starts_empty_wraps_around_and_keeps_the_latest():
 def test_contents_do_not_change_under_a_later_write():
     queue = FeatureQueue(2, 1)
     image, *_ = queue.contents()
-    queue.write(torch.ones(1, 1), torch.ones(1, 1), torch.tensor([1]))
+    queue.enqueue(torch.ones(1, 1), torch.ones(1, 1), torch.tensor([1]))
     assert image.tolist() == [[0.0], [0.0]]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_files import Golden, assert_close, batch_of, before_normalisation
 
-from blip.models.bert import Past
+from blip.models.bert import KVCache
 from blip.models.generation import Beam
 from blip.models.weights.load import load
 from blip.tasks.build import build_model, build_task
@@ -35,8 +35,8 @@ def test_image_features_and_logits_of_the_prompt_are_the_references(golden: Gold
     assert_close(tokens, io["image_embeds"])
     prompt = captioner.prompt(len(tokens))
     assert prompt.tolist() == io["prompt_ids"].tolist()
-    cross, past = captioner.model.text_decoder.cross_keys_values(tokens), Past(prompt.shape[1])
-    logits = [captioner.model.write_on(word, cross, past) for word in prompt.split(1, 1)]
+    cross, cache = captioner.model.text_decoder.cross_keys_values(tokens), KVCache(prompt.shape[1])
+    logits = [captioner.model.decode_step(word, cross, cache) for word in prompt.split(1, 1)]
     assert_close(torch.stack(logits, 1), io["prompt_logits"])
 
 
@@ -50,7 +50,7 @@ def test_captions_are_the_references(golden: Golden, captioner: Captioning):
     prompt = captioner.prompt(1)[0].tolist()
     assert beam_searches(golden)
     for name, beams in (beam_searches(golden) | {"greedy": 1}).items():
-        texts = captioner.write(images, Beam(beams=beams, min_length=meta["min_length"], max_length=meta["max_length"]))
+        texts = captioner.generate(images, Beam(beams=beams, min_length=meta["min_length"], max_length=meta["max_length"]))
         whole = golden.tokenizer.decode([prompt + ids for ids in texts.ids])
         # the reference cuts its prompt by letters, and so loses or keeps some where the first word joins the prompt's last
         assert [text[len(meta["prompt"]) :] for text in whole] == meta[name], name

@@ -20,7 +20,7 @@ from transformers import (
 from blip.batch import Tokens
 from blip.models.bert import TextConfig
 from blip.models.generation import Beam, beam_search
-from blip.models.med import MED, MEDConfig, SpecialTokens, with_first
+from blip.models.med import MED, MEDConfig, SpecialTokens, replace_first
 from blip.models.vision import VisionConfig
 from blip.models.vqa import VQAModel
 from blip.models.weights.export import huggingface_classes, huggingface_config, write_huggingface
@@ -92,13 +92,13 @@ def test_captioners_agree(sizes: MEDConfig, direction: str, tmp_path: Path):
     assert isinstance(mine, MED)
     images, text = inputs(sizes)
     cross = mine.text_decoder.cross_keys_values(mine.encode_image(images))
-    out = theirs(pixel_values=images, input_ids=with_first(text.ids, sizes.tokens.dec), attention_mask=text.mask.long())
-    assert_close(mine.write(text, cross)[text.mask], out.logits[text.mask])
-    prompt = with_first(text.ids[:, :2], sizes.tokens.dec)
+    out = theirs(pixel_values=images, input_ids=replace_first(text.ids, sizes.tokens.dec), attention_mask=text.mask.long())
+    assert_close(mine.decode(text, cross)[text.mask], out.logits[text.mask])
+    prompt = replace_first(text.ids[:, :2], sizes.tokens.dec)
     written = theirs.generate(
         pixel_values=images, input_ids=torch.cat([prompt, prompt[:, :1]], 1), max_length=9, num_beams=1, do_sample=False
     )
-    texts = beam_search(mine.write_on, prompt, cross, Beam(beams=1, min_length=0, max_length=9), sizes.tokens.sep)
+    texts = beam_search(mine.decode_step, prompt, cross, Beam(beams=1, min_length=0, max_length=9), sizes.tokens.sep)
     ended = [[t for t in row if t not in (sizes.tokens.sep, sizes.tokens.pad)] for row in written[:, 2:].tolist()]
     assert [[t for t in row if t != sizes.tokens.pad] for row in texts.ids] == ended
 
@@ -109,7 +109,7 @@ def test_filters_agree(sizes: MEDConfig, direction: str, tmp_path: Path):
     assert isinstance(mine, MED)
     images, text = inputs(sizes)
     tokens = mine.encode_image(images)
-    with_enc = with_first(text.ids, sizes.tokens.enc)  # transformers forgets [ENC]
+    with_enc = replace_first(text.ids, sizes.tokens.enc)  # transformers forgets [ENC]
     matched = theirs(pixel_values=images, input_ids=with_enc, attention_mask=text.mask.long(), use_itm_head=True)
     assert_close(mine.match(text, mine.text_encoder.cross_keys_values(tokens)), matched.itm_score)
     aligned = theirs(pixel_values=images, input_ids=text.ids, attention_mask=text.mask.long(), use_itm_head=False)
@@ -123,18 +123,18 @@ def test_question_answerers_agree(sizes: MEDConfig, direction: str, tmp_path: Pa
     images, question = inputs(sizes)
     answers = Tokens(question.ids.flip(0), question.mask.flip(0))
     states = theirs.text_encoder(
-        with_first(question.ids, sizes.tokens.enc),
+        replace_first(question.ids, sizes.tokens.enc),
         attention_mask=question.mask.long(),
         encoder_hidden_states=theirs.vision_model(images).last_hidden_state,
     ).last_hidden_state
     logits = theirs.text_decoder(
-        with_first(answers.ids, sizes.tokens.dec),
+        replace_first(answers.ids, sizes.tokens.dec),
         attention_mask=answers.mask.long(),
         encoder_hidden_states=states,
         encoder_attention_mask=question.mask.long(),
     ).logits
     everything = torch.ones_like(question.mask)  # transformers lets answers look at the question's padding
-    assert_close(mine.write(answers, mine.read(images, question), everything)[answers.mask], logits[answers.mask])
+    assert_close(mine.decode(answers, mine.encode_question(images, question), everything)[answers.mask], logits[answers.mask])
 
 
 def test_the_written_configuration_is_blips_not_the_default(sizes: MEDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -9,7 +9,7 @@ import torch
 from blip.batch import Batch, Example
 from blip.config import ConfigError, validate
 from blip.data.transforms import normalise
-from blip.models.bert import Past
+from blip.models.bert import KVCache
 from blip.tasks.vqa import VQA, VQAConfig
 
 QUESTIONS = ["What color is it?", "Is it red? "]
@@ -63,7 +63,9 @@ def test_more_candidates_than_answers_are_no_mistake(make):
     batch = batch_of(task, [["red"], ["no"]])
     best = task.rank(batch.images, batch.text, task.encode_answers(["yes", "no", "a red circle"]))
     everything = [
-        task.answer_losses(task.encode_answers([answer] * 2), task.model.read(normalise(batch.images), batch.text), batch.text.mask, 0.0)
+        task.answer_losses(
+            task.encode_answers([answer] * 2), task.model.encode_question(normalise(batch.images), batch.text), batch.text.mask, 0.0
+        )
         for answer in ("yes", "no", "a red circle")
     ]
     assert best.tolist() == torch.stack(everything).argmin(0).tolist()
@@ -88,13 +90,13 @@ def test_padding_of_a_question_is_not_looked_at_unless_asked_for(make):
     batch = batch_of(task, padded)
     short = batch.text[1:]
     cut = short.mask.sum()
-    alone = task.model.read(normalise(batch.images)[1:], type(short)(short.ids[:, :cut], short.mask[:, :cut]))
-    together = task.model.read(normalise(batch.images), batch.text)
+    alone = task.model.encode_question(normalise(batch.images)[1:], type(short)(short.ids[:, :cut], short.mask[:, :cut]))
+    together = task.model.encode_question(normalise(batch.images), batch.text)
     prompt = torch.full((1, 1), task.model.cfg.tokens.dec)
-    of_alone = task.model.write_on(prompt, alone, Past(1), torch.ones(1, int(cut), dtype=torch.bool))
+    of_alone = task.model.decode_step(prompt, alone, KVCache(1), torch.ones(1, int(cut), dtype=torch.bool))
     second = [(k[1:], v[1:]) for k, v in together]
-    masked = task.model.write_on(prompt, second, Past(1), short.mask)
-    full = task.model.write_on(prompt, second, Past(1), torch.ones_like(short.mask))
+    masked = task.model.decode_step(prompt, second, KVCache(1), short.mask)
+    full = task.model.decode_step(prompt, second, KVCache(1), torch.ones_like(short.mask))
     torch.testing.assert_close(masked, of_alone)
     assert not torch.allclose(full, of_alone)
 
