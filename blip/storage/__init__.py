@@ -4,9 +4,10 @@ from pathlib import Path
 
 from blip.storage.folder import FolderStore
 from blip.storage.probe import probe
+from blip.storage.scratch import scratch, writing
 from blip.storage.store import MissingKeyError, Store, StoreError, check
 
-__all__ = ["FolderStore", "MissingKeyError", "Store", "StoreError", "check", "locate", "open_store", "probe"]
+__all__ = ["FolderStore", "MissingKeyError", "Store", "StoreError", "check", "locate", "open_store", "probe", "scratch", "writing"]
 
 
 def open_store(uri: str | Path) -> Store:

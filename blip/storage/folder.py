@@ -3,16 +3,20 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from blip.storage.store import MissingKeyError, Store, StoreError, check, hidden
+from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check, hidden
 
 LOCK = ".lock"
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""The hidden name that an object has until it is whole."""
 
 
 class FolderStore(Store):
@@ -77,6 +81,22 @@ class FolderStore(Store):
                 told = self.path(key).stat()
             found[key] = f"{told.st_size}-{told.st_mtime_ns}"
         return found
+
+    def ages(self, prefix: str = "") -> dict[str, float]:
+        now, found = time.time(), {}
+        for key in self.list(prefix):
+            with suppress(FileNotFoundError):  # another process removes, too
+                found[key] = now - self.path(key).stat().st_mtime
+        return found
+
+    def sweep(self, age: float = OLD_SECONDS) -> int:
+        swept = 0
+        for path in self.folder.rglob(".*.tmp"):
+            with suppress(OSError):  # it is gone, or not ours to remove
+                if TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > age:
+                    path.unlink()
+                    swept += 1
+        return swept
 
     def delete(self, key: str) -> None:
         with self.errors(key):

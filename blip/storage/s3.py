@@ -1,5 +1,6 @@
 """A store over an S3 bucket."""
 
+import logging
 import os
 import random
 import threading
@@ -17,7 +18,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
-from blip.storage.store import MissingKeyError, Store, StoreError, check, hidden
+from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check, hidden
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -95,6 +98,32 @@ class S3Store(Store):
             return {entry["Key"].removeprefix(self.prefix): unquoted(entry["ETag"]) for entry in entries}
 
         return {key: stamp for key, stamp in sorted(self.call(prefix, pages).items()) if not hidden(key)}
+
+    def ages(self, prefix: str = "") -> dict[str, float]:
+        def pages(s3) -> dict[str, float]:
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            entries = (entry for page in pages for entry in page.get("Contents", []))
+            return {entry["Key"].removeprefix(self.prefix): time.time() - entry["LastModified"].timestamp() for entry in entries}
+
+        return {key: age for key, age in sorted(self.call(prefix, pages).items()) if not hidden(key)}
+
+    def sweep(self, age: float = OLD_SECONDS) -> int:
+        def uploads(s3) -> list[dict[str, str]]:
+            pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
+            begun = [upload for page in pages for upload in page.get("Uploads", [])]
+            old = [upload for upload in begun if time.time() - upload["Initiated"].timestamp() > age]
+            return [{"Key": upload["Key"], "UploadId": upload["UploadId"]} for upload in old]
+
+        try:
+            left = self.call("", uploads)
+            for upload in left:
+                self.call("", lambda s3, upload=upload: s3.abort_multipart_upload(Bucket=self.bucket, **upload))
+        except MissingKeyError:  # another process was faster
+            return 0
+        except StoreError as e:
+            log.warning("uploads that killed writers left are not looked for: %s", e)  # who may write may not list them everywhere
+            return 0
+        return len(left)
 
     def delete(self, key: str) -> None:
         self.call(key, lambda s3: s3.delete_object(**self.at(key)))

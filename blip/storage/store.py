@@ -6,6 +6,9 @@ from typing import Self
 
 from blip.redaction import redact
 
+OLD_SECONDS = 6 * 3600.0
+"""What nobody finished in so long was left by a process that was killed."""
+
 
 class StoreError(OSError):
     """A store that cannot do what was asked; the message names the URI, without secrets."""
@@ -58,6 +61,14 @@ class Store(ABC):
     @abstractmethod
     def stamps(self, prefix: str = "") -> dict[str, str]:
         """As `list`, each key with what a listing tells of the object's content: another content has another stamp."""
+
+    @abstractmethod
+    def ages(self, prefix: str = "") -> dict[str, float]:
+        """As `list`, each key with the seconds since its object was written."""
+
+    @abstractmethod
+    def sweep(self, age: float = OLD_SECONDS) -> int:
+        """Removes what killed writers left unfinished and is older than `age` seconds; returns how many pieces that were."""
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -1,28 +1,30 @@
 """Checkpoints that any number of processes can go on from: published last, found newest first, verified before use."""
 
-import hashlib
 import json
 import logging
-import tempfile
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blip.config import Config, ConfigError
+from blip.digest import file_digest, value_digest
 from blip.distributed import barrier, gather_objects, is_main, local_rank, rank
-from blip.storage import MissingKeyError, Store
+from blip.storage import MissingKeyError, Store, scratch, writing
+from blip.storage.store import OLD_SECONDS
 from blip.training.engine import Engine
 
 log = logging.getLogger(__name__)
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+MANIFEST = re.compile(r"step-\d{8,}\.json")
 
 
 class CheckpointConfig(Config):
@@ -45,6 +47,18 @@ class Published(Config):
     identity: dict[str, Any]
     """What must be the same for the run to go on as if it had never stopped: seed, data, global batch."""
     parts: dict[str, Part]
+    revision: str = ""
+    """Of the code that saved it: for people, and no part of what the run is."""
+    digest: str = ""
+    """Of all that stands above."""
+
+    @property
+    def own_digest(self) -> str:
+        return value_digest(self.model_dump(exclude={"digest"}))
+
+    def sealed(self) -> Self:
+        """The same with its digest."""
+        return self.model_copy(update={"digest": self.own_digest})
 
 
 @dataclass
@@ -53,13 +67,15 @@ class Checkpoint:
 
     step: int
     state: dict[str, Tensor]
+    revision: str = ""
+    """Of the code that saved it."""
 
 
 class Checkpoints:
-    """The checkpoints of one run in a store; one process group writes them."""
+    """The checkpoints of one run in a store. Two process groups may write the same run's: neither removes what the other needs."""
 
-    def __init__(self, store: Store, cfg: CheckpointConfig, identity: Mapping[str, Any]):
-        self.store, self.cfg, self.identity = store, cfg, json.loads(json.dumps(dict(identity)))
+    def __init__(self, store: Store, cfg: CheckpointConfig, identity: Mapping[str, Any], revision: str = ""):
+        self.store, self.cfg, self.identity, self.revision = store, cfg, json.loads(json.dumps(dict(identity))), revision
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
         self.saved = -1
@@ -89,24 +105,44 @@ class Checkpoints:
         for name, tensor in state.items():
             files[MODEL if name.startswith("model/") else OPTIMIZER][name] = tensor
         parts = {}
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch("checkpoint") as folder:
             for name, tensors in files.items():
-                path = Path(folder, name)
-                save_file(tensors, path)
+                path = folder / name
+                with writing(path, "free some space, or let TMPDIR name another place"):
+                    save_file(tensors, path)
                 key = f"step-{step:08d}/{uuid.uuid4().hex[:8]}/{name}"  # an attempt of its own: nothing is ever overwritten
                 self.store.put_file(key, path)
-                parts[name] = Part(key=key, sha256=digest(path), bytes=path.stat().st_size)
-        published = Published(step=step, identity=self.identity, parts=parts)
-        self.store.put(f"step-{step:08d}.json", published.model_dump_json(indent=1).encode())
-        self.prune()
+                parts[name] = Part(key=key, sha256=file_digest(path), bytes=path.stat().st_size)
+        published = Published(step=step, identity=self.identity, parts=parts, revision=self.revision).sealed()
+        self.store.put(manifest_key(step), published.model_dump_json(indent=1).encode())
+        self.prune(step)
 
-    def prune(self) -> None:
-        """Leaves the newest checkpoints and their parts alone; what an interrupted write left goes, too."""
-        keys = self.store.list("step-")
-        kept = {key.removesuffix(".json") for key in manifests(keys)[-self.cfg.keep :]}
-        for key in manifests(keys) + [key for key in keys if "/" in key]:  # first the manifests, so that none names what is gone
-            if key.partition("/")[0].removesuffix(".json") not in kept:
+    def prune(self, step: int) -> None:
+        """Leaves the newest checkpoints up to `step`, which is whole, and all above, which are torn or another process group's.
+
+        Parts that no checkpoint names go once they are old: younger ones may be another's that is not published yet.
+        """
+        ages = self.store.ages("step-")
+        published = manifests(ages)
+        done = [key for key in published if step_of(key) <= step]
+        old = done[: -self.cfg.keep]
+        for key in old:  # first the manifest, so that none names what is gone
+            named = self.parts_of(key)
+            self.store.delete(key)
+            for part in named:
+                self.store.delete(part)
+        named = {part for key in published if key not in old for part in self.parts_of(key)}
+        for key, age in ages.items():
+            if "/" in key and key not in named and age > OLD_SECONDS:
                 self.store.delete(key)
+        self.store.sweep()
+
+    def parts_of(self, key: str) -> list[str]:
+        """The keys of the parts that a manifest names, none where it cannot be read."""
+        try:
+            return [part.key for part in self.read(key).parts.values()]
+        except (MissingKeyError, BrokenCheckpointError):
+            return []
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, or None; collective. Raises ConfigError where it belongs to another run.
@@ -114,40 +150,58 @@ class Checkpoints:
         Torn and altered ones are passed over with a warning. A store that cannot be reached raises StoreError: to start from nothing
         then would be worse.
         """
-        with tempfile.TemporaryDirectory() as own:
-            published = gather_objects(self.choose(Path(own)) if is_main() else None)[0]
+        with scratch("resume") as own:
+            published = gather_objects(self.choose(own) if is_main() else None)[0]
             if published is None:
                 return None
             self.check(published)
             if local_rank() == 0 and not is_main():
-                self.fetch(published, Path(own))
-            folder = gather_objects(own)[rank() - local_rank()]  # one copy for a machine; and nobody reads before it is there
+                self.fetch(published, own)
+            folder = gather_objects(str(own))[rank() - local_rank()]  # one copy for a machine; and nobody reads before it is there
             state = {}
             for name, part in published.parts.items():
                 state |= load_file(self.store.path(part.key) or Path(folder, name))
             barrier()
-        return Checkpoint(published.step, state)
+        return Checkpoint(published.step, state, published.revision)
 
     def choose(self, folder: Path) -> Published | None:
         """The newest checkpoint that is whole, its parts in the folder."""
         for key in reversed(manifests(self.store.list("step-"))):
             try:
-                published = Published.model_validate_json(self.store.get(key))
+                published = self.read(key)
                 self.fetch(published, folder)
                 return published
-            except (MissingKeyError, ValidationError, BrokenCheckpointError) as e:
+            except (MissingKeyError, BrokenCheckpointError) as e:
                 log.warning("checkpoint %s/%s is passed over: %s", self.store.uri, key, e)
         return None
+
+    def read(self, key: str) -> Published:
+        """What a manifest says. Raises BrokenCheckpointError, of one line, where it is not what was written under its name."""
+        try:
+            published = Published.model_validate_json(self.store.get(key))
+        except ValidationError as e:
+            error = e.errors()[0]
+            where = ".".join(map(str, error["loc"]))
+            raise BrokenCheckpointError(f"{where}: {error['msg']}" if where else error["msg"]) from None
+        if published.digest != published.own_digest:
+            raise BrokenCheckpointError("it is not what was written: its digest is another")
+        if manifest_key(published.step) != key:
+            raise BrokenCheckpointError(f"it says that it is of step {published.step}")
+        if published.parts.keys() != {MODEL, OPTIMIZER}:
+            raise BrokenCheckpointError(f"it names the parts {sorted(published.parts)}, not {MODEL} and {OPTIMIZER}")
+        return published
 
     def fetch(self, published: Published, folder: Path) -> None:
         """Brings the parts to the folder, unless they are local files anyway. Raises BrokenCheckpointError where a digest is another."""
         for name, part in published.parts.items():
             path = self.store.path(part.key)
             if path is None:
-                self.store.fetch(part.key, path := folder / name)
+                path = folder / name
+                with writing(path, "free some space, or let TMPDIR name another place"):
+                    self.store.fetch(part.key, path)
             elif not path.is_file():
                 raise MissingKeyError(f"{path} does not exist")
-            if digest(path) != part.sha256:
+            if file_digest(path) != part.sha256:
                 raise BrokenCheckpointError(f"{self.store.uri}/{part.key} is not what was written: its SHA-256 is not {part.sha256}")
 
     def check(self, published: Published) -> None:
@@ -164,11 +218,15 @@ class BrokenCheckpointError(ValueError):
     """A part of a checkpoint that is not what was written."""
 
 
-def manifests(keys: list[str]) -> list[str]:
+def manifests(keys: Iterable[str]) -> list[str]:
     """The keys that make checkpoints, oldest first."""
-    return sorted(key for key in keys if key.endswith(".json") and "/" not in key)
+    return sorted((key for key in keys if MANIFEST.fullmatch(key)), key=step_of)
 
 
-def digest(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def manifest_key(step: int) -> str:
+    return f"step-{step:08d}.json"
+
+
+def step_of(key: str) -> int:
+    """The step that the name of a manifest tells."""
+    return int(key.removeprefix("step-").removesuffix(".json"))

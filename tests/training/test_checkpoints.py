@@ -1,6 +1,11 @@
 """Checkpoints in a folder and in a bucket: which one is found, and what a failure leaves."""
 
+import json
+import os
+import resource
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +14,7 @@ from safetensors.torch import load
 from toy import ToyTask, batches
 
 from blip.config import ConfigError
-from blip.storage import FolderStore, StoreError, open_store
+from blip.storage import FolderStore, StoreError, open_store, scratch
 from blip.training.checkpoint import CheckpointConfig, Checkpoints
 from blip.training.engine import Engine, EngineConfig
 from blip.training.loop import fit
@@ -54,7 +59,7 @@ def test_the_newest_comes_back_whole(uri: str, engine: Engine):
     assert all(torch.equal(expected[name], found.state[name]) for name in expected)
 
 
-def test_a_torn_upload_is_never_picked_up(uri: str, engine: Engine):
+def test_a_torn_upload_is_never_picked_up(uri: str, engine: Engine, monkeypatch: pytest.MonkeyPatch):
     save_at(make(uri), engine, 1)
     store = open_store(uri)
     store.put("step-00000002/0badbeef/model.safetensors", b"the machine went before the rest came")
@@ -62,10 +67,13 @@ def test_a_torn_upload_is_never_picked_up(uri: str, engine: Engine):
     assert found is not None
     assert found.step == 1
     save_at(make(uri), engine, 3)
-    assert not [key for key in store.list() if "0badbeef" in key], "what it left is removed with the next save"
+    assert [key for key in store.list() if "0badbeef" in key], "another process group may still be at it"
+    monkeypatch.setattr("blip.training.checkpoint.OLD_SECONDS", -1.0)
+    save_at(make(uri), engine, 4)
+    assert not [key for key in store.list() if "0badbeef" in key], "what it left is removed once it is old"
 
 
-@pytest.mark.parametrize("damage", ["altered", "truncated", "missing", "unreadable"])
+@pytest.mark.parametrize("damage", ["altered", "truncated", "missing", "unreadable", "not text", "renamed", "another step", "a part less"])
 def test_a_damaged_checkpoint_is_passed_over(uri: str, engine: Engine, damage: str, caplog: pytest.LogCaptureFixture):
     save_at(make(uri), engine, 1, 2)
     store = open_store(uri)
@@ -80,10 +88,22 @@ def test_a_damaged_checkpoint_is_passed_over(uri: str, engine: Engine, damage: s
             store.delete(part)
         case "unreadable":
             store.put("step-00000002.json", b"{")
+        case "not text":
+            store.put("step-00000002.json", b"\xff\xfe")
+        case "renamed":  # it says 1
+            store.put("step-00000002.json", store.get("step-00000001.json"))
+        case "another step":
+            store.put("step-00000002.json", store.get("step-00000002.json").replace(b'"step": 2', b'"step": 9'))
+        case "a part less":
+            told = json.loads(store.get("step-00000002.json"))
+            del told["parts"]["optimizer.safetensors"]
+            store.put("step-00000002.json", json.dumps(told).encode())
     found = make(uri).newest()
     assert found is not None
     assert found.step == 1
-    assert "step-00000002.json is passed over" in caplog.text
+    [line] = [record.getMessage() for record in caplog.records if "is passed over" in record.getMessage()]
+    assert "step-00000002.json is passed over" in line
+    assert "\n" not in line
 
 
 def test_the_last_n_are_kept(uri: str, engine: Engine):
@@ -151,3 +171,98 @@ def test_a_checkpoint_of_another_model_is_refused(engine: Engine):
     task.extra = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"it lacks \['extra.bias', 'extra.weight'\]"):
         Engine(task, EngineConfig(), OptimizerConfig(), ScheduleConfig(), steps=1, steps_per_epoch=1, state=engine.state(), step=1)
+
+
+def test_the_revision_that_saved_is_told_and_is_no_part_of_the_run(tmp_path: Path, engine: Engine):
+    save_at(Checkpoints(open_store(tmp_path), CheckpointConfig(), {"seed": 1}, revision="old"), engine, 1)
+    found = Checkpoints(open_store(tmp_path), CheckpointConfig(), {"seed": 1}, revision="new").newest()
+    assert found is not None
+    assert found.revision == "old"
+
+
+def test_a_torn_newer_checkpoint_does_not_cost_the_good_one(tmp_path: Path, engine: Engine):
+    store = open_store(tmp_path)
+    one = Checkpoints(store, CheckpointConfig(keep=1), {})
+    save_at(one, engine, 2000)
+    store.put("step-00002000.json", b"{")
+    save_at(one, engine, 500)
+    found = one.newest()
+    assert found is not None
+    assert found.step == 500
+
+
+class PausedStore(FolderStore):
+    """Lets another act before it publishes a checkpoint, whose parts are there by then."""
+
+    meanwhile = staticmethod(lambda: None)
+
+    def put(self, key: str, data: bytes) -> None:
+        self.meanwhile()
+        super().put(key, data)
+
+
+def test_two_of_one_run_leave_each_others_parts_alone(tmp_path: Path, engine: Engine):
+    slow, fast = (Checkpoints(PausedStore(tmp_path), CheckpointConfig(keep=1), {}) for _ in range(2))
+    slow.store.meanwhile = lambda: save_at(fast, engine, 12)
+    save_at(slow, engine, 8)
+    found = fast.newest()
+    assert found is not None
+    assert found.step == 12, "the slower one does not remove what is newer"
+    slow.store.meanwhile = lambda: save_at(fast, engine, 20)
+    save_at(slow, engine, 16)
+    parts = set(slow.store.list("step-00000016/"))
+    assert {part.key for part in slow.read("step-00000016.json").parts.values()} <= parts, (
+        "nor the faster one what is about to be published"
+    )
+
+
+def test_what_killed_writers_left_goes_once_it_is_old(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    for place, name in ((tmp_path / "run/step-00000001/ab", f".{'0' * 32}.tmp"), (tmp_path / "tmp/blip-scratch-checkpoint-x", "model")):
+        place.mkdir(parents=True)
+        (place / name).write_bytes(b"half")
+    left = [tmp_path / f"run/step-00000001/ab/.{'0' * 32}.tmp", tmp_path / "tmp/blip-scratch-checkpoint-x"]
+    save_at(make(tmp_path / "run"), engine, 1)
+    assert all(path.exists() for path in left), "it may be another's that is at work"
+    for path in left:
+        os.utime(path, (0, 0))
+    save_at(make(tmp_path / "run"), engine, 2)
+    assert not any(path.exists() for path in left)
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_scratch_folder_is_not_swept_while_its_process_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch("long") as folder:
+        os.utime(folder, (0, 0))
+        with scratch("other"):
+            assert folder.is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 4 KiB, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, heard)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_full_disk_is_named_in_one_line(tmp_path: Path, engine: Engine):
+    checkpoints = make(tmp_path / "run")
+    checkpoints.save(engine)
+    with pytest.raises(StoreError, match=r"blip-scratch-checkpoint.* cannot be written to \(.* MB are free there\): .*TMPDIR") as error:
+        checkpoints.wait()
+    assert "\n" not in str(error.value)
+
+
+def test_a_tmpdir_that_is_not_there_is_named(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    checkpoints = make(tmp_path / "run")
+    checkpoints.save(engine)
+    with pytest.raises(StoreError, match="gone cannot be written to"):
+        checkpoints.wait()
