@@ -20,6 +20,7 @@ from typing import SupportsFloat
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
@@ -28,6 +29,8 @@ from blip.redaction import redact
 log = logging.getLogger("blip")
 console = Console(stderr=True)
 
+ALARM = "alarm"
+"""The key of a line of progress that warns."""
 LIVE_SECONDS = 0.25
 WINDOW_SECONDS = 20.0
 """The rate is that of this last while, so that it follows a change and does not flicker."""
@@ -176,7 +179,7 @@ class Bar:
 def progress(total: int, what: str, unit: str = "images", done: int = 0) -> Iterator[Bar]:
     """A bar over `total` units of which `done` are behind us: live on a terminal, a line every while in a log, silent on other ranks.
 
-    `BLIP_PROGRESS` names a file to which every record goes as a line of JSON, for `follow` in another process;
+    `BLIP_PROGRESS` names a file to which every record and alarm goes as a line of JSON, for `follow` in another process;
     `BLIP_PROGRESS_SECONDS` is the while between two lines of a log (10).
     """
     with ExitStack() as stack:
@@ -200,6 +203,14 @@ def view() -> Iterator[Show]:
     else:
         with live(console) if console.is_terminal else in_lines(log.info) as show:
             yield show
+
+
+def alarm(message: str) -> None:
+    """Warns in this process's log and, where another process follows its progress, on that one's screen."""
+    log.warning("%s", message)
+    if path := os.environ.get("BLIP_PROGRESS"):
+        with open(path, "a") as file:
+            file.write(json.dumps({ALARM: message}) + "\n")
 
 
 @contextmanager
@@ -256,7 +267,11 @@ def follow(path: str | Path, screen: Console = console) -> Iterator[Say]:
             with turn:
                 *lines, rest = (rest + file.read()).split("\n")
                 for line in lines:
-                    show(Record(**json.loads(line)))
+                    told = json.loads(line)
+                    if ALARM in told:
+                        screen.print(f"[yellow]! {escape(told[ALARM])}[/]", highlight=False)
+                    else:
+                        show(Record(**told))
 
         def watch() -> None:
             while not over.wait(LIVE_SECONDS):

@@ -133,3 +133,16 @@ def test_only_our_words_and_errors_are_heard_unless_debugging(level, heard):
     assert "broken" in out
     assert ("loud" in out) == heard
     assert warnings.filters, "quiet() was called in another process, not here"
+
+
+def test_an_alarm_reaches_the_log_and_the_screen_of_who_follows(plain, tmp_path, monkeypatch):
+    path, screen = tmp_path / "progress.jsonl", Console(file=StringIO(), width=200)
+    with logs.follow(path, screen):
+        monkeypatch.setenv("BLIP_PROGRESS", str(path))
+        with logs.progress(10, "pretrain") as bar:
+            bar.advance(5)
+            logs.alarm("step 5: alarm: captions [all] alike")
+    assert "step 5: alarm: captions [all] alike" in plain.messages
+    shown = screen.file.getvalue()
+    assert shown.count("! step 5: alarm: captions [all] alike") == 1
+    assert "pretrain 5/10" in shown

@@ -1,15 +1,13 @@
 """Alarms: what goes wrong in training without any error."""
 
-import logging
 import math
 from collections import Counter, deque
 from collections.abc import Callable
 
 from blip.distributed import is_main
+from blip.logs import alarm
 from blip.training.engine import Report
 from blip.training.meter import Track
-
-log = logging.getLogger(__name__)
 
 ITM_PRIOR = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
 """The ITM loss, 0.6365, of a model that knows only that one pair in three matches."""
@@ -49,6 +47,8 @@ class CaptionsAlike:
         self.track, self.write, self.share = track, write, share
 
     def __call__(self, report: Report) -> None:
+        if report.stop:  # it is in a hurry
+            return
         captions = self.write()  # on every rank: writing may be collective
         caption, count = Counter(captions).most_common(1)[0]
         if len(captions) > 1 and count / len(captions) > self.share:
@@ -63,5 +63,5 @@ class CaptionsAlike:
 def raise_alarm(track: Track, step: int, name: str, message: str) -> None:
     """Says it in the log and as `alarm/NAME` in the tracked values, once for all ranks."""
     if is_main():
-        log.warning("step %d: alarm: %s", step, message)
+        alarm(f"step {step}: alarm: {message}")
         track(step, {f"alarm/{name}": 1.0})

@@ -1,21 +1,28 @@
 """The loop of every stage of training."""
 
 import json
+import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from types import FrameType
+from typing import NoReturn
 
 from blip.batch import Batch
-from blip.distributed import is_main
+from blip.distributed import is_main, world
 from blip.training.checkpoint import Checkpoints
 from blip.training.engine import Engine, NonFiniteError, Report
 from blip.training.watchdog import Watchdog
 
+log = logging.getLogger(__name__)
+
 EXIT_STOPPED = 143
-"""Exit code of a process that was told to stop and saved: running it again goes on from there."""
+"""Exit code of a process that SIGTERM told to stop and that saved: running it again goes on from there. 130 is Ctrl-C's."""
+HURRY_SECONDS = 1.0
+"""A signal that comes so soon after the first is the same one, on another way: a launcher passes on what its group hears, too."""
 
 Hook = Callable[[Report], None]
 
@@ -23,15 +30,56 @@ Hook = Callable[[Report], None]
 class Stopped(SystemExit):
     """The run was told to stop and has saved; ends the process with its own exit code."""
 
-    def __init__(self) -> None:
-        super().__init__(EXIT_STOPPED)
+    def __init__(self, code: int = EXIT_STOPPED) -> None:
+        super().__init__(code)
+
+
+class WaitEndedError(BaseException):
+    """The process was told to stop while it waited for data, when no step is at hand; no error, which a bad sample might be taken for."""
+
+
+class Told(threading.Event):
+    """Whether this process was told to stop, by SIGTERM or by Ctrl-C."""
+
+    number = signal.SIGTERM
+    since = 0.0
+    waits = False
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        """Is the handler of both signals; the second one ends the process as it stands."""
+        if not self.is_set():
+            self.number, self.since = signal.Signals(number), time.monotonic()
+            self.set()
+            if self.waits:
+                raise WaitEndedError
+        elif time.monotonic() - self.since > HURRY_SECONDS:
+            for each in STOPPING:
+                signal.signal(each, signal.SIG_DFL)  # a third ends it at once
+            raise SystemExit(128 + number)
+
+    @property
+    def code(self) -> int:
+        """The exit code of a process that was told so."""
+        return 128 + self.number
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A time in which no other process counts on this one, so that it need not be waited for: data may never come."""
+        self.waits = world() == 1
+        try:
+            yield
+        finally:
+            self.waits = False
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 def fit(engine: Engine, batches: Iterable[Batch], hooks: Sequence[Hook] = (), checkpoints: Checkpoints | None = None) -> None:
     """Trains to the engine's last step; after each step every rank calls every hook.
 
-    `batches` are this process's micro-batches from the engine's step on, epoch after epoch. After the last step, and on SIGTERM after
-    the step at hand, it saves; then Stopped is raised. A loss or gradient that is not finite raises NonFiniteError after its samples'
+    `batches` are this process's micro-batches from the engine's step on, epoch after epoch. After the last step, and on SIGTERM or Ctrl-C
+    after the step at hand, it saves; then Stopped is raised. A loss or gradient that is not finite raises NonFiniteError after its samples'
     keys and the state before the step are saved. Whatever happens, a save in flight is finished first.
     """
     stream = iter(batches)
@@ -39,7 +87,11 @@ def fit(engine: Engine, batches: Iterable[Batch], hooks: Sequence[Hook] = (), ch
         while engine.step < engine.steps:
             watchdog.feed(f"step {engine.step}")
             began = time.perf_counter()
-            micro_batches = list(islice(stream, engine.accumulation))
+            try:
+                with told.waiting():
+                    micro_batches = list(islice(stream, engine.accumulation))
+            except WaitEndedError:
+                stop(engine, checkpoints, told)
             waited = time.perf_counter() - began
             if len(micro_batches) < engine.accumulation:
                 raise ValueError(f"the batches ended after step {engine.step} of {engine.steps}")
@@ -51,17 +103,28 @@ def fit(engine: Engine, batches: Iterable[Batch], hooks: Sequence[Hook] = (), ch
             report.waited, report.seconds = waited, time.perf_counter() - began
             for hook in hooks:
                 hook(report)
-            if checkpoints and (report.stop or report.last):
-                checkpoints.save(engine)
             if report.stop and not report.last:
-                raise Stopped
+                stop(engine, checkpoints, told)
+            if checkpoints and report.last:
+                checkpoints.save(engine)
+
+
+def stop(engine: Engine, checkpoints: Checkpoints | None, told: Told) -> NoReturn:
+    """Saves and ends the process, with a line that says so."""
+    if checkpoints:
+        checkpoints.save(engine)
+        checkpoints.wait()
+    if is_main():
+        saved = "saved, and goes on from there when it is run again" if checkpoints else "nothing is saved"
+        log.warning("stopped by %s after step %d of %d: %s", told.number.name, engine.step, engine.steps, saved)
+    raise Stopped(told.code)
 
 
 def every(steps: int, call: Hook) -> Hook:
-    """A hook that calls another after each so many steps, and after the last."""
+    """A hook that calls another after each so many steps, after the last, and after one that ends the run before."""
 
     def hook(report: Report) -> None:
-        if report.step % steps == 0 or report.last:
+        if report.step % steps == 0 or report.last or report.stop:
             call(report)
 
     return hook
@@ -77,17 +140,18 @@ def keep_evidence(engine: Engine, error: NonFiniteError, checkpoints: Checkpoint
 
 
 @contextmanager
-def told_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, in place of ending the process."""
-    told = threading.Event()
+def told_to_stop() -> Iterator[Told]:
+    """An event that SIGTERM and Ctrl-C set, in place of ending the process."""
+    told = Told()
     if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
         yield told
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    before = {number: signal.signal(number, told.hear) for number in STOPPING}
     try:
         yield told
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Meter:
 
     def __call__(self, report: Report) -> None:
         self.reports.append(report)
-        if report.step % self.every == 0 or report.last:
+        if report.step % self.every == 0 or report.last or report.stop:
             if is_main():
                 self.track(report.step, self.values())
             self.reports.clear()

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -94,16 +96,59 @@ def test_the_gradient_is_clipped_at_its_norm(zero: int):
     assert clipped_moved == pytest.approx(moved / 10, rel=1e-2)
 
 
-def test_sigterm_finishes_the_step_saves_and_has_its_own_exit_code(tmp_path: Path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_STOPPED), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_step_saves_and_has_its_own_exit_code(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: signal.Signals, code: int
+):
     engine, checkpoints = make_engine(steps=50), make_checkpoints(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped:
-        fit(engine, batches(0, 1), [lambda r: os.kill(os.getpid(), signal.SIGTERM) if r.step == 3 else None], checkpoints)
-    assert stopped.value.code == EXIT_STOPPED == 143
-    assert signal.getsignal(signal.SIGTERM) == before
+        fit(engine, batches(0, 1), [lambda r: os.kill(os.getpid(), number) if r.step == 3 else None], checkpoints)
+    assert stopped.value.code == code
+    assert signal.getsignal(number) == before
+    [line] = [record.getMessage() for record in caplog.records if "stopped" in record.getMessage()]
+    assert line.startswith(f"stopped by {number.name} after step 4 of 50: saved")
     found = make_checkpoints(tmp_path).newest()
     assert found is not None
     assert found.step == engine.step == 4, "the step after the signal is finished, and no other is begun"
+
+
+def test_the_last_hooks_of_a_run_that_is_stopped_are_called(tmp_path: Path):
+    tens = []
+    stopping = every(1, lambda r: os.kill(os.getpid(), signal.SIGTERM) if r.step == 6 else None)
+    with pytest.raises(Stopped):
+        fit(make_engine(steps=50), batches(0, 1), [stopping, every(10, lambda r: tens.append(r.step))], make_checkpoints(tmp_path))
+    assert tens == [7], "what is kept every ten steps is kept of the seven, too"
+
+
+def test_a_second_signal_ends_a_run_that_does_not_come_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("blip.training.loop.HURRY_SECONDS", 0.0)
+
+    def interrupt_twice(_: Report) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    engine = make_engine(steps=50)
+    with pytest.raises(SystemExit) as ended:
+        fit(engine, batches(0, 1), [interrupt_twice], make_checkpoints(tmp_path))
+    assert ended.value.code == 130
+    assert engine.step == 1
+
+
+def test_data_that_never_comes_is_not_waited_for_once_the_run_is_told_to_stop(tmp_path: Path):
+    def stuck() -> Iterator[Batch]:
+        yield from islice(batches(0, 1), 2)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        time.sleep(60)
+
+    engine, checkpoints, began = make_engine(steps=50), make_checkpoints(tmp_path), time.monotonic()
+    with pytest.raises(Stopped):
+        fit(engine, stuck(), [], checkpoints)
+    assert time.monotonic() - began < 30
+    found = make_checkpoints(tmp_path).newest()
+    assert found is not None
+    assert found.step == engine.step == 2
 
 
 class Poisoned(ToyTask):
