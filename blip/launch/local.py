@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from blip.config import EXIT_CONFIG, ConfigError
 
+HURRY_SECONDS = 1.0
+"""A signal that comes so soon after the first is the same one, on another way."""
 SHUTDOWN_SECONDS = 110
 """What workers have after SIGTERM to finish a step and save; less than the two minutes that a pod has."""
 
@@ -61,11 +64,12 @@ def share(asked: int) -> int:
 def launch(module: str, args: Sequence[str], processes: int, *, log: str | Path | None = None, env: Mapping[str, str] | None = None) -> int:
     """Runs `python -m module args` in so many processes of this machine and gives their exit code.
 
-    0 is success, 42 a wrong configuration, 143 stopped after saving, above 128 killed by that signal + 128, the rest failed. SIGTERM and
-    Ctrl-C here let the workers finish their step and save. Output goes to `log` if there is one. Raises ConfigError where there are
-    fewer GPUs than processes.
+    0 is success, 42 a wrong configuration, 143 stopped by SIGTERM after saving, 130 by Ctrl-C, above 128 killed by that signal + 128, the
+    rest failed. SIGTERM and Ctrl-C here let the workers finish their step and save; the second ends them as they stand. `processes` 0 is
+    one a GPU. Output goes to `log` if there is one. Raises ConfigError where there are fewer GPUs than processes.
     """
-    options = ["--standalone", f"--nproc-per-node={share(processes)}", "--max-restarts=0", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
+    processes = share(processes)
+    options = ["--standalone", f"--nproc-per-node={processes}", "--max-restarts=0", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     with open_log(log) as output:
         launcher = subprocess.Popen(
@@ -75,8 +79,10 @@ def launch(module: str, args: Sequence[str], processes: int, *, log: str | Path 
             env={"OMP_NUM_THREADS": str(threads), **os.environ, **(env or {})},
             process_group=0,  # Ctrl-C in a terminal reaches this process alone, which passes on what lets workers save
         )
-        with passing_on(launcher):
+        with passing_on(launcher) as heard:
             code = launcher.wait()
+    if code == 128 + signal.SIGTERM and heard:
+        return 128 + heard[0]  # the workers all heard SIGTERM, whatever it was here
     return 128 - code if code < 0 else code
 
 
@@ -90,18 +96,37 @@ def open_log(path: str | Path | None) -> Iterator[IO[bytes] | None]:
 
 
 @contextmanager
-def passing_on(launcher: subprocess.Popen) -> Iterator[None]:
-    """Passes SIGTERM and Ctrl-C on to the launcher as SIGTERM, and leaves none of its processes behind."""
+def passing_on(launcher: subprocess.Popen) -> Iterator[list[int]]:
+    """Passes SIGTERM and Ctrl-C on to the launcher as SIGTERM, a second one as SIGKILL to all, and leaves none of its processes behind.
 
-    def terminate(*_: object) -> None:
-        launcher.terminate()
+    Gives the signals that were heard so far.
+    """
+    heard: list[int] = []
+    first = 0.0
+
+    def terminate(number: int, _: object) -> None:
+        nonlocal first
+        if not heard:
+            first = time.monotonic()
+            launcher.terminate()
+        elif time.monotonic() - first > HURRY_SECONDS:
+            for process in descendants(launcher.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        heard.append(number)
 
     before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         if launcher.poll() is None:
             launcher.terminate()
             launcher.wait()
+
+
+def descendants(process: int) -> list[int]:
+    """A process and all that it started, directly or not: torchrun's workers are in sessions of their own."""
+    children = [int(child) for task in Path(f"/proc/{process}/task").glob("*/children") for child in task.read_text().split()]
+    return [process, *(found for child in children for found in descendants(child))]

@@ -2,12 +2,11 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from blip.launch.local import launch, share
+from blip.storage import scratch
 
 
 def to_start(processes: int) -> int:
@@ -27,8 +26,8 @@ def words(options: Mapping[str, str | None], overrides: Sequence[str]) -> list[s
 
 def spread(arguments: Sequence[str], processes: int) -> dict[str, Any]:
     """Runs a verb of the command line in several processes and gives the first one's figures. Ends with their exit code if they fail."""
-    with tempfile.TemporaryDirectory(prefix="blip-") as folder:
-        figures = Path(folder, "figures.json")
+    with scratch("figures") as folder:
+        figures = folder / "figures.json"
         code = launch("blip.cli", [*arguments, "--figures", str(figures)], processes)
         if code:
             raise SystemExit(code)

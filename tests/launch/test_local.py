@@ -43,20 +43,53 @@ def test_a_collective_that_one_rank_does_not_join_ends_with_a_stack_of_every_ran
         assert place in stacks
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_sigterm_and_ctrl_c_let_every_rank_save(tmp_path: Path, told: signal.Signals):
-    log = tmp_path / "log"
+def tell_when_ready(log: Path, *signals: signal.Signals) -> None:
+    """Sends signals to this process, a while apart, once both ranks say that they are ready."""
 
     def tell() -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and log.read_text().count("is ready") < 2:
             time.sleep(0.1)
-        os.kill(os.getpid(), told)
+        for number in signals:
+            os.kill(os.getpid(), number)
+            time.sleep(1.2)
 
     log.touch()
     threading.Thread(target=tell).start()
-    assert launch("workers", ["save_when_told"], 2, log=log) == 143
+
+
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_sigterm_and_ctrl_c_let_every_rank_save(tmp_path: Path, told: signal.Signals, code: int):
+    log = tmp_path / "log"
+    tell_when_ready(log, told)
+    assert launch("workers", ["save_when_told"], 2, log=log) == code
     assert log.read_text().count("saved") == 2
+
+
+def test_a_second_ctrl_c_ends_ranks_that_do_not_end_and_leaves_none_behind(tmp_path: Path):
+    log = tmp_path / "log"
+    tell_when_ready(log, signal.SIGINT, signal.SIGINT)
+    began = time.monotonic()
+    assert launch("workers", ["do_not_end"], 2, log=log) == 128 + signal.SIGKILL
+    assert time.monotonic() - began < 60
+    for pid in (int(line.split()[-1]) for line in log.read_text().splitlines() if "is ready" in line):
+        while is_alive(pid):
+            assert time.monotonic() - began < 60
+            time.sleep(0.1)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs: who was killed may wait for its parent to hear of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_no_number_of_processes_is_one_a_gpu(tmp_path: Path):
+    log = tmp_path / "log"
+    assert launch("workers", ["say_the_world"], 0, log=log) == 0
+    assert log.read_text().count("one of 1") == 1
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,18 @@ def save_when_told() -> None:
         raise Stopped
 
 
+def do_not_end() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    print(f"rank {os.environ['RANK']} is ready as process {os.getpid()}", flush=True)  # noqa: T201
+    never_come_back()
+
+
+def say_the_world() -> None:
+    start(60)
+    print(f"one of {world()}", flush=True)  # noqa: T201
+
+
 def exchange() -> None:
     assert world() == 2
     own = torch.tensor([[1.0, 2.0]]) + 10 * rank()
