@@ -1,6 +1,5 @@
 """Train: any stage, from configuration and data to a model folder."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from blip.batch import Example
 from blip.budget import gpus_held, open_budget
-from blip.config import load
+from blip.config import ConfigError, load
 from blip.data.images import decode
 from blip.data.loader import Loader
 from blip.data.manifest import Manifest
@@ -23,30 +22,42 @@ from blip.data.sample import BadSample, Sample, one_sample
 from blip.data.shards import samples
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, eval_transform, train_transform
+from blip.digest import value_digest
 from blip.distributed import device, gather_objects, is_main, rank, start, world
 from blip.launch.placement import alone, on_nodes
 from blip.launch.respawn import spread, to_start, words
-from blip.logs import progress
+from blip.logs import log, progress
 from blip.models.generation import Beam
 from blip.models.weights import start as weights
+from blip.models.weights.files import tensors_digest
+from blip.models.weights.source import fetched
 from blip.runs.config import RunConfig, training
-from blip.storage import Store, open_store
+from blip.storage import StoreError, open_store, writing
 from blip.tasks.build import build_model, build_task, inherits
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.task import Task
-from blip.tracking import Run
 from blip.tracking import start as track
 from blip.training.alarms import CaptionsAlike, ItmAtPrior
 from blip.training.checkpoint import Checkpoints
-from blip.training.engine import Engine
+from blip.training.engine import FORMAT, Engine, precision
 from blip.training.loop import every, fit
 from blip.training.meter import Meter, Profile
+from blip.training.optimizer import fit_warmup
+from blip.training.record import Record
 from blip.training.spending import stop_when_spent
 
-OPERATION = {"engine": True, "checkpoint": True, "max_gpu_hours": True, "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb"}}
-"""Settings that change how a run works but not what it learns."""
+INIT = ("vision", "text", "checkpoint")
+"""The sources of initial weights; a run is known by their tensors, not by where they lie."""
+OPERATION = {
+    "engine": True,
+    "checkpoint": True,
+    "max_gpu_hours": True,
+    "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb"},
+    "init": set(INIT),
+}
+"""Settings that change how a run works but not what it learns, and those of which something better is known."""
 DESCRIBED = 16
 """So many images are described now and then, to see whether the captions differ."""
 RECORD = "run.json"
@@ -83,14 +94,18 @@ def train(
     start(cfg.engine.timeout)
     manifests = [Manifest.load(Path(data) / f"{source}.json") for source in cfg.sources]
     task = make_task(cfg, tokenizer, init)
-    loader = Loader(manifests, preparing(cfg.transform), task.collate, cfg.loader, rank(), world(), seed=cfg.seed)
-    steps = max(1, round(cfg.epochs * loader.steps_per_epoch))
-    identity = identify(cfg, manifests, revision, init)
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    loader = Loader(manifests, preparing(cfg.transform, task), task.collate, cfg.loader, rank(), world(), seed=cfg.seed)
+    steps = count_steps(cfg.epochs, loader.steps_per_epoch)
+    cfg = cfg.model_copy(update={"schedule": fit_warmup(cfg.schedule, steps)})
+    identity = identify(cfg, manifests, tokenizer, init)
+    key = value_digest(identity)
     budget = open_budget(cfg.max_gpu_hours, store, f"{stage}-{key[:12]}", gpus_held())
+    check_out(Path(out))
     runs = open_store(store).join(stage, key[:12])
-    checkpoints = Checkpoints(runs, cfg.checkpoint, identity)
+    checkpoints = Checkpoints(runs, cfg.checkpoint, identity, revision)
     newest = checkpoints.newest()
+    if newest and is_main():
+        log.info("goes on from step %d of %d, saved by revision %s", newest.step, steps, newest.revision or "unknown")
     engine = Engine(
         task,
         cfg.engine,
@@ -105,7 +120,7 @@ def train(
     )
     del newest  # as large as the model and its optimizer
     loader.step = engine.step
-    parents = {**dict(zip(cfg.sources, identity["data"], strict=True)), **({"model": identity["init"]} if init else {})}
+    parents = {**dict(zip(cfg.sources, identity["data"], strict=True)), **({"model": identity["init"]["init"]} if init else {})}
     with track(stage, tags={"revision": revision}, parents=parents, key=key) as run:
         run.params(cfg.model_dump(mode="json"))
         record = Record(run, runs, engine.step)
@@ -115,21 +130,25 @@ def train(
                 Meter(engine, record, max(1, steps // CURVE_POINTS)),
                 ItmAtPrior(record, cfg.schedule.warmup_steps, weight=cfg.itm_weight),
                 every(cfg.checkpoint.every, lambda _: checkpoints.save(engine)),
-                every(cfg.checkpoint.every, lambda _: record.save()),
+                every(cfg.checkpoint.every, lambda _: note(record, loader)),
                 every(cfg.checkpoint.every, stop_when_spent(budget)),
                 *([every(cfg.checkpoint.every, CaptionsAlike(record, write))] if (write := writer(task, cfg, manifests[0])) else []),
                 *([Profile(profile)] if profile else []),
             ]
-            fit(engine, loader, hooks, checkpoints)
-        rejected = sum(gather_objects(loader.rejected), start=type(loader.rejected)())
+            try:
+                fit(engine, loader, hooks, checkpoints)
+            finally:
+                record.save()  # however it ended
+        with engine.whole(), writing(Path(out)):
+            if is_main():
+                save_model(task, out)
+                Path(out, RECORD).write_text(cfg.model_dump_json(indent=1) + "\n")
         if is_main():
-            save_model(task, out)
-            Path(out, RECORD).write_text(cfg.model_dump_json(indent=1) + "\n")
             run.artifacts(out, "model")
         return {
             **record.figures(),
             "steps": steps,
-            "rejected": dict(rejected),
+            "rejected": record.rejected,
             "params": cfg.model_dump(mode="json"),
             "gpu_hours": budget.hours,
             "mlflow": run.url,
@@ -182,6 +201,13 @@ def writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[
     return write if images else None
 
 
+def note(record: Record, loader: Loader) -> None:
+    """Keeps the curves so far, and the samples that any process could not use."""
+    for bad in gather_objects(loader.bad):
+        record.reject({place: fault.reason for place, fault in bad.items()})
+    record.save()
+
+
 def views(manifest: Manifest, size: int) -> Iterator[Tensor]:
     """The whole images `(3, size, size)` of a manifest's samples, those that cannot be decoded left out."""
     for sample in samples(manifest):
@@ -189,50 +215,53 @@ def views(manifest: Manifest, size: int) -> Iterator[Tensor]:
             yield eval_transform(size)(decode(sample.images[0]))
 
 
-def preparing(cfg: TransformConfig) -> Callable[[Sample, np.random.Generator], Example]:
-    """What makes of a stored sample one to learn from: a view of its image, and one of its texts."""
+def preparing(cfg: TransformConfig, task: Task) -> Callable[[Sample, np.random.Generator], Example]:
+    """What makes of a stored sample one that a task learns from."""
+    make = task.prepare
 
     def prepare(sample: Sample, rng: np.random.Generator) -> Example:
-        texts = [text for text in sample.texts if text.strip()]
-        if not texts:
-            raise BadSample("empty text")
-        image = train_transform(cfg, rng)(decode(sample.images[0], cfg.max_pixels))
-        return Example(sample.key, image, [texts[rng.integers(len(texts))]], sample.meta, sample.id)
+        return make(sample, lambda image: train_transform(cfg, rng)(decode(image, cfg.max_pixels)), rng)
 
     return prepare
 
 
-def identify(cfg: RunConfig, manifests: Iterable[Manifest], revision: str, init: str | None) -> dict[str, Any]:
-    """What makes two runs the same; where they run, how they read, and how often they save does not."""
-    digest = hashlib.sha256(Path(init, WEIGHTS).read_bytes()).hexdigest() if init else None
-    config = cfg.model_dump(mode="json", exclude=OPERATION)
-    return {"config": config, "data": [m.digest for m in manifests], "init": digest, "revision": revision}
+def check_out(folder: Path) -> None:
+    """Raises ConfigError where the model folder could not be written: that is known before the training, not after it."""
+    probe = folder / f".probe-{rank()}"
+    try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"written to find out")
+            probe.unlink()
+    except StoreError as e:
+        raise ConfigError(f"--out {e}") from None
 
 
-class Record:
-    """The curves of a run: to its tracker, and kept beside the checkpoints so that a run that goes on has all of them."""
+def count_steps(epochs: float, steps_per_epoch: int) -> int:
+    """Optimizer steps of a run. Raises ConfigError where there would be none."""
+    steps = round(epochs * steps_per_epoch)
+    if steps < 1:
+        raise ConfigError(
+            f"epochs is {epochs:g} and an epoch of this data has {steps_per_epoch} steps, so the run has none: raise epochs, "
+            "or lower loader.batch"
+        )
+    return steps
 
-    def __init__(self, run: Run, store: Store, step: int):
-        self.run, self.store = run, store
-        known = json.loads(store.get("curves.json")) if step and store.exists("curves.json") else []
-        self.points: list[tuple[int, dict[str, float]]] = [(at, values) for at, values in known if at <= step]
 
-    def __call__(self, step: int, values: dict[str, float]) -> None:
-        self.run.metrics(values, step)
-        self.points.append((step, values))
+def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer, init: str | None) -> dict[str, Any]:
+    """What goes into a run, and so makes two runs the same; where they run, how they read, how often they save and the code do not."""
+    sources = {"init": init} if init else {name: source for name in INIT if (source := getattr(cfg.init, name))}
+    return {
+        "format": FORMAT,
+        "config": cfg.model_dump(mode="json", exclude=OPERATION),
+        "precision": precision(cfg.engine),
+        "data": [manifest.digest for manifest in manifests],
+        "tokenizer": value_digest(json.loads(tokenizer.backend.to_str())),
+        "init": {name: source_digest(source) for name, source in sources.items()},
+    }
 
-    def save(self) -> None:
-        if is_main():
-            self.store.put("curves.json", json.dumps(self.points).encode())
 
-    def figures(self) -> dict[str, Any]:
-        """Curves by name, the last losses, and the alarms that were raised."""
-        curves: dict[str, list[tuple[int, float]]] = {}
-        alarms = []
-        for step, values in self.points:
-            for name, value in values.items():
-                if name.startswith("train/"):
-                    curves.setdefault(name.removeprefix("train/"), []).append((step, value))
-                elif name.startswith("alarm/"):
-                    alarms.append({"step": step, "name": name.removeprefix("alarm/")})
-        return {"losses": {name: curve[-1][1] for name, curve in curves.items()}, "curves": curves, "alarms": alarms}
+def source_digest(source: str) -> str:
+    """The digest of the tensors that a source of weights holds, wherever it lies and whatever kind of file it is."""
+    with fetched(source) as path:
+        return tensors_digest(path)

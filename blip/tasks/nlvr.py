@@ -2,15 +2,17 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from blip.batch import Batch, Example
+from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.models.nlvr import NLVRModel
-from blip.tasks.task import Task, TaskSettings
+from blip.tasks.task import Task, TaskSettings, View, texts_of
 from blip.tasks.text import TextLengths
 
 
@@ -27,6 +29,17 @@ class NLVR(Task[NLVRModel]):
         self.cfg = cfg
         self.model = model
         self.tokenizer = tokenizer
+
+    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+        """A statement about two images, the left one first, and its `label` in the meta, true or false."""
+        if len(sample.images) != 2:
+            raise BadSample("not two images")
+        label = sample.meta.get("label")
+        if not isinstance(label, int) or label not in (0, 1):
+            raise BadSample("no label that is true or false")
+        texts = texts_of(sample)
+        images = torch.stack([view(image) for image in sample.images])
+        return Example(sample.key, images, [texts[rng.integers(len(texts))]], sample.meta, sample.id)
 
     def collate(self, examples: list[Example]) -> Batch:
         """The image of an example is two, `(2, 3, H, W)`, the left one first; its meta has the `label`, true or false."""

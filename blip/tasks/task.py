@@ -4,15 +4,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example
 from blip.config import Config
+from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
 Predict = Callable[[Batch, Sequence[int]], list[dict[str, Any]]]
 """A batch and the positions of its samples in the data set, to a prediction of each."""
+View = Callable[[bytes], Tensor]
+"""An encoded image, to what of it is learnt from, uint8 `(3, H, W)`; each call may look at another part."""
 
 
 class TaskSettings(Config):
@@ -59,6 +63,11 @@ class Task(nn.Module, ABC, Generic[Model]):
         """
         return []
 
+    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+        """What is learnt from a stored sample: a view of its image, and one of its texts. Raises BadSample where it lacks something."""
+        texts = texts_of(sample)
+        return Example(sample.key, view(sample.images[0]), [texts[rng.integers(len(texts))]], sample.meta, sample.id)
+
     @abstractmethod
     def collate(self, examples: list[Example]) -> Batch:
         """What a batch of this task is."""
@@ -79,3 +88,11 @@ class Task(nn.Module, ABC, Generic[Model]):
     @abstractmethod
     def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
         """Named scores of the predictions for a whole data set."""
+
+
+def texts_of(sample: Sample) -> list[str]:
+    """The texts of a sample that say something. Raises BadSample where there are none."""
+    texts = [text for text in sample.texts if text.strip()]
+    if not texts:
+        raise BadSample("empty text")
+    return texts

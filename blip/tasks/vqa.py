@@ -1,15 +1,18 @@
 """Visual question answering: answers are written, or the likeliest of a list is taken (BLIP, section 5.3)."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from blip.batch import Batch, Example, Tokens
+from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
 from blip.metrics.vqa import vqa_accuracy
@@ -17,7 +20,7 @@ from blip.models.bert import KeysValues, KVCache
 from blip.models.generation import Beam, beam_search
 from blip.models.vqa import VQAModel
 from blip.objectives.language_modeling import next_token_targets, token_losses
-from blip.tasks.task import Task, TaskSettings
+from blip.tasks.task import Task, TaskSettings, View
 from blip.tasks.text import TextLengths
 
 
@@ -57,6 +60,17 @@ class VQA(Task[VQAModel]):
         self.model = model
         self.tokenizer = tokenizer
         self.answers: list[str] = json.loads(cfg.answer_list.read_text()) if cfg.answer_list else []
+
+    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+        """A question and all its answers: texts are the question, `answers` of the meta what people said, `weight` what that is worth."""
+        answers, weight = sample.meta.get("answers"), sample.meta.get("weight", 1.0)
+        if not isinstance(answers, list) or not answers:
+            raise BadSample("no answers")
+        if not all(isinstance(answer, str) and answer.strip() for answer in answers):
+            raise BadSample("an answer that is no text")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise BadSample("a weight that is no number from 0 on")
+        return super().prepare(sample, view, rng)
 
     def collate(self, examples: list[Example]) -> Batch:
         """The text of an example is its question; `answers` of its meta are what people said, `weight` what that is worth (1)."""

@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,9 @@ from blip.distributed import all_reduce_sum, device, gather_objects, rank, start
 from blip.tasks.task import Task
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer, learning_rate, set_learning_rate
 
+FORMAT = 1
+"""Raised when the same configuration, data and initial weights come to other weights than before: a run then begins anew."""
+
 
 class EngineConfig(Config):
     zero: Literal[0, 1, 2, 3] | None = None
@@ -30,6 +33,13 @@ class EngineConfig(Config):
     nothing, and no on GPUs."""
     timeout: float = Field(default=1800.0, gt=0)
     """Seconds after which a collective that some process does not join ends the run, with a stack of every process."""
+
+
+def precision(cfg: EngineConfig) -> Literal["fp32", "bf16"]:
+    """What matrices are multiplied in on this machine."""
+    if cfg.precision == "auto":
+        return "bf16" if torch.cuda.is_available() else "fp32"
+    return cfg.precision
 
 
 def check_teacher(cfg: EngineConfig, momentum_teacher: bool) -> None:
@@ -105,7 +115,7 @@ class Engine:
             load_model(task, state)
         self.task = task.to(self.device)
         adam = build_optimizer(self.task, optimizer)
-        bf16 = cfg.precision == "bf16" or (cfg.precision == "auto" and self.device.type == "cuda")
+        bf16 = precision(cfg) == "bf16"
         self.deepspeed = zero.wrap(self.task, adam, self.stage, accumulation, optimizer.grad_clip, bf16)
         self.trainable = [p for p in self.task.parameters() if p.requires_grad]
         if state is not None and step:
@@ -183,6 +193,10 @@ class Engine:
         """The keys, over all ranks, of the samples of the micro-batches that were not fine."""
         own = [key for batch, ok in zip(micro_batches, fine, strict=True) if not ok for key in batch.ids]
         return [key for keys in gather_objects(own) for key in keys]
+
+    def whole(self) -> AbstractContextManager[None]:
+        """A context in which the task's weights are whole on every process; collective."""
+        return self.zero.whole(list(self.task.parameters()))
 
     def state(self, keep: bool = True) -> dict[str, Tensor]:
         """A copy in host memory of all that a restart needs, for any number of processes; collective, and empty where not to `keep`."""

@@ -1,5 +1,6 @@
 """Which parameters learn how fast: groups for AdamW, and learning rates by step."""
 
+import logging
 import math
 import re
 from typing import Annotated, Any, Literal
@@ -9,6 +10,8 @@ from pydantic import Field
 from torch import nn
 
 from blip.config import Config, ConfigError
+
+log = logging.getLogger(__name__)
 
 
 class OptimizerConfig(Config):
@@ -38,6 +41,23 @@ class ScheduleConfig(Config):
     """Learning rate below which none falls."""
     decay: float = Field(default=0.9, gt=0, le=1)
     """Factor of each epoch, of the exponential schedule."""
+
+
+LAYER = re.compile(r"\.(?:blocks|layers?)\.(\d+)\.")
+"""What stands in the name of a layer's parameter, after its tower's."""
+
+
+def fit_warmup(cfg: ScheduleConfig, steps: int) -> ScheduleConfig:
+    """Returns the schedule of a run of so many steps: a warmup that outlasts it, which would train at next to nothing, takes half of it."""
+    if cfg.warmup_steps < steps:
+        return cfg
+    log.warning(
+        "schedule.warmup_steps is %d, but the run has %d steps: it warms up over %d; set fewer, or raise epochs",
+        cfg.warmup_steps,
+        steps,
+        steps // 2,
+    )
+    return cfg.model_copy(update={"warmup_steps": steps // 2})
 
 
 def learning_rate(cfg: ScheduleConfig, peak: float, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -90,11 +110,12 @@ def layer_scales(names: list[str], cfg: OptimizerConfig) -> dict[str, float]:
     scales = dict.fromkeys(names, 1.0)
     tower = [name for name in names if f".{cfg.layer_decay_of}." in f".{name}"]
     layers = [layer_of(name) for name in tower]
-    depth = max((n for n in layers if n is not None), default=-1) + 1
-    if cfg.layer_decay < 1 and not depth:
+    if cfg.layer_decay < 1 and not any(n is not None for n in layers):
+        towers = sorted({LAYER.split(name)[0].rpartition(".")[2] for name in names if layer_of(name) is not None})
         raise ConfigError(
-            f"optimizer.layer_decay_of is {cfg.layer_decay_of}, but this model has no such tower: name one, or set layer_decay to 1"
+            f"optimizer.layer_decay_of is {cfg.layer_decay_of!r}, which is no tower of this model; it has {', '.join(towers)}"
         )
+    depth = max((n for n in layers if n is not None), default=-1) + 1
     first = next((i for i, n in enumerate(layers) if n is not None), 0)
     for i, (name, layer) in enumerate(zip(tower, layers, strict=True)):
         if layer is not None or i < first:
@@ -104,7 +125,7 @@ def layer_scales(names: list[str], cfg: OptimizerConfig) -> dict[str, float]:
 
 def layer_of(name: str) -> int | None:
     """The number, from 0, of the layer that a parameter's name tells."""
-    found = re.search(r"\.(?:blocks|layers?)\.(\d+)\.", name)
+    found = LAYER.search(name)
     return int(found[1]) if found else None
 
 

@@ -80,7 +80,7 @@ def whole_state(engine: Any, stepped: bool) -> Iterator[tuple[str, Tensor]]:
             yield f"model/{name}", buffer
     link_moments(engine, stepped)
     for name, parameter in module.named_parameters():
-        with whole(parameter):
+        with whole([parameter]):
             yield f"model/{name}", parameter.detach()
         if stepped and parameter.requires_grad:
             for moment in MOMENTS:
@@ -138,6 +138,7 @@ def moment_of(engine: Any, parameter: torch.nn.Parameter, moment: str) -> Tensor
     return engine.optimizer.state[parameter][moment]
 
 
-def whole(parameter: torch.nn.Parameter) -> Any:
-    """A context in which a parameter that ZeRO-3 spread over the ranks is whole."""
-    return deepspeed.zero.GatheredParameters([parameter]) if hasattr(parameter, "ds_id") else nullcontext()
+def whole(parameters: list[torch.nn.Parameter]) -> Any:
+    """A context in which parameters that ZeRO-3 spread over the ranks are whole."""
+    spread = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    return deepspeed.zero.GatheredParameters(spread) if spread else nullcontext()

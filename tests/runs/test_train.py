@@ -14,11 +14,16 @@ import torch
 from safetensors.torch import load_file
 
 from blip.budget import BudgetError, ledger
+from blip.config import ConfigError, load
 from blip.data.datasets.shapes.splits import ShapesConfig, gold
+from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import write_shards
+from blip.data.tokenizer import Tokenizer
+from blip.models.weights.files import read, write
+from blip.runs.config import RunConfig
 from blip.runs.ingest import ingest
-from blip.runs.train import train, views
+from blip.runs.train import count_steps, identify, train, views
 
 WORLD = ("data.world.gold=64", "data.world.web=64", "data.world.test=8", "per_shard=32")
 # micro-batches of one size, so that the same run goes on over another number of processes
@@ -65,6 +70,10 @@ class Training:
 
     def made(self) -> dict[str, torch.Tensor]:
         return load_file(self.folder / "model" / "model.safetensors") | load_file(self.folder / "model" / "training_state.safetensors")
+
+    def curve(self, name: str) -> list[int]:
+        """The steps that a loss's curve has points of."""
+        return [step for step, _ in json.loads((self.folder / "figures.json").read_text())["curves"][name]]
 
     def losses(self) -> dict[str, float]:
         """Those of the last step."""
@@ -121,6 +130,15 @@ def test_a_run_that_is_stopped_politely_saves_and_goes_on_tensor_for_tensor(data
     assert [name for name in found if not torch.equal(found[name], straight[name])] == []
 
 
+def test_ctrl_c_saves_as_sigterm_does_and_no_point_of_a_curve_is_lost(data: Path, straight, tmp_path: Path):
+    training = Training(data, tmp_path)
+    assert training.interrupt(signal.SIGINT, 1, "checkpoint.every=10") == 130
+    assert 10 < training.steps()[-1] < 24
+    found = training.finish(1, "checkpoint.every=10")
+    assert training.curve("lm") == list(range(1, 25))
+    assert [name for name in found if not torch.equal(found[name], straight[name])] == []
+
+
 def test_a_run_that_is_killed_goes_on_over_another_number_of_processes(data: Path, undisturbed: Training, tmp_path: Path):
     training = Training(data, tmp_path)
     assert training.interrupt(signal.SIGKILL, 2) == -signal.SIGKILL
@@ -148,3 +166,116 @@ def test_a_run_that_has_spent_what_it_may_does_not_begin(data: Path, tmp_path: P
     with pytest.raises(BudgetError, match=r"max_gpu_hours is 1 and the run has spent 2\.00"):
         train("captioner", "shapes", ["max_gpu_hours=1"], store, "r", str(data), str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
+
+
+FEW = ("epochs=1", "loader.batch=16", "loader.streams=4")
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLIP_TRACKING", "off")
+
+
+def identity(data: Path, *overrides: str, init: Path | None = None) -> dict:
+    cfg = load(RunConfig, "captioner", "shapes", overrides)
+    tokenizer = Tokenizer.from_folder(data / "tokenizer")
+    return identify(cfg, [Manifest.load(data / f"{source}.json") for source in cfg.sources], tokenizer, str(init) if init else None)
+
+
+def test_a_run_is_known_by_what_goes_in_and_not_by_how_it_works(data: Path):
+    plain = identity(data)
+    for same in ("loader.workers=2", "checkpoint.every=5", "engine.zero=1", "engine.timeout=5", "max_gpu_hours=1", "engine.precision=fp32"):
+        assert identity(data, same) == plain
+    for other in ("engine.precision=bf16", "seed=1", "optimizer.lr=1e-4", "loader.batch=32", "epochs=1", "sources=[gold,web]"):
+        assert identity(data, other) != plain
+
+
+def test_weights_to_start_from_count_by_their_tensors(data: Path, tmp_path: Path):
+    def folder(name: str, value: float) -> Path:
+        (tmp_path / name).mkdir()
+        write({"word.weight": torch.full((2, 2), value)}, tmp_path / name / "model.safetensors")
+        return tmp_path / name
+
+    first = identity(data, init=folder("first", 1.0))
+    assert identity(data, init=folder("elsewhere", 1.0)) == first
+    assert identity(data, init=folder("other", 2.0)) != first
+    assert identity(data) != first
+    path = tmp_path / "weights.pth"
+    write({"a": torch.zeros(2)}, path)
+    before = identity(data, f"init.checkpoint={path}")
+    write({"a": torch.ones(2)}, path)
+    assert identity(data, f"init.checkpoint={path}") != before, "another file at the same place"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_run_goes_on_after_a_fix_of_the_code(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "blip")
+    for revision in ("first", "fixed"):
+        train("captioner", "shapes", FEW, str(tmp_path / "store"), revision, str(data), str(tmp_path / revision))
+    assert len(list((tmp_path / "store" / "captioner").iterdir())) == 1
+    assert "goes on from step 4 of 4, saved by revision first" in caplog.text
+    first, fixed = (read(tmp_path / revision) for revision in ("first", "fixed"))
+    assert [name for name in first if not torch.equal(first[name], fixed[name])] == []
+
+
+@pytest.mark.usefixtures("quiet")
+def test_zero_3_saves_the_same_model(data: Path, tmp_path: Path):
+    made = {}
+    for zero in (1, 3):
+        # matrices that ZeRO-3 spreads: those of less than 1e5 elements it leaves whole
+        overrides = [*FEW, f"engine.zero={zero}", "model.text.feed_forward=2048"]
+        train("captioner", "shapes", overrides, str(tmp_path / f"store-{zero}"), "r", str(data), str(tmp_path / f"model-{zero}"))
+        made[zero] = read(tmp_path / f"model-{zero}")
+    assert made[3].keys() == made[1].keys()
+    assert any(tensor.numel() > 1e5 for tensor in made[3].values())
+    for name, tensor in made[1].items():
+        torch.testing.assert_close(made[3][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_place_that_cannot_hold_the_model_is_refused_before_the_training(data: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "model"):
+        with pytest.raises(ConfigError, match=f"--out {out} cannot be written to"):
+            train("captioner", "shapes", FEW, str(tmp_path / "store"), "r", str(data), str(out))
+    assert not (tmp_path / "store" / "captioner").exists()
+
+
+def test_a_run_of_no_steps_is_refused():
+    with pytest.raises(ConfigError, match=r"epochs is 0\.01 and an epoch of this data has 8 steps, so the run has none: raise epochs"):
+        count_steps(0.01, 8)
+    assert count_steps(0.1, 8) == 1
+
+
+def stored(folder: Path, samples: list[Sample]) -> Path:
+    """A data folder of samples that are the name `gold`, with a tokenizer of their texts."""
+    write_shards(iter(samples), str(folder / "shards"), "gold", per_shard=16).save(folder / "data" / "gold.json")
+    Tokenizer.train([text for sample in samples for text in sample.texts], 100).save(folder / "data" / "tokenizer")
+    return folder / "data"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_questions_are_learnt_and_those_without_answers_are_counted(tmp_path: Path):
+    pictures = [sample.images[0] for sample in islice(gold(ShapesConfig(gold=16)), 16)]
+    answers = [["yes", "yes", "no"], ["red"], [], None, "red", [1], [""]]
+    samples = [
+        Sample(f"{i:02}", [picture], ["what colour is it?"], {"answers": answers[i] if i < len(answers) else ["blue"]})
+        for i, picture in enumerate(pictures)
+    ]
+    data = stored(tmp_path, samples)
+    overrides = ["task={type: vqa}", "epochs=4", "loader.batch=8", "model.text.positions=40"]
+    found = train("captioner", "shapes", overrides, str(tmp_path / "store"), "r", str(data), str(tmp_path / "model"))
+    assert found["losses"]["vqa"] > 0
+    assert found["rejected"] == {"no answers": 3, "an answer that is no text": 2}
+
+
+@pytest.mark.usefixtures("quiet")
+def test_statements_about_two_images_are_learnt_and_what_is_none_is_counted(tmp_path: Path):
+    pictures = [sample.images[0] for sample in islice(gold(ShapesConfig(gold=32)), 32)]
+    samples = [Sample(f"{i:02}", pictures[i : i + 2], ["both show a circle"], {"label": i % 3 == 0}) for i in range(16)]
+    samples[3].images, samples[5].meta = pictures[:1], {"label": "True"}
+    data = stored(tmp_path, samples)
+    overrides = ["task={type: nlvr}", "epochs=4", "loader.batch=8", "model.text.positions=64"]
+    found = train("captioner", "shapes", overrides, str(tmp_path / "store"), "r", str(data), str(tmp_path / "model"))
+    assert found["losses"]["nlvr"] > 0
+    assert found["rejected"] == {"not two images": 1, "no label that is true or false": 1}

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from blip.config import ConfigError
 from blip.training.optimizer import (
     OptimizerConfig,
     ScheduleConfig,
     build_optimizer,
+    fit_warmup,
     layer_scales,
     learning_rate,
     parameter_groups,
@@ -117,3 +119,24 @@ def test_layer_decay_is_in_the_steps_that_are_made():
     optimizer.step()  # Adam's first step is the rate itself
     moved = [(before[name] - p.detach()).item() for name, p in tower.named_parameters() if name.endswith("bias")]
     assert moved == pytest.approx([1e-2 / 8, 1e-2 / 4, 1e-2 / 2, 1e-2], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "exponential", "constant"])
+@pytest.mark.parametrize("steps", [2, 8, 49, 50])
+def test_a_warmup_that_outlasts_the_run_is_shortened_and_said_so(steps: int, kind: str, caplog: pytest.LogCaptureFixture):
+    fitted = fit_warmup(ScheduleConfig.model_validate({"kind": kind, "warmup_steps": 50}), steps)
+    assert max(learning_rate(fitted, PEAK, step, steps, EPOCH) for step in range(steps)) > 0.5 * PEAK
+    assert f"schedule.warmup_steps is 50, but the run has {steps} steps" in caplog.text
+
+
+def test_a_warmup_that_ends_in_time_stays(caplog: pytest.LogCaptureFixture):
+    for schedule, steps in ((ScheduleConfig(warmup_steps=50), 51), (ScheduleConfig(), 1)):
+        assert fit_warmup(schedule, steps) == schedule
+    assert caplog.text == ""
+
+
+def test_a_tower_that_is_not_there_is_named_with_those_that_are():
+    names = ["model.vision.blocks.0.weight", "model.text.layers.0.weight", "model.head.weight"]
+    with pytest.raises(ConfigError, match=r"layer_decay_of is 'visual', which is no tower of this model; it has text, vision"):
+        layer_scales(names, OptimizerConfig(layer_decay=0.9, layer_decay_of="visual"))
+    assert layer_scales(names, OptimizerConfig(layer_decay_of="visual")) == dict.fromkeys(names, 1.0)
