@@ -54,7 +54,7 @@ OPERATION = {
     "engine": True,
     "checkpoint": True,
     "max_gpu_hours": True,
-    "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb"},
+    "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb", "unexpected"},
     "init": set(INIT),
 }
 """Settings that change how a run works but not what it learns, and those of which something better is known."""
