@@ -21,6 +21,8 @@ from blip.data.manifest import Manifest
 from blip.data.plan import Plan
 from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample, too_many
 from blip.data.shards import ShardError
+from blip.data.shared_memory import WAYS_OUT, check_room, end_when_nothing_can_be_sent, free_bytes, megabytes, size_bytes
+from blip.storage import StoreError
 
 Prepared = TypeVar("Prepared")
 Collated = TypeVar("Collated")
@@ -158,17 +160,37 @@ class Loader(Generic[Collated]):
             fetchers.shutdown(wait=False, cancel_futures=True)
             self.reader.cache.close()
 
-    def in_workers(self, tasks: Iterator[tuple[int, np.ndarray]]) -> DataLoader:
-        return DataLoader(
+    def in_workers(self, tasks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[Collated, dict[Place, Fault]]]:
+        """What workers make of the tasks, in their order. Raises ConfigError at once where /dev/shm is too small for it.
+
+        Raises StoreError where a worker ends by itself: for want of memory, or of room there once others have filled it.
+        """
+        self.check_shared_memory()
+        batches = DataLoader(
             self.reader,  # pyright: ignore[reportArgumentType]
             sampler=tasks,  # pyright: ignore[reportArgumentType]
             batch_size=None,
             collate_fn=unchanged,
             num_workers=self.cfg.workers,
-            worker_init_fn=leave_the_group,
+            worker_init_fn=begin_worker,
             prefetch_factor=self.cfg.prefetch,
             generator=torch.Generator(),  # its own: the global one would differ with and without workers
         )
+        try:
+            yield from batches
+        except RuntimeError as e:
+            if "DataLoader worker" not in str(e):
+                raise
+            free, size = megabytes(free_bytes()), megabytes(size_bytes())
+            ended = str(e).splitlines()[0]
+            raise StoreError(f"{ended} It had {free} of {size} in /dev/shm left, if that was it: {WAYS_OUT}") from e
+
+    def check_shared_memory(self) -> None:
+        """Makes the first batch here, to know what one takes, and compares all that are there at a time with the room."""
+        plan = self.plans[0]
+        batch, _ = self.reader[self.step // plan.steps, plan.rows(self.step, *self.part(0, self.micro_batch))]
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        check_room(batch, local * (self.cfg.workers * self.cfg.prefetch + self.accumulation + 1))
 
     def tasks(self, step: int, fetchers: ThreadPoolExecutor) -> Iterator[tuple[int, np.ndarray]]:
         """Epoch and rows of every micro-batch of this rank; shards that come into use soon are sent for."""
@@ -241,6 +263,12 @@ def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> 
             f"loader.cache_gb is {cfg.cache_gb}, but {used / 1e9:.1f} GB of shards are in use at a time ({plan.streams} streams, "
             f"windows of {cfg.window} shards): raise it, lower loader.streams or loader.window, or set loader.ranged"
         )
+
+
+def begin_worker(worker: int) -> None:
+    """Prepares a process that reads and decodes beside the training."""
+    leave_the_group(worker)
+    end_when_nothing_can_be_sent()
 
 
 def leave_the_group(worker: int) -> None:  # noqa: ARG001

@@ -1,6 +1,7 @@
 """Training sees the same batches on any number of processes and workers, and goes on from any step."""
 
 import os
+import re
 import subprocess
 import sys
 from itertools import chain, islice
@@ -215,3 +216,32 @@ def test_sizes_that_do_not_fit_are_refused(manifests: list[Manifest], change: di
 def test_a_cache_too_small_is_refused(s3: str):
     with pytest.raises(ConfigError, match=r"loader.cache_gb is 1e-05, but 0.0 GB of shards are in use"):
         loader([write(s3, "web", 24)], CFG.model_copy(update={"cache_gb": 1e-5}))
+
+
+PRIVATE = ["unshare", "--mount"]
+"""Gives a process a view of the file system of its own, in which /dev/shm is as small as a test wants it."""
+
+
+@pytest.mark.skipif(subprocess.run([*PRIVATE, "true"], check=False, capture_output=True).returncode != 0, reason="it takes root")
+@pytest.mark.parametrize(
+    ("size", "fill", "said"),
+    [
+        (
+            "8m",
+            "",
+            r"ConfigError: .* /dev/shm, which has 8.4 MB free of 8.4 MB, but 6 batches .* take 18.0 MB: set loader",
+        ),
+        ("40m", "fill", r"StoreError: .*DataLoader worker.* It had \d.\d MB of 41.9 MB in /dev/shm left.*: set loader.workers=0"),
+        ("40m", "", ""),
+    ],
+)
+def test_workers_that_find_no_room_in_shared_memory_end_the_training_in_one_line(tmp_path: Path, size: str, fill: str, said: str):
+    write(tmp_path / "data", "web", 400, 400).save(tmp_path / "web.json")
+    script = Path(__file__).with_name("read_with_workers.py")
+    command = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} {script} {tmp_path / 'web.json'} '{fill}'"
+    ended = subprocess.run([*PRIVATE, "sh", "-c", command], check=False, capture_output=True, text=True, timeout=120)
+    lines = [line for line in ended.stderr.splitlines() if "Error" in line and "loader worker cannot" not in line]
+    assert len(lines) == (said != ""), ended.stderr
+    assert ended.returncode == (1 if said else 0)
+    if said:
+        assert re.search(said, lines[0])

@@ -1,0 +1,62 @@
+"""Room in /dev/shm, through which loader workers hand over their batches: one that finds none would let training wait for ever."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from blip.config import ConfigError
+
+PLACE = Path("/dev/shm")
+WAYS_OUT = (
+    "set loader.workers=0, lower loader.prefetch or loader.micro_batch, or make it larger (docker run --shm-size, an emptyDir in memory)"
+)
+
+
+def check_room(batch: Any, batches: int) -> None:
+    """Raises ConfigError where so many batches like this one find no room at a time."""
+    needed, free = tensor_bytes(batch) * batches, free_bytes()
+    if needed > free:
+        raise ConfigError(
+            f"loader.workers hand over batches through {PLACE}, which has {megabytes(free)} free of {megabytes(size_bytes())}, "
+            f"but {batches} batches at a time take {megabytes(needed)}: {WAYS_OUT}"
+        )
+
+
+def tensor_bytes(value: Any) -> int:
+    """The bytes of all tensors in a batch."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if is_dataclass(value):
+        return tensor_bytes(vars(value))
+    if isinstance(value, Mapping):
+        return sum(map(tensor_bytes, value.values()))
+    return sum(map(tensor_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
+def free_bytes() -> int:
+    told = os.statvfs(PLACE)
+    return told.f_bavail * told.f_frsize
+
+
+def size_bytes() -> int:
+    told = os.statvfs(PLACE)
+    return told.f_blocks * told.f_frsize
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def end_when_nothing_can_be_sent() -> None:
+    """Lets this process end where a batch cannot be handed over: by default that is printed, and who waits for the batch is not told."""
+
+    def end(error: Exception, _: object) -> None:
+        os.write(2, f"a loader worker cannot hand over a batch: {error}\n".encode())
+        os._exit(1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)  # pyright: ignore[reportAttributeAccessIssue]
