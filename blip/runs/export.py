@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from transformers import BertTokenizer, BlipImageProcessor, BlipProcessor
+from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
 from blip.data.transforms import MEAN, STD
 from blip.models.med import MED, MEDConfig
@@ -14,6 +14,7 @@ from blip.models.vqa import VQAModel
 from blip.models.weights.export import huggingface_classes, official_tensors, write_huggingface
 from blip.models.weights.files import write
 from blip.models.weights.source import SIDE_FILE
+from blip.runs.model_card import card
 from blip.tasks import training_state
 from blip.tasks.model_folder import TOKENIZER, load_task
 from blip.tasks.pretraining import Pretraining
@@ -36,7 +37,7 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
         case "official":
             return [write_official(task, task.model, Path(model), Path(out))]
         case "hf":
-            return write_transformers(task.model, Path(model), Path(out))
+            return write_transformers(task, task.model, Path(model), Path(out))
 
 
 def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Path:
@@ -75,17 +76,26 @@ def med_config(cfg: MEDConfig) -> dict[str, object]:
     }
 
 
-def write_transformers(model: Exportable, source: Path, out: Path) -> list[Path]:
-    """A folder for each class of transformers that the model's parts make up, with what `BlipProcessor` reads."""
+def write_transformers(task: Task, model: Exportable, source: Path, out: Path) -> list[Path]:
+    """A folder for each class of transformers that the model's parts make up, with what `BlipProcessor` reads, and a model card.
+
+    Where a text looks at an image (ITM, questions) it begins with [ENC], which transformers' classes leave to their caller: the tokenizer
+    of such a folder has it in [CLS]'s place.
+    """
     classes = huggingface_classes(model)
     folders = [out] if len(classes) == 1 else [out / kind.__name__ for kind in classes]
     size = model.cfg.vision.size
     images = BlipImageProcessor(size={"height": size, "width": size}, image_mean=list(MEAN), image_std=list(STD))
-    tokenizer = BertTokenizer.from_pretrained(source / TOKENIZER)
     for folder, kind in zip(folders, classes, strict=True):
         write_huggingface(model, kind, folder)
+        looks = kind is not BlipForConditionalGeneration and model.cfg.enc_token
+        first = {"cls_token": "[ENC]", "extra_special_tokens": ["[CLS]"]} if looks else {}
+        tokenizer = BertTokenizer.from_pretrained(source / TOKENIZER, model_max_length=model.cfg.text.positions, **first)
         BlipProcessor(images, tokenizer).save_pretrained(folder)
         images.save_pretrained(folder)  # versions before 5 look for it apart from the processor
+        begins = ("[ENC]", model.cfg.tokens.enc) if looks else ("[CLS]", model.cfg.tokens.cls)
+        text = card(kind.__name__, task.cfg, *begins, model.cfg.tokens.cls)
+        (folder / "README.md").write_text(text, encoding="utf-8")
         if (source / SIDE_FILE).is_file():
             shutil.copy(source / SIDE_FILE, folder)
     return folders

@@ -1,6 +1,10 @@
 """A model folder leaves in the formats of others, and what comes back is the same model."""
 
+import json
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,10 @@ from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 from typer.testing import CliRunner
 
 from blip.cli import app
-from blip.data.tokenizer import Tokenizer
+from blip.data.tokenizer import Tokenizer, clean_caption, clean_question
 from blip.data.transforms import TransformConfig, eval_transform, normalise
 from blip.models.bert import TextConfig
-from blip.models.med import MEDConfig
+from blip.models.med import MED, MEDConfig, with_first
 from blip.models.vision import VisionConfig
 from blip.models.weights.files import WeightsError, read
 from blip.models.weights.load import load
@@ -24,8 +28,8 @@ from blip.runs.export import export
 from blip.tasks import training_state
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.build import TaskConfig, build_model, build_task, inherits
-from blip.tasks.captioning import CaptioningConfig
-from blip.tasks.model_folder import load_task, save_model
+from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.model_folder import as_captioner, load_task, save_model
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
@@ -48,10 +52,10 @@ TASKS = {
 CLASSES = {"captioning": BlipForConditionalGeneration, "retrieval": BlipForImageTextRetrieval, "vqa": BlipForQuestionAnswering}
 
 
-def folder(cfg: TaskConfig, path: Path) -> Path:
+def folder(cfg: TaskConfig, path: Path, model: MEDConfig = MODEL) -> Path:
     """A model folder with random weights."""
     tokenizer = Tokenizer.train(["a red circle", "a blue square", "the left of a ring"], 64)
-    run = RunConfig(epochs=1, sources=("gold",), task=cfg, model=MODEL, transform=TransformConfig(size=16)).with_tokenizer(tokenizer)
+    run = RunConfig(epochs=1, sources=("gold",), task=cfg, model=model, transform=TransformConfig(size=16)).with_tokenizer(tokenizer)
     torch.manual_seed(0)
     save_model(build_task(cfg, build_model(cfg, run.model), tokenizer), path)
     return path
@@ -134,8 +138,73 @@ def test_the_processor_prepares_images_and_texts_as_we_do(tmp_path: Path):
     theirs = processor(images=image, text="the red square", return_tensors="pt")
     torch.testing.assert_close(theirs["pixel_values"][0], ours, atol=0.05, rtol=0)
     tokenizer = Tokenizer.from_folder(source / "tokenizer")
-    assert theirs["input_ids"].tolist() == tokenizer.encode(["the red square"], 20).ids.tolist()
+    expected = with_first(tokenizer.encode(["the red square"], 20).ids, tokenizer.enc)
+    assert theirs["input_ids"].tolist() == expected.tolist(), "matching reads its text from [ENC]"
     assert (processor.tokenizer.bos_token_id, processor.tokenizer.convert_tokens_to_ids("[ENC]")) == (tokenizer.dec, tokenizer.enc)
+
+
+def run_card(folder: Path, lines: str = "") -> list[str]:
+    """What the lines of a model card print, as a person runs them beside a photo."""
+    Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1), 50).convert("RGB").resize((16, 16)).save(folder / "photo.jpg", quality=95)
+    [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code + lines], cwd=folder, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return done.stdout.split("\n")
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "pretraining"])
+def test_the_cards_lines_match_as_we_do(kind: str, tmp_path: Path):
+    source = folder(TASKS[kind], tmp_path / "model")
+    out = export(source, tmp_path / "out", "hf")[-1]
+    p_match, similarity = map(float, run_card(out)[0].split())
+    task = load_task(source)
+    assert isinstance(task.model, MED)
+    image = normalise(eval_transform(16)(Image.open(out / "photo.jpg").convert("RGB")))[None]
+    text = task.tokenizer.encode([clean_caption("A red circle!")], 30)
+    with torch.no_grad():
+        tokens = task.model.encode_image(image)
+        ours = task.model.match(text, task.model.text_encoder.cross_keys_values(tokens)).softmax(1)[0, 1].item()
+        of_cls = MED.match(with_enc(task.model, False), text, task.model.text_encoder.cross_keys_values(tokens)).softmax(1)[0, 1].item()
+        near = (task.model.image_feature(tokens) @ task.model.text_feature(task.model.encode_text(text)).T).item()
+    assert p_match == pytest.approx(ours, abs=1e-4)
+    assert similarity == pytest.approx(near, abs=1e-4)
+    assert abs(of_cls - ours) > 1e-3, "[CLS] in [ENC]'s place would be seen"
+
+
+def with_enc(model: MED, enc_token: bool) -> MED:
+    """The model with or without [ENC] before a text that is matched."""
+    other = MED(model.cfg.model_copy(update={"enc_token": enc_token}), decoder=hasattr(model, "text_decoder")).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("kind", ["captioning", "pretraining"])
+def test_the_cards_lines_write_as_we_do(kind: str, tmp_path: Path):
+    source = folder(TASKS[kind], tmp_path / "model")
+    out = export(source, tmp_path / "out", "hf")[0]
+    [caption, _] = run_card(out)
+    task = load_task(source)
+    captioner = build_task(as_captioner(task.cfg), task.model, task.tokenizer).eval()
+    assert isinstance(captioner, Captioning)
+    image = eval_transform(16)(Image.open(out / "photo.jpg").convert("RGB"))[None]
+    assert caption == captioner.tokenizer.decode(captioner.write(image, captioner.cfg.decoding).ids)[0]
+    assert len(caption.split()) > 2
+
+
+def test_the_cards_lines_answer(tmp_path: Path):
+    [out] = export(folder(TASKS["vqa"], tmp_path / "model"), tmp_path / "out", "hf")
+    tokenizer = Tokenizer.from_folder(tmp_path / "model" / "tokenizer")
+    lines = "print(inputs['input_ids'][0].tolist())\n"
+    _, ids, _ = run_card(out, lines)
+    expected = with_first(tokenizer.encode([clean_question("What is red?")], 35).ids, tokenizer.enc)
+    assert json.loads(ids) == expected[0].tolist()
+
+
+def test_a_filter_that_was_trained_without_enc_keeps_cls(tmp_path: Path):
+    source = folder(TASKS["retrieval"], tmp_path / "model", MODEL.model_copy(update={"enc_token": False}))
+    [out] = export(source, tmp_path / "out", "hf")
+    assert BlipProcessor.from_pretrained(out).tokenizer.cls_token == "[CLS]"
+    assert "begins with [CLS]: the processor" in (out / "README.md").read_text()
 
 
 def test_nlvr2_has_no_class_of_transformers(tmp_path: Path):
