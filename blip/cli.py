@@ -1,11 +1,7 @@
 """`blip`: the verbs of the pipeline on the command line, one after the other or one alone."""
 
-import io
 import json
-import locale
-import os
 import re
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -216,14 +212,10 @@ def tell(figures: dict[str, Any], file: Path | None = None) -> None:
 
 
 def main() -> None:
-    """Runs the command line in Python's UTF-8 mode, which is its default from 3.15 on, whatever the locale says."""
-    if locale.getencoding().lower() != "utf-8" and not sys.flags.utf8_mode and os.environ.get("PYTHONUTF8") != "1":
-        os.environ["PYTHONUTF8"] = "1"
-        os.execv(sys.executable, sys.orig_argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # a terminal that has no sign for a character shows its number
-            stream.reconfigure(errors="backslashreplace")
+    """Runs the command line."""
+    from blip.logs import use_utf8
+
+    use_utf8()
     app()
 
 

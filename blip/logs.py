@@ -1,6 +1,8 @@
 """What a person sees while it works: this project's words and one progress bar, and no library's."""
 
+import io
 import json
+import locale
 import logging
 import os
 import sys
@@ -53,6 +55,17 @@ SWITCHES = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+
+
+def use_utf8() -> None:
+    """Puts this process and those that it starts into Python's UTF-8 mode, the default from 3.15 on: a locale decides about no file."""
+    if locale.getencoding().lower() != "utf-8" and not sys.flags.utf8_mode and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal that has no sign for a character shows its number
+            stream.reconfigure(errors="backslashreplace")
 
 
 def is_speaker() -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 from kfp import compiler
@@ -33,9 +33,13 @@ Again = Annotated[list[str], typer.Option("--again", metavar="STEP", help="Run t
 Schedule = Annotated[str, typer.Argument(help="The schedule's name.")]
 
 
-def screen() -> Console:
-    """Standard output as it is now, whatever kfp is made to write elsewhere later."""
-    return Console(file=sys.stdout, soft_wrap=True, highlight=False)
+MISTAKE = 42
+"""Exit code where the same command cannot succeed, as the library's command line has it."""
+
+
+def screen(stream: IO[str] | None = None) -> Console:
+    """Standard output, or another stream, as it is now, whatever kfp is made to write elsewhere later."""
+    return Console(file=stream or sys.stdout, soft_wrap=True, highlight=False)
 
 
 def find(name: str) -> GraphComponent:
@@ -209,12 +213,18 @@ def interrupt(number: int, _: object) -> None:
 
 
 def main() -> None:
-    """The command line: a mistake is one line and exit code 1; a signal ends the running step first."""
+    """The command line: a mistake is one line and exit code 42, a cluster's refusal has 1; a signal ends the running step first."""
+    from blip.logs import use_utf8
+
+    use_utf8()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     try:
         app()
-    except (parameters.ParameterError, cron.CronError, ClusterError, local.RootError) as error:
+    except (parameters.ParameterError, cron.CronError) as error:
+        screen(sys.stderr).print(escape(str(error)))
+        raise SystemExit(MISTAKE) from None
+    except (ClusterError, local.RootError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

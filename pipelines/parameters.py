@@ -1,11 +1,11 @@
 """A pipeline's steps and parameters, as its compiled form states them."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from kfp.dsl.graph_component import GraphComponent
 
 
@@ -49,24 +49,19 @@ def values(pipeline: GraphComponent, settings: Sequence[str]) -> dict[str, Any]:
     return {**found, "overrides": [*found.get("overrides", []), *overrides]} if overrides else found
 
 
-READERS = {
-    "String": (str, str),
-    "Integer": (int, int),
-    "Float": (float, float),
-    "Boolean": (bool, yaml.safe_load),
-    "List": (list, yaml.safe_load),
-    "Dict": (dict, yaml.safe_load),
-}
-"""What a parameter's value is, and how its text is read: kfp casts nothing and refuses an integer where a float is due."""
+KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
+"""What a parameter's value is: kfp casts nothing and refuses an integer where a float is due."""
 
 
 def value(name: str, kind: str, text: str) -> Any:
     """A parameter's value from its text."""
-    wanted, read = READERS[kind.partition("[")[0]]
+    from blip.config import one_line, value_of
+
+    wanted = KINDS[kind.partition("[")[0]]
     try:
-        found = read(text)
-    except (ValueError, yaml.YAMLError):
-        found = None
-    if not isinstance(found, wanted):
-        raise ParameterError(f"{name}={text}: must be of type {wanted.__name__}")
+        found = wanted(text) if wanted in (str, int, float) else value_of(text, name)
+    except ValueError as error:
+        raise ParameterError(one_line(f"{name}={text[:120]}: must be of type {wanted.__name__}: {error}")) from None
+    if not isinstance(found, wanted) or (isinstance(found, float) and not math.isfinite(found)):
+        raise ParameterError(one_line(f"{name}={text[:120]}: must be of type {wanted.__name__}"))
     return found

@@ -53,3 +53,22 @@ def test_a_wrong_setting_is_named_with_the_way_out(setting, said):
 
 def test_steps_are_those_that_the_docstring_numbers():
     assert steps(typed) == [Step(1, "nothing", "do it, at last")]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            f"pool={text}"
+            for text in ("[", "{", "{a", "{a: *b}", "{a: !!int 3}", "2024-13-45", "x", "", "{" * 50_000, "\0", "{a: 1, a: 2}")
+        ),
+        *(f"share={text}" for text in (".inf", "inf", "nan", "1e999", "x", "", "{}")),
+        *(f"count={text}" for text in ("1.5", "x", "", "9" * 5000)),
+        *(f"again={text}" for text in ("yes", "1", "", "[", "&a")),
+    ],
+)
+def test_whatever_stands_for_a_value_is_refused_in_one_line(given: str):
+    with pytest.raises(ParameterError) as wrong:
+        values(typed, ["word=a", given])
+    assert "\n" not in str(wrong.value)
+    assert len(str(wrong.value)) < 900
