@@ -33,3 +33,12 @@ def known_secrets() -> list[str]:
         if SECRET_NAME.search(name.upper()) and len(value) >= SHORTEST:
             found.add(value)
     return sorted(found, key=len, reverse=True)
+
+
+def split_userinfo(url: str) -> tuple[str, str, str]:
+    """Returns a URL without its user and password, and these two as they stand there, empty where there are none."""
+    found = URL.fullmatch(url)
+    if not found:
+        return url, "", ""
+    user, _, password = found["userinfo"].partition(":")
+    return url.replace(f"{found['userinfo']}@", "", 1), user, password

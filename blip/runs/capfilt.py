@@ -18,7 +18,7 @@ from blip.launch.local import share
 from blip.logs import log, progress
 from blip.report import capfilt_figures, capfilt_page
 from blip.storage import Store, open_store, probe
-from blip.tracking import Run
+from blip.tracking import DataInput, Run
 from blip.tracking import start as track
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
@@ -65,7 +65,9 @@ def capfilt(
     job = job.model_copy(update={"ledger": budget.ledger.uri})
     home = root.join("capfilt", job.identity)
     job.save(home)
-    with track(name, tags={"revision": revision}, parents={"data": job.input.digest, **job.models}, key=home.uri) as run:
+    parents = {"data": job.input.digest, **job.models}
+    inputs = [DataInput(cfg.source, job.input.digest, job.input.root, "capfilt", job.input.samples)]
+    with track(name, tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
         speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, share(cfg.workers), Path(out, "logs"))), run)
         result = assemble(job, home, cfg.selection)

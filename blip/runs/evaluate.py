@@ -18,6 +18,7 @@ from blip.evaluation.job import EvaluateConfig, EvaluationJob, counted, image_si
 from blip.launch.local import share
 from blip.logs import log, progress
 from blip.storage import open_store, probe
+from blip.tracking import DataInput
 from blip.tracking import start as track
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
@@ -62,9 +63,10 @@ def evaluate(
     total = sum(job.quotas.values()) * sum(1 + task.needs_rerank for task in tasks.values())
     done = samples_done(job, home, tasks)
     processes = 0 if workers else share(cfg.workers)
+    inputs = [DataInput(cfg.split, manifest.digest, manifest.root, "evaluation", manifest.samples)]
     parents = {"data": manifest.digest, "model": models["model"].digest}
     with (
-        track("evaluate", tags={"revision": revision}, parents=parents, key=home.uri) as run,
+        track("evaluate", tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run,
         progress(total, "evaluation", done=done) as bar,
     ):
         run.params(cfg.model_dump(mode="json"))

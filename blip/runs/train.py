@@ -38,6 +38,7 @@ from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.task import Task
+from blip.tracking import DataInput
 from blip.tracking import start as track
 from blip.training.alarms import CaptionsAlike, ItmAtPrior
 from blip.training.checkpoint import Checkpoints
@@ -121,7 +122,10 @@ def train(
     del newest  # as large as the model and its optimizer
     loader.step = engine.step
     parents = {**dict(zip(cfg.sources, identity["data"], strict=True)), **({"model": identity["init"]["init"]} if init else {})}
-    with track(stage, tags={"revision": revision}, parents=parents, key=key) as run:
+    inputs = [
+        DataInput(name, found.digest, found.root, "training", found.samples) for name, found in zip(cfg.sources, manifests, strict=True)
+    ]
+    with track(stage, tags={"revision": revision}, parents=parents, key=key, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
         record = Record(run, runs, engine.step)
         with progress(steps * cfg.loader.batch, stage, done=engine.step * cfg.loader.batch) as bar:

@@ -1,17 +1,22 @@
 """The registry of models: versions with their scores, and the alias that says which one is the champion."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from blip.digest import folder_digest
-from blip.tracking.run import KeptRun, Run, cut, speaking_to
+from blip.tracking.outage import patience, patiently
+from blip.tracking.run import KeptRun, Run, cut
 from blip.tracking.server import TrackingError, client, probe, tracking_uri
 
+T = TypeVar("T")
 SCORE = "score."
 CHAMPION = "champion"
+UNFIT = re.compile("[./:%\"']")
+"""What a logged model's name must not hold, though a registered one's may."""
 
 
 class Champion(NamedTuple):
@@ -27,37 +32,44 @@ def register(run: Run, model_dir: str | Path, name: str, metrics: Mapping[str, f
     """Keeps a model folder as a new version of a registered model, made by this run; the same bytes again are the same version."""
     if not isinstance(run, KeptRun):
         raise TrackingError(f"model {name} cannot be registered while tracking is off: unset BLIP_TRACKING, and register on the first rank")
-    from mlflow.entities import Metric
-
+    check_model_name(name)
     folder = Path(model_dir)
     digest = folder_digest(folder)
-    with speaking_to(run.uri):
-        mlflow = client(run.uri)
-        make_name(run.uri, name)
-        same = mlflow.search_model_versions(f"name = '{name}' and tags.digest = '{digest}'")
-        if same:
-            return int(same[0].version)
-        marks = {key: cut(value) for key, value in (tags or {}).items()} | {"digest": digest}
-        experiment = mlflow.get_run(run.id).info.experiment_id
-        model = mlflow.create_logged_model(experiment, name, run.id, marks, model_type="blip")
-        mlflow.log_model_artifacts(model.model_id, str(folder))
-        mlflow.finalize_logged_model(model.model_id, "READY")
-        now = int(time.time() * 1000)
-        mlflow.log_batch(run.id, [Metric(key, value, now, 0, model.model_id, run_id=run.id) for key, value in metrics.items()])
-        scores = {f"{SCORE}{key}": repr(float(value)) for key, value in metrics.items()}
-        version = mlflow.create_model_version(
-            name, f"models:/{model.model_id}", run.id, tags=marks | scores, model_id=model.model_id, await_creation_for=0
-        )
-        return int(version.version)
+    marks = {key: cut(value) for key, value in (tags or {}).items()} | {"digest": digest}
+    scores = {key: float(value) for key, value in metrics.items()}
+    return waiting(run.uri, lambda: find_or_make_version(run, folder, name, scores, marks))
+
+
+def find_or_make_version(run: KeptRun, folder: Path, name: str, scores: Mapping[str, float], marks: Mapping[str, str]) -> int:
+    from mlflow.entities import Metric
+
+    mlflow = client(run.uri)
+    make_name(run.uri, name)
+    same = mlflow.search_model_versions(f"tags.digest = '{marks['digest']}'")
+    if versions := [int(one.version) for one in same if one.name == name]:
+        return max(versions)
+    experiment = mlflow.get_run(run.id).info.experiment_id
+    model = mlflow.create_logged_model(experiment, UNFIT.sub("_", name), run.id, dict(marks), model_type="blip")
+    mlflow.log_model_artifacts(model.model_id, str(folder))
+    mlflow.finalize_logged_model(model.model_id, "READY")
+    now = int(time.time() * 1000)
+    mlflow.log_batch(run.id, [Metric(key, value, now, 0, model.model_id, run_id=run.id) for key, value in scores.items()])
+    kept = {f"{SCORE}{key}": repr(value) for key, value in scores.items()}
+    version = mlflow.create_model_version(
+        name, f"models:/{model.model_id}", run.id, tags={**marks, **kept}, model_id=model.model_id, await_creation_for=0
+    )
+    return int(version.version)
 
 
 def champion(name: str, alias: str = CHAMPION) -> Champion | None:
-    """The version that bears the alias, or None when no version does."""
+    """Returns the version that bears the alias, or None when no version does."""
     from mlflow import MlflowException
 
+    check_model_name(name)
     uri = tracking_uri()
     probe(uri)
-    with speaking_to(uri):
+
+    def ask() -> Champion | None:
         try:
             found = client(uri).get_model_version_by_alias(name, alias)
         except MlflowException as e:
@@ -65,15 +77,16 @@ def champion(name: str, alias: str = CHAMPION) -> Champion | None:
             if e.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-    scores = {key.removeprefix(SCORE): float(value) for key, value in found.tags.items() if key.startswith(SCORE)}
-    return Champion(int(found.version), scores, found.tags.get("digest", ""))
+        scores = {key.removeprefix(SCORE): float(value) for key, value in found.tags.items() if key.startswith(SCORE)}
+        return Champion(int(found.version), scores, found.tags.get("digest", ""))
+
+    return waiting(uri, ask)
 
 
 def promote(name: str, version: int, alias: str = CHAMPION) -> None:
     """Gives the alias to a version, away from the one that had it."""
     uri = tracking_uri()
-    with speaking_to(uri):
-        client(uri).set_registered_model_alias(name, alias, str(version))
+    waiting(uri, lambda: client(uri).set_registered_model_alias(name, alias, str(version)))
 
 
 def download(name: str, dest: str | Path, alias: str = CHAMPION) -> Path:
@@ -86,9 +99,19 @@ def download(name: str, dest: str | Path, alias: str = CHAMPION) -> Path:
     from mlflow.artifacts import download_artifacts
 
     dest.parent.mkdir(parents=True, exist_ok=True)
-    with speaking_to(uri), TemporaryDirectory(dir=dest.parent) as scratch:
-        source = client(uri).get_model_version_download_uri(name, str(found.version))
-        return Path(download_artifacts(source, dst_path=scratch)).rename(dest)
+
+    def fetch() -> Path:
+        with TemporaryDirectory(dir=dest.parent) as scratch:
+            source = client(uri).get_model_version_download_uri(name, str(found.version))
+            return Path(download_artifacts(source, dst_path=scratch)).rename(dest)
+
+    return waiting(uri, fetch)
+
+
+def check_model_name(name: str) -> None:
+    """Raises TrackingError for a name under which MLflow registers no model."""
+    if not name.strip() or set(name) & set("/:") or name in (".", ".."):
+        raise TrackingError(f"model name {name!r}: MLflow takes no '/' or ':' in it, and no empty one: choose another name")
 
 
 def make_name(uri: str, name: str) -> None:
@@ -99,3 +122,9 @@ def make_name(uri: str, name: str) -> None:
     except MlflowException as e:
         if e.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def waiting(uri: str, request: Callable[[], T]) -> T:
+    """Returns what MLflow answers, as long as that takes: registering is the end of all work. Raises TrackingError."""
+    until = time.monotonic() + patience(uri)
+    return patiently(uri, request, lambda: until)
