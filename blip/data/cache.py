@@ -1,7 +1,11 @@
 """Shards at hand: open files of the ones in use, and local copies of the ones that lie elsewhere."""
 
 import fcntl
+import logging
 import os
+import stat
+import tempfile
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,19 +13,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from blip.config import ConfigError
 from blip.data.manifest import Shard
-from blip.data.shards import OpenShard, RangedShard, ShardFile, missing, verify
+from blip.data.shards import OpenShard, RangedShard, ShardError, ShardFile, missing, verify
 from blip.storage import MissingKeyError, Store
+
+log = logging.getLogger(__name__)
 
 OPEN_SHARDS = 512
 """Files open at a time in a process; systems commonly allow 1024."""
+
+
+OLD_TEMPORARY = 24 * 3600
+"""Seconds after which a temporary file belongs to a process that was killed."""
 
 
 class ShardCache:
     """Opens shards by number. Where the store is a folder they are read in place; else they are copied whole to a local folder.
 
     A copy is named by its digest and appears there only once verified, so processes of one machine share the folder: one fetches, the
-    others wait. The copies used least recently go when there are more than `limit` bytes. With `ranged` nothing is copied.
+    others wait. Each process verifies a copy before it reads from it for the first time, and fetches one that was altered again. The
+    copies used least recently go when there are more than `limit` bytes. With `ranged` nothing is copied.
     """
 
     def __init__(self, shards: Sequence[tuple[Store, Shard]], folder: Path, limit: int, ranged: bool = False):
@@ -52,20 +64,39 @@ class ShardCache:
         """The verified local copy of a shard, fetched if there is none."""
         store, shard = self.shards[number]
         path = self.folder / f"{shard.sha256}.tar"
-        if touch(path):
+        if self.sound(number, path):
             return path
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = path.with_suffix(".lock")
         with lock.open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            if not touch(path):
+            if not self.sound(number, path):
                 fetch(store, shard, path)
+                self.verified.add(number)
                 lock.unlink(missing_ok=True)  # who waits for it holds the file still, and finds the copy
                 self.evict(keep=path)
         return path
 
+    def sound(self, number: int, path: Path) -> bool:
+        """Marks a copy as used now, and returns whether it is there and, when this process first sees it, what the manifest says."""
+        if not touch(path):
+            return False
+        if number not in self.verified:
+            store, shard = self.shards[number]
+            try:
+                verify(path, shard, str(path))
+            except ShardError as e:
+                log.warning("the local copy of shard %s/%s is fetched again: %s", store.uri, shard.name, e)
+                return False
+            self.verified.add(number)
+        return True
+
     def evict(self, keep: Path) -> None:
-        """Removes the copies used least recently; processes that have one open read on."""
+        """Removes the copies used least recently, and what killed processes left; processes that have a copy open read on."""
+        for path in [*self.folder.glob("*.tmp"), *self.folder.glob(".*.tmp")]:
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > OLD_TEMPORARY:
+                    path.unlink()
         copies = []
         for path in self.folder.glob("*.tar"):
             with suppress(FileNotFoundError):
@@ -83,6 +114,25 @@ class ShardCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "open": OrderedDict()}
+
+
+def private_folder() -> Path:
+    """The folder for copies below the system's temporary one, which belongs to this user and is closed to all others.
+
+    Raises ConfigError where somebody else made it first.
+    """
+    folder = Path(tempfile.gettempdir()) / f"blip-shards-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ConfigError(
+            f"{folder} is not a folder of this user, so copies of shards in it cannot be trusted: remove it, or set loader.cache to a "
+            "folder that nobody else may write to"
+        )
+    if status.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def touch(path: Path) -> bool:

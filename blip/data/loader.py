@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from pydantic import Field, model_validator
 from torch.utils.data import DataLoader
 
 from blip.config import Config, ConfigError
-from blip.data.cache import ShardCache
+from blip.data.cache import ShardCache, private_folder
 from blip.data.manifest import Manifest
 from blip.data.plan import Plan
 from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample, too_many
@@ -109,7 +108,7 @@ class Loader(Generic[Collated]):
         self.remote = not cfg.ranged and any(store.path(shard.name) is None for store, shard in stored)
         if self.remote:
             check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
-        folder = Path(cfg.cache or Path(tempfile.gettempdir()) / f"blip-shards-{os.getuid()}")
+        folder = private_folder() if self.remote and not cfg.cache else Path(cfg.cache or "")
         self.reader = Reader(ShardCache(stored, folder, int(cfg.cache_gb * 1e9), cfg.ranged), prepare, collate, seed)
         self.bad: dict[Place, Fault] = {}
 

@@ -71,7 +71,10 @@ class Tokenizer:
         size = vocab_size - len(BLIP)
         if size < len(known):
             least = len(known) + len(BLIP)
-            raise ConfigError(f"tokenizer: vocabulary of {vocab_size} is too small, letters and special tokens alone are {least}")
+            raise ConfigError(
+                f"tokenizer: vocabulary of {vocab_size} is too small, letters and special tokens alone are {least}; raise vocab_size, or "
+                "name a tokenizer (ingest.vocab_size or ingest.tokenizer in a pipeline)"
+            )
         trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=known, limit_alphabet=0, show_progress=False)
         backend.train_from_iterator(texts, trainer)
         return cls(wordpiece(backend.get_vocab()))

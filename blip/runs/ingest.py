@@ -1,8 +1,9 @@
 """Ingest: a data set, read once, becomes shards that every later step streams, and a tokenizer."""
 
+import difflib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, assert_never
 
@@ -10,9 +11,10 @@ from pydantic import Field, model_validator
 
 from blip.config import Config, ConfigError, load
 from blip.data.datasets import shapes
-from blip.data.discover import discover
-from blip.data.manifest import Manifest
+from blip.data.discover import Limits, discover, told
+from blip.data.manifest import Layout, Manifest
 from blip.data.shards import samples, write_shards
+from blip.data.sources import find
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.logs import log, progress
 from blip.storage import Store, open_store, probe
@@ -28,13 +30,24 @@ class Shapes(Config):
     world: shapes.ShapesConfig = shapes.ShapesConfig()
 
 
-class Tars(Config):
-    """WebDataset tars that are there already: a folder, a pattern with braces, or a prefix, local or `s3://`; nothing is copied."""
+class Tars(Layout, Limits):
+    """WebDataset tars that are there already, local or in `s3://`; nothing is copied.
+
+    Each split is a folder, a pattern (`web/{00000..00041}.tar`, `web/*.tar`) or a prefix of tars, a list of these, or a manifest (.json).
+    """
 
     type: Literal["tars"] = "tars"
-    gold: str = ""
-    web: str = ""
-    test: str = ""
+    gold: str | tuple[str, ...] = ""
+    web: str | tuple[str, ...] = ""
+    test: str | tuple[str, ...] = ""
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(**{name: getattr(self, name) for name in Layout.model_fields})
+
+    def manifest(self, split: str, memory: Store, known: Collection[str] = ()) -> Manifest:
+        """The tars of a split, those whose digests are `known` left out. Raises as `discover`."""
+        return discover(getattr(self, split), split, memory=memory, known=known, layout=self.layout, limits=self)
 
     @model_validator(mode="after")
     def all_are_said(self) -> Self:
@@ -53,15 +66,20 @@ class IngestConfig(Config):
     """Samples of a shard."""
     tokenizer: str | None = None
     """A folder or `vocab.txt`, such as that of `bert-base-uncased`; none trains one on the texts."""
-    vocab_size: int = Field(default=30524, ge=16)
-    """Entries of a trained vocabulary at most, special tokens counted."""
+    vocab_size: int | None = Field(default=None, ge=16)
+    """Entries of a trained vocabulary at most, special tokens counted; none is 256 for the world of shapes, which has few words, and else
+    30524, as many as BERT's has with BLIP's own."""
+
+    @property
+    def vocabulary(self) -> int:
+        return self.vocab_size or (256 if isinstance(self.data, Shapes) else 30524)
 
 
 def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revision: str, out: str) -> dict[str, Any]:
     """Writes the shards of `source` to the store and their manifests and the tokenizer to the folder `out`; returns counts by split.
 
-    `source` is `shapes`, a manifest (`.json`) of the web pairs, or anything else to take the configuration's word for where tars lie. Tars
-    that were read into the same store before, and are as they were, are not read again for their digests.
+    `source` is `shapes`, `tars` to take the configuration's word for where they lie, or where the web pairs lie: a folder, a pattern or a
+    prefix of tars, or a manifest (`.json`). Tars that were read into the same store before, and are as they were, are not read again.
     """
     began = time.monotonic()
     cfg = load(IngestConfig, "ingest", preset, with_source(source, overrides))
@@ -72,7 +90,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
         case Shapes(world=world):
             manifests = make_shapes(world, store, cfg.per_shard, revision)
         case Tars() as tars:
-            manifests = {split: discover(getattr(tars, split), split, memory=memory(store)) for split in SPLITS}
+            manifests = {split: tars.manifest(split, memory(store)) for split in SPLITS}
         case _:
             assert_never(cfg.data)
     for split, manifest in manifests.items():
@@ -80,26 +98,35 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     if cfg.tokenizer:
         tokenizer = Tokenizer.from_folder(cfg.tokenizer)
     else:
-        tokenizer = Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocab_size)
+        tokenizer = Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
     tokenizer.save(folder / "tokenizer")
     figures = {split: {"samples": m.samples, "shards": len(m.shards), "counts": m.counts} for split, m in manifests.items()}
     log.info("ingested %s", json.dumps(figures))
+    for split, manifest in manifests.items():
+        if manifest.counts:
+            log.warning("%s: %s samples; not used, or without a text: %s", split, f"{manifest.samples:,}", told(manifest.counts))
     return {**figures, "vocabulary": tokenizer.vocab_size, "seconds": time.monotonic() - began}
 
 
 def with_source(source: str, overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides with what a source says: a type that they state has the last word, a manifest takes the place of `data.web`.
+    """Returns the overrides with what a source says.
+
+    `shapes` and `tars` are types of data, but one that the overrides state has the last word; anything else takes the place of `data.web`.
 
     Raises ConfigError for a source that is not understood.
     """
     if source in ("shapes", "tars"):
         return [f"data.type={source}", *overrides]
-    if source.endswith(".json"):
-        return ["data.type=tars", *overrides, f"data.web={source}"]
-    raise ConfigError(
-        f"source {source!r} is not understood: write shapes for the embedded world, a manifest (.json) of web pairs, or tars, "
-        "with data.gold, data.web and data.test set to where they lie"
-    )
+    if not source.endswith(".json"):
+        try:
+            find([source])
+        except ConfigError as e:
+            near = "; did you mean shapes?" if difflib.get_close_matches(source, ["shapes"]) else ""
+            raise ConfigError(
+                f"source {source!r} is not understood{near}: write shapes for the embedded world, or where web pairs lie ({e}), or tars, "
+                "with data.gold, data.web and data.test set to where they lie"
+            ) from None
+    return ["data.type=tars", *overrides, f"data.web={json.dumps(source)}"]
 
 
 def memory(store: str) -> Store:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip.config import ConfigError, load
-from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.logs import log
 from blip.runs.ingest import IngestConfig, Tars, memory
@@ -40,9 +39,10 @@ def look(name: str, preset: str, overrides: Sequence[str], store: str, revision:
         )
     former = learnt(name, store)
     known = {shard.sha256 for manifest in former for shard in manifest.shards}
-    found = discover(data.web, "web", memory=memory(store), known=known)
+    found = data.manifest("web", memory(store), known)
     new = found.model_copy(update={"parents": tuple(dict.fromkeys([*found.parents, *newest(former)])), "revision": revision})
-    where = f"new shards in {data.web}" + (f" since manifest {', '.join(digest[:8] for digest in newest(former))}" if former else "")
+    web = data.web if isinstance(data.web, str) else ", ".join(data.web)
+    where = f"new shards in {web}" + (f" since manifest {', '.join(digest[:8] for digest in newest(former))}" if former else "")
     if not new.shards:
         made = New("", 0, f"no {where}: nothing to do")
     else:
