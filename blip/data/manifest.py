@@ -96,7 +96,13 @@ class Manifest(Config):
         if not isinstance(values, dict):
             raise ConfigError(f"manifest {uri} must be a mapping of keys to values, is a {type(values).__name__}")
         try:
-            manifest = validate(cls, values, f"manifest {uri}")
+            written = json.dumps(values, ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError) as e:
+            raise ConfigError(f"manifest {uri} holds what cannot be written again: {e}") from None
+        if b"\\u0000" in written:
+            raise ConfigError(f"manifest {uri} holds a NUL character, which no name has")
+        manifest = validate(cls, values, f"manifest {uri}")
+        try:
             open_store(manifest.root)
         except StoreError as e:
             raise ConfigError(f"manifest {uri}: root: {e}") from None
@@ -107,7 +113,7 @@ class Manifest(Config):
         """Raises ConfigError that names a shard that cannot be as the manifest says."""
         names: set[str] = set()
         for shard in self.shards:
-            for key in filter(None, (shard.name, shard.index)):
+            for key in (shard.name, shard.index) if shard.index else (shard.name,):
                 try:
                     check_key(key)
                 except StoreError as e:

@@ -288,12 +288,17 @@ def verify(path: Path, shard: Shard, uri: str) -> None:
     """Compares a local file with what the manifest says of the shard. Raises ShardError."""
     try:
         size = path.stat().st_size
+        if size != shard.bytes:
+            what = "is cut short" if size < shard.bytes else "is too long"
+            raise ShardError(f"shard {uri} {what}: {size} bytes where the manifest says {shard.bytes} with sha256 {shard.sha256}")
+        found = file_digest(path)
     except FileNotFoundError:
         raise missing(shard, uri) from None
-    if size != shard.bytes:
-        what = "is cut short" if size < shard.bytes else "is too long"
-        raise ShardError(f"shard {uri} {what}: {size} bytes where the manifest says {shard.bytes} with sha256 {shard.sha256}")
-    if (found := file_digest(path)) != shard.sha256:
+    except ShardError:
+        raise
+    except OSError as e:
+        raise ShardError(f"shard {uri} cannot be read: {e.strerror}") from e
+    if found != shard.sha256:
         raise ShardError(f"shard {uri} was altered: its sha256 is {found} where the manifest says {shard.sha256}")
 
 
