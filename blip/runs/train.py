@@ -48,6 +48,7 @@ from blip.training.meter import Meter, Profile
 from blip.training.optimizer import fit_warmup
 from blip.training.record import Record
 from blip.training.spending import stop_when_spent
+from blip.workers.model import RECORD
 
 INIT = ("vision", "text", "checkpoint")
 """The sources of initial weights; a run is known by their tensors, not by where they lie."""
@@ -61,8 +62,6 @@ OPERATION = {
 """Settings that change how a run works but not what it learns, and those of which something better is known."""
 DESCRIBED = 16
 """So many images are described now and then, to see whether the captions differ."""
-RECORD = "run.json"
-"""The run's settings, beside the model: a record that nothing reads."""
 CURVE_POINTS = 100
 """As many points of each curve are kept for the report."""
 

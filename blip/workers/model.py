@@ -13,6 +13,8 @@ from blip.storage import FolderStore, Store, check, open_store
 
 LEFT_BEHIND = "training_state.safetensors"
 """What a model folder may hold that only its own training needs."""
+RECORD = "run.json"
+"""The settings of the training, a record that nothing reads."""
 
 
 class ModelSource(Config):
@@ -38,7 +40,7 @@ class ModelSource(Config):
             return cls(digest=digest, at=str(Path(folder).resolve()))
         home = root.join("models", digest)
         there = set(home.list())
-        paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != LEFT_BEHIND)
+        paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name not in (LEFT_BEHIND, RECORD))
         files = {path.relative_to(folder).as_posix(): path for path in paths}
         for key in files.keys() - there:
             home.put_file(key, files[key])
