@@ -67,4 +67,4 @@ def model_digest(folder: Path) -> str:
     Raises WeightsError where it holds no weights.
     """
     weights = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES}
-    return value_digest([tensors_digest(folder), folder_digest(folder, leave_out={*weights, *WEIGHTS})])
+    return value_digest([tensors_digest(folder), folder_digest(folder, leave_out={*weights, *WEIGHTS, RECORD})])
