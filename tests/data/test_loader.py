@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from itertools import chain, islice
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from blip.data.cache import ShardCache
 from blip.data.loader import Loader, LoaderConfig
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
-from blip.data.shards import ShardError, write_shards
+from blip.data.shards import RangedShard, ShardError, write_shards
 from blip.storage import open_store
 
 CFG = LoaderConfig(batch=16, streams=8, window=2)
@@ -245,3 +246,54 @@ def test_workers_that_find_no_room_in_shared_memory_end_the_training_in_one_line
     assert ended.returncode == (1 if said else 0)
     if said:
         assert re.search(said, lines[0])
+
+
+def test_copies_lie_where_nobody_else_can_write_and_are_verified_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    manifest = write(f"{s3}/data", "web", count=24)
+    rows = take(loader([manifest]), 1)
+    (folder,) = tmp_path.glob("blip-shards-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for copy in folder.glob("*.tar"):  # one text of each is another now; its size and its date are not
+        copy.write_bytes(copy.read_bytes().replace(b' a"', b' z"'))
+    assert take(loader([manifest]), 1) == rows
+    for copy in folder.glob("*.tar"):
+        copy.write_bytes(copy.read_bytes()[:100])
+    assert take(loader([manifest]), 1) == rows
+    folder.chmod(0o755)
+    assert take(loader([manifest]), 1) == rows
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"is not a folder of this user.*loader\.cache"):
+        loader([manifest])
+
+
+def test_what_killed_fetches_left_is_swept_when_old(tmp_path: Path, s3: str):
+    manifest = write(f"{s3}/data", "web", count=24)
+    old, young = tmp_path / "1.tmp", tmp_path / "2.tmp"
+    for path in (old, young):
+        path.write_bytes(b"part")
+    os.utime(old, (1, 1))
+    take(loader([manifest], CFG.model_copy(update={"cache": str(tmp_path)})), 1)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_shard_is_read_one_by_one_only_by_its_own_index(tmp_path: Path):
+    manifest = write(tmp_path, "web", count=24)
+    store = open_store(tmp_path)
+    first, second = manifest.shards
+    for shard in manifest.shards:
+        assert len(RangedShard(store, shard)) == 12
+    name = first.name.removesuffix(".tar") + ".idx.jsonl"
+    lines = store.get(name).splitlines(keepends=True)
+    store.put(name, b"".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(ShardError, match=rf"has no index beside it that is the manifest's \({name}"):
+        RangedShard(store, first)
+    assert len(RangedShard(store, second)) == 12
+
+
+def test_numbers_that_cannot_be_are_refused_before_an_order_is_drawn_up(manifests: list[Manifest]):
+    many = manifests[0].shards[0].model_copy(update={"samples": 10**9})
+    with pytest.raises(ConfigError, match=r"cannot hold 1,000,000,000 samples in [\d,]+ bytes"):
+        loader([manifests[0].model_copy(update={"shards": (many,)})])

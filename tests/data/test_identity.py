@@ -1,0 +1,50 @@
+"""A sample is known by its shard and its key: many tools begin their keys again in every shard."""
+
+from itertools import islice
+from pathlib import Path
+
+from tiny_models import captioner, picture
+
+from blip.batch import Batch
+from blip.data.loader import Loader, LoaderConfig
+from blip.data.manifest import Manifest
+from blip.data.sample import Sample
+from blip.data.shards import samples, write_shard
+from blip.data.transforms import TransformConfig
+from blip.evaluation.job import example
+from blip.runs.train import preparing
+from blip.storage import open_store
+
+
+def manifest(root: Path, restart: bool) -> Manifest:
+    """Four shards of five images, whose keys begin again in each if asked for."""
+    store = open_store(root)
+    shards = []
+    for number in range(4):
+        part = [Sample(f"{i if restart else 5 * number + i:04d}", [picture(5 * number + i)], [f"dog {number} {i}"]) for i in range(5)]
+        shards.append(write_shard(store, f"part-{number}", part))
+    return Manifest(name="gold", root=store.uri, shards=tuple(shards))
+
+
+def test_images_of_several_shards_are_not_one(tmp_path: Path):
+    for restart in (True, False):
+        data = manifest(tmp_path / str(restart), restart)
+        loader = Loader([data], preparing(TransformConfig(size=16), captioner()), Batch.of, LoaderConfig(batch=20))
+        (batch,) = islice(loader, 1)
+        assert batch.image_ids is not None
+        assert len(set(batch.image_ids.tolist())) == len(set(batch.ids)) == 20
+        again = Batch.of([example(sample, 16) for sample in samples(data)])
+        assert again.image_ids is not None
+        assert set(again.image_ids.tolist()) == set(batch.image_ids.tolist())  # the same image, whoever reads it
+
+
+def test_every_caption_is_scored(tmp_path: Path):
+    scores = []
+    for restart in (True, False):
+        data = manifest(tmp_path / str(restart), restart)
+        predictions = [
+            {"id": s.id, "key": s.key, "caption": f"a dog {s.texts[0]}" if i % 3 else "a cat", "references": s.texts, "meta": {}}
+            for i, s in enumerate(samples(data))
+        ]
+        scores.append(captioner().score(predictions))
+    assert scores[0] == scores[1]
