@@ -1,1 +1,1 @@
-"""The field's scores, as pure functions."""
+"""The field's evaluation metrics, as pure functions."""

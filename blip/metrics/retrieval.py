@@ -1,45 +1,54 @@
-"""Retrieval: how often what belongs to a query stands among the first K."""
+"""Retrieval metrics: recall at K in both directions."""
 
 import torch
 from torch import Tensor
 
 KS = (1, 5, 10)
 CHUNK = 512
-"""Queries ranked together; what it takes beside the scores stays small."""
+"""Queries that are ranked at a time, which bounds temporary memory."""
 
 
 def ranks(scores: Tensor, own: Tensor) -> Tensor:
-    """The place `(Q,)` of each query's best own candidate, 0 for the first.
+    """Returns the rank `(Q,)` of each query's best positive candidate, from 0.
 
-    `scores` `(Q, N)`, higher is better; `own` `(Q, N)` is True where a candidate belongs to the query. A candidate of others with the
-    same score stands before: a model that scores everything alike finds nothing.
-    Raises ValueError where a query has no own candidate, or a score is no number.
+    `scores` `(Q, N)`: higher is better. `own` `(Q, N)` is True for a query's positives. Negatives with an equal score
+    rank first, so that a model with constant scores recalls nothing.
+    Raises ValueError if a query has no positive, or a score is NaN.
     """
     if scores.isnan().any():
-        raise ValueError(f"retrieval scores: {int(scores.isnan().sum())} of {scores.numel()} are not a number; has the model diverged?")
+        count = int(scores.isnan().sum())
+        raise ValueError(f"retrieval scores: {count} of {scores.numel()} are not a number; has the model diverged?")
     if not own.any(1).all():
-        raise ValueError(f"retrieval: query {int((~own.any(1)).nonzero()[0])} has no candidate of its own, each needs one at least")
+        query = int((~own.any(1)).nonzero()[0])
+        raise ValueError(f"retrieval: query {query} has no candidate of its own, each needs one at least")
     best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
     return ((scores >= best) & ~own).sum(1)
 
 
+def ranks_by_group(scores: Tensor, query_groups: Tensor, candidate_groups: Tensor) -> Tensor:
+    """As `ranks`, in chunks; a candidate is a positive of queries of its group, given as `(Q,)` and `(N,)`."""
+    chunks = zip(scores.split(CHUNK), query_groups.split(CHUNK), strict=True)
+    return torch.cat([ranks(chunk, groups[:, None] == candidate_groups) for chunk, groups in chunks])
+
+
 def recall_at_k(ranks: Tensor, k: int) -> float:
-    """R@K in percent: the share of ranks `(Q,)`, counted from 0, below K."""
+    """Returns R@K in percent: the share of ranks `(Q,)`, which count from 0, below K."""
     return 100 * (ranks < k).double().mean().item()
 
 
 def recalls(image_scores: Tensor, text_scores: Tensor, owner: Tensor) -> dict[str, float]:
-    """R@1, 5, 10 in percent of text retrieval (`tr1`, ...) and image retrieval (`ir1`, ...), and the `mean` of the six (BLIP, section 5.1).
+    """Returns R@1, 5, 10 in percent of text retrieval (`tr1`, ...) and image retrieval (`ir1`, ...), and their `mean`.
 
-    `image_scores` `(I, T)` ranks the texts of each image, `text_scores` `(T, I)` the images of each text, `owner` `(T,)` is the image
-    that a text belongs to. An image's texts count by the best of them.
+    `image_scores` `(I, T)` rank the texts of each image, `text_scores` `(T, I)` the images of each text; `owner` `(T,)`
+    is the image of each text. An image's rank is that of its best text (BLIP, section 5.1).
+    Raises ValueError if shapes do not agree, and as `ranks`.
     """
     images, texts = image_scores.shape
     if text_scores.shape != (texts, images) or owner.shape != (texts,):
         given = f"{tuple(image_scores.shape)}, {tuple(text_scores.shape)} and {tuple(owner.shape)}"
         raise ValueError(f"retrieval: scores and owners must have shapes (I, T), (T, I) and (T,), not {given}")
     queries = torch.arange(images, device=owner.device)
-    text_ranks = torch.cat([ranks(s, q[:, None] == owner) for s, q in zip(image_scores.split(CHUNK), queries.split(CHUNK), strict=True)])
-    image_ranks = torch.cat([ranks(s, o[:, None] == queries) for s, o in zip(text_scores.split(CHUNK), owner.split(CHUNK), strict=True)])
+    text_ranks = ranks_by_group(image_scores, queries, owner)
+    image_ranks = ranks_by_group(text_scores, owner, queries)
     result = {f"tr{k}": recall_at_k(text_ranks, k) for k in KS} | {f"ir{k}": recall_at_k(image_ranks, k) for k in KS}
     return result | {"mean": sum(result.values()) / len(result)}

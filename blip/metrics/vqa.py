@@ -1,4 +1,4 @@
-"""VQA accuracy: an answer counts as far as people gave it (arXiv 1505.00468, section 3)."""
+"""VQA accuracy: agreement of an answer with those of human annotators (arXiv 1505.00468, section 3)."""
 
 import re
 from collections.abc import Sequence
@@ -10,22 +10,24 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)} | {"none": "0"}
 ARTICLES = ("a", "an", "the")
 SPELT = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd how'll
-    how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't
-    she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd
-    something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've
-    we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's
-    won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
+    he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
+    needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've
+    somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll
+    that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've
+    weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll
+    why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 CONTRACTIONS = {word[: m.start()] + word[m.end() :]: word for word in SPELT.split() for m in re.finditer("'", word)}
-"""Contractions that lack one apostrophe, to what they should be."""
+"""Maps contractions that lack one apostrophe to their correct spelling."""
 
 
 def vqa_accuracy(answer: str, said: Sequence[str]) -> float:
-    """Accuracy of an answer in percent, of what people said: min(1, matches / 3), averaged over leaving out each of them.
+    """Returns the accuracy in percent of an answer, given the annotators' answers `said`.
 
-    Normalised as the reference does it: the answer wholly; what people said of punctuation alone, and only where they disagree.
-    Raises ValueError where nobody said anything.
+    It is min(1, matches / 3), averaged over all subsets that leave one annotator out. As in the reference, the answer
+    is normalised in full; annotators' answers lose their punctuation only, and only if they differ.
+    Raises ValueError if there are no annotators' answers.
     """
     if not said:
         raise ValueError(f"VQA accuracy of {answer!r}: no answers of people to compare with")
@@ -36,7 +38,11 @@ def vqa_accuracy(answer: str, said: Sequence[str]) -> float:
 
 
 def strip_punctuation(text: str) -> str:
-    """Marks next to a space go, others become one; in a text with a number such as 1,000 all go. Periods stay before digits only."""
+    """Removes punctuation as the reference does.
+
+    A mark that occurs next to a space is removed, another becomes a space; all marks are removed from a text with a
+    number such as 1,000. Periods remain before digits alone.
+    """
     result = text
     for mark in PUNCTUATION:
         loose = f"{mark} " in text or f" {mark}" in text or COMMA_IN_NUMBER.search(text)
@@ -45,6 +51,6 @@ def strip_punctuation(text: str) -> str:
 
 
 def normalise_words(text: str) -> str:
-    """Lower case, number words as digits, no articles, contractions with their apostrophes."""
+    """Returns the text in lower case, number words as digits, without articles, contractions with apostrophes."""
     words = (DIGITS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)

@@ -1,1 +1,1 @@
-"""What the model should have seen: tensors in, losses out."""
+"""Losses as functions of features, logits and targets. They know no networks."""

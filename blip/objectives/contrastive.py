@@ -1,4 +1,4 @@
-"""Image-text contrastive learning (ITC) with soft targets of a momentum teacher (ALBEF, section 3.2; BLIP, section 3.2)."""
+"""Image-text contrastive loss (ITC) with soft targets from a momentum model (ALBEF, section 3.2; BLIP, section 3.2)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class FeatureQueue(nn.Module):
-    """A ring of the teacher's latest features: the negatives that a batch is too small to hold.
+    """A ring buffer of the momentum model's latest features, which serve as further negatives.
 
-    It starts empty and only what was written counts. Any batch size goes with any length: writing wraps around.
+    It starts empty, and slots that were never written do not count. Any batch size works with any length.
     """
 
     def __init__(self, length: int, width: int):
@@ -26,44 +26,49 @@ class FeatureQueue(nn.Module):
         self.register_buffer("filled", torch.zeros(1, dtype=torch.long))
 
     def contents(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image features `(Q, D)`, text features `(Q, D)`, image ids `(Q,)`, and which slots were written `(Q,)`, as copies."""
+        """Returns copies: image and text features `(Q, D)`, image ids `(Q,)`, and which slots were written `(Q,)`."""
         written = torch.arange(self.length, device=self.ids.device) < self.filled
         return self.image.clone(), self.text.clone(), self.ids.clone(), written
 
     @torch.no_grad()
     def enqueue(self, image: Tensor, text: Tensor, ids: Tensor) -> None:
-        """Writes the features `(N, D)` of a batch gathered over all ranks; of a batch longer than the ring the end stays."""
+        """Overwrites the oldest entries with features `(N, D)` of the global batch, or with its last `length` rows."""
         image, text, ids = image[-self.length :], text[-self.length :], ids[-self.length :]
         slots = (torch.arange(len(ids), device=ids.device) + self.pointer) % self.length
-        self.image[slots], self.text[slots], self.ids[slots] = image.float(), text.float(), ids
+        self.image[slots] = image.float()
+        self.text[slots] = text.float()
+        self.ids[slots] = ids
         self.pointer.copy_((self.pointer + len(ids)) % self.length)
         self.filled.copy_((self.filled + len(ids)).clamp(max=self.length))
 
     @torch.no_grad()
     def fill_at_random(self) -> None:
-        """Fills the ring with random unit vectors, as the reference starts; for parity alone."""
+        """Fills the queue with random unit vectors, as the reference does; for parity alone."""
         for feature in (self.image, self.text):
             feature.copy_(F.normalize(torch.randn_like(feature), dim=-1))
         self.filled.fill_(self.length)
 
 
 def soft_targets(teacher_logits: Tensor, positive: Tensor, alpha: float) -> Tensor:
-    """Mixes what the teacher sees with what is known: `alpha softmax(teacher) + (1 - alpha) positive / row sum`, all `(B, N)`."""
+    """Returns `alpha softmax(teacher_logits) + (1 - alpha) positive / row sum of positive`, `(B, N)`."""
     hard = positive.float() / positive.sum(1, keepdim=True)
     return alpha * teacher_logits.softmax(1) + (1 - alpha) * hard
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over rows of the cross-entropy between target distributions and logits, both `(B, N)`; a key at -inf does not count."""
+    """Returns the mean over rows of the cross-entropy of logits against target distributions, both `(B, N)`.
+
+    Keys whose logit is -inf contribute nothing.
+    """
     log_probabilities = logits.log_softmax(1).masked_fill(logits.isinf(), 0.0)
     return -(targets * log_probabilities).sum(1).mean()
 
 
 def contrastive_loss(i2t: Tensor, t2i: Tensor, teacher_i2t: Tensor, teacher_t2i: Tensor, positive: Tensor, alpha: float) -> Tensor:
-    """ITC: the soft cross-entropy of both directions, averaged.
+    """Returns ITC, the mean of the soft cross-entropies image-to-text and text-to-image.
 
-    Logits `(B, N)` of the student and of the teacher against the same keys; `positive` `(B, N)` is True where a key belongs to the row.
-    Keys that must not count stand at -inf in all four.
+    All logits are `(B, N)` over the same keys, of the model and of the momentum model. `positive` `(B, N)` is True for
+    keys that belong to the row. Excluded keys have -inf in all four logits.
     """
     loss_i2t = soft_cross_entropy(i2t, soft_targets(teacher_i2t, positive, alpha))
     loss_t2i = soft_cross_entropy(t2i, soft_targets(teacher_t2i, positive, alpha))

@@ -1,16 +1,16 @@
-"""Language modeling (LM): each next word of the text of an image (BLIP, section 3.2)."""
+"""Language modeling loss (LM) of texts given their images (BLIP, section 3.2)."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
-"""A target that is not predicted: padding or prompt."""
+"""The target of padding and prompt, which the loss leaves out."""
 
 
 def next_token_targets(ids: Tensor, mask: Tensor, prompt: int = 1) -> Tensor:
-    """Targets `(B, L - 1)` of the logits of positions 0 to L - 2: the next token, ignored where it is padding or of the `prompt`.
+    """Returns the next tokens `(B, L - 1)` of positions 0 to L - 2, IGNORED for padding and for tokens of the prompt.
 
-    The prompt's length counts the first token, so 1 means that there is none.
+    `prompt` is the prompt's length with the first special token, so 1 means no prompt.
     """
     targets = ids.masked_fill(~mask, IGNORED)
     targets[:, :prompt] = IGNORED
@@ -18,25 +18,25 @@ def next_token_targets(ids: Tensor, mask: Tensor, prompt: int = 1) -> Tensor:
 
 
 def token_losses(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy `(B, L)` with label smoothing of each token, zero where ignored; logits `(B, L, vocabulary)`.
+    """Returns each token's cross-entropy `(B, L)` in nats with label smoothing, 0 for ignored targets.
 
-    Smoothing leaves a floor: with 0.1 and BERT's 30,524 words no prediction, however good, comes below 1.3577 nats.
+    Logits are `(B, L, vocabulary)`. Smoothing bounds the loss from below: by 1.3577 for 0.1 and BERT's 30,524 tokens.
     """
-    flat = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), reduction="none", label_smoothing=smoothing, ignore_index=IGNORED
-    )
-    return flat.view_as(targets)
+    flat_logits = logits.flatten(0, 1).float()
+    options = {"reduction": "none", "label_smoothing": smoothing, "ignore_index": IGNORED}
+    losses = F.cross_entropy(flat_logits, targets.flatten(), **options)
+    return losses.view_as(targets)
 
 
 def caption_loss(logits: Tensor, targets: Tensor, smoothing: float, tokens: Tensor | None = None) -> Tensor:
-    """LM: smoothed cross-entropy per predicted token.
+    """Returns LM, the smoothed cross-entropy per predicted token.
 
-    `tokens` replaces this batch's own count of them where several batches share one mean.
+    `tokens`, 0-dim, replaces the batch's own token count, if several batches share one mean.
     """
     count = (targets != IGNORED).sum() if tokens is None else tokens
     return token_losses(logits, targets, smoothing).sum() / count.clamp(min=1)
 
 
 def log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability `(B,)` of each whole text: the sum over its predicted tokens, without smoothing."""
+    """Returns each text's log-probability `(B,)`: the sum over its predicted tokens, without smoothing."""
     return -token_losses(logits, targets, 0.0).sum(1)

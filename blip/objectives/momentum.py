@@ -1,4 +1,4 @@
-"""The momentum teacher: a slow copy of the student (ALBEF, section 3.2)."""
+"""The momentum model: an exponential moving average (EMA) of the trained model (ALBEF, section 3.2)."""
 
 import copy
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 
-def momentum_copy(student: nn.Module) -> nn.Module:
-    """A frozen copy in evaluation mode."""
-    return copy.deepcopy(student).requires_grad_(False).eval()
+def momentum_copy(model: nn.Module) -> nn.Module:
+    """Returns a frozen copy in evaluation mode."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def ema_update(teacher: nn.ModuleDict, student: Mapping[str, nn.Module], momentum: float) -> None:
-    """Moves each of the teacher's parts towards the student's part of that name: `m teacher + (1 - m) student`, in place."""
+    """Sets the teacher's parameters to `m teacher + (1 - m) student`, in place; parts are matched by name."""
     slow, fast = [], []
     for name, part in teacher.items():
         own = dict(student[name].named_parameters())

@@ -62,7 +62,7 @@ def test_the_filter_finds_each_text_and_tells_it_from_the_others(make):
     learn(task, examples(), 200)
     batch = task.collate(examples())
     found = task.predict(batch)
-    found = [{**one, **more} for one, more in zip(found, task.compare(found)(batch, range(len(found))), strict=True)]
+    found = [{**one, **more} for one, more in zip(found, task.rerank(found)(batch, range(len(found))), strict=True)]
     scores = task.score(found)
     assert scores["tr1"] == scores["ir1"] == 100
     assert task.match(batch.images, TEXTS)[0].min() > 0.9
