@@ -107,29 +107,51 @@ def capfilt(
     out: Out,
     captioner: Annotated[Path | None, typer.Option(callback=a_folder, help="The model that writes captions.")] = None,
     filter: Annotated[Path | None, typer.Option(callback=a_folder, help="The model that tells which texts match.")] = None,
-    page: Annotated[
-        Path | None, typer.Option(callback=a_new_file, help="Where to write a page of pictures, texts, scores and decisions.")
-    ] = None,
-    rethreshold: Annotated[
-        str | None,
-        typer.Option(
-            metavar="P",
-            help="Select anew among the scores of an earlier CapFilt, whose folder is --data, without a model: the p(match) from which "
-            "on a text is kept, or one for each source as web=0.7,synthetic=0.5. --set selection.KEY=VALUE says more.",
-        ),
-    ] = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
 ) -> None:
-    """Caption every web image, and keep the texts that match; shards that were done are not done again."""
-    from blip.runs import capfilt as runs
+    """Caption every web image, and score every text; shards that were done are not done again. `select` keeps what matches."""
+    from blip.runs.capfilt import capfilt
 
-    if rethreshold is not None:
-        tell(runs.rethreshold(str(data), str(out), rethreshold, overrides, text(page)))
-        return
-    tell(runs.capfilt(a_preset(preset), overrides, store, revision, str(data), text(captioner), text(filter), str(out), text(page)))
+    tell(capfilt(a_preset(preset), overrides, store, revision, str(data), text(captioner), text(filter), str(out)))
+
+
+@app.command()
+def select(
+    data: Annotated[
+        Path, typer.Option(callback=a_folder, help="The folder that `capfilt` wrote, or one of an earlier selection, to select anew.")
+    ],
+    out: Out,
+    threshold: Annotated[
+        str, typer.Option(metavar="P", help="The p(match) from which on a text is kept: 0.6, or of one source as web=0.7; the rest stays.")
+    ] = "",
+    page: Annotated[
+        Path | None, typer.Option(callback=a_new_file, help="Where to write a page of pictures, texts, scores and decisions.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="The packaged settings; none: as the selection that made --data.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+    revision: Revision = "",
+) -> None:
+    """Keep the texts that match, by the stored scores: no model, no image, seconds."""
+    from blip.runs.select import select
+
+    tell(select(preset, overrides, revision, str(data), str(out), text(page), threshold=threshold))
+
+
+@app.command("write-tars")
+def write_tars(
+    source: Annotated[str, typer.Argument(help="The manifest of the data folder: web, gold, test.")],
+    data: Data,
+    out: Annotated[str, typer.Option(help="Where the tars go: a folder, or s3://bucket/prefix.")],
+    per_shard: Annotated[int, typer.Option(min=1, help="Samples of a tar.")] = 10_000,
+    each_text: Annotated[bool, typer.Option(help="A sample, with its image, for every text: for tools that read txt alone.")] = False,
+) -> None:
+    """Write a data set, or what was selected of it, as WebDataset tars that hold all of it, for other tools."""
+    from blip.runs.write_tars import write_tars
+
+    tell(write_tars(str(data), source, out, per_shard, each_text=each_text))
 
 
 @app.command()

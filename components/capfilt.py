@@ -1,6 +1,6 @@
-"""CapFilt: a caption for every web image, and of both texts those that match."""
+"""CapFilt: a caption for every web image, and of both texts how well they match."""
 
-from kfp.dsl import HTML, Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import Dataset, Input, Markdown, Metrics, Model, Output
 
 from components.image import step
 
@@ -16,12 +16,11 @@ def capfilt(
     data: Input[Dataset],
     captioner: Input[Model],
     filter: Input[Model],
-    kept: Output[Dataset],
-    pictures: Output[HTML],
+    scored: Output[Dataset],
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
-    """Makes the data folder to pre-train on again: what was kept takes the place of the web pairs, all else stays."""
+    """Makes the folder that texts are selected from: the scores lie in the store, in place of the web pairs, all else stays."""
     from blip.launch.placement import placement, workers
     from blip.runs.capfilt import capfilt
     from blip.runs.stages import of
@@ -30,5 +29,5 @@ def capfilt(
 
     overrides, pods = of("capfilt", settings, max_gpu_hours), workers(placement(jobs, image), "capfilt")
     models = captioner.path, filter.path
-    made = capfilt(preset, overrides, store, revision(), data.path, *models, kept.path, pictures.path, workers=pods)
+    made = capfilt(preset, overrides, store, revision(), data.path, *models, scored.path, workers=pods)
     show(made, metrics, card)

@@ -14,6 +14,7 @@ def plan(name: str, source: str, preset: str, overrides: list[str], max_gpu_hour
         ("captioner", list),
         ("filter", list),
         ("capfilt", list),
+        ("select", list),
         ("evaluate", list),
         ("register", list),
         ("report", list),
@@ -23,5 +24,5 @@ def plan(name: str, source: str, preset: str, overrides: list[str], max_gpu_hour
     from blip.runs.plan import plan
 
     settings = plan(name, source, preset, overrides, max_gpu_hours)
-    stages = ("ingest", "pretrain", "captioner", "filter", "capfilt", "evaluate", "register", "report")
+    stages = ("ingest", "pretrain", "captioner", "filter", "capfilt", "select", "evaluate", "register", "report")
     return tuple(settings[stage] for stage in stages)

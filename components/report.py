@@ -15,6 +15,7 @@ def report(
     captioner: Input[Metrics],
     filter: Input[Metrics],
     capfilt: Input[Metrics],
+    select: Input[Metrics],
     again: Input[Metrics],
     before: Input[Metrics],
     after: Input[Metrics],
@@ -31,6 +32,7 @@ def report(
     from components.revision import revision
 
     training = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
-    scored = {"capfilt": capfilt.path, "pretrain-again": again.path, "evaluate-before": before.path, "evaluate-after": after.path}
-    report({**training, **scored, "register": register.path}, kept.path, page.path, card.path, summary.path, revision())
+    cleaned = {"capfilt": capfilt.path, "select": select.path, "pretrain-again": again.path}
+    scored = {"evaluate-before": before.path, "evaluate-after": after.path, "register": register.path}
+    report({**training, **cleaned, **scored}, kept.path, page.path, card.path, summary.path, revision())
     remember(name, store, data.path)

@@ -11,6 +11,7 @@ from components.ingest import ingest
 from components.plan import plan
 from components.register import register
 from components.report import report
+from components.select import select
 from components.train import train
 from pipelines.placement import POOL, TOLERATIONS, not_cached, on_cpu, on_gpu
 
@@ -39,12 +40,13 @@ def bootstrap(
     3. pretrain: learn ITC, ITM and LM on web and gold
     4. captioner: fine-tune on gold to describe an image
     5. filter: fine-tune on gold to tell a text that matches from one that does not
-    6. capfilt: caption every web image, keep the texts that match
-    7. pretrain-again: learn from scratch on what was kept and gold
-    8. evaluate-before: retrieve and describe the test images with the first model
-    9. evaluate-after: the same with the second model
-    10. register: let the better model through the gate into the registry
-    11. report: put figures, curves and pictures on one page
+    6. capfilt: caption every web image, score how well each text matches
+    7. select: keep the texts that match
+    8. pretrain-again: learn from scratch on what was kept and gold
+    9. evaluate-before: retrieve and describe the test images with the first model
+    10. evaluate-after: the same with the second model
+    11. register: let the better model through the gate into the registry
+    12. report: put figures, curves and pictures on one page
 
     A step runs again when its settings, its inputs, or files and objects that its settings name have changed. The plan sees to that: it
     runs each time and hands each step its own settings with a key. The code's revision is not in the key.
@@ -75,8 +77,9 @@ def bootstrap(
     filter = on_large(learn("filter", data=shards["data"], init=first["model"]), name="filter").outputs
 
     models = {"captioner": captioner["model"], "filter": filter["model"]}
-    cleaned = capfilt(**elsewhere, **models, data=shards["data"], settings=settings["capfilt"])
-    clean = on_large(cleaned, name="capfilt").outputs
+    captioned = capfilt(**elsewhere, **models, data=shards["data"], settings=settings["capfilt"])
+    scored = on_large(captioned, name="capfilt").outputs
+    clean = on_small(select(preset=preset, scored=scored["scored"], settings=settings["select"]), name="select").outputs
     final = on_large(learn("pretrain", data=clean["kept"]), name="pretrain-again").outputs
 
     before = on_large(judge(data=shards["data"], model=first["model"]), name="evaluate-before").outputs
@@ -85,7 +88,8 @@ def bootstrap(
     decided = register(**scores, name=name, preset=preset, model=final["model"], settings=settings["register"])
     gate = on_small(decided, name="register").outputs
 
-    steps = {"ingest": shards, "pretrain": first, "captioner": captioner, "filter": filter, "capfilt": clean, "again": final}
-    figures = {step: outputs["metrics"] for step, outputs in steps.items()}
+    learnt = {"ingest": shards, "pretrain": first, "captioner": captioner, "filter": filter}
+    cleaned = {"capfilt": scored, "select": clean, "again": final}
+    figures = {step: outputs["metrics"] for step, outputs in {**learnt, **cleaned}.items()}
     made = {**figures, **scores, "register": gate["metrics"], "data": shards["data"], "kept": clean["kept"]}
     on_small(report(**made, name=name, store=store, settings=settings["report"]), name="report")

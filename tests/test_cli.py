@@ -25,7 +25,7 @@ def blip(*arguments: object) -> tuple[int, str, str]:
 def test_every_verb_is_found_without_loading_what_it_needs():
     code = "import sys; from blip.cli import app; print(*(c.callback.__name__ for c in app.registered_commands), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["ingest", "train", "capfilt", "evaluate", "register", "export", "summary", "False"]
+    assert said.split() == ["ingest", "train", "capfilt", "select", "write_tars", "evaluate", "register", "export", "summary", "False"]
 
 
 def test_a_wrong_preset_is_one_line_and_an_exit_code_that_says_not_to_try_again(tmp_path):
@@ -117,7 +117,8 @@ MISTAKES = {
     f"{TRAIN} --data folder --out new --figures folder": "--figures folder: is a folder, not a file",
     f"{TRAIN} --data folder --out new --figures none/none/figures.json": "",
     f"{CAPFILT} --data folder --out new": "",
-    f"{CAPFILT} --data folder --out new --page folder": "--page folder: is a folder, not a file",
+    "select --data folder --out new --page folder": "--page folder: is a folder, not a file",
+    "select --data folder --out new": "has no scores.json",
     "capfilt --data folder --out new --captioner folder": "--preset is missing",
     "capfilt --preset shapes --data folder --out new --captioner none": "--captioner none: No such file or directory",
     "evaluate --preset shapes --model none --data folder --out new": "--model none: No such file or directory",

@@ -1,49 +1,182 @@
-"""Values and images that come more than once."""
+"""Images that look alike: near duplicates by perceptual hash, in linear time for data as it is found on the web."""
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import combinations, pairwise
+from math import ceil, comb
 
 import numpy as np
 from numpy.typing import NDArray
 
 HASH_BITS = 64
+CHUNK = 1 << 21
+"""Pairs compared at a time."""
+SMALL = 1024
+"""Hashes that are always compared with one another at once."""
+CANDIDATES = 64
+"""Pairs looked at for each hash; where there would be more, the first half of the hashes is settled before the second."""
+CLOSE = 1 << 20
+"""Close pairs held in memory; where there are more, the first half of the hashes is settled before the second."""
+THREADS = 2
+
+Hashes = NDArray[np.uint64]
+Rows = NDArray[np.int64]
+Key = Callable[[Hashes], NDArray[np.uint64]]
+"""Some bits of each hash, as the low bits of a number below 2^32."""
 
 
-def first_of_each(values: NDArray) -> NDArray[np.int64]:
-    """For each value `(N,)` the position of its first occurrence."""
-    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    return first[inverse]
+def near_duplicates(hashes: Hashes, bits: int) -> NDArray[np.bool_]:
+    """Whether each hash `(N,)` differs in at most `bits` bits from an earlier one that is no near duplicate itself.
 
-
-def near_duplicates(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
-    """Whether a hash `(N,)` differs in at most `bits` bits from an earlier one that is no near duplicate itself."""
-    first = np.sort(np.unique(hashes, return_index=True)[1])  # of equal hashes only the first can matter to others
-    distinct = hashes[first]
-    found = np.zeros(len(distinct), dtype=bool)
-    pairs = np.unique(np.concatenate([np.empty((0, 2), dtype=np.int64), *close_pairs(distinct, bits)]), axis=0)
-    for later, earlier in pairs.tolist():
-        found[later] |= not found[earlier]
-    result = np.ones(len(hashes), dtype=bool)
-    result[first] = found
-    return result
-
-
-def close_pairs(hashes: NDArray[np.uint64], bits: int) -> Iterator[NDArray[np.int64]]:
-    """Pairs `(P, 2)` of positions, the later one first, whose hashes differ in at most `bits` bits; a pair may come twice.
-
-    Of `bits + 1` bands at least one must be equal in such a pair, so hashes are sorted by each band and compared with their neighbours.
+    Of `bits + n` bands of a hash at least `n` are equal in such a pair, so only hashes that share `n` bands are compared (multi-index
+    hashing, Norouzi et al. 2012). Where too many share them, because many images are alike, the first half is settled first: what is
+    near to a hash that stays is compared with nothing else.
     """
-    edges = np.linspace(0, HASH_BITS, bits + 2).astype(np.uint64)
-    for start, end in pairwise(edges):
-        band = (hashes >> start) & np.uint64((1 << int(end - start)) - 1)
-        order = np.argsort(band, kind="stable")
-        band, values = band[order], hashes[order]
-        left = np.arange(len(order))
-        for distance in range(1, len(order)):
-            left = left[left + distance < len(order)]
-            left = left[band[left] == band[left + distance]]
-            if not len(left):
-                break
-            close = left[np.bitwise_count(values[left] ^ values[left + distance]) <= bits]
-            both = np.stack([order[close], order[close + distance]], axis=1)
-            yield np.stack([both.max(axis=1), both.min(axis=1)], axis=1)
+    first = np.sort(np.unique(hashes, return_index=True)[1])  # of equal hashes only the first can matter to others
+    found = np.ones(len(hashes), dtype=bool)
+    found[first] = Search(shuffled_bits(hashes[first]), bits).run() if bits else False
+    return found
+
+
+class Search:
+    """Finds the near duplicates among hashes `(N,)` that all differ, in their order."""
+
+    def __init__(self, hashes: Hashes, bits: int):
+        self.hashes, self.bits = hashes, bits
+        self.keys = keys(len(hashes), bits)
+        self.near = np.zeros(len(hashes), dtype=bool)
+
+    def run(self) -> NDArray[np.bool_]:
+        with ThreadPoolExecutor(THREADS) as self.pool:
+            self.settle(np.arange(len(self.hashes)))
+        return self.near
+
+    def settle(self, rows: Rows) -> None:
+        """Decides about rows, in their order, that are near to no earlier row outside of them."""
+        if not len(rows):
+            return
+        pairs = self.pairs_within(rows)
+        if pairs is not None:
+            for later, earlier in pairs.tolist():
+                self.near[later] |= not self.near[earlier]
+            return
+        begin, rest = np.split(rows, [len(rows) // 2])
+        self.settle(begin)
+        kept = begin[~self.near[begin]]
+        self.mark_near(rest, kept)
+        self.settle(rest[~self.near[rest]])
+
+    def pairs_within(self, rows: Rows) -> Rows | None:
+        """Close pairs `(P, 2)` of rows, the later one first, in the order of the later one; None where there are too many to look at."""
+        hashes = self.hashes[rows]
+        small = len(rows) <= SMALL
+        if not small and sum(self.pool.map(partial(count_pairs, hashes), self.keys)) > CANDIDATES * len(rows):
+            return None
+        found: list[NDArray[np.uint64]] = []
+        total = 0
+        for close in self.pool.map(partial(close_within, hashes, self.bits), self.keys):
+            found.append(close)
+            total += len(close)
+            if total > CLOSE and not small:
+                return None
+        pairs = np.sort(np.concatenate(found))
+        pairs = pairs[np.diff(pairs, prepend=~pairs[:1]) != 0]  # a pair may have several equal keys
+        return np.stack([rows[pairs >> np.uint64(32)], rows[pairs & np.uint64(0xFFFFFFFF)]], axis=1)
+
+    def mark_near(self, rows: Rows, kept: Rows) -> None:
+        """Marks those rows that are near to one of the kept ones."""
+        for key in self.keys:
+            rows = rows[~self.near[rows]]
+            self.near[rows] = close_to_any(self.hashes[rows], self.hashes[kept], self.bits, key)
+
+
+def close_within(hashes: Hashes, bits: int, key: Key) -> NDArray[np.uint64]:
+    """Positions of close hashes with equal keys, the later one in the upper half of a number, the earlier one in the lower."""
+    keys, order = sorted_by_key(hashes, key)
+    values = hashes[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] + 1))
+    ends = np.append(starts[1:], len(keys))
+    end_of_run = np.repeat(ends, ends - starts)
+    found = [np.empty(0, dtype=np.uint64)]
+    for left, right in expanded(np.arange(1, len(keys) + 1), end_of_run):
+        close = np.bitwise_count(values[left] ^ values[right]) <= bits
+        one, other = order[left[close]], order[right[close]]
+        found.append(np.maximum(one, other) << np.uint64(32) | np.minimum(one, other))
+    return np.concatenate(found)
+
+
+def close_to_any(hashes: Hashes, others: Hashes, bits: int, key: Key) -> NDArray[np.bool_]:
+    """Whether each hash is close to one of the others with an equal key."""
+    keys, order = sorted_by_key(hashes, key)
+    other_keys, other_order = sorted_by_key(others, key)
+    values, other_values = hashes[order], others[other_order]
+    found = np.zeros(len(hashes), dtype=bool)
+    for left, right in expanded(np.searchsorted(other_keys, keys, "left"), np.searchsorted(other_keys, keys, "right")):
+        close = np.bitwise_count(values[left] ^ other_values[right]) <= bits
+        found[order[left[close]]] = True
+    return found
+
+
+def expanded(starts: Rows, ends: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """Each position `i` beside each number from `starts[i]` to before `ends[i]`, about CHUNK of them at a time."""
+    counts = ends - starts
+    total = np.cumsum(counts)
+    begin = 0
+    while begin < len(counts):
+        before = total[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(total, before + CHUNK, "right")))
+        some = counts[begin:end]
+        left = np.repeat(np.arange(begin, end), some)
+        shift = np.repeat(starts[begin:end] - (total[begin:end] - some - before), some)
+        yield left, np.arange(len(left)) + shift
+        begin = end
+
+
+def sorted_by_key(hashes: Hashes, key: Key) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Keys in ascending order, and the position of each."""
+    both = key(hashes) << np.uint64(32) | np.arange(len(hashes), dtype=np.uint64)
+    both.sort()
+    return both >> np.uint64(32), both & np.uint64(0xFFFFFFFF)
+
+
+def count_pairs(hashes: Hashes, key: Key) -> int:
+    """How many pairs have equal keys."""
+    found = np.sort(key(hashes).astype(np.uint32))
+    starts = np.flatnonzero(np.diff(found, prepend=found[:1] + np.uint32(1)))
+    runs = np.diff(starts, append=len(found))
+    return int((runs * (runs - 1) // 2).sum())
+
+
+def keys(count: int, bits: int) -> list[Key]:
+    """The keys of which at least one is equal in hashes that differ in at most `bits` bits: those that cost least for so many hashes."""
+    numbers = [n for n in range(1, bits + 1) if n * ceil(HASH_BITS / (bits + n)) <= 32]
+    equal = min(numbers, key=lambda n: cost(count, bits, n))
+    edges = np.linspace(0, HASH_BITS, bits + equal + 1).astype(int)
+    return [partial(of_bands, bands=bands) for bands in combinations(list(pairwise(edges.tolist())), equal)]
+
+
+def cost(count: int, bits: int, equal: int) -> float:
+    """Of a search by keys of so many equal bands, were hashes evenly spread: sorting and comparing, for each key."""
+    width = HASH_BITS * equal // (bits + equal)
+    return comb(bits + equal, equal) * (10 * count + count**2 / 2 ** (width + 1))
+
+
+def of_bands(hashes: Hashes, bands: tuple[tuple[int, int], ...]) -> NDArray[np.uint64]:
+    """The bits of bands `(start, end)`, next to one another."""
+    found = np.zeros(len(hashes), dtype=np.uint64)
+    for start, end in bands:
+        found <<= np.uint64(end - start)
+        found |= (hashes >> np.uint64(start)) & np.uint64((1 << (end - start)) - 1)
+    return found
+
+
+def shuffled_bits(hashes: Hashes) -> Hashes:
+    """Hashes with their bits in another order, the same for all: neighbouring frequencies are alike, so their bits go to several bands."""
+    places = np.random.default_rng(0).permutation(HASH_BITS).astype(np.uint64)
+    found = np.zeros(len(hashes), dtype=np.uint64)
+    for byte in range(8):
+        bits = np.arange(256, dtype=np.uint64)[:, None] >> np.arange(8, dtype=np.uint64) & np.uint64(1)
+        table = np.bitwise_or.reduce(bits << places[8 * byte : 8 * byte + 8], axis=1)
+        found |= table[hashes >> np.uint64(8 * byte) & np.uint64(0xFF)]
+    return found

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from blip.capfilt.hygiene import Facts, HygieneConfig, TextFault, inspect, text_faults
 from blip.config import Config
+from blip.data.layout import wanted
+from blip.data.names import Members
 from blip.data.sample import BadSample, Rejected, Sample, one_sample
 from blip.data.shards import OpenShard
 from blip.data.transforms import eval_transform
@@ -19,8 +21,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Source = Literal["web", "synthetic"]
-Members = dict[str, bytes]
-"""Extension to bytes."""
 LONGEST = 2048
 """Characters of a carried field that are kept."""
 
@@ -50,10 +50,11 @@ class Text:
 
 @dataclass
 class Pair:
-    """A sample: its members byte for byte, facts about the image, its texts (web texts first), and the image for each model's size."""
+    """A sample: where its images and its json lie, facts about the image, its texts (web texts first), and the image for each model."""
 
     key: str
     members: Members
+    """Places in the shard, without those of texts."""
     facts: Facts
     texts: list[Text]
     carried: dict[str, str]
@@ -69,7 +70,7 @@ def read_pairs(file: OpenShard, pool: Executor, prepare: Callable[[Sample], Pair
             sample = file.image_and_texts(row)
             with one_sample(sample.id):
                 pair = prepare(sample)
-            pair.members = file.whole(row)
+            pair.members, _ = wanted(file.index[row][1], file.shard.layout, chosen=True)
             return pair
         except BadSample as e:
             return e
@@ -81,15 +82,15 @@ def read_pairs(file: OpenShard, pool: Executor, prepare: Callable[[Sample], Pair
             yield pair
 
 
-def make_pair(sample: Sample, sizes: Iterable[int], hygiene: HygieneConfig, carried: CarriedConfig, drop: Iterable[str]) -> Pair:
-    """Decodes a sample, as far as it can be decoded, for models that take images of `sizes`; those to be dropped are not prepared."""
+def make_pair(sample: Sample, sizes: Iterable[int], hygiene: HygieneConfig, carried: CarriedConfig, skip: Iterable[str]) -> Pair:
+    """Decodes a sample, as far as it can be decoded, for models that take images of `sizes`; those with faults to skip are not prepared."""
     facts, image = inspect(sample.images[0], hygiene)
     if len(sample.images) > 1:
         facts.faults.append("several")
     if sample.meta.get(carried.opt_out):
         facts.faults.append("opted_out")
     pair = Pair(sample.key, {}, facts, web_texts(sample, hygiene), {name: written(sample.meta.get(key)) for name, key in carried})
-    if image is not None and not set(drop).intersection(facts.faults):
+    if image is not None and not set(skip).intersection(facts.faults):
         pair.pixels = {size: eval_transform(size)(image) for size in sizes}
     return pair
 

@@ -82,14 +82,10 @@ def mark(reasons: NDArray[np.int8], where: NDArray[np.bool_], reason: str) -> No
 
 def faulty(table: pa.Table, cfg: SelectionConfig) -> NDArray[np.int8]:
     """The first fault of each text, or of its image, for which it is dropped."""
-    reasons = np.zeros(len(table), dtype=np.int8)
-    for fault in filter(cfg.drops, FAULTS):
-        mark(reasons, has_fault(table, fault), fault)
-    return reasons
-
-
-def has_fault(table: pa.Table, fault: Fault) -> NDArray[np.bool_]:
-    return where(table, "faults", lambda faults: fault in faults.split())
+    dropped = [fault for fault in FAULTS if cfg.drops(fault)]
+    column = table["faults"].combine_chunks().dictionary_encode()
+    reasons = [next((REASONS.index(fault) for fault in dropped if fault in faults.split()), 0) for faults in column.dictionary.to_pylist()]
+    return np.array(reasons, dtype=np.int8)[column.indices.to_numpy()]
 
 
 def where(table: pa.Table, name: str, holds: Callable[[str], bool]) -> NDArray[np.bool_]:

@@ -1,6 +1,8 @@
 """Which texts of a whole data set are kept: a pure function of the stored scores, so that another threshold needs no model."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import get_args
 
 import numpy as np
@@ -8,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from blip.capfilt.duplicates import first_of_each, near_duplicates
+from blip.capfilt.duplicates import near_duplicates
+from blip.capfilt.groups import Groups
 from blip.capfilt.hygiene import ImageFault
-from blip.capfilt.rules import FAULTS, REASONS, Fault, SelectionConfig, decide, has_fault, images, is_web, mark
+from blip.capfilt.rules import FAULTS, REASONS, Fault, SelectionConfig, decide, images, is_web, mark
 
-Found = dict[Fault, NDArray[np.bool_]]
-"""Where `(rows,)` a fault was found."""
+COLUMNS = ["source", "number", "text", "match", "similarity", "faults", "sha256", "phash", "width", "origin"]
+"""What a selection reads of the tables of scores."""
 
 
 @dataclass
@@ -28,52 +31,111 @@ class Selection:
         return self.reasons == 0
 
 
-def select(table: pa.Table, cfg: SelectionConfig, judged: bool) -> Selection:
-    """Decides about all texts of a table whose rows stand in the order of the shards; `judged` if a filter has scored them.
+def select(tables: Iterable[pa.Table], cfg: SelectionConfig, judged: bool) -> Selection:
+    """Decides about all texts of tables, which come in the order of the shards and are seen once; `judged` if a filter has scored them.
 
-    Of duplicates one image stays: the first with a text to keep, or else the first.
+    Of duplicates one image stays: the first with a text to keep, or else the first. A few bytes of each row stay in memory.
     """
-    reasons, image = decide(table, cfg, judged), images(table)
-    found: Found = {**duplicates(table, image, reasons == 0, cfg.near), "repeated": repeated(table, cfg.repeats)}
-    for fault, rows in found.items():
+    rows = Rows()
+    with Groups() as groups:
+        for table in tables:
+            reasons = decide(table, cfg, judged)
+            image = images(table)
+            add_images(groups, table, image, reasons == 0, rows.images)
+            add_texts(groups, table, rows.total)
+            rows.add(table, image, reasons)
+        image = rows.image
+        copies = places(groups.later_copies(), rows.images)
+        of_images: dict[Fault, NDArray[np.bool_]] = {"duplicate": copies}
+        if cfg.drops("near_duplicate"):  # what takes minutes is done for those who want it
+            of_images["near_duplicate"] = alike(groups, copies, cfg.near)
+        repeated = places(groups.repeated(cfg.repeats), rows.total)
+    reasons = np.concatenate([np.empty(0, dtype=np.int8), *rows.reasons])
+    found: dict[Fault, NDArray[np.bool_]] = {**{fault: where[image] for fault, where in of_images.items()}, "repeated": repeated}
+    for fault, where in found.items():
         if cfg.drops(fault):
-            mark(reasons, rows, fault)
-    return Selection(reasons, count(table, image, reasons, found))
+            mark(reasons, where, fault)
+    late: dict[Fault, int] = {**{fault: int(where.sum()) for fault, where in of_images.items()}, "repeated": int(repeated.sum())}
+    return Selection(reasons, count(rows, image, reasons, late))
 
 
-def duplicates(table: pa.Table, image: NDArray[np.int64], kept: NDArray[np.bool_], near: int) -> Found:
-    """Texts `(rows,)` whose image is, byte for byte or nearly, one that came before."""
+@dataclass
+class Rows:
+    """What stays in memory of each row while tables pass."""
+
+    reasons: list[NDArray[np.int8]] = field(default_factory=list)
+    web: list[NDArray[np.bool_]] = field(default_factory=list)
+    first: list[NDArray[np.bool_]] = field(default_factory=list)
+    """Whether a row is the first one of its image."""
+    faults: Counter[Fault] = field(default_factory=Counter)
+    """Images and texts by what is wrong with them."""
+    total: int = 0
+    images: int = 0
+
+    def add(self, table: pa.Table, image: NDArray[np.int64], reasons: NDArray[np.int8]) -> None:
+        first = np.diff(image, prepend=-1) > 0
+        self.reasons.append(reasons)
+        self.web.append(is_web(table))
+        self.first.append(first)
+        self.total += len(table)
+        self.images += int(first.sum())
+        column = table["faults"].combine_chunks().dictionary_encode()
+        codes, different = column.indices.to_numpy(), column.dictionary.to_pylist()
+        texts = np.bincount(codes, minlength=len(different)).tolist()
+        heads = np.bincount(codes[first], minlength=len(different)).tolist()  # an image counts once, however many texts it has
+        for faults, of_text, of_image in zip(different, texts, heads, strict=True):
+            for fault in faults.split():
+                self.faults[fault] += of_image if fault in get_args(ImageFault) else of_text
+
+    @property
+    def image(self) -> NDArray[np.int32]:
+        """The number `(rows,)` of each row's image in the whole data set."""
+        return np.cumsum(np.concatenate([np.empty(0, dtype=bool), *self.first]), dtype=np.int32) - np.int32(1)
+
+
+def add_images(groups: Groups, table: pa.Table, image: NDArray[np.int64], kept: NDArray[np.bool_], before: int) -> None:
+    """Takes the decoded images of a table in, `before` being the number of images that came before."""
     first_row = np.flatnonzero(np.diff(image, prepend=-1))
-    decoded = np.flatnonzero(table["width"].to_numpy()[first_row] > 0)
+    decoded = table["width"].to_numpy()[first_row] > 0
     has_kept = np.bincount(image[kept], minlength=len(first_row)) > 0
-    order = decoded[np.argsort(~has_kept[decoded], kind="stable")]
-    digests = table["sha256"].combine_chunks().dictionary_encode().indices.to_numpy()[first_row[order]]
-    exact, close = np.zeros((2, len(first_row)), dtype=bool)
-    exact[order] = first_of_each(digests) != np.arange(len(order))
-    rest = order[~exact[order]]
-    close[rest] = near_duplicates(table["phash"].to_numpy()[first_row[rest]], near)
-    return {"duplicate": exact[image], "near_duplicate": close[image]}
+    digests = table["sha256"].take(pa.array(first_row[decoded])).combine_chunks()
+    hashes = table["phash"].to_numpy()[first_row[decoded]]
+    groups.add_images(np.flatnonzero(decoded) + before, digests, hashes, has_kept[decoded])
 
 
-def repeated(table: pa.Table, repeats: int) -> NDArray[np.bool_]:
-    """Web texts `(rows,)` that come with more than so many images, letter case and outer space aside."""
-    lower = pc.call_function("utf8_trim_whitespace", [pc.call_function("utf8_lower", [table["text"].combine_chunks()])])
-    text = lower.dictionary_encode().indices.to_numpy()
+def add_texts(groups: Groups, table: pa.Table, before: int) -> None:
+    """Takes the web texts of a table in, letter case and outer space aside, `before` being the number of rows that came before."""
     web = is_web(table)
-    return web & (np.bincount(text[web], minlength=text.max(initial=0) + 1)[text] > repeats)
+    texts = table["text"].filter(pa.array(web)).combine_chunks()
+    same = pc.call_function("utf8_trim_whitespace", [pc.call_function("utf8_lower", [texts])])
+    groups.add_texts(np.flatnonzero(web) + before, same)
 
 
-def count(table: pa.Table, image: NDArray[np.int64], reasons: NDArray[np.int8], found: Found) -> dict[str, int]:
+def alike(groups: Groups, copies: NDArray[np.bool_], near: int) -> NDArray[np.bool_]:
+    """Images whose picture is nearly one that came before, copies byte for byte left out."""
+    images, hashes = groups.hashes()
+    different = ~copies[images]
+    found = np.zeros(len(copies), dtype=bool)
+    found[images[different]] = near_duplicates(hashes[different], near)
+    return found
+
+
+def places(numbers: NDArray[np.int64], total: int) -> NDArray[np.bool_]:
+    """Whether each number below `total` is among these."""
+    found = np.zeros(total, dtype=bool)
+    found[numbers] = True
+    return found
+
+
+def count(rows: Rows, image: NDArray[np.int32], reasons: NDArray[np.int8], late: dict[Fault, int]) -> dict[str, int]:
     """Texts by source, in all, kept, and dropped by reason; images, in all, kept, and by every fault found, dropped for it or not."""
-    counts = {}
-    web = is_web(table)
-    for source, rows in (("web", web), ("synthetic", ~web)):
-        counts |= {source: int(rows.sum()), f"{source}.kept": int((rows & (reasons == 0)).sum())}
-        dropped = np.bincount(reasons[rows], minlength=len(REASONS)).tolist()
-        counts |= {f"{source}.dropped.{name}": n for name, n in zip(REASONS, dropped, strict=True) if n and name}
-    counts |= {"images": int(image.max(initial=-1) + 1), "images.kept": len(np.unique(image[reasons == 0]))}
-    first = np.diff(image, prepend=-1) > 0  # what is wrong with an image counts once, however many texts it has
-    for fault in FAULTS:
-        rows = found.get(fault, has_fault(table, fault)) & (first if fault in get_args(ImageFault) else True)
-        counts |= {f"found.{fault}": int(rows.sum())} if rows.any() else {}
-    return counts
+    counts: dict[str, int] = {}
+    web = np.concatenate([np.empty(0, dtype=bool), *rows.web])
+    for source, of_source in (("web", web), ("synthetic", ~web)):
+        by_reason = np.bincount(reasons[of_source], minlength=len(REASONS)).tolist()
+        counts |= {source: sum(by_reason), f"{source}.kept": by_reason[0]}
+        counts |= {f"{source}.dropped.{name}": n for name, n in zip(REASONS, by_reason, strict=True) if n and name}
+    kept = places(image[reasons == 0].astype(np.int64), rows.images)
+    counts |= {"images": rows.images, "images.kept": int(kept.sum())}
+    found = {**rows.faults, **late}
+    return counts | {f"found.{fault}": found[fault] for fault in FAULTS if found.get(fault)}

@@ -1,5 +1,6 @@
-"""The table of scores: a row for each text of each image, a Parquet file beside each shard."""
+"""The table of scores: a row for each text of each image, a Parquet file for each shard."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -11,7 +12,9 @@ from blip.capfilt.pairs import Pair
 
 SCHEMA = pa.schema(
     [
+        ("shard", pa.string()),  # the name of the tar in its manifest
         ("key", pa.string()),
+        ("members", pa.string()),  # JSON: extension to (offset, size) in the tar, of the images and the json
         ("source", pa.string()),  # web or synthetic
         ("number", pa.int16()),  # of the text within its source
         ("text", pa.string()),
@@ -30,17 +33,20 @@ SCHEMA = pa.schema(
 )
 
 
-def table_of(pairs: Iterable[Pair]) -> pa.Table:
-    """The rows of pairs, in their order, an image's web texts first."""
-    return pa.Table.from_pylist([row for pair in pairs for row in rows_of(pair)], schema=SCHEMA)
+def table_of(pairs: Iterable[Pair], shard: str) -> pa.Table:
+    """The rows of a shard's pairs, in their order, an image's web texts first."""
+    return pa.Table.from_pylist([row for pair in pairs for row in rows_of(pair, shard)], schema=SCHEMA)
 
 
-def rows_of(pair: Pair) -> Iterator[dict[str, Any]]:
+def rows_of(pair: Pair, shard: str) -> Iterator[dict[str, Any]]:
     numbers = {"web": 0, "synthetic": 0}
     facts = pair.facts
+    members = json.dumps(pair.members, separators=(",", ":"))
     for text in pair.texts:
         yield {
+            "shard": shard,
             "key": pair.key,
+            "members": members,
             "source": text.source,
             "number": numbers[text.source],
             "text": text.text,
@@ -57,17 +63,13 @@ def rows_of(pair: Pair) -> Iterator[dict[str, Any]]:
         numbers[text.source] += 1
 
 
-def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables, one after the other."""
-    return pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks()
-
-
 def to_parquet(tables: Sequence[pa.Table]) -> bytes:
     """Tables, one after the other, as a file; the same rows give the same bytes."""
     file = BytesIO()
-    pq.write_table(joined(tables), file, compression="zstd")
+    pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks(), file, compression="zstd")
     return file.getvalue()
 
 
-def from_parquet(data: bytes) -> pa.Table:
-    return pq.read_table(BytesIO(data), schema=SCHEMA)
+def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of a file's bytes, or some of its columns."""
+    return pq.read_table(BytesIO(data), columns=columns, schema=SCHEMA)

@@ -42,6 +42,8 @@ class Shard(Config):
     samples: int = Field(ge=0)
     index: str = ""
     """The key of an index of some of its samples and texts; empty for the one beside it, of all."""
+    index_root: str = ""
+    """The URI below which that index lies; empty where it lies below the manifest's root, as the shard does."""
     index_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     """Digest of that index; empty where an earlier version wrote the manifest: then the index beside the shard is not believed."""
     layout: Layout = Layout()
@@ -77,8 +79,8 @@ class Manifest(Config):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything but root and revision: a data set stays the same when it moves, and when its maker is mended."""
-        return value_digest(self.model_dump(exclude={"root", "revision"}))
+        """SHA-256 of everything but where it lies and its revision: a data set stays the same when it moves, or its maker is mended."""
+        return value_digest(self.model_dump(exclude={"root": True, "revision": True, "shards": {"__all__": {"index_root"}}}))
 
     def save(self, uri: str | Path) -> None:
         """Writes the manifest to a file or an object; the same manifest gives the same bytes."""

@@ -315,13 +315,14 @@ def find_index(store: Store, shard: Shard) -> Index | None:
 
     Raises ShardError where a selection's index is missing or altered: the tar does not know what was selected.
     """
-    key = f"{store.uri}/{index_key(shard)}"
+    home = open_store(shard.index_root) if shard.index_root else store
+    key = f"{home.uri}/{index_key(shard)}"
     if not shard.index_sha256:
         if shard.index:
             raise ShardError(f"shard {store.uri}/{shard.name}: the manifest has no digest of its selection's index {key}; select again")
         return None
     try:
-        index = Index(store.get(index_key(shard)))
+        index = Index(home.get(index_key(shard)))
     except MissingKeyError:
         if shard.index:
             raise ShardError(f"shard {store.uri}/{shard.name}: the index of its selection, {key}, is missing; select again") from None

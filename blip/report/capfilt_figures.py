@@ -2,25 +2,28 @@
 
 import base64
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from blip.capfilt.result import Result, read_index
 from blip.capfilt.rules import REASONS, is_web
-from blip.capfilt.table import joined
-from blip.data.datasets.shapes import is_true
 from blip.data.images import MOST_PIXELS, decode
+from blip.data.judge import Judge
 from blip.data.layout import read_json
+from blip.data.manifest import Manifest, Shard
 from blip.data.names import image_names
-from blip.data.shards import local_copy
-from blip.report.bootstrap_page import THUMBNAIL, Judged, Picture, Source, scores
+from blip.data.sample import Rejected
+from blip.data.shards import opened
+from blip.report.bootstrap_page import BINS, THUMBNAIL, Judged, Picture, Scores, Source
+from blip.storage import Store
 
 SOURCES: tuple[Source, ...] = ("web", "synthetic")
 MOST = 6
@@ -30,36 +33,128 @@ Truths = NDArray[np.float64]
 """Of each row 1 where its text is true of its image, 0 where it is not, NaN where nobody knows."""
 
 
-def truths(result: Result) -> Truths:
+@dataclass
+class Corner:
+    """An image that stands in a corner: its first text of a source has one of the highest or lowest scores of its kind."""
+
+    match: float
+    row: int
+    """Of that text, in the whole data set."""
+    shard: Shard
+    key: str
+    members: str
+    texts: list[tuple[Source, Judged]]
+
+
+@dataclass
+class Figures:
+    """Counts texts shard by shard, and keeps the images in the corners; takes what `capfilt.chosen.choose` tells."""
+
+    store: Store
+    """Of the shards."""
+    judge: Judge | None
     """Judges all texts by what their samples say they show: for evaluation, after everything is decided."""
-    known: list[NDArray[np.float64]] = []
-    for record, table in zip(result.records, result.tables, strict=True):
-        index, truth = read_index(result.store, record), {}
-        with local_copy(result.store, record["name"]) as path, path.open("rb") as file:
-            for row in range(len(index)):
-                key, members, *_ = index[row]
-                offset, size = members.get("json", (0, 0))
-                meta, _ = read_json(os.pread(file.fileno(), size, offset))
-                truth[key] = meta.get("truth")
-                if not isinstance(truth[key], dict):  # a data set tells the truth of all or of none
-                    return np.full(sum(map(len, result.tables)), np.nan)
-        texts = zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True)
-        known.append(np.array([is_true(truth[key], text) for key, text in texts], dtype=np.float64))
-    return np.concatenate([np.empty(0), *known])
+    rows: int = 0
+    counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    bins: dict[Source, NDArray[np.int64]] = field(
+        default_factory=lambda: {source: np.zeros((3, BINS), dtype=np.int64) for source in SOURCES}
+    )
+    """Texts by source, truth (true, false, unknown) and part of p(match)."""
+    corners: dict[tuple[Source, int], list[Corner]] = field(default_factory=dict)
+    """By source and kind: kept, dropped, kept and false, dropped and true; ranked by score."""
+
+    def __call__(self, shard: Shard, table: pa.Table, reasons: NDArray[np.int8]) -> None:
+        """Takes a shard in."""
+        truth = truths(self.store, shard, table, self.judge)
+        kept = reasons == 0
+        match = table["match"].to_numpy()
+        for source, rows in by_source(table):
+            self.count(source, kept[rows], truth[rows], match[rows])
+            first = rows & (table["number"].to_numpy() == 0) & ~np.isnan(match)
+            for kind, of_kind in enumerate((kept, ~kept, kept & (truth == 0), ~kept & (truth == 1))):
+                found = self.corners.setdefault((source, kind), [])
+                found += self.cornered(shard, table, reasons, truth, extremes(match, np.flatnonzero(first & of_kind)))
+                found.sort(key=lambda corner: (-corner.match, corner.row))
+                found[MOST:-MOST] = []
+        self.rows += len(table)
+
+    def count(self, source: Source, kept: NDArray[np.bool_], truth: Truths, match: NDArray[np.float32]) -> None:
+        """Counts the texts of a source."""
+        known, true = ~np.isnan(truth), truth == 1
+        self.counts[source, "all"] += len(kept)
+        self.counts[source, "kept"] += int(kept.sum())
+        self.counts[source, "known"] += int(known.sum())
+        self.counts[source, "true"] += int(true.sum())
+        self.counts[source, "kept", "known"] += int((kept & known).sum())
+        self.counts[source, "kept", "true"] += int((kept & true).sum())
+        scored = ~np.isnan(match)
+        places = np.minimum((match[scored].astype(np.float64) * BINS).astype(np.int64), BINS - 1)
+        kinds = np.select([true[scored], known[scored]], [0, 1], 2)
+        self.bins[source] += np.bincount(kinds * BINS + places, minlength=3 * BINS).reshape(3, BINS)
+
+    def cornered(
+        self, shard: Shard, table: pa.Table, reasons: NDArray[np.int8], truth: Truths, rows: NDArray[np.int64]
+    ) -> Iterator[Corner]:
+        """The images of some rows, with all their texts."""
+        if not len(rows):
+            return
+        keys = table["key"].combine_chunks()
+        for row in rows.tolist():
+            of_image = np.flatnonzero(pc.call_function("equal", [keys, keys[row]]).to_numpy(zero_copy_only=False))
+            texts = [judged(table, reasons, truth, other) for other in of_image.tolist()]
+            key, members, match = (table[name][row].as_py() for name in ("key", "members", "match"))
+            yield Corner(match, self.rows + row, shard, key, members, texts)
+
+    def figures(self, manifest: Manifest) -> dict[str, Any]:
+        """Shares of true texts (`noise`), of what was kept and how rightly (`capfilt`), and histograms of the filter's scores."""
+        found: dict[str, Any] = {"noise": {}, "capfilt": {}, "scores": {}, "counts": manifest.counts}
+        for source in SOURCES:
+            total, kept, true = (self.counts[source, name] for name in ("all", "kept", "true"))
+            precision = share(self.counts[source, "kept", "true"], self.counts[source, "kept", "known"])
+            found["noise"][source] = {"before": share(true, self.counts[source, "known"]), "after": precision}
+            recall = share(self.counts[source, "kept", "true"], true)
+            found["capfilt"][source] = {"precision": precision, "recall": recall, "kept": share(kept, total) or 0.0}
+            bars = dict(zip(("true", "false", "unknown"), map(tuple, self.bins[source].tolist()), strict=True))
+            found["scores"][source] = Scores(source=source, **bars).model_dump()
+        rule = manifest.meta["selection"]["rule"]
+        return {**found, "threshold": rule["web"] if rule["type"] == "matched" and rule["web"] == rule["synthetic"] else None}
+
+    def pictures(self) -> list[Picture]:
+        """Images with their texts, from every corner: surely and hardly kept, surely and hardly dropped, wrongly kept and dropped."""
+        chosen: dict[str, dict[str, Corner]] = {}
+        for corners in self.corners.values():
+            for corner in corners:
+                chosen.setdefault(corner.shard.name, {}).setdefault(corner.key, corner)
+        found = []
+        for of_shard in chosen.values():
+            for corner in sorted(of_shard.values(), key=lambda corner: corner.row):
+                texts = {source: tuple(text for of, text in corner.texts if of == source) for source in SOURCES}
+                found.append(Picture(key=corner.key, image=thumbnail(self.image(corner)), **texts))
+        return found
+
+    def image(self, corner: Corner) -> bytes:
+        members = json.loads(corner.members)
+        return self.store.read(corner.shard.name, *members[image_names(members)[0]])
 
 
-def figures(result: Result, truth: Truths) -> dict[str, Any]:
-    """Shares of true texts (`noise`), of what was kept and how rightly (`capfilt`), and histograms of the filter's scores."""
-    table, kept = joined(result.tables), np.concatenate(result.reasons) == 0
-    found: dict[str, Any] = {"noise": {}, "capfilt": {}, "scores": {}, "counts": result.manifest.counts}
-    for source, rows in by_source(table):
-        precision = mean(truth[rows & kept])
-        found["noise"][source] = {"before": mean(truth[rows]), "after": precision}
-        found["capfilt"][source] = {"precision": precision, "recall": mean(kept[rows & (truth == 1)]), "kept": mean(kept[rows]) or 0.0}
-        judged = zip(table["match"].filter(pa.array(rows)).to_pylist(), map(known, truth[rows]), strict=True)
-        found["scores"][source] = scores(source, judged).model_dump()
-    rule = result.manifest.meta["selection"]["rule"]
-    return {**found, "threshold": rule["web"] if rule["type"] == "matched" and rule["web"] == rule["synthetic"] else None}
+def truths(store: Store, shard: Shard, table: pa.Table, judge: Judge | None) -> Truths:
+    """Judges the texts of a shard. Without a judge nothing is known, and the shard is not read."""
+    if judge is None:
+        return np.full(len(table), np.nan)
+    meta: dict[str, Mapping[str, Any]] = {}
+    with opened(store, shard, Rejected()) as file:
+        for key, text in zip(table["key"].to_pylist(), table["members"].to_pylist(), strict=True):
+            if key not in meta:
+                place = json.loads(text).get("json", (0, 0))
+                meta[key], _ = read_json(file.read(*place))
+    found = (judge(meta[key], text) for key, text in zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True))
+    return np.array([np.nan if true is None else float(true) for true in found], dtype=np.float64)
+
+
+def extremes(match: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of some rows those with the highest and the lowest scores."""
+    ranked = rows[np.argsort(-match[rows], kind="stable")]
+    return ranked if len(ranked) <= 2 * MOST else np.concatenate([ranked[:MOST], ranked[-MOST:]])
 
 
 def by_source(table: pa.Table) -> Iterator[tuple[Source, NDArray[np.bool_]]]:
@@ -68,56 +163,16 @@ def by_source(table: pa.Table) -> Iterator[tuple[Source, NDArray[np.bool_]]]:
     yield "synthetic", ~web
 
 
-def mean(values: NDArray[Any]) -> float | None:
-    """None of nothing, and of what is not known."""
-    found = float(np.mean(values)) if len(values) else np.nan
-    return None if np.isnan(found) else found
+def share(part: int, whole: int) -> float | None:
+    """None of nothing."""
+    return part / whole if whole else None
 
 
-def known(truth: float) -> bool | None:
-    return None if np.isnan(truth) else bool(truth)
-
-
-def pictures(result: Result, truth: Truths) -> list[Picture]:
-    """Images with their texts, from every corner: surely and hardly kept, surely and hardly dropped, wrongly kept and wrongly dropped."""
-    table, reasons = joined(result.tables), np.concatenate(result.reasons)
-    starts = np.cumsum([0, *map(len, result.tables)])
-    chosen: dict[int, dict[str, list[int]]] = {}
-    for row in corners(table, reasons == 0, truth):
-        part = int(np.searchsorted(starts, row, "right")) - 1
-        chosen.setdefault(part, {})[table["key"][row].as_py()] = []
-    for part, keys in chosen.items():
-        for i, key in enumerate(result.tables[part]["key"].to_pylist()):
-            if key in keys:
-                keys[key].append(int(starts[part]) + i)
-    found = []
-    for part, keys in chosen.items():
-        record, index = result.records[part], read_index(result.store, result.records[part])
-        for key, members, *_ in map(index.__getitem__, range(len(index))):
-            if key in keys:
-                image = result.store.read(record["name"], *members[image_names(members)[0]])
-                judged = [judge(table, reasons, truth, row) for row in keys[key]]
-                texts = {source: tuple(text for of, text in judged if of == source) for source in SOURCES}
-                found.append(Picture(key=key, image=thumbnail(image), **texts))
-    return found
-
-
-def corners(table: pa.Table, kept: NDArray[np.bool_], truth: Truths) -> list[int]:
-    """Rows of first texts with the highest and lowest scores of each kind, by source."""
-    match = table["match"].to_numpy()
-    chosen: list[int] = []
-    for _, rows in by_source(table):
-        rows = rows & (table["number"].to_numpy() == 0) & ~np.isnan(match)
-        for kind in (kept, ~kept, kept & (truth == 0), ~kept & (truth == 1)):
-            ranked = np.flatnonzero(rows & kind)[np.argsort(-match[rows & kind], kind="stable")]
-            chosen += [*ranked[:MOST].tolist(), *ranked[-MOST:].tolist()]
-    return chosen
-
-
-def judge(table: pa.Table, reasons: NDArray[np.int8], truth: Truths, row: int) -> tuple[Source, Judged]:
+def judged(table: pa.Table, reasons: NDArray[np.int8], truth: Truths, row: int) -> tuple[Source, Judged]:
     """A row as the page shows it, and its source."""
     source, text, match = (table[name][row].as_py() for name in ("source", "text", "match"))
-    return source, Judged(text=text, match=match, kept=not reasons[row], reason=REASONS[reasons[row]], true=known(truth[row]))
+    true = None if np.isnan(truth[row]) else bool(truth[row])
+    return source, Judged(text=text, match=match, kept=not reasons[row], reason=REASONS[reasons[row]], true=true)
 
 
 def thumbnail(data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from blip.report.bootstrap_page import Picture, Scores, chart_of, galleries, pic
 
 
 def html(figures: dict[str, Any], pictures: Sequence[Picture]) -> str:
-    """The page, self-contained, of `bootstrapped.figures` and `bootstrapped.pictures`."""
+    """The page, self-contained, of the figures of `select` and `Figures.pictures`."""
     scores = [Scores.model_validate(values) for values in figures["scores"].values()]
     return template().render(
         shares=figures["capfilt"],

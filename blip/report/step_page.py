@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from blip.data.datasets.shapes import is_true
 from blip.data.images import decode
+from blip.data.judge import Judge, judge_of
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import samples
@@ -91,14 +91,16 @@ def evaluation(figures: Mapping[str, Any], folder: str) -> Sheet:
     recalls = [Bar(name, value, PERCENT) for name, value in figures.get("retrieval", {}).items()]
     words = " · ".join(f"{name} {value:.4g}" for name, value in figures.get("captioning", {}).items())
     captions = figures["described"]
-    found = (sample for sample in samples(Manifest.load(Path(folder, f"{figures['split']}.json"))) if sample.id in captions)
-    cards = [described(sample, captions[sample.id]) for sample in islice(found, len(captions))]
+    manifest = Manifest.load(Path(folder, f"{figures['split']}.json"))
+    judge = judge_of(manifest)
+    found = (sample for sample in samples(manifest) if sample.id in captions)
+    cards = [described(sample, captions[sample.id], judge) for sample in islice(found, len(captions))]
     return Sheet("Evaluation", words, recalls, galleries=[("Captions", cards)] if cards else [])
 
 
-def described(sample: Sample, caption: str) -> Card:
-    truth = sample.meta.get("truth")
-    verdict = "" if truth is None else f", {'true' if is_true(truth, caption) else 'false'}"
+def described(sample: Sample, caption: str, judge: Judge | None) -> Card:
+    true = judge(sample.meta, caption) if judge else None
+    verdict = {True: ", true", False: ", false", None: ""}[true]
     return Card(sample.key, sample.images[0], [(caption, f"the model{verdict}"), (sample.texts[0], "a person")])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from blip.budget import open_budget
 from blip.config import ConfigError, load
-from blip.data.datasets.shapes import is_true
+from blip.data.judge import Judge, judge_of
 from blip.data.manifest import Manifest
 from blip.evaluation.job import EvaluateConfig, EvaluationJob, counted, image_size, load_tasks, predict_all, predictions, samples_done
 from blip.launch.local import share
@@ -90,7 +90,7 @@ def evaluate(
             found = predictions(job, home, kind, task)
             figures[kind] = task.score(found)
             if kind == "captioning":
-                figures[kind] |= truth(found)
+                figures[kind] |= truth(found, judge_of(manifest))
                 described = {p["id"]: p["caption"] for p in found[:DESCRIBED]}
                 (folder / CAPTIONS).write_text(json.dumps(found, indent=1))
                 run.artifact(folder / CAPTIONS)
@@ -122,7 +122,8 @@ def going_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def truth(predictions: list[dict[str, Any]]) -> dict[str, float]:
-    """The share of captions that are true, if the samples say what is."""
-    known = [p for p in predictions if "truth" in p["meta"]]
-    return {"true": sum(is_true(p["meta"]["truth"], p["caption"]) for p in known) / len(known)} if known else {}
+def truth(predictions: list[dict[str, Any]], judge: Judge | None) -> dict[str, float]:
+    """The share of true captions among those that the data set's judge knows about."""
+    found = [judge(p["meta"], p["caption"]) for p in predictions] if judge else []
+    known = [true for true in found if true is not None]
+    return {"true": sum(known) / len(known)} if known else {}

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from blip.config import Config, ConfigError, load
 from blip.data.datasets import shapes
 from blip.data.discover import Limits, discover, told
+from blip.data.judge import JUDGE, SHAPES
 from blip.data.manifest import Layout, Manifest
 from blip.data.shards import samples, write_shards
 from blip.data.sources import find
@@ -140,7 +141,7 @@ def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision
     with progress(sum(count for _, count in makers.values()), "rendering") as bar:
         for split, (make, _) in makers.items():
             counted = (sample for sample in make(world) if not bar.advance())
-            manifests[split] = write_shards(counted, f"{store}/{split}", split, per_shard, revision=revision)
+            manifests[split] = write_shards(counted, f"{store}/{split}", split, per_shard, revision=revision, meta={JUDGE: SHAPES})
     return manifests
 
 

@@ -14,7 +14,7 @@ from blip.runs.ingest import with_source
 from blip.runs.register import check_name
 from blip.storage import locate, open_store
 
-FORMATS = {"ingest": 1, "pretrain": 1, "captioner": 1, "filter": 1, "capfilt": 1, "evaluate": 1, "register": 1, "report": 1}
+FORMATS = {"ingest": 1, "pretrain": 1, "captioner": 1, "filter": 1, "capfilt": 2, "select": 1, "evaluate": 1, "register": 1, "report": 1}
 """A number for what each stage makes. Raise it when a change of the code changes that: a cache knows a stage by this number,
 by its settings and by what lies where they point, never by the code's revision."""
 

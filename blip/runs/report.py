@@ -6,22 +6,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from blip.data.datasets.shapes import is_true
+from blip.data.judge import judge_of
 from blip.data.manifest import Manifest
 from blip.data.shards import samples
 from blip.report.bootstrap_page import Described, Report, Scores, Step, galleries, html, markdown
 from blip.report.capfilt_figures import load_pictures, thumbnail
 from blip.report.summary import Caption, Change, Retrieval, Summary
-from blip.runs.capfilt import PICTURES
 from blip.runs.evaluate import DESCRIBED
+from blip.runs.select import PICTURES
 
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ingest": ("read gold, web and test pairs into shards", ()),
     "pretrain": ("learn on web and gold", ("ingest",)),
     "captioner": ("learn to describe", ("pretrain",)),
     "filter": ("learn to tell what matches", ("pretrain",)),
-    "capfilt": ("caption the web, keep what matches", ("captioner", "filter")),
-    "pretrain-again": ("learn from scratch on what was kept", ("capfilt",)),
+    "capfilt": ("caption the web, score what matches", ("captioner", "filter")),
+    "select": ("keep what matches", ("capfilt",)),
+    "pretrain-again": ("learn from scratch on what was kept", ("select",)),
     "evaluate-before": ("judge the first model", ("pretrain",)),
     "evaluate-after": ("judge the second model", ("pretrain-again",)),
     "register": ("let the better model through", ("evaluate-before", "evaluate-after")),
@@ -30,12 +31,12 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def report(figures: Mapping[str, str], kept: str, page: str, card: str, summary: str, revision: str) -> Summary:
-    """Writes the page, its short form in Markdown and `summary.json` from each step's figures and the data folder that CapFilt made."""
+    """Writes the page, its short form in Markdown and `summary.json` from each step's figures and the data folder that `select` made."""
     found = {step: json.loads(Path(path).read_text()) for step, path in figures.items()}
     result = summarise(found)
     result.save(summary)
     pictures = load_pictures(Path(kept, PICTURES))
-    clean = found["capfilt"]
+    clean = found["select"]
     made = Report(
         summary=result,
         revision=revision,
@@ -55,7 +56,7 @@ def report(figures: Mapping[str, str], kept: str, page: str, card: str, summary:
 
 def summarise(found: Mapping[str, Any]) -> Summary:
     """The figures of all steps as one record."""
-    before, after, clean = found["evaluate-before"], found["evaluate-after"], found["capfilt"]
+    before, after, clean = found["evaluate-before"], found["evaluate-after"], found["select"]
     seconds = {name: round(values["seconds"], 1) for name, values in found.items()}
     return Summary.model_validate(
         {
@@ -108,11 +109,12 @@ def step(name: str, figures: Mapping[str, Any]) -> Step:
 def described(data: str, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
     """Test images with a person's caption and both models', judged where the truth is known."""
     found = []
-    both = (sample for sample in samples(Manifest.load(Path(data, "test.json"))) if sample.id in before and sample.id in after)
+    manifest = Manifest.load(Path(data, "test.json"))
+    judge = judge_of(manifest)
+    both = (sample for sample in samples(manifest) if sample.id in before and sample.id in after)
     for sample in islice(both, DESCRIBED):
-        truth = sample.meta.get("truth")
         old, new = before[sample.id], after[sample.id]
-        judged = {"before_true": is_true(truth, old), "after_true": is_true(truth, new)} if truth else {}
+        judged = {"before_true": judge(sample.meta, old), "after_true": judge(sample.meta, new)} if judge else {}
         found.append(Described(image=thumbnail(sample.images[0]), reference=sample.texts[0], before=old, after=new, **judged))
     return tuple(found)
 
@@ -120,6 +122,6 @@ def described(data: str, before: Mapping[str, str], after: Mapping[str, str]) ->
 def left_out(found: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Samples and texts that were not used, by place and reason."""
     places = {f"{split} shards": values.get("counts", {}) for split, values in found["ingest"].items() if isinstance(values, Mapping)}
-    places |= {name: values["rejected"] for name, values in found.items() if "rejected" in values}
-    places["CapFilt"] = found["capfilt"]["counts"]
+    places |= {name: values["rejected"] for name, values in found.items() if "rejected" in values and name != "capfilt"}
+    places["CapFilt"] = found["select"]["counts"]
     return {place: counts for place, counts in places.items() if counts}

@@ -8,6 +8,7 @@ from blip.config import Config, ConfigError, load
 def configs() -> dict[str, type[Config]]:
     """The configuration class of each stage. Their modules take seconds to load, which not everybody who asks for overrides should wait."""
     from blip.capfilt.job import CapFiltConfig
+    from blip.capfilt.rules import SelectionConfig
     from blip.runs.config import RunConfig
     from blip.runs.evaluate import EvaluateConfig
     from blip.runs.ingest import IngestConfig
@@ -19,6 +20,7 @@ def configs() -> dict[str, type[Config]]:
         "captioner": RunConfig,
         "filter": RunConfig,
         "capfilt": CapFiltConfig,
+        "select": SelectionConfig,
         "evaluate": EvaluateConfig,
         "register": RegisterConfig,
     }

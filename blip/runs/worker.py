@@ -1,6 +1,5 @@
 """One worker of a job: `python -m blip.runs.worker JOB` on this machine or in a pod, as many as one likes, until no shard is left."""
 
-import json
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 
 from blip.budget import Budget, gpus_held
-from blip.capfilt.job import Job
+from blip.capfilt.job import CapFiltJob
 from blip.capfilt.shard import ShardBootstrap
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.distributed import device
@@ -25,6 +24,7 @@ from blip.tasks.captioning import Captioning
 from blip.tasks.model_folder import as_captioner, as_filter, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
+from blip.workers.job import type_of
 from blip.workers.local_pool import on_this_machine
 from blip.workers.progress import LOOK
 from blip.workers.queue import ShardQueue, own_name
@@ -33,19 +33,18 @@ from blip.workers.worker import Worker
 
 def work(uri: str, name: str = "") -> None:
     """Works on the job of a folder in the store until all its shards are done or set aside."""
-    kind = json.loads(open_store(uri).get("job.json")).get("type", "capfilt")
-    {"capfilt": caption_and_filter, "evaluation": evaluation_job.work}[kind](uri, name or own_name())
+    {"capfilt": caption_and_filter, "evaluation": evaluation_job.work}[type_of(uri)](uri, name or own_name())
 
 
 def caption_and_filter(uri: str, name: str) -> None:
-    job, store = Job.load(uri), open_store(uri)
+    job, store = CapFiltJob.load(uri), open_store(uri)
     shards = {shard.name: shard for shard in job.input.shards}
     queue = ShardQueue(store, list(shards), name, job.config.lease)
     if not queue.pending():
         log.info("no shard is left of job %s", uri)
         return
     captioner, text_filter = load_models(job)
-    bootstrap = ShardBootstrap(job.config, captioner, text_filter, job.models, job.input.store, job.config.threads)
+    bootstrap = ShardBootstrap(job.config, captioner, text_filter, job.input.store, job.revision, job.config.threads)
     budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{uri}/gpu-hours"), job.account, gpus_held())
     try:
         Worker(queue, job.input.store, shards, bootstrap, job.config.report, budget.check).run()
@@ -53,11 +52,11 @@ def caption_and_filter(uri: str, name: str) -> None:
         budget.record()
 
 
-def load_models(job: Job) -> tuple[Captioning | None, Retrieval | None]:
+def load_models(job: CapFiltJob) -> tuple[Captioning | None, Retrieval | None]:
     """Captioner and filter on this process's device. A pre-trained model that is both is loaded once and looks at each image once."""
     with ExitStack() as stack:
-        folders = {role: stack.enter_context(source.folder()) for role, source in job.sources.items()}
-        if len(folders) == 2 and len(set(job.models.values())) == 1:
+        folders = {role: stack.enter_context(source.folder()) for role, source in job.models.items()}
+        if len(folders) == 2 and len(set(job.digests.values())) == 1:
             both = load_task(folders["captioner"])
             if not isinstance(both, Pretraining):
                 raise ConfigError(f"model {folders['captioner']} is captioner and filter, for which it must be a pre-trained one")

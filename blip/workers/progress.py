@@ -69,16 +69,18 @@ class Tallies:
         return sum(tally.get(name, 0) for tally in self.workers.values())
 
     def beside_the_bar(self) -> dict[str, float]:
-        """Shards done, kept shares so far, and the rates of the first workers."""
+        """Shards done, the mean p(match) of texts so far, and the rates of the first workers."""
         rates = {name: rate(tally) for name, tally in list(self.workers.items())[:SHOWN]}
-        return {"shards": self.shards + self.sum("shards"), **self.kept(), **(rates if len(rates) > 1 else {})}
+        return {"shards": self.shards + self.sum("shards"), **self.matches(), **(rates if len(rates) > 1 else {})}
 
-    def kept(self) -> dict[str, float]:
-        return {f"kept_{source}": self.sum(f"{source}.kept") / n for source in ("web", "synthetic") if (n := self.sum(source))}
+    def matches(self) -> dict[str, float]:
+        """The mean p(match) so far by source: what is kept of them is decided later, over all shards."""
+        scored = {source: self.sum(f"{source}.scored") for source in ("web", "synthetic")}
+        return {f"match_{source}": self.sum(f"{source}.match") / count for source, count in scored.items() if count}
 
     def curves(self) -> dict[str, float]:
         """The same for the record, of all workers and of each."""
-        whole = {"shards": self.shards + self.sum("shards"), "images_per_second": self.sum("images") / self.seconds, **self.kept()}
+        whole = {"shards": self.shards + self.sum("shards"), "images_per_second": self.sum("images") / self.seconds, **self.matches()}
         each = {f"{name}/images_per_second": rate(tally) for name, tally in self.workers.items()}
         each |= {f"{name}/shards": tally.get("shards", 0) for name, tally in self.workers.items()}
         return {f"capfilt/{name}": value for name, value in {**whole, **each}.items()}

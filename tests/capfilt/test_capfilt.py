@@ -1,4 +1,4 @@
-"""CapFilt from a data folder to the one that training reads next."""
+"""CapFilt and its selection, from a data folder to the one that training reads next."""
 
 import json
 import os
@@ -16,15 +16,17 @@ import yaml
 from safetensors.torch import save_file
 from tiny_models import both, captioner, model_folder, samples, text_filter
 
-from blip.capfilt.job import CapFiltConfig, Job
+from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.config import ConfigError, load, presets
 from blip.data.datasets.shapes import ShapesConfig, is_true, web
+from blip.data.judge import JUDGE, SHAPES
 from blip.data.loader import Loader, LoaderConfig
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import ShardError, read_shard, write_shards
 from blip.report.capfilt_figures import load_pictures
-from blip.runs.capfilt import capfilt, rethreshold
+from blip.runs.capfilt import capfilt
+from blip.runs.select import select
 from blip.runs.worker import work
 from blip.storage import StoreError, open_store
 from blip.tracking import Run
@@ -66,10 +68,24 @@ def nowhere(uri: str) -> Iterator[Callable[[], bool]]:
     yield lambda: False
 
 
-def run(folder: Path, *overrides: str, out: str = "out", workers=here, **given) -> dict:
+def score(folder: Path, *overrides: str, out: str = "scored", workers=here, revision: str = "r", **given) -> dict:
     given = {"data": folder / "data", "captioner": folder / "captioner", "filter": folder / "filter", "store": folder / "store", **given}
     paths = {name: None if value is None else str(value) for name, value in given.items()}
-    return capfilt(str(folder / "tiny.yaml"), overrides, revision="r", out=str(folder / out), workers=workers, **paths)
+    return capfilt(str(folder / "tiny.yaml"), overrides, revision=revision, out=str(folder / out), workers=workers, **paths)
+
+
+def choose(folder: Path, *overrides: str, data: str = "scored", out: str = "out", threshold: str = "", page: Path | None = None) -> dict:
+    preset = None if data != "scored" else str(folder / "tiny.yaml")
+    return select(preset, overrides, "r", str(folder / data), str(folder / out), page and str(page), threshold=threshold)
+
+
+def run(folder: Path, *overrides: str, out: str = "out", page: Path | None = None, selection: tuple[str, ...] = (), **given) -> dict:
+    """CapFilt, and what the recipe selects of its scores."""
+    scored = score(folder, *overrides, out=f"{out}-scored", **given)
+    return {
+        **scored,
+        **select(str(folder / "tiny.yaml"), selection, "r", str(folder / f"{out}-scored"), str(folder / out), page and str(page)),
+    }
 
 
 def read(manifest: Manifest) -> dict[str, Sample]:
@@ -135,17 +151,18 @@ def test_a_job_leaves_nothing_behind_that_no_commit_names(folder: Path):
     run(folder)
     (home,) = (folder / "store" / "capfilt").iterdir()
     needed = set((home / "data").iterdir())
-    (home / "data" / "web-000000-late.tar").write_bytes(b"of an attempt that came second")
+    (home / "data" / "web-000000-late.parquet").write_bytes(b"of an attempt that came second")
     run(folder, out="again", workers=nowhere)
     assert set((home / "data").iterdir()) == needed
-    assert len(needed) == 3 * 4
+    assert len(needed) == 4  # a table a shard
 
 
 def test_in_a_bucket_workers_find_data_and_models_there(folder: Path, s3: str):
     write_shards(samples(24), f"{s3}/shards", "web", 6).save(folder / "data" / "web.json")
     figures = run(folder, store=f"{s3}/store")
     manifest = Manifest.load(folder / "out" / "web.json")
-    assert manifest.root.startswith(f"{s3}/store/capfilt/")
+    assert manifest.root == f"{s3}/shards"
+    assert manifest.shards[0].index_root.startswith(f"{s3}/store/capfilt/")
     run(folder, out="local")
     assert read(manifest) == read(Manifest.load(folder / "local" / "web.json"))
     assert figures["counts"]["images"] == 24
@@ -167,53 +184,181 @@ def test_progress_is_told_of_each_worker_and_of_all(folder: Path, monkeypatch: p
     listener = Listener()
     monkeypatch.setattr("blip.runs.capfilt.track", lambda *_, **__: nullcontext(listener))
     monkeypatch.setenv("BLIP_PROGRESS", str(tmp_path / "progress"))
-    figures = run(folder)
-    curves = listener.heard[-2]
+    score(folder)
+    curves = listener.heard[-1]
     assert curves["capfilt/shards"] == curves["capfilt/here/shards"] == 4
     assert curves["capfilt/images_per_second"] > 0
     assert curves["capfilt/here/images_per_second"] > 0
-    assert curves["capfilt/kept_web"] == pytest.approx(figures["capfilt"]["web"]["kept"])
+    assert 0 < curves["capfilt/match_web"] < 1
     record = json.loads((tmp_path / "progress").read_text().splitlines()[-1])
     assert (record["done"], record["total"], record["losses"]["shards"]) == (24, 24, 4)
 
 
 def test_another_threshold_needs_no_model_and_no_image(folder: Path):
-    run(folder)
+    run(folder, out="first")
     before = {path: path.stat().st_mtime_ns for path in folder.glob("store/capfilt/*/data/*")}
-    (folder / "captioner" / "model.safetensors").unlink()
-    (folder / "filter" / "model.safetensors").unlink()
-    every = rethreshold(str(folder / "out"), str(folder / "all"), "0")
-    assert every["capfilt"]["web"]["kept"] == every["capfilt"]["synthetic"]["kept"] == 1
-    assert all(len(sample.texts) == 2 for sample in read(Manifest.load(folder / "all" / "web.json")).values())
-    for some in (
-        rethreshold(str(folder / "out"), str(folder / "some"), overrides=["selection.rule.web=1.0"]),
-        rethreshold(str(folder / "out"), str(folder / "more"), "web=1.0, synthetic=0"),
-    ):
-        assert some["capfilt"]["web"]["kept"] == 0
-        assert some["capfilt"]["synthetic"]["kept"] > 0
-    none = rethreshold(str(folder / "out"), str(folder / "none"), "1.0")
-    assert Manifest.load(folder / "none" / "web.json").shards == ()
-    assert none["counts"]["images.kept"] == 0
-    same = rethreshold(str(folder / "none"), str(folder / "same"), "0.5")
-    assert same["capfilt"] == json.loads((folder / "out" / "metrics.json").read_text())["capfilt"]
-    assert read(Manifest.load(folder / "same" / "web.json")) == read(Manifest.load(folder / "out" / "web.json"))
+    for path in (folder / "captioner" / "model.safetensors", folder / "filter" / "model.safetensors"):
+        path.unlink()
+    for path in folder.glob("shards/web-*"):
+        path.rename(path.with_name(f"away-{path.name}"))
+    first = folder / "first"
+    (first / "pictures.json").unlink()
+    manifests = {}
+    for name, threshold in (("all", "0"), ("more", "web=1.0, synthetic=0"), ("none", "1.0")):
+        manifests[name] = choose_without_pictures(folder, "first", name, threshold)
+    assert sum(shard.samples for shard in manifests["all"].shards) == 24
+    assert manifests["all"].counts["web.kept"] == manifests["all"].counts["synthetic.kept"] == 24
+    assert manifests["more"].counts["web.kept"] == 0 < manifests["more"].counts["synthetic.kept"]
+    assert manifests["none"].shards == ()
+    assert manifests["none"].counts["images.kept"] == 0
+    same = choose_without_pictures(folder, "none", "same", "0.5")
+    assert same == Manifest.load(first / "web.json")
     assert {path: path.stat().st_mtime_ns for path in folder.glob("store/capfilt/*/data/*")} == before
-    for wrong in ("high", "web=high", "wbe=0.5", "1.5"):
-        with pytest.raises(ConfigError, match=r"must be a number from 0 to 1|wbe|less than or equal to 1"):
-            rethreshold(str(folder / "out"), str(folder / "x"), wrong)
-    with pytest.raises(ConfigError, match=r"'stream.seed=1'.*only the selection can change"):
-        rethreshold(str(folder / "out"), str(folder / "x"), overrides=["stream.seed=1"])
+
+
+def choose_without_pictures(folder: Path, data: str, out: str, threshold: str) -> Manifest:
+    """Selects where the shards are out of reach, as pictures for the report alone are read from them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blip.runs.select.Figures.pictures", lambda _: [])
+        choose(folder, data=data, out=out, threshold=threshold)
+    return Manifest.load(folder / out / "web.json")
+
+
+def test_a_threshold_changes_what_it_names_and_nothing_else(folder: Path):
+    rule = "rule={type: matched, web: 0.4, synthetic: 0.9, origins: {laion: {web: 0.8, synthetic: 0.7}}}"
+    run(folder, selection=(rule, "repeats=50"), out="first")
+    choose(folder, data="first", out="second", threshold="web=0.95")
+    found = Manifest.load(folder / "second" / "web.json").meta["selection"]
+    assert found["rule"] == {"type": "matched", "web": 0.95, "synthetic": 0.9, "origins": {"laion": {"web": 0.8, "synthetic": 0.7}}}
+    assert found["repeats"] == 50
+    choose(folder, "rule.synthetic=0.1", data="second", out="third")
+    found = Manifest.load(folder / "third" / "web.json").meta["selection"]
+    assert (found["rule"]["web"], found["rule"]["synthetic"], found["repeats"]) == (0.95, 0.1, 50)
+    assert found["rule"]["origins"]["laion"]["web"] == 0.8
+
+
+@pytest.mark.parametrize("wrong", ["high", "web=high", "wbe=0.5", "1.5", "nan", "web=-0.1", "web=0.5,web=0.6", "web=0.5,", "type=0.5"])
+def test_a_threshold_that_is_none_is_one_line(folder: Path, wrong: str):
+    score(folder)
+    with pytest.raises(ConfigError, match=r"^threshold '.*(must be a number from 0 to 1|must be web or synthetic)") as error:
+        choose(folder, threshold=wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_a_rule_without_thresholds_needs_both(folder: Path):
+    score(folder)
+    choose(folder, "rule={type: best}", out="best")
+    with pytest.raises(ConfigError, match="name both web and synthetic"):
+        choose(folder, data="best", threshold="web=0.5")
+    choose(folder, data="best", out="both", threshold="0.3")
+    assert Manifest.load(folder / "both" / "web.json").meta["selection"]["rule"]["web"] == 0.3
+
+
+def test_another_selection_asks_no_worker(folder: Path):
+    score(folder)
+    score(folder, out="again", workers=nowhere)
+    one, other = choose(folder, "rule.web=0.7", out="one"), choose(folder, data="again", out="other", threshold="web=0.7")
+    assert one["counts"] == other["counts"]
+    assert (folder / "one" / "web.json").read_bytes() == (folder / "other" / "web.json").read_bytes()
+
+
+def test_nothing_of_the_input_is_copied_and_names_do_not_grow(folder: Path):
+    run(folder, out="first")
+    run(folder, out="second", data=folder / "first")
+    original = Manifest.load(folder / "data" / "web.json")
+    names = {shard.name for shard in original.shards}
+    assert not list(folder.glob("store/capfilt/**/*.tar"))
+    for out in ("first", "second"):
+        manifest = Manifest.load(folder / out / "web.json")
+        assert manifest.root == original.root
+        assert {shard.name for shard in manifest.shards} <= names
+    largest = sum(path.stat().st_size for path in folder.glob("store/capfilt/**/*.parquet"))
+    assert largest < 2 * sum(shard.bytes for shard in original.shards)
+
+
+def test_capfilt_over_what_was_kept_sees_what_was_kept(folder: Path):
+    run(folder, out="first")
+    first = Manifest.load(folder / "first" / "web.json")
+    kept = {key: sample.texts for key, sample in read(first).items()}
+    assert len(kept) < 24
+    second = run(folder, out="second", data=folder / "first", selection=("rule={type: matched, web: 0, synthetic: 0}",))
+    assert second["counts"]["images"] == len(kept)
+    assert second["counts"]["web"] == sum(map(len, kept.values()))
+    found = read(Manifest.load(folder / "second" / "web.json"))
+    assert {key: sample.texts[:-1] for key, sample in found.items()} == kept  # and one synthetic text more each
+
+
+def test_what_was_altered_is_not_selected_from(folder: Path):
+    score(folder)
+    (home,) = (folder / "store" / "capfilt").iterdir()
+    table = next((home / "data").iterdir())
+    data = table.read_bytes()
+    table.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ShardError, match="were altered: their sha256 is"):
+        choose(folder)
+    table.unlink()
+    with pytest.raises(ShardError, match="are missing"):
+        choose(folder)
+    table.write_bytes(data)
+    choose(folder)
+    commit = next((home / "commit").rglob("*.json"))
+    commit.write_text(json.dumps({**json.loads(commit.read_text()), "sha256": "0" * 64}))
+    with pytest.raises(ShardError, match=r"commits of .* were altered"):
+        choose(folder)
+
+
+def test_an_altered_index_of_a_selection_is_not_learnt_from(folder: Path):
+    run(folder)
+    manifest = Manifest.load(folder / "out" / "web.json")
+    path = Path(manifest.shards[0].index_root, manifest.shards[0].index)
+    lines = path.read_text().splitlines()
+    assert len(lines) > 1
+    one, other = json.loads(lines[0]), json.loads(lines[1])
+    one[2], other[2] = other[2], one[2]
+    path.write_text("\n".join([json.dumps(one), json.dumps(other), *lines[2:]]) + "\n")
+    with pytest.raises(ShardError, match="altered"):
+        read(manifest)
+    with pytest.raises(ShardError, match="altered"):
+        score(folder, data=folder / "out", out="again")
+
+
+def test_mistakes_of_a_selection_are_named(folder: Path):
+    with pytest.raises(ConfigError, match=r"data .* has no scores\.json: name the folder that `blip capfilt` or `blip select` wrote$"):
+        choose(folder, data="data")
+    score(folder)
+    with pytest.raises(ConfigError, match="is the data folder itself"):
+        choose(folder, out="scored")
+    with pytest.raises(ConfigError, match="run `blip select` on it first"):
+        score(folder, data=folder / "scored", out="twice")
+    with pytest.raises(ConfigError, match="rul"):
+        choose(folder, "rul.web=0.5")
+    (folder / "scored" / "scores.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        choose(folder)
 
 
 def test_figures_know_the_truth_where_samples_tell_it(folder: Path):
     world = list(web(ShapesConfig(web=40, size=16)))
-    write_shards(world, folder / "shapes", "web", 20).save(folder / "data" / "web.json")
+    write_shards(world, folder / "shapes", "web", 20, meta={JUDGE: SHAPES}).save(folder / "data" / "web.json")
     figures, truth = run(folder), {sample.key: sample.meta["truth"] for sample in world}
     assert figures["noise"]["web"]["before"] == 0.5
     kept = [is_true(truth[s.key], s.texts[0]) for s in world if s.texts[0] in decided(folder).get(s.key, [])]
     assert figures["capfilt"]["web"] == {"precision": np.mean(kept), "recall": sum(kept) / 20, "kept": len(kept) / 40}
     assert figures["noise"]["web"]["after"] == figures["capfilt"]["web"]["precision"]
     assert figures["scores"]["web"]["unknown"] == tuple([0] * 20)
+
+
+def test_a_field_of_the_web_that_is_called_truth_is_not_one(folder: Path):
+    odd = [
+        Sample(s.key, s.images, s.texts, {"truth": value}) for s, value in zip(samples(4), ("yes", {"ground": 3}, None, [1]), strict=True)
+    ]
+    write_shards(odd, folder / "odd", "web", 4).save(folder / "data" / "web.json")
+    assert run(folder)["noise"]["web"] == {"before": None, "after": None}
+    write_shards(odd, folder / "odd", "web", 4, meta={JUDGE: SHAPES}).save(folder / "data" / "web.json")
+    assert run(folder, out="judged")["noise"]["web"]["before"] is None
+    write_shards(odd, folder / "odd", "web", 4, meta={JUDGE: "nobody"}).save(folder / "data" / "web.json")
+    with pytest.raises(ConfigError, match="'nobody'"):
+        run(folder, out="unknown")
 
 
 def test_one_model_may_be_both(folder: Path):
@@ -229,7 +374,7 @@ def test_variants(folder: Path):
     filtered = run(folder, "variant=filter", out="filter-only", captioner=None)
     assert filtered["counts"]["synthetic"] == 0
     assert 0 < filtered["capfilt"]["web"]["kept"] < 1
-    ranked = run(folder, "selection.rule={type: best, keep: 2}", "stream.captions=3", out="ranked")
+    ranked = run(folder, "stream.captions=3", selection=("rule={type: best, keep: 2}",), out="ranked")
     assert ranked["counts"]["synthetic"] == 72
     assert all(len(sample.texts) == 2 for sample in read(Manifest.load(folder / "ranked" / "web.json")).values())
 
@@ -302,14 +447,22 @@ def test_mistakes_are_named_before_any_work(folder: Path):
 
 
 def test_a_job_is_the_same_as_long_as_its_output_is(folder: Path):
-    job = Job(config=CapFiltConfig(), input=Manifest.load(folder / "data" / "web.json"), captioner=None, filter=None)
+    job = CapFiltJob(config=CapFiltConfig(), input=Manifest.load(folder / "data" / "web.json"), models={})
 
     def changed(**config) -> str:
         return job.model_copy(update={"config": CapFiltConfig(**config)}).identity
 
     assert changed(workers=7, threads=3, report=9, lost=0.5) == job.identity
     assert changed(variant="filter") != job.identity
-    assert job.model_copy(update={"revision": "next"}).identity != job.identity
+    assert changed(skip=("small",)) != job.identity
+    assert job.model_copy(update={"revision": "next"}).identity == job.identity
+    later = job.input.model_copy(update={"revision": "next", "root": "elsewhere"})
+    assert job.model_copy(update={"input": later}).identity == job.identity
+    fewer = job.input.model_copy(update={"shards": job.input.shards[1:]})
+    assert job.model_copy(update={"input": fewer}).identity != job.identity
+    shard = job.input.shards[0].model_copy(update={"index": "some", "index_sha256": "1" * 64})
+    chosen = job.input.model_copy(update={"shards": (shard, *job.input.shards[1:])})
+    assert job.model_copy(update={"input": chosen}).identity != job.identity
 
 
 @pytest.mark.parametrize("preset", presets())

@@ -19,7 +19,7 @@ def row(image: str, source: str, match: float | None = None, number: int = 0, **
 
 
 def chosen(rows: list[dict], judged: bool = True, **cfg) -> Selection:
-    return select(pa.Table.from_pylist(rows, schema=SCHEMA), SelectionConfig(**cfg), judged)
+    return select([pa.Table.from_pylist(rows, schema=SCHEMA)], SelectionConfig(**cfg), judged)
 
 
 def reasons(selection: Selection) -> list[str]:
@@ -84,7 +84,7 @@ def test_near_duplicates():
     rows = [row("a", "web", 0.9, phash=0b11111), row("b", "web", 0.9, phash=0b11000), row("c", "web", 0.9, phash=1 << 63)]
     assert reasons(chosen(rows, drop=("near_duplicate",), near=3)) == ["", "near_duplicate", ""]
     assert reasons(chosen(rows, drop=("near_duplicate",), near=2)) == ["", "", ""]
-    assert chosen(rows, near=3).counts["found.near_duplicate"] == 1
+    assert chosen(rows, drop=("near_duplicate",), near=3).counts["found.near_duplicate"] == 1
 
 
 @pytest.mark.parametrize("bits", [0, 1, 3])

@@ -75,9 +75,9 @@ def finished(tmp_path_factory) -> tuple[Run, str, str]:
 def test_a_killed_step_is_named_and_the_next_run_goes_on_after_the_last_that_finished(finished):
     _, killed, said = finished
     assert "pretrain failed: ended by SIGKILL" in killed
-    assert "[ 2/11] ingest" in said
+    assert "[ 2/12] ingest" in said
     assert [line for line in said.splitlines() if "done before" in line] == [line for line in said.splitlines() if "] ingest" in line]
-    assert said.count("✓") == 10
+    assert said.count("✓") == 11
 
 
 def test_a_killed_training_ends_as_one_that_was_left_alone(finished, tmp_path):
@@ -116,7 +116,7 @@ def test_a_finished_run_repeats_from_the_cache_and_shows_its_table_again(finishe
     code, said = run.finish()
     assert code == 0
     assert time.monotonic() - began < 30
-    assert said.count("done before") == 10
+    assert said.count("done before") == 11
     table = said.splitlines()[12:]
     assert table == first.splitlines()[-len(table) :]
     assert (run.root / "latest" / "summary.json").read_bytes() == before

@@ -31,7 +31,8 @@ blip ingest shapes --preset shapes --out data --store store --set data.world.gol
 blip train pretrain --preset shapes --data data --store store --out model --set epochs=1
 blip train captioner --preset shapes --data data --init model --store store --out captioner --set epochs=1
 blip train filter --preset shapes --data data --init model --store store --out filter --set epochs=1
-blip capfilt --preset shapes --data data --captioner captioner --filter filter --store store --out kept --set workers=1
+blip capfilt --preset shapes --data data --captioner captioner --filter filter --store store --out scored --set workers=1
+blip select --data scored --out kept
 blip evaluate --preset shapes --data kept --model model --out scores
 test -s kept/bootstrapped.json
 test -s scores/metrics.json

@@ -51,7 +51,7 @@ def test_both_pipelines_take_the_same_parameters_but_the_source():
 
 
 def test_the_description_numbers_every_step():
-    assert [step.number for step in steps(retrain)] == list(range(1, 13))
+    assert [step.number for step in steps(retrain)] == list(range(1, 14))
     assert [(step.name, step.purpose) for step in steps(retrain)[1:]] == [(step.name, step.purpose) for step in steps(bootstrap)]
 
 

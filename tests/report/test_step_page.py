@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from blip.data.datasets import shapes
+from blip.data.judge import JUDGE, SHAPES
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import samples, write_shards
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     gold = [*shapes.gold(WORLD)]
     gold[0] = Sample(gold[0].key, gold[0].images, ["<script>alert(1)</script>"], gold[0].meta)
     for split, made in (("gold", gold), ("web", shapes.web(WORLD)), ("test", shapes.test(WORLD))):
-        write_shards(made, tmp_path / "shards", split, 2).save(tmp_path / f"{split}.json")
+        write_shards(made, tmp_path / "shards", split, 2, meta={JUDGE: SHAPES}).save(tmp_path / f"{split}.json")
     return tmp_path
 
 

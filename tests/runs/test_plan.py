@@ -53,7 +53,7 @@ def test_every_stage_gets_its_own_settings_and_a_key():
 def test_a_setting_changes_the_key_of_its_own_stage_alone():
     shapes = keys(source="shapes")
     assert changed(shapes, keys(source="shapes")) == set()
-    assert changed(shapes, keys("capfilt.selection.rule.web=0.7", source="shapes")) == {"capfilt"}
+    assert changed(shapes, keys("select.rule.web=0.7", source="shapes")) == {"select"}
     assert changed(shapes, keys("pretrain.epochs=9", source="shapes")) == {"pretrain"}
 
 
