@@ -37,6 +37,10 @@ class Limits(Config):
     texts are."""
 
 
+BROKEN_ALONE = Limits(unusable=1, without_text=1)
+"""Whatever tars hold, they are taken if they can be read."""
+
+
 class Reading(Config):
     """What was learnt of a tar by reading it whole."""
 
@@ -58,7 +62,7 @@ def discover(
     memory: Store | None = None,
     known: Collection[str] = (),
     layout: Layout = Layout(),  # noqa: B008
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = BROKEN_ALONE,
 ) -> Manifest:
     """The manifest that `source` names: a manifest's file; a tar, or tars by pattern (`web/{00000..00041}.tar`, `web/*.tar`), folder or
     prefix; or several such places of tars.

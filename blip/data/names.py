@@ -10,7 +10,7 @@ from blip.data.tar import Member
 
 KEY = re.compile(r"(?:.*/)?[^/.]+")
 """A key that is safe to write: without a dot in its last part."""
-IMAGES = ("jpeg", "jpg", "png", "webp")
+IMAGES = ("jpeg", "jpg", "png", "webp", "avif", "bmp", "gif", "j2k", "jfif", "jp2", "pbm", "pgm", "ppm", "tif", "tiff")
 IMAGE = re.compile(rf"(?:\d{{1,9}}\.)?(?:{'|'.join(IMAGES)})")
 """An extension that holds an image: `png`, or `0.png`, `1.png` of several."""
 TEXTS = ("txt", "caption", "cap", "text")
@@ -97,10 +97,10 @@ def group(members: Iterable[Member], split: Split, rejected: Counter[str]) -> di
 
 
 def image_names(members: Iterable[str]) -> list[str]:
-    """The extensions that hold the images: one without a number, else those with numbers, `2.png` before `10.png`."""
-    names = sorted(filter(IMAGE.fullmatch, members))
-    single = [name for name in names if "." not in name]
-    return single[:1] or sorted(names, key=lambda name: int(name.partition(".")[0]))
+    """The extensions that hold the images: one without a number, the first of IMAGES, else those with numbers, `2.png` before `10.png`."""
+    names = list(filter(IMAGE.fullmatch, members))
+    single = sorted((name for name in names if "." not in name), key=IMAGES.index)
+    return single[:1] or sorted(names, key=lambda name: (int(name.partition(".")[0]), name))
 
 
 def parse(raw: str, rejected: Counter[str]) -> Name | None:

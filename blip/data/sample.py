@@ -82,7 +82,7 @@ class Sample:
     meta: dict[str, Any] = field(default_factory=dict)
     """Plain JSON values."""
     image_ext: str = "png"
-    """`png`, `jpg` or `webp`; the same for all images."""
+    """Such as `png`; the same for all images."""
     text_fault: str = field(default="", compare=False)
     """Why a text that came with the sample cannot be read; empty where it can, and where none came."""
     shard: str = field(default="", compare=False)

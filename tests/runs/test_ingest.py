@@ -9,7 +9,7 @@ import pytest
 from tiny_models import picture
 
 from blip.config import ConfigError
-from blip.data.discover import discover
+from blip.data.discover import Limits, discover
 from blip.data.manifest import Layout, Manifest
 from blip.data.shards import ShardError, samples
 from blip.data.sources import find
@@ -144,7 +144,7 @@ def test_a_setting_says_where_captions_are(tmp_path: Path):
 def test_a_tar_of_which_most_is_of_no_use_ends_the_ingestion(tmp_path: Path):
     tar(tmp_path / "web" / "0.tar", *pairs(2), *[(f"{i}.mp4", b"film") for i in range(9)])
     with pytest.raises(ShardError, match=r"0\.tar: 9 \(no image\) and 2 samples: too little can be used; see data\.keys"):
-        discover(tmp_path / "web")
+        discover(tmp_path / "web", limits=Limits())
 
 
 def test_what_was_read_with_other_settings_is_read_again(tmp_path: Path):
