@@ -95,10 +95,12 @@ def train(
     figures: Figures = None,
 ) -> None:
     """Train one stage; a run that was stopped goes on from its newest checkpoint."""
+    from blip.distributed import finish
     from blip.runs.train import train
 
     places = str(data), str(out), text(init)
     tell(train(stage, a_preset(preset), overrides, store, revision, *places, processes=processes, profile=text(profile)), figures)
+    finish()
 
 
 @app.command()

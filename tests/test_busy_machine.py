@@ -9,7 +9,9 @@ ASK = "import blip, os, subprocess, sys; print(os.environ['GOMP_SPINCOUNT'], 'to
 
 def answer(**environment: str) -> str:
     given = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    return subprocess.run([sys.executable, "-c", ASK], env={**given, **environment}, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", ASK], env={**given, **environment}, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_threads_do_not_spin_long_for_one_another_unless_told_to():

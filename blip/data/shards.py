@@ -3,7 +3,6 @@
 import logging
 import os
 import tarfile
-import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ from blip.data.manifest import Layout, Manifest, Shard
 from blip.data.names import KEY, Members
 from blip.data.sample import BadSample, Rejected, Sample, one_sample, too_many
 from blip.digest import file_digest
-from blip.storage import MissingKeyError, Store, StoreError, open_store
+from blip.storage import MissingKeyError, Store, StoreError, open_store, scratch
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +65,8 @@ def write_shards(
 
 def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
     """Writes one tar and its index. Its name ends in its digest: two attempts at the same work write the same object, others another."""
-    with tempfile.TemporaryDirectory(prefix="blip-") as folder:
-        path = Path(folder) / "shard.tar"
+    with scratch("shard") as folder:
+        path = folder / "shard.tar"
         seen = set()
         with path.open("wb") as f, TarWriter(f, encoder=False, mtime=0, format="PAX_FORMAT") as tar:
             for sample in samples:
@@ -278,8 +277,8 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
             raise MissingKeyError(f"{store.uri}/{key} does not exist")
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="blip-") as folder:
-        path = Path(folder) / "object"
+    with scratch("copy") as folder:
+        path = folder / "object"
         store.fetch(key, path)
         yield path
 

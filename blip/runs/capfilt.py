@@ -57,6 +57,7 @@ def capfilt(
     budget = open_budget(cfg.max_gpu_hours, store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
     home = job.home(root)
+    home.sweep()  # what workers that were killed left
     job.save(home)
     parents = {"data": job.input.digest, **job.digests}
     inputs = [DataInput(cfg.source, job.input.digest, job.input.root, "capfilt", job.input.samples)]

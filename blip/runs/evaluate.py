@@ -58,6 +58,7 @@ def evaluate(
     budget = open_budget(cfg.max_gpu_hours, store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
     home = job.home(root)
+    home.sweep()  # what workers that were killed left
     job.save(home)
     tasks = load_tasks(cfg, model)
     total = sum(job.quotas.values()) * sum(1 + task.needs_rerank for task in tasks.values())

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 
 from blip.config import Config, ConfigError
 from blip.digest import folder_digest, value_digest
 from blip.models.weights.files import SUFFIXES, WEIGHTS, tensors_digest
-from blip.storage import FolderStore, Store, check, open_store
+from blip.storage import FolderStore, Store, check, open_store, scratch
 
 LEFT_BEHIND = "training_state.safetensors"
 """What a model folder may hold that only its own training needs."""
@@ -53,12 +52,12 @@ class ModelSource(Config):
         if isinstance(store, FolderStore):
             yield store.folder
             return
-        with TemporaryDirectory(prefix="blip-") as folder:
+        with scratch("model") as folder:
             for key in self.files or store.list():
-                path = Path(folder, check(key))
+                path = folder / check(key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 store.fetch(key, path)
-            yield Path(folder)
+            yield folder
 
 
 def model_digest(folder: Path) -> str:

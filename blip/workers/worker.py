@@ -9,14 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
 from blip.data.manifest import Shard
 from blip.data.shards import ShardError, local_copy, missing, verify
 from blip.digest import file_digest
-from blip.storage import MissingKeyError, Store, StoreError
+from blip.storage import MissingKeyError, Store, StoreError, scratch
 from blip.workers.queue import Lease, ShardQueue, dump
 
 log = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ class Worker:
     def fetch(self, lease: Lease) -> Work | None:
         shard = self.shards[lease.shard]
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="blip-")))
+            folder = stack.enter_context(scratch("shard"))
             work = Work(lease, shard, folder, folder, stack)
             self.held[lease.shard] = work  # from here on its lease is renewed
             uri = f"{self.source.uri}/{shard.name}"

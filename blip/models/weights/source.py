@@ -1,7 +1,6 @@
 """Where weights come from: a path, a store's URI, or a name on the Hugging Face hub."""
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from blip.models.weights.files import INDEX, SUFFIXES, WEIGHTS, WeightsError, first_line, parts_of
-from blip.storage import StoreError, locate, open_store
+from blip.storage import StoreError, locate, open_store, scratch
 
 SIDE_FILE = "training_state.safetensors"
 """What training needs beyond the model, beside its weights: temperature, teacher, queue."""
@@ -25,8 +24,8 @@ def fetched(source: str) -> Iterator[Path]:
     and StoreError where a store or the hub fails, so that trying again can help.
     """
     if "://" in source:
-        with tempfile.TemporaryDirectory() as folder:
-            yield from_store(source, Path(folder))
+        with scratch("weights") as folder:
+            yield from_store(source, folder)
     elif Path(source).exists():
         yield Path(source)
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith(".") and Path(source).suffix not in SUFFIXES:
