@@ -60,8 +60,10 @@ class Caption(Config):
 class Summary(Config):
     noise: Noise
     capfilt: CapFilt
-    retrieval: Change[Retrieval]
-    caption: Change[Caption]
+    retrieval: Change[Retrieval] | None
+    """None where the evaluation left it out."""
+    caption: Change[Caption] | None
+    """None where the evaluation left it out."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """Of each step, and `total`."""
     registered: bool
@@ -101,16 +103,18 @@ def rows(summary: Summary) -> list[Row]:
         row("True texts", "web", noise.web.before, noise.web.after, 100, "%"),
         row("True texts", "synthetic", noise.synthetic.before, noise.synthetic.after, 100, "%"),
     ]
-    for group, prefix in (("Text retrieval", "tr"), ("Image retrieval", "ir")):
-        for k in (1, 5, 10):
-            before, after = (getattr(side, f"{prefix}{k}") for side in (retrieval.before, retrieval.after))
-            found.append(row(group, f"R@{k}", before, after, 1, "%"))
-    return [
-        *found,
-        row("Captions", "true", caption.before.true, caption.after.true, 100, "%"),
-        row("Captions", "CIDEr", caption.before.cider, caption.after.cider),
-        row("Captions", "BLEU-4", caption.before.bleu4, caption.after.bleu4),
-    ]
+    if retrieval:
+        for group, prefix in (("Text retrieval", "tr"), ("Image retrieval", "ir")):
+            for k in (1, 5, 10):
+                before, after = (getattr(side, f"{prefix}{k}") for side in (retrieval.before, retrieval.after))
+                found.append(row(group, f"R@{k}", before, after, 1, "%"))
+    if caption:
+        found += [
+            row("Captions", "true", caption.before.true, caption.after.true, 100, "%"),
+            row("Captions", "CIDEr", caption.before.cider, caption.after.cider),
+            row("Captions", "BLEU-4", caption.before.bleu4, caption.after.bleu4),
+        ]
+    return found
 
 
 def row(group: str, name: str, before: float | None, after: float | None, scale: float = 1, unit: str = "") -> Row:
@@ -134,16 +138,24 @@ def row(group: str, name: str, before: float | None, after: float | None, scale:
 
 def headline(summary: Summary) -> str:
     """What came of it, in one sentence that does not flatter."""
-    noise, before, after = summary.noise.web, summary.retrieval.before, summary.retrieval.after
-    verb = moved(before.tr1, after.tr1)
-    retrieval = f"text R@1 {verb} {before.tr1:.1f}% to {after.tr1:.1f}%" if verb else f"text R@1 stayed at {after.tr1:.1f}%"
+    noise = summary.noise.web
+    if summary.retrieval:
+        score = moved("text R@1", summary.retrieval.before.tr1, summary.retrieval.after.tr1, ".1f", "%")
+    elif summary.caption:
+        score = moved("CIDEr", summary.caption.before.cider, summary.caption.after.cider, ".3f")
+    else:
+        score = "no model was evaluated"
     if noise.before is None or noise.after is None:
-        return f"{retrieval[0].upper()}{retrieval[1:]}; {summary.capfilt.web.kept:.0%} of the web texts were kept."
-    return f"{noise.before:.0%} of the web texts were true, {noise.after:.0%} of those kept; {retrieval}."
+        return f"{score[0].upper()}{score[1:]}; {summary.capfilt.web.kept:.0%} of the web texts were kept."
+    return f"{noise.before:.0%} of the web texts were true, {noise.after:.0%} of those kept; {score}."
 
 
-def moved(before: float, after: float) -> str:
-    return "rose from" if after > before else "fell from" if after < before else ""
+def moved(name: str, before: float, after: float, digits: str, unit: str = "") -> str:
+    """How a score changed, in words."""
+    if before == after:
+        return f"{name} stayed at {after:{digits}}{unit}"
+    verb = "rose" if after > before else "fell"
+    return f"{name} {verb} from {before:{digits}}{unit} to {after:{digits}}{unit}"
 
 
 def table(summary: Summary) -> Group:

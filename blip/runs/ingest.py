@@ -101,7 +101,9 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     else:
         tokenizer = Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
     tokenizer.save(folder / "tokenizer")
-    figures = {split: {"samples": m.samples, "shards": len(m.shards), "counts": m.counts} for split, m in manifests.items()}
+    figures = {
+        split: {"samples": m.samples, "shards": len(m.shards), "counts": m.counts, "digest": m.digest} for split, m in manifests.items()
+    }
     log.info("ingested %s", json.dumps(figures))
     for split, manifest in manifests.items():
         if manifest.counts:

@@ -1,13 +1,14 @@
 """Plan: every stage's settings, checked before the first stage runs, and a key for each that says whether it must run again."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any
 
 from blip.config import Config, ConfigError
-from blip.data.discover import find
 from blip.data.manifest import Manifest
+from blip.data.sources import WILD, find
 from blip.digest import value_digest
 from blip.runs import stages
 from blip.runs.ingest import with_source
@@ -37,6 +38,7 @@ def plan(name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_
     ingest = [f"ingest.{override}" for override in with_source(source, stages.of("ingest", overrides))]
     others = [override for override in overrides if not override.startswith("ingest.")]
     configs: dict[str, Config | None] = {**stages.check(preset, [*ingest, *others]), "report": None}
+    gate_is_measured(configs["register"], configs["evaluate"])
     listings: dict[str, dict[str, str]] = {}
     found = {}
     for stage, config in configs.items():
@@ -49,6 +51,17 @@ def plan(name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_
         key = value_digest({"format": FORMATS[stage], "config": values, "seen": seen})
         found[stage] = [*(override for override in overrides if override.startswith(f"{stage}.")), f"key={key[:16]}"]
     return found
+
+
+def gate_is_measured(register: Config | None, evaluate: Config | None) -> None:
+    """Raises ConfigError where the gate asks for scores of a task that the evaluation leaves out."""
+    for metric in getattr(register, "gate", ()):
+        task = metric.partition(".")[0]
+        if getattr(evaluate, task, evaluate) is None:
+            raise ConfigError(
+                f"register.gate asks for {metric}, which evaluate.{task}=null leaves out: evaluate it, or set register.gate to other "
+                "scores, such as register.gate=[retrieval.mean]"
+            )
 
 
 def texts(values: Any, setting: str = "") -> Iterator[str]:
@@ -70,8 +83,8 @@ def listing(place: str) -> dict[str, str]:
     """
     if not is_place(place):
         return {}
-    if "{" in place or place.endswith(".tar"):
-        return find(place)[1]
+    if WILD.search(place) or "{" in place or place.endswith(".tar"):
+        return find([place])[1]
     below = open_store(place.rstrip("/") or "/").stamps()
     if below or place.endswith("/"):
         tars = {key: stamp for key, stamp in below.items() if key.endswith(".tar")}
@@ -85,7 +98,7 @@ def is_place(text: str) -> bool:
     """Whether something may lie where a text points; a word without a slash must be there to count."""
     if text.startswith(("s3://", "file://")):
         return True
-    fixed = text.partition("{")[0]
+    fixed = re.split(r"[{*?[]", text, maxsplit=1)[0]
     return os.path.exists(text) or ("/" in fixed and os.path.isdir(os.path.dirname(fixed) or "/"))
 
 

@@ -52,7 +52,7 @@ def register(name: str, preset: str, overrides: Sequence[str], revision: str, mo
         worse = not_finite(new, "") or not_finite(first, "the first model's ") or below(new, first, "the first model's")
         if holder and against and not worse:
             worse = beaten(new, against, f"champion's (version {holder.version})")
-        found: dict[str, Any] = {"registered": not worse, "version": None, "model": digest, "mlflow": run.url}
+        found: dict[str, Any] = {"registered": not worse, "version": None, "digest": digest, "mlflow": run.url}
         if worse:
             found["gate"] = f"not registered: {'; '.join(worse)}"
         else:

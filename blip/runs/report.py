@@ -1,11 +1,12 @@
 """Report: the figures of a whole bootstrap, gathered from its steps, on one page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from blip.config import Config
 from blip.data.judge import judge_of
 from blip.data.manifest import Manifest
 from blip.data.shards import samples
@@ -14,6 +15,8 @@ from blip.report.capfilt_figures import load_pictures, thumbnail
 from blip.report.summary import Caption, Change, Retrieval, Summary
 from blip.runs.evaluate import DESCRIBED
 from blip.runs.select import PICTURES
+
+C = TypeVar("C", bound=Config)
 
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ingest": ("read gold, web and test pairs into shards", ()),
@@ -62,20 +65,26 @@ def summarise(found: Mapping[str, Any]) -> Summary:
         {
             "noise": clean["noise"],
             "capfilt": clean["capfilt"],
-            "retrieval": Change[Retrieval](before=retrieval(before), after=retrieval(after)),
-            "caption": Change[Caption](before=caption(before), after=caption(after)),
+            "retrieval": change(retrieval, "retrieval", before, after),
+            "caption": change(caption, "captioning", before, after),
             "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
             "registered": found["register"]["registered"],
         }
     )
 
 
-def retrieval(figures: Mapping[str, Any]) -> Retrieval:
-    return Retrieval(**{name: figures["retrieval"][name] for name in Retrieval.model_fields})
+def change(read: Callable[[Mapping[str, float]], C], task: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change[C] | None:
+    """A task's scores of both models; None where an evaluation left the task out."""
+    if task not in before or task not in after:
+        return None
+    return Change(before=read(before[task]), after=read(after[task]))
 
 
-def caption(figures: Mapping[str, Any]) -> Caption:
-    scores = figures["captioning"]
+def retrieval(scores: Mapping[str, float]) -> Retrieval:
+    return Retrieval(**{name: scores[name] for name in Retrieval.model_fields})
+
+
+def caption(scores: Mapping[str, float]) -> Caption:
     return Caption(true=scores.get("true"), cider=scores["cider"], bleu4=scores["bleu4"])
 
 
@@ -102,8 +111,15 @@ def step(name: str, figures: Mapping[str, Any]) -> Step:
         curves=figures.get("curves", {}),
         params=figures.get("params", {}),
         alarms=alarms,
+        digest=made(figures),
         mlflow=figures.get("mlflow", ""),
     )
+
+
+def made(figures: Mapping[str, Any]) -> str:
+    """The digest of the model or the manifest that a step made, or of the manifest of each split."""
+    splits = {split: values["digest"] for split, values in figures.items() if isinstance(values, Mapping) and "digest" in values}
+    return ", ".join(f"{split} {digest}" for split, digest in splits.items()) or figures.get("digest", "")
 
 
 def described(data: str, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:

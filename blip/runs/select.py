@@ -74,7 +74,7 @@ def select(
             run.artifact(folder / file)
         if not manifest.samples:
             log.warning("no text of %d images is kept: see the counts in %s", found["counts"]["images"], folder / METRICS)
-        return {**found, "mlflow": run.url, "seconds": time.monotonic() - began}
+        return {**found, "digest": manifest.digest, "mlflow": run.url, "seconds": time.monotonic() - began}
 
 
 def settings(preset: str | None, overrides: Sequence[str], data: str, threshold: str) -> SelectionConfig:

@@ -48,7 +48,7 @@ from blip.training.meter import Meter, Profile
 from blip.training.optimizer import fit_warmup
 from blip.training.record import Record
 from blip.training.spending import stop_when_spent
-from blip.workers.model import RECORD
+from blip.workers.model import RECORD, model_digest
 
 INIT = ("vision", "text", "checkpoint")
 """The sources of initial weights; a run is known by their tensors, not by where they lie."""
@@ -150,6 +150,7 @@ def train(
             run.artifacts(out, "model")
         return {
             **record.figures(),
+            "digest": model_digest(Path(out)) if is_main() else "",
             "steps": steps,
             "rejected": record.rejected,
             "params": cfg.model_dump(mode="json"),

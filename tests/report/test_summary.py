@@ -66,3 +66,13 @@ def test_the_table_shows_figures_and_verdict(registered, verdict):
     assert "web          45%         93%      84%" in shown
     assert verdict in shown
     assert "6.5 minutes" in shown
+
+
+def test_a_task_that_was_left_out_has_no_rows_and_no_place_in_the_headline():
+    without = summary(retrieval=None)
+    assert not [row for row in rows(without) if "retrieval" in row.group]
+    assert headline(without).endswith("93% of those kept; CIDEr fell from 0.610 to 0.500.")
+    assert not [row for row in rows(summary(caption=None)) if row.group == "Captions"]
+    assert "text R@1 rose" in headline(summary(caption=None))
+    screen = Console(file=StringIO(), width=100)
+    screen.print(table(summary(caption=None)))

@@ -165,6 +165,14 @@ def test_a_bucket_that_does_not_answer_is_one_line(monkeypatch):
         ("blip", "shapes", "huge", [], 0, "preset 'huge' is neither"),
         ("blip", "shapes", "shapes", ["evaluate.taks=1"], 0, "unknown key taks"),
         ("blip", "shapes", "shapes", ["optimizer.lr=1"], 0, "must begin with its stage"),
+        (
+            "blip",
+            "shapes",
+            "shapes",
+            ["evaluate.captioning=null"],
+            0,
+            "register.gate asks for captioning.cider, which evaluate.captioning=null",
+        ),
         ("blip", "shapes", "shapes", [], -1.0, "max_gpu_hours=-1.0: must be a number of hours"),
         ("blip", "shapes", "shapes", [], float("nan"), "max_gpu_hours=nan"),
     ],
@@ -172,6 +180,10 @@ def test_a_bucket_that_does_not_answer_is_one_line(monkeypatch):
 def test_a_mistake_is_said_before_anything_runs(name, source, preset, overrides, hours, said):
     with pytest.raises(ConfigError, match=said):
         plan(name, source, preset, overrides, hours)
+
+
+def test_a_gate_may_ask_for_what_is_left():
+    assert plan("blip", "shapes", "shapes", ["evaluate.captioning=null", "register.gate=[retrieval.mean]"])
 
 
 def test_a_type_that_is_set_goes_before_the_source(tmp_path):
