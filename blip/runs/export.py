@@ -16,7 +16,7 @@ from blip.models.weights.files import write
 from blip.models.weights.source import SIDE_FILE
 from blip.runs.model_card import card
 from blip.tasks import training_state
-from blip.tasks.model_folder import TOKENIZER, load_task
+from blip.tasks.model_folder import TOKENIZER, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
 from blip.tasks.task import Task
@@ -37,7 +37,7 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
         case "official":
             return [write_official(task, task.model, Path(model), Path(out))]
         case "hf":
-            return write_transformers(task, task.model, Path(model), Path(out))
+            return write_transformers(task.model, Path(model), Path(out))
 
 
 def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Path:
@@ -76,7 +76,7 @@ def med_config(cfg: MEDConfig) -> dict[str, object]:
     }
 
 
-def write_transformers(task: Task, model: Exportable, source: Path, out: Path) -> list[Path]:
+def write_transformers(model: Exportable, source: Path, out: Path) -> list[Path]:
     """A folder for each class of transformers that the model's parts make up, with what `BlipProcessor` reads, and a model card.
 
     Where a text looks at an image (ITM, questions) it begins with [ENC], which transformers' classes leave to their caller: the tokenizer
@@ -94,7 +94,7 @@ def write_transformers(task: Task, model: Exportable, source: Path, out: Path) -
         BlipProcessor(images, tokenizer).save_pretrained(folder)
         images.save_pretrained(folder)  # versions before 5 look for it apart from the processor
         begins = ("[ENC]", model.cfg.tokens.enc) if looks else ("[CLS]", model.cfg.tokens.cls)
-        text = card(kind.__name__, task.cfg, *begins, model.cfg.tokens.cls)
+        text = card(kind.__name__, read_model_config(source).task, *begins, model.cfg.tokens.cls)
         (folder / "README.md").write_text(text, encoding="utf-8")
         if (source / SIDE_FILE).is_file():
             shutil.copy(source / SIDE_FILE, folder)
