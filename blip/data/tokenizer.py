@@ -23,7 +23,7 @@ BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BLIP = ("[DEC]", "[ENC]")
 """Start a text that is written, and a text that is read together with an image; the last two entries of the vocabulary, in this order."""
 ALPHABET = 1000
-"""Letters that a trained vocabulary holds, the most frequent; a word with another one is [UNK]."""
+"""Letters that a trained vocabulary holds, the most frequent, or a quarter of its size if that is more; a word with another is [UNK]."""
 
 
 class Tokenizer:
@@ -37,6 +37,8 @@ class Tokenizer:
         self.backend = backend
         vocab = backend.get_vocab()
         self.vocab_size = len(vocab)
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise ConfigError(f"{origin}: its {len(vocab)} tokens are not numbered from 0 on without gaps; copy it anew from where it came")
         self.pad, self.cls, self.sep, self.dec, self.enc = (vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", *BLIP))
         backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls), ("[SEP]", self.sep)]
@@ -48,24 +50,24 @@ class Tokenizer:
         path = Path(path)
         vocab = path if path.is_file() else path / "vocab.txt"
         if (path / "tokenizer.json").is_file():
-            backend = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
-            backend.no_truncation()
-            backend.no_padding()
+            backend = read_json(path / "tokenizer.json")
         elif vocab.is_file():
-            tokens = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-            backend = wordpiece({token: i for i, token in enumerate(tokens)})
+            backend = wordpiece(read_vocab(vocab), keeps_marks(path / "tokenizer_config.json"))
         else:
             raise ConfigError(f"tokenizer {path}: neither a vocab.txt nor a folder with tokenizer.json or vocab.txt")
         return cls(backend, f"tokenizer {path}")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
-        """Learns a vocabulary of at most `vocab_size` entries from texts, all special tokens counted; the same from the same texts."""
+        """Learns a vocabulary of at most `vocab_size` entries from texts, all special tokens counted; the same from the same texts.
+
+        Accents stay, for in other scripts they are vowels; BERT's own vocabularies have none.
+        """
         texts = list(texts)
-        backend = wordpiece({})
+        backend = wordpiece({}, marks=True)
         assert backend.normalizer is not None
         letters = Counter(c for text in texts for c in sorted(set(backend.normalizer.normalize_str(text))) if not c.isspace())
-        alphabet = sorted(letter for letter, _ in letters.most_common(ALPHABET))
+        alphabet = sorted(letter for letter, _ in letters.most_common(max(ALPHABET, vocab_size // 4)))
         # The trainer numbers letters inside words in no certain order, and breaks ties by number; so they are given to it as known.
         known = [*BERT, *alphabet, *("##" + letter for letter in alphabet)]
         size = vocab_size - len(BLIP)
@@ -77,7 +79,7 @@ class Tokenizer:
             )
         trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=known, limit_alphabet=0, show_progress=False)
         backend.train_from_iterator(texts, trainer)
-        return cls(wordpiece(backend.get_vocab()))
+        return cls(wordpiece(backend.get_vocab(), marks=True))
 
     def save(self, path: str | Path) -> None:
         """Writes a folder that `from_folder` and transformers' tokenizer classes read."""
@@ -88,6 +90,8 @@ class Tokenizer:
         self.backend.save(str(folder / "tokenizer.json"))
         self.backend.model.save(str(folder))
         settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]}
+        if getattr(self.backend.normalizer, "strip_accents", None) is False:
+            settings["strip_accents"] = False
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
     def encode(self, texts: Sequence[str], max_length: int, pad_to: Literal["longest", "max"] = "longest") -> Tokens:
@@ -102,15 +106,62 @@ class Tokenizer:
             mask[row, : len(encoding)] = True
         return Tokens(ids, mask)
 
+    def unknown(self, texts: Iterable[str]) -> float:
+        """The share of tokens, from 0 to 1, that are [UNK] in texts; special tokens do not count."""
+        self.backend.no_truncation()
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        unk = self.backend.get_vocab()["[UNK]"]
+        tokens = sum(len(encoding) for encoding in encodings)
+        return sum(encoding.ids.count(unk) for encoding in encodings) / max(tokens, 1)
+
     def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """Texts of rows of ids `(B, L)`, or of rows of different lengths; special tokens are left out, marks join their words."""
         return [join_marks(text) for text in self.backend.decode_batch([list(map(int, row)) for row in ids])]
 
 
-def wordpiece(vocab: dict[str, int]) -> tokenizers.Tokenizer:
-    """BERT's lower-case tokenizer of a vocabulary."""
+def read_json(path: Path) -> tokenizers.Tokenizer:
+    """A `tokenizer.json`. Raises ConfigError for what is none."""
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode("a \u4e00")
+    except BaseException as e:  # the library raises Exception itself, and panics of its Rust are not even that
+        if isinstance(e, KeyboardInterrupt | SystemExit):
+            raise
+        said = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ConfigError(f"tokenizer {path}: cannot be read ({said[:200]}); copy it anew from where it came") from None
+    return backend
+
+
+def read_vocab(path: Path) -> dict[str, int]:
+    """The numbers of the tokens in a `vocab.txt`. Raises ConfigError where it is none."""
+    try:
+        tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"tokenizer {path}: is not UTF-8 ({e.reason} at byte {e.start}); a vocabulary has a token a line") from None
+    if twice := [token for token, count in Counter(tokens).items() if count > 1]:
+        raise ConfigError(
+            f"tokenizer {path}: has {len(twice)} tokens more than once, among them {twice[0]!r}: a vocabulary has each in one line"
+        )
+    return {token: i for i, token in enumerate(tokens)}
+
+
+def keeps_marks(path: Path) -> bool:
+    """Whether a `tokenizer_config.json` says that accents stay. Raises ConfigError for what is none."""
+    if not path.is_file():
+        return False
+    try:
+        settings = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as e:
+        raise ConfigError(f"tokenizer {path}: is no JSON ({e})") from None
+    return isinstance(settings, dict) and settings.get("strip_accents") is False
+
+
+def wordpiece(vocab: dict[str, int], marks: bool = False) -> tokenizers.Tokenizer:
+    """BERT's lower-case tokenizer of a vocabulary, which strips letters of their accents unless `marks` stay."""
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False if marks else None)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     return backend

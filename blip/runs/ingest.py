@@ -4,6 +4,7 @@ import difflib
 import json
 import time
 from collections.abc import Collection, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, assert_never
 
@@ -101,6 +102,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     else:
         tokenizer = Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
     tokenizer.save(folder / "tokenizer")
+    unknown = unknown_share(tokenizer, manifests["gold"], manifests["web"])
     figures = {
         split: {"samples": m.samples, "shards": len(m.shards), "counts": m.counts, "digest": m.digest} for split, m in manifests.items()
     }
@@ -108,7 +110,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     for split, manifest in manifests.items():
         if manifest.counts:
             log.warning("%s: %s samples; not used, or without a text: %s", split, f"{manifest.samples:,}", told(manifest.counts))
-    return {**figures, "vocabulary": tokenizer.vocab_size, "seconds": time.monotonic() - began}
+    return {**figures, "vocabulary": tokenizer.vocab_size, "unknown": unknown, "seconds": time.monotonic() - began}
 
 
 def with_source(source: str, overrides: Sequence[str]) -> list[str]:
@@ -145,6 +147,28 @@ def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision
             counted = (sample for sample in make(world) if not bar.advance())
             manifests[split] = write_shards(counted, f"{store}/{split}", split, per_shard, revision=revision, meta={JUDGE: SHAPES})
     return manifests
+
+
+LOOKED_AT = 1000
+"""Texts of a split in which words are counted that the tokenizer does not know."""
+
+MUCH = 0.02
+"""A share of unknown words that is worth a warning: BERT's vocabulary has 0.001 and less of English captions."""
+
+
+def unknown_share(tokenizer: Tokenizer, *manifests: Manifest) -> float:
+    """The share of tokens that are [UNK] in the first texts of some data sets; a large one is told, for models see nothing there."""
+    first = [text for manifest in manifests for text in islice(texts(manifest), LOOKED_AT)]
+    share = tokenizer.unknown(first)
+    if share > MUCH:
+        log.warning(
+            "%.0f%% of the tokens of %d texts are [UNK] to the tokenizer: name one of their languages (tokenizer=...), or train one with "
+            "more entries (no tokenizer, a larger vocab_size than %d)",
+            100 * share,
+            len(first),
+            tokenizer.vocab_size,
+        )
+    return share
 
 
 def texts(*manifests: Manifest):

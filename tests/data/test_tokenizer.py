@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertTokenizerFast
@@ -114,3 +115,76 @@ def test_errors_name_what_is_wrong(tmp_path):
         Tokenizer.from_folder(tmp_path)
     with pytest.raises(ConfigError, match="vocabulary of 10 is too small"):
         Tokenizer.train(TEXTS, 10)
+
+
+def test_a_trained_vocabulary_keeps_marks_that_are_vowels(tmp_path):
+    texts = ["สุนัขวิ่ง", "कुत्ता दौड़ रहा है", "naïve café", "straße"]
+    ours = Tokenizer.train(texts, 300)
+    ours.save(tmp_path)
+    ids = ours.encode(texts, 60).ids
+    assert ours.decode(ids) == texts
+    assert BertTokenizerFast.from_pretrained(tmp_path)(texts, padding=True)["input_ids"] == ids.tolist()
+    (tmp_path / "tokenizer.json").unlink()
+    assert Tokenizer.from_folder(tmp_path).encode(texts, 60).ids.equal(ids)
+
+
+def test_berts_own_vocabulary_has_no_accents(words):
+    assert words.encode(["a réd dog"], 9).ids.equal(words.encode(["a red dog"], 9).ids)
+
+
+def test_a_large_vocabulary_knows_the_letters_of_chinese():
+    letters = [chr(0x4E00 + i) for i in range(3000)]
+    texts = ["".join(letters[i : i + 30]) for i in range(0, 3000, 30)]
+    assert Tokenizer.train(texts, 30524).unknown(texts) == 0
+    assert Tokenizer.train(texts, 4000).unknown(texts) == pytest.approx(2 / 3)
+
+
+def test_the_share_of_unknown_words_is_counted(words):
+    assert words.unknown(["a red dog", "a dog"]) == 0
+    assert words.unknown(["a 狗", "[SEP]"]) == pytest.approx(1 / 3)
+    assert words.unknown([]) == 0
+    assert words.encode(["a red dog and a cat"], 4).ids.shape == (1, 4), "counting leaves nothing behind"
+
+
+def test_broken_files_are_one_line(tmp_path):
+    Tokenizer.train(TEXTS, 80).save(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+        path = tmp_path / name
+        if name == "vocab.txt":
+            (tmp_path / "tokenizer.json").unlink()
+        whole = path.read_bytes()
+        for trial in range(120):
+            data = bytearray(whole if trial % 3 else whole[: rng.integers(len(whole))])
+            for place in rng.integers(0, max(len(data), 1), 3):
+                data[place : place + 1] = bytes([rng.integers(256)])
+            path.write_bytes(data)
+            try:
+                Tokenizer.from_folder(tmp_path).encode(TEXTS, 12)
+            except ConfigError as error:
+                said = str(error)
+                assert str(tmp_path) in said and "\n" not in said, said  # noqa: PT018
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[PAD]\n\xff\xfe\n", "is not UTF-8"),
+        (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\na\n", "1 tokens more than once, among them 'a'"),
+        (b"", "lacks"),
+    ],
+)
+def test_a_vocabulary_that_is_none_is_refused(content, message, tmp_path):
+    (tmp_path / "vocab.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_a_vocabulary_with_gaps_is_refused(tmp_path):
+    Tokenizer.train(TEXTS, 80).save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["red"] = 500
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="not numbered from 0 on without gaps"):
+        Tokenizer.from_folder(tmp_path)
