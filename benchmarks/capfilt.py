@@ -1,8 +1,9 @@
-"""Images a second through CapFilt, and through transformers with the same weights: a nucleus-sampled caption and the match of two texts.
+"""Measures images per second of CapFilt, against transformers with the same weights.
 
-All read the same JPEGs. Ours is a shard from tar to tar, with ITC's similarity besides; theirs is `generate` and one call of the ITM
-model for each text. Weights are random, so no caption ends early and all have the same length. On a CPU processor time of one thread is
-measured, so that a busy machine does not matter; on a GPU time by the clock.
+For each image both sample a caption by nucleus sampling and match two texts; both read the same JPEGs. Ours processes
+a shard, and also computes ITC's similarity; transformers runs `generate`, and the ITM model once for each text. Weights
+are random, so no caption ends early and all have the same length. Times are CPU time of one thread, or wall-clock time
+on a GPU.
 `python benchmarks/capfilt.py [--preset base] [--images 8] [--batch 8] [--rounds 1]`
 """
 
@@ -47,12 +48,12 @@ PARTS = ("input", "encode", "decode", "filter")
 
 
 def main(
-    preset: str = typer.Option("base", help="Whose captioner and filter are built: base, large or shapes."),
-    images: int = typer.Option(8, help="Images of a turn."),
-    batch: int = typer.Option(8, help="Images that a model sees at a time."),
-    rounds: int = typer.Option(1, help="Turns of each way; the quickest counts."),
+    preset: str = typer.Option("base", help="Preset of captioner and filter: base, large or shapes."),
+    images: int = typer.Option(8, help="Images per round."),
+    batch: int = typer.Option(8, help="Images per batch."),
+    rounds: int = typer.Option(1, help="Rounds of each variant; the fastest is reported."),
 ) -> None:
-    """Prints images a second of each way, how often that is theirs, and where our time goes."""
+    """Prints images per second of each variant, and the parts of our time."""
     quiet()
     disable_progress_bar()
     torch.set_num_threads(1)
@@ -61,24 +62,26 @@ def main(
     captioner, text_filter = build(preset, tokenizer)
     size = captioner.model.cfg.vision.size
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "one CPU thread"
-    table = Table("way", "precision", "images/s", *PARTS, title=f"{preset} at {size} pixels, batch {batch}, {where}")
+    title = f"{preset} at {size} pixels, batch {batch}, {where}"
+    table = Table("variant", "precision", "images/s", *PARTS, title=title)
     with tempfile.TemporaryDirectory(prefix="blip-") as folder:
         export(captioner, text_filter, Path(folder))
         manifest = write_shards(samples, Path(folder, "web"), "web", images)
         for precision in PRECISIONS:
-            way = transformers(captioner, text_filter, samples, batch, precision, Path(folder))
-            table.add_row("transformers", precision, f"{images / quickest(way, rounds):.3g}")
-        for precision in PRECISIONS:  # the last one changes the models
+            variant = transformers(captioner, text_filter, samples, batch, precision, Path(folder))
+            table.add_row("transformers", precision, f"{images / fastest(variant, rounds):.3g}")
+        for precision in PRECISIONS:  # bfloat16 comes last: it converts the models
             tally: Counter[str] = Counter()
-            way = ours(captioner, text_filter, manifest, batch, precision, tally)
-            seconds = quickest(way, rounds)
+            variant = ours(captioner, text_filter, manifest, batch, precision, tally)
+            seconds = fastest(variant, rounds)
             whole = sum(tally[f"ns.{part}"] for part in PARTS)
-            table.add_row("blip.capfilt", precision, f"{images / seconds:.3g}", *(f"{tally[f'ns.{part}'] / whole:.0%}" for part in PARTS))
+            shares = [f"{tally[f'ns.{part}'] / whole:.0%}" for part in PARTS]
+            table.add_row("blip.capfilt", precision, f"{images / seconds:.3g}", *shares)
     Console(width=120).print(table)
 
 
 def build(preset: str, tokenizer: Tokenizer) -> tuple[Captioning, Retrieval]:
-    """Captioner and filter of a preset with random weights."""
+    """Returns captioner and filter of a preset with random weights."""
     torch.manual_seed(0)
     configs = [load(RunConfig, stage, preset).with_tokenizer(tokenizer) for stage in ("captioner", "filter")]
     models = [build_model(cfg.task, cfg.model) for cfg in configs]
@@ -90,7 +93,7 @@ def build(preset: str, tokenizer: Tokenizer) -> tuple[Captioning, Retrieval]:
 
 
 def large_tokenizer() -> Tokenizer:
-    """A vocabulary of BERT's size."""
+    """Returns a tokenizer with a vocabulary of BERT's size."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = [*BERT, *letters, *(f"##{letter}" for letter in letters)]
     with tempfile.TemporaryDirectory(prefix="blip-") as folder:
@@ -100,7 +103,7 @@ def large_tokenizer() -> Tokenizer:
 
 
 def photograph(seed: int) -> bytes:
-    """A JPEG of 640 x 480 pixels, about as hard to decode as a photograph."""
+    """Returns a JPEG of 640 x 480 pixels that takes about as long to decode as a photograph."""
     pixels = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     file = BytesIO()
     Image.fromarray(pixels).resize((640, 480)).save(file, "JPEG", quality=90)
@@ -110,12 +113,14 @@ def photograph(seed: int) -> bytes:
 def ours(
     captioner: Captioning, text_filter: Retrieval, manifest: Manifest, batch: int, precision: str, tally: Counter[str]
 ) -> Callable[[], object]:
+    """CapFilt over a shard, which is copied from its store."""
     stream = StreamConfig.model_validate({"batch": batch, "decoding": DECODING, "precision": precision})
-    bootstrap = ShardBootstrap(ShardConfig(stream=stream), captioner, text_filter, {}, threads=1)
+    bootstrap = ShardBootstrap(ShardConfig(stream=stream), captioner, text_filter, manifest.store, threads=1)
+    shard = manifest.shards[0]
 
     def run() -> None:
-        with tempfile.TemporaryDirectory(prefix="blip-") as out, local_copy(manifest.store, manifest.shards[0].name) as path:
-            bootstrap(path, Path(out), tally)
+        with tempfile.TemporaryDirectory(prefix="blip-") as out, local_copy(manifest.store, shard.name) as path:
+            bootstrap(shard, path, Path(out), tally)
 
     return run
 
@@ -128,6 +133,7 @@ def export(captioner: Captioning, text_filter: Retrieval, folder: Path) -> None:
 def transformers(
     captioner: Captioning, text_filter: Retrieval, samples: list[Sample], batch: int, precision: str, folder: Path
 ) -> Callable[[], object]:
+    """The same work by transformers' models and image processor."""
     dtype = getattr(torch, precision)
     writer = BlipForConditionalGeneration.from_pretrained(folder / "captioner", dtype=dtype).eval().to(device())  # pyright: ignore[reportArgumentType]
     judge = BlipForImageTextRetrieval.from_pretrained(folder / "filter", dtype=dtype).eval().to(device())  # pyright: ignore[reportArgumentType]
@@ -155,20 +161,21 @@ def transformers(
     return run
 
 
-def quickest(way: Callable[[], object], rounds: int) -> float:
-    way()  # what is made once is not counted
-    return min(timed(way) for _ in range(rounds))
+def fastest(variant: Callable[[], object], rounds: int) -> float:
+    """Returns the seconds of the fastest round, after one that warms up."""
+    variant()
+    return min(timed(variant) for _ in range(rounds))
 
 
-def timed(way: Callable[[], object]) -> float:
-    """Seconds: of the processor, or where there is a GPU of the clock."""
+def timed(variant: Callable[[], object]) -> float:
+    """Returns CPU seconds, or wall-clock seconds on a GPU."""
     if not torch.cuda.is_available():
         began = time.process_time()
-        way()
+        variant()
         return time.process_time() - began
     torch.cuda.synchronize()
     began = time.perf_counter()
-    way()
+    variant()
     torch.cuda.synchronize()
     return time.perf_counter() - began
 

@@ -1,7 +1,7 @@
-"""Images a second and core: the loader beside plain webdataset and beside samples that wait in memory.
+"""Measures images per second and core of the loader, against plain webdataset and against samples in memory.
 
-All three read the same pictures in one process, and decode, augment and stack them alike; they take turns, so that a busy machine is
-busy for all. `python benchmarks/loader.py`
+All variants read the same images in one process, and decode, augment and collate them in the same way. They alternate,
+so that other load on the machine affects all of them. `python benchmarks/loader.py`
 """
 
 import io
@@ -50,20 +50,21 @@ CASES = [
 ]
 
 
-def main(rounds: int = typer.Option(5, help="Rounds of each way; the median counts.")) -> None:
-    """Prints images a second and core of each way, and the loader's ratio to the other two."""
+def main(rounds: int = typer.Option(5, help="Rounds of each variant; the median is reported.")) -> None:
+    """Prints images per second and core of each variant, and the loader's ratio to the other two."""
     torch.set_num_threads(1)
-    table = Table("pictures", "loader", "webdataset", "memory", "loader / webdataset", "loader / memory")
+    table = Table("images", "loader", "webdataset", "memory", "loader / webdataset", "loader / memory")
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
             manifest = write_shards(pictures(case), folder, "pictures", case.samples // 8)
-            own, plain, memory = measure(ways(manifest, case), case.batches, rounds)
-        table.add_row(case.name, *(f"{rate:,.0f}" for rate in (own, plain, memory)), f"{own / plain:.2f}", f"{own / memory:.2f}")
+            own, plain, memory = measure(variants(manifest, case), case.batches, rounds)
+        rates = [f"{rate:,.0f}" for rate in (own, plain, memory)]
+        table.add_row(case.name, *rates, f"{own / plain:.2f}", f"{own / memory:.2f}")
     Console(width=130).print(table)
 
 
-def ways(manifest: Manifest, case: Case) -> list[Iterator[list | Batch]]:
-    """Endless batches by the loader, by webdataset, and from memory."""
+def variants(manifest: Manifest, case: Case) -> list[Iterator[list | Batch]]:
+    """Returns endless batches of the loader, of webdataset, and from memory."""
 
     def prepare(sample: Sample, rng: np.random.Generator) -> Any:
         if case.transform is None:
@@ -77,7 +78,9 @@ def ways(manifest: Manifest, case: Case) -> list[Iterator[list | Batch]]:
 
     def from_webdataset() -> Iterator[Any]:
         for row in plain:
-            yield prepare(Sample(row["__key__"], [row[case.extension]], [row["txt"].decode()]), generator(0, 0, row["__key__"]))
+            key = row["__key__"]
+            sample = Sample(key, [row[case.extension]], [row["txt"].decode()])
+            yield prepare(sample, generator(0, 0, key))
 
     def from_memory() -> Iterator[Any]:
         rng = np.random.default_rng(0)
@@ -95,7 +98,7 @@ def batched(examples: Iterator[Any], collate: Callable[[list], Any]) -> Iterator
 
 
 def measure(sources: list[Iterator[list | Batch]], batches: int, rounds: int) -> list[float]:
-    """The median rate of each source in images a second of processor time, after one batch to warm up."""
+    """Returns each source's median rate in images per second of CPU time, after a batch that warms up."""
     for source in sources:
         next(source)
     return np.median([[rate(source, batches) for source in sources] for _ in range(rounds)], axis=0).tolist()
@@ -108,7 +111,7 @@ def rate(source: Iterator[list | Batch], batches: int) -> float:
 
 
 def pictures(case: Case) -> Iterator[Sample]:
-    """Pictures of coarse random colours, about as hard to decode as photographs of their size."""
+    """Yields images of coarse random colours, which take about as long to decode as photographs of their size."""
     rng = np.random.default_rng(0)
     for i in range(case.samples):
         coarse = Image.fromarray(rng.integers(0, 256, (case.height // 8, case.width // 8, 3), dtype=np.uint8))

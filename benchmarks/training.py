@@ -1,7 +1,7 @@
-"""Time of a training step: the engine and its loop beside a plain PyTorch loop over the same model and batches, in one process.
+"""Measures the time of a training step: the engine and its loop against a plain PyTorch loop, in one process.
 
-All train the same model by the same fused AdamW with the gradient clipped; they take turns, so that a busy machine is busy for all.
-On a CPU processor time of one thread is measured, on a GPU time by the clock.
+All variants train the same model on the same batch with the same fused AdamW and gradient clipping. They alternate, so
+that other load on the machine affects all of them. Times are CPU time of one thread, or wall-clock time on a GPU.
 `python benchmarks/training.py [--preset shapes] [--stage pretrain] [--batch 64] [--precision bf16]`
 """
 
@@ -28,21 +28,21 @@ from blip.training.loop import fit
 from blip.training.meter import Meter
 from blip.training.optimizer import build_optimizer
 
-WORDS = ["a", "photo", "of", "the", "small", "large", "red", "green", "blue", "circle", "square", "left", "right", "above", "below"]
+WORDS = ["a", "photo", "of", "the", "small", "large", "red", "green", "blue", "circle", "square", "left", "right"]
 
-Way = Callable[[int], object]
-"""Makes so many steps."""
+Variant = Callable[[int], object]
+"""Runs a number of training steps."""
 
 
 def main(
-    preset: str = typer.Option("shapes", help="The preset whose task, model and optimizer are taken."),
-    stage: str = typer.Option("pretrain", help="The stage of it."),
-    batch: int = typer.Option(64, help="Images of a step."),
+    preset: str = typer.Option("shapes", help="Preset of the task, model and optimizer."),
+    stage: str = typer.Option("pretrain", help="Stage of the preset."),
+    batch: int = typer.Option(64, help="Images per step."),
     precision: str = typer.Option("auto", help="auto, fp32 or bf16."),
-    steps: int = typer.Option(10, help="Steps of a turn."),
-    rounds: int = typer.Option(7, help="Turns of each way; the median counts."),
+    steps: int = typer.Option(10, help="Steps per round."),
+    rounds: int = typer.Option(7, help="Rounds of each variant; the median is reported."),
 ) -> None:
-    """Prints milliseconds a step and images a second of each way, and its ratio to the plain loop."""
+    """Prints milliseconds per step and images per second of each variant, and its time relative to the plain loop."""
     torch.set_num_threads(1)
     cfg = load(RunConfig, stage, preset, [f"engine.precision={precision}"])
     tokenizer = Tokenizer.train([" ".join(WORDS)], vocab_size=200)
@@ -50,14 +50,13 @@ def main(
     torch.manual_seed(0)
     task = build_task(cfg.task, build_model(cfg.task, cfg.model), tokenizer)
     data = task.collate([example(i, cfg.transform.size) for i in range(batch)])
-    ways = {"plain PyTorch": plain(copy.deepcopy(task), data, cfg)}
+    variants = {"plain PyTorch": plain(copy.deepcopy(task), data, cfg)}
     for zero in (0, 1):
-        ways[f"engine, ZeRO {zero}"] = engine(copy.deepcopy(task), data, cfg, zero)
-    times = measure(ways, steps, rounds)
+        variants[f"engine, ZeRO {zero}"] = engine(copy.deepcopy(task), data, cfg, zero)
+    times = measure(variants, steps, rounds)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "one CPU thread"
-    table = Table(
-        "way", "ms a step", "images a second", "of the plain loop's time", title=f"{preset} {stage}, batch {batch}, {precision}; {where}"
-    )
+    title = f"{preset} {stage}, batch {batch}, {precision}; {where}"
+    table = Table("variant", "ms/step", "images/s", "time / plain loop's", title=title)
     for name, seconds in times.items():
         ratio = seconds / times["plain PyTorch"]
         table.add_row(name, f"{1000 * seconds:.1f}", f"{batch / seconds:,.0f}", f"{ratio:.3f}")
@@ -67,11 +66,12 @@ def main(
 def example(number: int, size: int) -> Example:
     draws = torch.Generator().manual_seed(number)
     words = [WORDS[i] for i in torch.randint(len(WORDS), (10,), generator=draws)]
-    return Example(str(number), torch.randint(256, (3, size, size), generator=draws, dtype=torch.uint8), [" ".join(words)])
+    image = torch.randint(256, (3, size, size), generator=draws, dtype=torch.uint8)
+    return Example(str(number), image, [" ".join(words)])
 
 
-def plain(task: Task, data: Batch, cfg: RunConfig) -> Way:
-    """What one would write without any of this."""
+def plain(task: Task, data: Batch, cfg: RunConfig) -> Variant:
+    """A minimal training loop in PyTorch, without the engine."""
     task.to(device()).train()
     optimizer = build_optimizer(task, cfg.optimizer)
     bf16 = cfg.engine.precision == "bf16" or (cfg.engine.precision == "auto" and device().type == "cuda")
@@ -91,8 +91,8 @@ def plain(task: Task, data: Batch, cfg: RunConfig) -> Way:
     return run
 
 
-def engine(task: Task, data: Batch, cfg: RunConfig, zero: int) -> Way:
-    """The engine in its loop, with the meter that a run has."""
+def engine(task: Task, data: Batch, cfg: RunConfig, zero: int) -> Variant:
+    """The engine and its loop, with the meter of a real run."""
     settings = EngineConfig.model_validate({"zero": zero, "precision": cfg.engine.precision})
     trained = Engine(task, settings, cfg.optimizer, cfg.schedule, steps=0, steps_per_epoch=100)
     meter = Meter(trained, lambda *_: None, every=10)
@@ -104,18 +104,18 @@ def engine(task: Task, data: Batch, cfg: RunConfig, zero: int) -> Way:
     return run
 
 
-def measure(ways: dict[str, Way], steps: int, rounds: int) -> dict[str, float]:
-    """Seconds a step of each way, the median over rounds in which the ways take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for name in [*ways, *list(ways) * rounds]:  # a first turn to warm up
+def measure(variants: dict[str, Variant], steps: int, rounds: int) -> dict[str, float]:
+    """Returns seconds per step of each variant, the median over rounds in which the variants alternate."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for name in [*variants, *list(variants) * rounds]:  # the first round warms up
         began = now()
-        ways[name](steps)
+        variants[name](steps)
         seconds[name].append((now() - began) / steps)
-    return {name: median(turns[1:]) for name, turns in seconds.items()}
+    return {name: median(times[1:]) for name, times in seconds.items()}
 
 
 def now() -> float:
-    """Seconds of the clock once the GPU is done, or of this process's work where there is none."""
+    """Returns wall-clock seconds after the GPU's work, or this process's CPU seconds without a GPU."""
     if not torch.cuda.is_available():
         return time.process_time()
     torch.cuda.synchronize()
