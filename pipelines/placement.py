@@ -5,13 +5,17 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from blip.launch import job
+
 POOL = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
 """Labels of the nodes that train; the default is what NVIDIA's device plugin writes on an A100. Values must be strings."""
 TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 """Taints that GPU steps put up with; a spot pool needs its own taint here and its own label in the pool."""
-SECRET, SECRETS = "blip", {"access-key": "AWS_ACCESS_KEY_ID", "secret-key": "AWS_SECRET_ACCESS_KEY"}
-"""Optional: with workload identity there is no such secret."""
-CONFIG_MAP, CONFIG = "blip", {"s3-endpoint": "AWS_ENDPOINT_URL", "s3-region": "AWS_REGION", "mlflow-tracking-uri": "MLFLOW_TRACKING_URI"}
+SECRET = CONFIG_MAP = "blip"
+"""What holds keys and settings; both are optional: with workload identity there is no such secret."""
+SECRETS = {key: variable for variable, key in job.SECRETS.items()}
+CONFIG = {key: variable for variable, key in job.SETTINGS.items()}
+"""The variables of a step, by the keys that hold them: those of the jobs that it starts."""
 SHARED_MEMORY = os.environ.get("BLIP_SHARED_MEMORY", "32Gi")
 """Size of /dev/shm, through which loader workers and NCCL pass data; it counts against the memory limit and is fixed when compiling."""
 
