@@ -6,16 +6,27 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any
 
+from blip.capfilt.job import CapFiltJob
 from blip.config import Config, ConfigError
 from blip.data.manifest import Manifest
 from blip.data.sources import WILD, find
 from blip.digest import value_digest
+from blip.evaluation.job import EvaluationJob
 from blip.runs import stages
 from blip.runs.ingest import with_source
 from blip.runs.register import check_name
 from blip.storage import locate, open_store
+from blip.training import engine
 
-FORMATS = {"ingest": 1, "pretrain": 1, "captioner": 1, "filter": 1, "capfilt": 2, "select": 1, "evaluate": 1, "register": 1, "report": 1}
+FORMATS = {
+    "ingest": 1,
+    **dict.fromkeys(("pretrain", "captioner", "filter"), engine.FORMAT),
+    "capfilt": CapFiltJob.FORMAT,
+    "select": 1,
+    "evaluate": EvaluationJob.FORMAT,
+    "register": 1,
+    "report": 1,
+}
 """A number for what each stage makes. Raise it when a change of the code changes that: a cache knows a stage by this number,
 by its settings and by what lies where they point, never by the code's revision."""
 
