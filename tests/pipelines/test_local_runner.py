@@ -295,6 +295,13 @@ def test_reason(log, code, expected):
     assert local.reason(log, code) == expected
 
 
+def test_a_step_finds_the_components_of_the_checkout_from_any_folder(go, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.chdir(tmp_path)
+    assert go(trouble="find")[1] == ""
+    assert (tmp_path / "found").read_text() == str(Path(__file__).parents[2] / "components")
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"), [(0.04, "0.0 s"), (41.3, "41 s"), (59.9, "1 min 00 s"), (125, "2 min 05 s"), (4320, "1 h 12 min")]
 )

@@ -50,6 +50,10 @@ def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset])
             (folder / "pids").write_text(str(os.getpid()))
             for _ in range(1000):
                 time.sleep(0.1)
+        case "find":
+            import components
+
+            (folder / "found").write_text(components.__path__[0])
     from blip.logs import progress
 
     with progress(20, "working") as bar:
