@@ -78,8 +78,9 @@ def run(
     try:
         outputs = local.run(pipeline, arguments, root.resolve(), console, repeated)
     except local.StepError as error:
-        console.print(f"[red]✗[/] {escape(str(error))}\n[dim]the same command goes on from there[/]")
-        raise SystemExit(1) from None
+        way_on = "correct the setting; what was done stays done" if error.is_mistake else "the same command goes on from there"
+        console.print(f"[red]✗[/] {escape(str(error))}\n[dim]{way_on}[/]")
+        raise SystemExit(MISTAKE if error.is_mistake else 1) from None
     except KeyboardInterrupt as error:
         console.print("[red]✗[/] stopped; nothing is left running\n[dim]the same command goes on from there[/]")
         raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None

@@ -48,6 +48,11 @@ Outputs = dict[str, Any]
 class StepError(RuntimeError):
     """A step failed; the message says which, why, and where its log is."""
 
+    @property
+    def is_mistake(self) -> bool:
+        """Whether the settings are wrong, so that the same command cannot succeed."""
+        return " failed: ConfigError: " in str(self).partition("\n")[0]
+
 
 class RootError(RuntimeError):
     """A run cannot work in its folder; the message names the folder, the reason and the way out."""

@@ -265,6 +265,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def test_a_wrong_setting_ends_with_the_code_for_mistakes(start, tmp_path):
+    run = start("--set", "trouble=mistake")
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 42, said
+    assert "double failed: ConfigError: epochs must be more than 0" in said
+    assert "correct the setting; what was done stays done" in said
+    assert count(tmp_path) == {"make": 1, "work": 1}
+
+
 def test_the_alarms_of_a_step_are_told_in_words(tmp_path):
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
     for figures, told in (({"alarms": [{"name": "itm_at_prior", "step": 40}]}, ["itm at prior at step 40"]), ({"steps": 3}, [])):

@@ -27,6 +27,10 @@ def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset])
     match (folder / "trouble").read_text() if (folder / "trouble").exists() else trouble:
         case "raise":
             raise ValueError(f"the word {text} is too long;\nuse a shorter one")
+        case "mistake":
+            from blip.config import ConfigError
+
+            raise ConfigError("epochs must be more than 0")
         case "kill":
             os.kill(os.getpid(), 9)
         case "exit":
