@@ -2,12 +2,15 @@
 
 import difflib
 import json
+import re
 import time
 from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, assert_never
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from pydantic import Field, model_validator
 
 from blip.config import Config, ConfigError, load
@@ -19,8 +22,10 @@ from blip.data.shards import samples, write_shards
 from blip.data.sources import find
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.logs import log, progress
-from blip.storage import Store, open_store, probe
+from blip.storage import Store, StoreError, open_store, probe
 
+WORDS = ("tokenizer.json", "vocab.txt")
+"""The files of a tokenizer."""
 SPLITS = ("gold", "web", "test")
 """Clean human pairs, noisy web pairs, and what the models are judged by."""
 
@@ -67,8 +72,8 @@ class IngestConfig(Config):
     per_shard: int = Field(default=1000, ge=1)
     """Samples of a shard."""
     tokenizer: str | None = None
-    """A folder or `vocab.txt`, such as that of `bert-base-uncased`; none trains one on the texts."""
-    vocab_size: int | None = Field(default=None, ge=16)
+    """A folder, a `vocab.txt`, or a name on Hugging Face's hub such as `bert-base-uncased`; none trains one on the texts."""
+    vocab_size: int | None = Field(default=None, ge=16, le=10_000_000)
     """Entries of a trained vocabulary at most, special tokens counted; none is 256 for the world of shapes, which has few words, and else
     30524, as many as BERT's has with BLIP's own."""
 
@@ -88,6 +93,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     probe(open_store(store), conditional=False)
+    words = Tokenizer.from_folder(fetched_words(cfg.tokenizer)) if cfg.tokenizer else None
     match cfg.data:
         case Shapes(world=world):
             manifests = make_shapes(world, store, cfg.per_shard, revision)
@@ -97,10 +103,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
             assert_never(cfg.data)
     for split, manifest in manifests.items():
         manifest.save(folder / f"{split}.json")
-    if cfg.tokenizer:
-        tokenizer = Tokenizer.from_folder(cfg.tokenizer)
-    else:
-        tokenizer = Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
+    tokenizer = words or Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
     tokenizer.save(folder / "tokenizer")
     unknown = unknown_share(tokenizer, manifests["gold"], manifests["web"])
     figures = {
@@ -131,7 +134,25 @@ def with_source(source: str, overrides: Sequence[str]) -> list[str]:
                 f"source {source!r} is not understood{near}: write shapes for the embedded world, or where web pairs lie ({e}), or tars, "
                 "with data.gold, data.web and data.test set to where they lie"
             ) from None
-    return ["data.type=tars", *overrides, f"data.web={json.dumps(source)}"]
+    return ["data.type=tars", *overrides, f"data.web={json.dumps(source, ensure_ascii=False)}"]
+
+
+def fetched_words(tokenizer: str) -> str:
+    """Returns the path of a tokenizer: itself, or what the hub or its cache has under this name.
+
+    Raises ConfigError where it is nowhere, StoreError where the hub does not answer, so that trying again can help.
+    """
+    if Path(tokenizer).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", tokenizer):
+        return tokenizer
+    try:
+        return snapshot_download(tokenizer, allow_patterns=list(WORDS))
+    except (OSError, ValueError) as error:
+        way_out = "name a folder or vocab.txt by tokenizer=PATH, or train one of your texts by tokenizer=null"
+        if isinstance(error, HfHubHTTPError) and error.response.status_code >= 500:
+            raise StoreError(f"tokenizer {tokenizer}: the hub does not answer; try again, or {way_out}") from None
+        raise ConfigError(
+            f"tokenizer {tokenizer}: no such file, and the hub does not give it ({type(error).__name__}); {way_out}"
+        ) from None
 
 
 def memory(store: str) -> Store:

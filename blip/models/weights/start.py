@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blip.config import Config
-from blip.models.weights.files import read
+from blip.models.weights.files import WeightsError, read
 from blip.models.weights.load import NOTHING, Allowed, Report, change, fill, load, recognised
 from blip.models.weights.names import bert, timm
 from blip.models.weights.source import fetched
@@ -72,6 +72,15 @@ def start_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, all
     names = {key: name for name, _ in model.named_parameters(remove_duplicate=False) for key in bert(name)}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     extended = {}
+    embedding = WORDS[0]
+    if embedding in tensors and embedding in names:
+        known, wanted = len(tensors[embedding]), len(parameters[names[embedding]])
+        if wanted not in (known, known + NEW_TOKENS):
+            raise WeightsError(
+                f"init.text {source} has {known} words, the data's tokenizer {wanted - NEW_TOKENS} and two of ours: {names[embedding]} "
+                f"{tuple(tensors[embedding].shape)} -> {tuple(parameters[names[embedding]].shape)}; "
+                f"ingest with tokenizer={source}, or start without its weights by init.text=null"
+            )
     for key in WORDS:
         if key in tensors and key in names and len(parameters[names[key]]) == len(tensors[key]) + NEW_TOKENS:
             parameter, known = parameters[names[key]].detach(), tensors[key]

@@ -1,0 +1,153 @@
+"""Every command of README.md and k8s/README.md: run on tiny data, or listed with the reason why it is not."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from threading import Thread
+
+import boto3
+import numpy as np
+import pytest
+import yaml
+from kubeflow import Kubeflow
+from PIL import Image
+
+from blip.runs.ingest import with_source
+from blip.runs.stages import check
+
+ROOT = Path(__file__).parents[2]
+NOT_RUN = {
+    "make run-pipeline     #": "tests/end_to_end runs it, in minutes",
+    "make test ": "it is this",
+    "make mlflow ": "a server that runs until it is stopped",
+    "make image ": "needs docker; tests/k8s/test_image.py builds the image where there is one",
+    "docker push ": "needs docker and a registry",
+    "kind ": "makes a cluster",
+    "gcloud ": "makes a cluster, for money",
+    "eksctl ": "makes a cluster, for money",
+    "aws ": "makes a bucket, for money",
+    "for kind in ": "makes node pools, for money",
+    "kubectl ": "needs a cluster; tests/k8s builds and checks all manifests, tests/cluster applies them to a real API server",
+    "export BLIP_IMAGE=": "names the image of a registry",
+    "export KFP_HOST=": "the tests have a server of their own",
+    "PIPELINES=": "versions for the kubectl commands that follow",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=": "needs MLflow's server on a cluster",
+}
+"""Commands that are not run, by how they begin, and why."""
+
+TINY = {
+    "extends": "shapes",
+    "pretrain, captioner, filter": {"epochs": 0.5, "loader": {"batch": 8}},
+    "capfilt": {"stream": {"batch": 8}, "workers": 1},
+}
+"""What stands for the preset of the README, whose models need GPUs and the hub."""
+
+
+COMMAND = re.compile(r"(make|blip|kubectl|kind|gcloud|eksctl|aws|docker|for|export|pip|python) +[-$\w]|\.venv/|[A-Z_]+=")
+
+
+def commands(path: Path) -> list[str]:
+    """The commands of a page's indented blocks, one a line however they are broken; lines of other kinds of text are left out."""
+    text = re.sub(r"\\\n\s+", "", path.read_text(encoding="utf-8"))
+    text = re.sub(r"^ +for .*?^ +done$", lambda loop: re.sub(r"\n\s+", " ", loop[0]), text, flags=re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
+    return [line for line in lines if COMMAND.match(line)]
+
+
+def is_run(command: str) -> bool:
+    return not any(command.startswith(beginning) for beginning in NOT_RUN)
+
+
+README, K8S = commands(ROOT / "README.md"), commands(ROOT / "k8s" / "README.md")
+VERBS = [command for command in README if command.startswith("blip ")]
+SUBMITTED = [command for command in README + K8S if is_run(command) and command not in VERBS]
+
+
+def test_the_pages_have_commands_and_each_reason_still_has_one():
+    assert len(VERBS) >= 7
+    assert len(SUBMITTED) >= 6
+    assert all(re.search(r"KFP_HOST=|pipelines submit", command) for command in SUBMITTED), SUBMITTED
+    unused = [beginning for beginning in NOT_RUN if not any(command.startswith(beginning) for command in README + K8S)]
+    assert unused == []
+
+
+def tar_of(first: int, count: int) -> bytes:
+    """A tar as img2dataset writes it: `000000012.jpg`, `.txt` and `.json`."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for number in range(first, first + count):
+            colour = np.random.default_rng(number).integers(0, 256, 3).tolist()
+            image = io.BytesIO()
+            Image.new("RGB", (64, 48), tuple(colour)).save(image, "JPEG")
+            text = f"a {['red', 'green', 'blue'][number % 3]} picture of number {number % 7}"
+            told = {
+                "key": f"{number:09d}",
+                "caption": text,
+                "url": f"http://a/{number}.jpg",
+                "width": 64,
+                "height": 48,
+                "status": "success",
+            }
+            for ending, data in (("jpg", image.getvalue()), ("txt", text.encode()), ("json", json.dumps(told).encode())):
+                member = tarfile.TarInfo(f"{number:09d}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+@pytest.mark.usefixtures("s3")
+def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bucket = boto3.resource("s3").create_bucket(Bucket="bucket")
+    tars = [("coco/00000.tar", 0, 16), ("val/00000.tar", 100, 6), *((f"web/{i:05d}.tar", 200 + 2 * i, 2) for i in range(42))]
+    for key, first, count in tars:
+        bucket.put_object(Key=key, Body=tar_of(first, count))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "blip").write_text(f'#!/bin/sh\nexec {sys.executable} -m blip.cli "$@"\n')
+    (tmp_path / "bin" / "blip").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("BLIP_TRACKING", "off")
+    monkeypatch.delenv("TMPDIR", raising=False)
+    try:
+        for command in VERBS:
+            # nothing else is changed: the preset of the page is as large as the paper's
+            tiny = command.replace("--preset base", "--preset base.yaml")
+            done = subprocess.run(["bash", "-c", tiny], cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{tiny}\n{done.stderr[-2000:]}"
+    finally:
+        bucket.objects.delete()
+        bucket.delete()
+    assert json.loads((tmp_path / "data" / "web.json").read_text())["shards"][41]["name"].endswith("00041.tar")
+    assert list((tmp_path / "exported").rglob("model.safetensors"))
+    assert (tmp_path / "stricter" / "bootstrapped.json").is_file()
+    assert (tmp_path / "scores" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("command", SUBMITTED)
+def test_what_is_submitted_is_taken_and_its_settings_are_sound(command: str, monkeypatch: pytest.MonkeyPatch):
+    server = Kubeflow()
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    for name in ("KFP_TOKEN", "KFP_NAMESPACE", "KFP_CONTEXT", "KFP_CA_FILE", "KUBERNETES_SERVICE_HOST", "KF_PIPELINES_SA_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KFP_HOST", server.uri)
+    venv = sys.prefix
+    here = re.sub(r"KFP_HOST=\S+", f"KFP_HOST={server.uri}", command).replace(".venv/bin/", f"{venv}/bin/")
+    here = re.sub(r"^make ", f"make VENV={venv} --old-file={venv}/.installed ", here)
+    try:
+        done = subprocess.run(["bash", "-c", here], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{here}\n{done.stderr[-2000:]}"
+        (made,) = server.runs + server.recurring
+    finally:
+        server.shutdown()
+        server.server_close()
+    given = made["runtime_config"]["parameters"]
+    source = [f"ingest.{override}" for override in with_source(given.get("source", "shapes"), [])]
+    own = given.get("overrides", [])
+    # retraining has no source: it looks where the settings say
+    check(given.get("preset", "shapes"), own if "schedule" in command else [*source, *own])
