@@ -64,7 +64,7 @@ class ToyTask(Task):
 
     def after_step(self) -> None:
         features, ids = (gather(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
-        self.queue.write(features, features, ids)
+        self.queue.enqueue(features, features, ids)
         self.pending.clear()
         self.follow()
 
