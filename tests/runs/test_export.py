@@ -221,7 +221,7 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
     for parameter in alignment.teacher.parameters():
         parameter.data.normal_()
     alignment.temperature.data.fill_(0.2)
-    alignment.queue.write(torch.randn(4, 8), torch.randn(4, 8), torch.tensor([7, 8, 9, 7]))
+    alignment.queue.enqueue(torch.randn(4, 8), torch.randn(4, 8), torch.tensor([7, 8, 9, 7]))
     training_state.save(alignment, source / SIDE_FILE)
     [official] = export(source, tmp_path / "official", "official")
     hf = export(source, tmp_path / "hf", "hf")[0]
