@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from blip.batch import Example
 from blip.budget import Budget, gpus_held
-from blip.data.images import decode
+from blip.data.images import MAX_PIXELS, MOST_PIXELS, decode
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import ShardError
 from blip.data.transforms import eval_transform
@@ -38,6 +38,8 @@ class EvaluateConfig(WorkConfig):
     """How images and texts are found; none leaves it out."""
     captioning: CaptioningConfig | None = CaptioningConfig()
     """How captions are written; none leaves it out."""
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
+    """An image of more is a bad sample; baseline JPEGs are reduced instead. Bounds memory: decoding takes up to 16 bytes a pixel."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
     @model_validator(mode="after")
@@ -91,7 +93,7 @@ def predict_all(
     budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{home.uri}/gpu-hours"), job.account, gpus_held())
     cfg, wanted, tally = job.config.evaluation, job.quotas, Counter[str]()
     shards = {shard.name: shard for shard in job.input.shards if shard.name in wanted}
-    prepare = partial(example, size=size)
+    prepare = partial(example, size=size, max_pixels=job.config.max_pixels)
 
     def run_pass(at: Store, task: Task, predict: Predict, before: Sequence[Sequence[Any]] = ()) -> None:
         offsets = dict(zip(wanted, accumulate(map(len, before), initial=0), strict=False))
@@ -140,9 +142,9 @@ def samples_done(job: EvaluationJob, home: Store, tasks: Mapping[str, Task]) -> 
     return sum(wanted[name] for part in done for name in part)
 
 
-def example(sample: Sample, size: int) -> Example:
+def example(sample: Sample, size: int, max_pixels: int = MAX_PIXELS) -> Example:
     """Returns a sample as evaluation needs it: its whole image and all its texts. Raises BadSample."""
     texts = [text for text in sample.texts if text.strip()]
     if not texts:
         raise BadSample("empty text")
-    return Example(sample.key, eval_transform(size)(decode(sample.images[0])), texts, sample.meta, sample.id)
+    return Example(sample.key, eval_transform(size)(decode(sample.images[0], max_pixels)), texts, sample.meta, sample.id)

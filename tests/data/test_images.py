@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
+from blip.capfilt.hygiene import HygieneConfig, inspect
 from blip.data.images import MAX_PIXELS, decode, decode_with_facts
-from blip.data.sample import BadSample
+from blip.data.sample import BadSample, Sample
+from blip.data.transforms import TransformConfig
+from blip.evaluation.job import EvaluateConfig, example
 
 RED, GREEN, BLUE, GREY, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (0, 0, 0), (255, 255, 255)
 BLOCK = 16
@@ -366,3 +369,14 @@ def test_cut_files_are_told_from_broken_ones():
         with pytest.raises(BadSample) as error:
             decode(encoded(noise, format)[:-200])
         assert str(error.value) == "image is cut short", format
+
+
+def test_every_path_knows_the_limit_of_pixels():
+    sample = Sample("a", [encoded(Image.fromarray(SCENE), "PNG")], ["a text"])
+    pixels = SCENE.shape[0] * SCENE.shape[1]
+    assert example(sample, 8, pixels).image.shape == (3, 8, 8)
+    with pytest.raises(BadSample, match="too many pixels"):
+        example(sample, 8, pixels - 1)
+    assert inspect(sample.images[0], HygieneConfig(max_pixels=pixels - 1))[0].faults == ["too_large"]
+    for kind in (EvaluateConfig, HygieneConfig, TransformConfig):
+        assert kind().max_pixels == MAX_PIXELS
