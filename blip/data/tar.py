@@ -1,6 +1,7 @@
 """The members of a tar that somebody else wrote: whatever stands there, one bad header costs one member."""
 
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from typing import BinaryIO, NamedTuple
 BLOCK = tarfile.BLOCKSIZE
 LARGEST_HEADER = 32 * 1024
 """Bytes of an extended header (long names, attributes) at most; tarfile would read any number, and search it in quadratic time."""
+DIGITS = re.compile(rb"\d{400}")
+"""More digits in a row than any header needs: the patterns that tarfile looks for take a time quadratic in their number."""
 STRIDE = 1 << 20
 """Bytes looked through at a time for the next header."""
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -33,7 +36,10 @@ class Headers:
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        return self.file.read(size)
+        data = self.file.read(size)
+        if DIGITS.search(data):
+            raise tarfile.ReadError("a header with a number of hundreds of digits")
+        return data
 
 
 def members(path: Path, rejected: Counter[str]) -> Iterator[Member]:

@@ -294,6 +294,17 @@ def test_no_odd_tar_ends_in_a_traceback_or_loses_a_sample_uncounted(tmp_path: Pa
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < MEGABYTES
 
 
+@pytest.mark.parametrize(("kind", "content"), [(b"x", b""), (b"L", b""), (b"x", b"9" * 32_256), (b"g", b"9" * 32_256)])
+def test_headers_cost_no_more_than_their_size(tmp_path: Path, kind: bytes, content: bytes):
+    """tarfile reads chains of extended headers by recursion, and numbers in them in quadratic time."""
+    header = tarfile.TarInfo("extended")
+    header.type, header.size = kind, len(content)
+    chain = (header.tobuf(tarfile.USTAR_FORMAT) + content) * (2000 if not content else 100)
+    (tmp_path / "0.tar").write_bytes(chain + packed([member("first.png", b"x"), *sound(random.Random(0))]))
+    with limited("chain of headers"):
+        assert discover(tmp_path).samples >= GOOD
+
+
 def test_no_odd_index_gives_other_samples(tmp_path: Path):
     rng = random.Random(0)
     samples = [Sample(f"{i}", [picture(rng)], [f"text {i}"]) for i in range(8)]
