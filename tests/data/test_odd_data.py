@@ -238,7 +238,7 @@ def learnt(manifest: Manifest) -> tuple[int, Counter[str]]:
 
 def captioned(manifest: Manifest) -> tuple[int, Counter[str]]:
     rejected = Rejected()
-    make = partial(make_pair, sizes=[16], hygiene=HygieneConfig(min_side=1), carried=CarriedConfig(), drop=())
+    make = partial(make_pair, sizes=[16], hygiene=HygieneConfig(min_side=1), carried=CarriedConfig(), skip=())
     with ShardFile(manifest.store, manifest.shards[0], path_of(manifest)) as file, ThreadPoolExecutor(2) as pool:
         pairs = list(read_pairs(file, pool, make, 4, rejected))
     for pair in pairs:
