@@ -47,6 +47,7 @@ class Groups:
             folder = stack.enter_context(TemporaryDirectory(prefix="blip-"))
             self.database = stack.enter_context(duckdb.connect(Path(folder, "groups.db"), config={"memory_limit": MEMORY}))
             self.database.execute("SET preserve_insertion_order = false")
+            self.database.execute("SET enable_progress_bar = false")
             self.database.execute(SCHEMA)
             self.waiting: dict[str, list[pa.Table]] = {"images": [], "texts": []}
             self.cleanup = stack.pop_all()

@@ -1,11 +1,13 @@
 """What is kept, by values worked out by hand."""
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from blip.capfilt.duplicates import near_duplicates
-from blip.capfilt.rules import REASONS, Best, Matched, SelectionConfig, Thresholds
+from blip.capfilt.rules import FAULTS, REASONS, Best, Matched, SelectionConfig, Thresholds
 from blip.capfilt.selection import Selection, select
 from blip.capfilt.table import SCHEMA, from_parquet, to_parquet
 from blip.config import ConfigError, validate
@@ -119,3 +121,113 @@ def test_a_table_comes_back_from_its_file_and_gives_the_same_bytes():
 def test_an_unknown_fault_is_refused_by_name():
     with pytest.raises(ConfigError, match="smal"):
         validate(SelectionConfig, {"drop": ["smal"]}, "selection")
+
+
+def many(images: int, seed: int = 0) -> pa.Table:
+    """Random rows, two an image, among them copies, near copies, faults and texts that repeat."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(0, 2**64, images, dtype=np.uint64)
+    centres[rng.random(images) < 0.05] = centres[0]  # all alike
+    hashes = centres[rng.integers(0, images, images) // 3]
+    for _ in range(3):
+        hashes ^= np.uint64(1) << rng.integers(0, 64, images).astype(np.uint64)
+    digests = rng.integers(0, images * 9 // 10, images)
+    twice = np.repeat(np.arange(images), 2)
+    texts = np.where(rng.random(2 * images) < 0.1, "Buy now ", "text ")
+    numbers = np.where(texts == "text ", rng.integers(0, 2 * images, 2 * images), 0)
+    columns = {name: pa.nulls(2 * images, pa.string()).fill_null("") for name in ("shard", "members", "licence", "url")}
+    columns |= {
+        "key": pa.array(twice.astype(str)),
+        "source": pa.array(["web", "synthetic"] * images),
+        "number": pa.array(np.zeros(2 * images, np.int16)),
+        "text": pa.array([f"{text}{number}" for text, number in zip(texts, numbers, strict=True)]),
+        "match": pa.array(rng.random(2 * images, np.float32)),
+        "similarity": pa.array(rng.random(2 * images, np.float32)),
+        "log_probability": pa.array(rng.random(2 * images, np.float32)),
+        "faults": pa.array(rng.choice(["", "", "", "small", "not_rgb long", "small animated"], images)[twice]),
+        "sha256": pa.array(digests.astype(str)[twice]),
+        "phash": pa.array(hashes[twice]),
+        "width": pa.array(rng.choice([0, 32, 64], images).astype(np.int32)[twice]),
+        "height": pa.array(np.full(2 * images, 32, np.int32)),
+        "origin": pa.array(rng.choice(["cc3m", "laion"], images)[twice]),
+    }
+    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def plainly_selected(rows: list[dict], cfg: SelectionConfig) -> list[str]:
+    """What is said of each row, found image by image and text by text, near duplicates by comparing with all that stay."""
+    said = []
+    for row in rows:
+        faults = row["faults"].split()
+        dropped = [fault for fault in FAULTS if fault in faults and cfg.drops(fault)]
+        other = cfg.rule.origins.get(row["origin"], cfg.rule)
+        low = np.float32(row["match"]) < np.float32(getattr(other, row["source"]))
+        said.append(dropped[0] if dropped else "unmatched" if low else "")
+    pairs = [(rows[i], i) for i in range(0, len(rows), 2) if rows[i]["width"]]
+    pairs.sort(key=lambda pair: said[pair[1]] != "" and said[pair[1] + 1] != "")  # images with a text to keep first, else in their order
+    seen, copies, close = set(), set(), set()
+    stay, staying = np.empty(len(pairs), np.uint64), 0
+    for image, i in pairs:
+        if image["sha256"] in seen:
+            copies.add(i)
+        elif (np.bitwise_count(stay[:staying] ^ np.uint64(image["phash"])) <= cfg.near).any():
+            close.add(i)
+        else:
+            stay[staying] = image["phash"]
+            staying += 1
+        seen.add(image["sha256"])
+    often = Counter(row["text"].strip().lower() for row in rows if row["source"] == "web")
+    for i, row in enumerate(rows):
+        image = i - i % 2
+        repeated = row["source"] == "web" and often[row["text"].strip().lower()] > cfg.repeats
+        for fault, is_so in (("duplicate", image in copies), ("near_duplicate", image in close), ("repeated", repeated)):
+            if is_so and cfg.drops(fault) and not said[i]:
+                said[i] = fault
+    return said
+
+
+def test_a_hundred_thousand_rows_are_selected_as_by_a_plain_search():
+    table = many(50_000)
+    cfg = SelectionConfig(
+        rule=Matched(web=0.3, synthetic=0.4, origins={"laion": Thresholds(web=0.6)}),
+        drop=("small", "long", "duplicate", "near_duplicate", "repeated"),
+        repeats=50,
+    )
+    expected = plainly_selected(table.to_pylist(), cfg)
+    parts = [table.slice(begin, 14_002) for begin in range(0, len(table), 14_002)]
+    found = select(parts, cfg, judged=True)
+    assert reasons(found) == expected
+    assert {"", "small", "long", "unmatched", "duplicate", "near_duplicate", "repeated"} == set(expected)
+    dropped = Counter(reason for reason, source in zip(expected, table["source"].to_pylist(), strict=True) if source == "web")
+    assert {name: dropped[name] for name in dropped if name} == {
+        name.removeprefix("web.dropped."): count for name, count in found.counts.items() if name.startswith("web.dropped.")
+    }
+
+
+@pytest.mark.parametrize("flips", [0, 2, 4])
+def test_many_alike_are_settled_part_by_part(flips: int, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(flips)
+    hashes = rng.integers(0, 2**64, 4000, dtype=np.uint64)
+    hashes[2000:] = hashes[0]
+    for _ in range(flips):
+        hashes[2000:] ^= np.uint64(1) << rng.integers(0, 64, 2000).astype(np.uint64)
+    stay, found = [], []
+    for value in hashes:
+        found.append(bool(stay) and bool((np.bitwise_count(np.array(stay) ^ value) <= 4).any()))
+        stay += [] if found[-1] else [value]
+    assert near_duplicates(hashes, 4).tolist() == found
+    monkeypatch.setattr("blip.capfilt.duplicates.SMALL", 16)
+    monkeypatch.setattr("blip.capfilt.duplicates.CANDIDATES", 2)
+    monkeypatch.setattr("blip.capfilt.duplicates.CLOSE", 50)
+    monkeypatch.setattr("blip.capfilt.duplicates.CHUNK", 100)
+    assert near_duplicates(hashes, 4).tolist() == found
+
+
+def test_near_duplicates_are_not_searched_for_where_they_are_kept(monkeypatch: pytest.MonkeyPatch):
+    def searched(*_) -> None:
+        raise AssertionError("near duplicates were searched for")
+
+    monkeypatch.setattr("blip.capfilt.selection.near_duplicates", searched)
+    assert "found.near_duplicate" not in chosen([row("a", "web", 0.9), row("b", "web", 0.9)]).counts
+    with pytest.raises(AssertionError, match="were searched for"):
+        chosen([row("a", "web", 0.9)], drop=("near_duplicate",))
