@@ -76,7 +76,7 @@ def test_a_section_on_the_command_line_takes_the_place_of_the_recipes():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("epochs: 3\n", "unknown stage 'epochs'; choices: capfilt, captioner, evaluate, filter, ingest, pretrain, register, extends"),
+        ("epochs: 3\n", "unknown stage 'epochs'; choices: capfilt, captioner, evaluate, filter, ingest, pretrain, register, select, extends"),
         ("pretrain: 3\n", "pretrain must hold settings as key: value (given: 3)"),
         ("pretrain, fliter: {}\n", "unknown stage 'fliter'"),
         ("extends: nothing\n", "preset 'nothing' is neither one of: base, large, reference, shapes; nor a .yaml file"),
@@ -383,10 +383,10 @@ def test_a_value_that_cannot_be_is_named(override: str, said: str):
 
 def test_a_key_is_named_as_it_is_written():
     with pytest.raises(ConfigError) as wrong:
-        load(configs()["capfilt"], "capfilt", "base", ["selection.rule.web=2", "selection.rule.webb=1"])
+        load(configs()["select"], "select", "base", ["rule.web=2", "rule.webb=1"])
     assert str(wrong.value).splitlines() == [
-        "capfilt (preset base): selection.rule.web: Input should be less than or equal to 1 (given: 2)",
-        "capfilt (preset base): unknown key selection.rule.webb; did you mean web? choices: origins, synthetic, type, web",
+        "select (preset base): rule.web: Input should be less than or equal to 1 (given: 2)",
+        "select (preset base): unknown key rule.webb; did you mean web? choices: origins, synthetic, type, web",
     ]
 
 

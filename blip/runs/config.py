@@ -17,7 +17,7 @@ from blip.training.checkpoint import CheckpointConfig
 from blip.training.engine import EngineConfig, check_teacher
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
-OTHERS = {"ingest", "capfilt", "evaluate", "register"}
+OTHERS = {"ingest", "capfilt", "select", "evaluate", "register"}
 """Stages that train nothing."""
 
 
