@@ -76,7 +76,10 @@ def test_a_section_on_the_command_line_takes_the_place_of_the_recipes():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("epochs: 3\n", "unknown stage 'epochs'; choices: capfilt, captioner, evaluate, filter, ingest, pretrain, register, select, extends"),
+        (
+            "epochs: 3\n",
+            "unknown stage 'epochs'; choices: capfilt, captioner, evaluate, filter, ingest, pretrain, register, select, extends",
+        ),
         ("pretrain: 3\n", "pretrain must hold settings as key: value (given: 3)"),
         ("pretrain, fliter: {}\n", "unknown stage 'fliter'"),
         ("extends: nothing\n", "preset 'nothing' is neither one of: base, large, reference, shapes; nor a .yaml file"),
