@@ -46,10 +46,11 @@ def select(tables: Iterable[pa.Table], cfg: SelectionConfig, judged: bool) -> Se
             rows.add(table, image, reasons)
         image = rows.image
         copies = places(groups.later_copies(), rows.images)
-        of_images: dict[Fault, NDArray[np.bool_]] = {"duplicate": copies}
-        if cfg.drops("near_duplicate"):  # what takes minutes is done for those who want it
-            of_images["near_duplicate"] = alike(groups, copies, cfg.near)
         repeated = places(groups.repeated(cfg.repeats), rows.total)
+        hashes = groups.hashes() if cfg.drops("near_duplicate") else None
+    of_images: dict[Fault, NDArray[np.bool_]] = {"duplicate": copies}
+    if hashes:  # what takes minutes is done for those who want it, once the database has given its memory back
+        of_images["near_duplicate"] = alike(*hashes, copies, cfg.near)
     reasons = np.concatenate([np.empty(0, dtype=np.int8), *rows.reasons])
     found: dict[Fault, NDArray[np.bool_]] = {**{fault: where[image] for fault, where in of_images.items()}, "repeated": repeated}
     for fault, where in found.items():
@@ -111,9 +112,8 @@ def add_texts(groups: Groups, table: pa.Table, before: int) -> None:
     groups.add_texts(np.flatnonzero(web) + before, same)
 
 
-def alike(groups: Groups, copies: NDArray[np.bool_], near: int) -> NDArray[np.bool_]:
+def alike(images: NDArray[np.int64], hashes: NDArray[np.uint64], copies: NDArray[np.bool_], near: int) -> NDArray[np.bool_]:
     """Images whose picture is nearly one that came before, copies byte for byte left out."""
-    images, hashes = groups.hashes()
     different = ~copies[images]
     found = np.zeros(len(copies), dtype=bool)
     found[images[different]] = near_duplicates(hashes[different], near)
