@@ -105,7 +105,9 @@ def read_preset(preset: str) -> dict[str, Any]:
     for key, settings in patch.items():
         unknown = [stage for stage in stages_of(key) if stage not in stages()]
         if unknown and key != EXTENDS:
-            raise ConfigError(f"preset {preset}: unknown stage {shown(unknown[0])}; choices: {', '.join([*stages(), EXTENDS])}")
+            raise ConfigError(
+                f"preset {preset}: unknown stage {shown(unknown[0])}; choices: {', '.join([*stages(), EXTENDS])}"
+            )
         if key != EXTENDS and settings is not None and not isinstance(settings, dict):
             raise ConfigError(f"preset {preset}: {key} must hold settings as key: value (given: {shown(settings)})")
     return patch

@@ -144,7 +144,9 @@ class Record:
         """One line for a log, in a form that stays."""
         share = f"{self.done / self.total:.0%}" if self.total else "100%"
         time = f"in {clock(self.seconds)}" if self.last else f"ETA {clock(self.eta)}"
-        return f"{self.what} {self.done}/{self.total} {self.unit} {share} {self.rate:.1f}/s {time} {self.numbers}".rstrip()
+        return (
+            f"{self.what} {self.done}/{self.total} {self.unit} {share} {self.rate:.1f}/s {time} {self.numbers}".rstrip()
+        )
 
     def figures(self) -> str:
         """What stands beside a moving bar, in Rich's markup."""
@@ -273,7 +275,10 @@ def follow(path: str | Path, screen: Console = console) -> Iterator[Say]:
     """
     path, over, turn, rest = Path(path), Event(), Lock(), ""
     path.write_text("")
-    with path.open() as file, live(screen) if screen.is_terminal else in_lines(partial(screen.print, highlight=False)) as show:
+    with (
+        path.open() as file,
+        live(screen) if screen.is_terminal else in_lines(partial(screen.print, highlight=False)) as show,
+    ):
 
         def catch_up() -> None:
             nonlocal rest

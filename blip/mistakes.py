@@ -34,7 +34,10 @@ def told(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.errno is not None:
         return of_system(error), 1
     if "No space left on device" in str(error):  # as safetensors says it, which knows no path
-        return f"a disk is full: {one_line(str(error))}; this process writes temporary files to {tempfile.gettempdir()}", 1
+        return (
+            f"a disk is full: {one_line(str(error))}; this process writes temporary files to {tempfile.gettempdir()}",
+            1,
+        )
     return (one_line(str(error)), 1) if isinstance(error, failures()) else None
 
 
@@ -70,7 +73,9 @@ def mount(path: Path) -> Path:
 def a_preset(value: str) -> str:
     """The preset that was named. Raises ConfigError where none was."""
     if not value:
-        raise ConfigError(f"--preset is missing: one of {', '.join(presets())}, or a .yaml file that changes one of them")
+        raise ConfigError(
+            f"--preset is missing: one of {', '.join(presets())}, or a .yaml file that changes one of them"
+        )
     return value
 
 

@@ -4,13 +4,18 @@ import os
 import re
 
 HIDDEN = "***"
-SECRET_NAME = re.compile(r"(SECRET|SECRET_KEY|SECRET_ACCESS_KEY|PRIVATE_KEY|PASSWORD|PASSWD|TOKEN|CREDENTIALS?|API_KEY)$")
+SECRET_NAME = re.compile(
+    r"(SECRET|SECRET_KEY|SECRET_ACCESS_KEY|PRIVATE_KEY|PASSWORD|PASSWD|TOKEN|CREDENTIALS?|API_KEY)$"
+)
 ADDRESS_NAME = re.compile(r"UR[IL]|PROXY|ENDPOINT|DSN|HOST")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://(?P<userinfo>[^:]*:.*)@[^@]*", re.I | re.S)
 SHORTEST = 8
 """Characters of a variable's value that is searched for: shorter ones stand in other words, too."""
 USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
-SIGNED = re.compile(r"([?&;](?:X-Amz-(?:Signature|Credential|Security-Token)|Signature|sig|\w*token|password|api_?key)=)[^&\s'\"]+", re.I)
+SIGNED = re.compile(
+    r"([?&;](?:X-Amz-(?:Signature|Credential|Security-Token)|Signature|sig|\w*token|password|api_?key)=)[^&\s'\"]+",
+    re.I,
+)
 AUTHORIZATION = re.compile(r"(authorization\W{1,4}(?:basic|bearer)\s+)[^\s'\"]+", re.I)
 
 

@@ -26,10 +26,16 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 NAMES = ("bootstrap", "retrain")
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help=f"One of: {', '.join(NAMES)}.")]
-Names = Annotated[list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(NAMES)}; by default all.")]
-Settings = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A parameter, or STAGE.KEY of a configuration.")]
+Names = Annotated[
+    list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(NAMES)}; by default all.")
+]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="NAME=VALUE", help="A parameter, or STAGE.KEY of a configuration.")
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every step, whatever was done before.")]
-Again = Annotated[list[str], typer.Option("--again", metavar="STEP", help="Run this step again, and what takes its outputs.")]
+Again = Annotated[
+    list[str], typer.Option("--again", metavar="STEP", help="Run this step again, and what takes its outputs.")
+]
 Schedule = Annotated[str, typer.Argument(help="The schedule's name.")]
 
 
@@ -78,7 +84,11 @@ def run(
     try:
         outputs = local.run(pipeline, arguments, root.resolve(), console, repeated)
     except local.StepError as error:
-        way_on = "correct the setting; what was done stays done" if error.is_mistake else "the same command goes on from there"
+        way_on = (
+            "correct the setting; what was done stays done"
+            if error.is_mistake
+            else "the same command goes on from there"
+        )
         console.print(f"[red]✗[/] {escape(str(error))}\n[dim]{way_on}[/]")
         raise SystemExit(MISTAKE if error.is_mistake else 1) from None
     except KeyboardInterrupt as error:
@@ -163,7 +173,12 @@ def list_() -> None:
     table = Table("schedule", "cron", "state", "since", box=None)
     with cluster() as kubeflow:
         for one in kubeflow.schedules():
-            table.add_row(one.display_name, one.trigger.cron_schedule.cron, str(one.status or one.mode), f"{one.created_at:%Y-%m-%d}")
+            table.add_row(
+                one.display_name,
+                one.trigger.cron_schedule.cron,
+                str(one.status or one.mode),
+                f"{one.created_at:%Y-%m-%d}",
+            )
     screen().print(table)
 
 

@@ -72,8 +72,15 @@ class Cluster:
         with package(pipeline) as (path, version):
             identity = self.known(str(pipeline.name))
             if not identity:
-                identity = self.client.upload_pipeline(str(path), str(pipeline.name), namespace=self.namespace).pipeline_id
-            listed = self.client.list_pipeline_versions(identity, page_size=PAGE, sort_by="created_at desc").pipeline_versions or []
+                identity = self.client.upload_pipeline(
+                    str(path), str(pipeline.name), namespace=self.namespace
+                ).pipeline_id
+            listed = (
+                self.client.list_pipeline_versions(
+                    identity, page_size=PAGE, sort_by="created_at desc"
+                ).pipeline_versions
+                or []
+            )
             names = [one.display_name for one in listed]
             if names and names[0].startswith(version):
                 return identity, listed[0].pipeline_version_id
@@ -98,7 +105,9 @@ class Cluster:
                 path.write_text(without_cache(path.read_text(), again))
                 return self.client.run_pipeline(self.experiment(), name, str(path), params=arguments).run_id
         identity, version = self.publish(pipeline)
-        run = self.client.run_pipeline(self.experiment(), name, params=arguments, pipeline_id=identity, version_id=version)
+        run = self.client.run_pipeline(
+            self.experiment(), name, params=arguments, pipeline_id=identity, version_id=version
+        )
         return run.run_id
 
     def wait(self, run: str, seconds: float) -> str:
@@ -114,7 +123,9 @@ class Cluster:
                 return state
             if time.monotonic() > until:
                 page = f"{self.host}/#/runs/details/{run}"
-                raise ClusterError(f"run {run} is {state} after {seconds / 3600:g} hours and goes on: see {page}, or wait longer (--wait)")
+                raise ClusterError(
+                    f"run {run} is {state} after {seconds / 3600:g} hours and goes on: see {page}, or wait longer (--wait)"
+                )
             time.sleep(min(POLL, max(0.0, until - time.monotonic())))
 
     def state(self, run: str) -> str:
@@ -161,13 +172,20 @@ class Cluster:
     def schedules(self, name: str = "") -> list[Any]:
         """The schedules of this project, or those of one name."""
         wanted = called(name) if name else None
-        return self.client.list_recurring_runs(experiment_id=self.experiment(), page_size=PAGE, filter=wanted).recurring_runs or []
+        return (
+            self.client.list_recurring_runs(
+                experiment_id=self.experiment(), page_size=PAGE, filter=wanted
+            ).recurring_runs
+            or []
+        )
 
     def named(self, name: str) -> list[Any]:
         """The schedules of one name. Raises ClusterError where there is none."""
         if found := self.schedules(name):
             return found
-        raise ClusterError(f"there is no schedule {name}; there are: {', '.join(one.display_name for one in self.schedules()) or 'none'}")
+        raise ClusterError(
+            f"there is no schedule {name}; there are: {', '.join(one.display_name for one in self.schedules()) or 'none'}"
+        )
 
     def pause(self, name: str) -> None:
         for one in self.named(name):
@@ -195,7 +213,9 @@ def connect(host: str, namespace: str | None) -> Any:
     if host:
         probe(host)
     elif "KUBERNETES_SERVICE_HOST" not in os.environ and not kubeconfig.is_file():
-        raise ClusterError(f"no way to Kubeflow Pipelines: give KFP_HOST=https://..., or a kubeconfig (there is none at {kubeconfig})")
+        raise ClusterError(
+            f"no way to Kubeflow Pipelines: give KFP_HOST=https://..., or a kubeconfig (there is none at {kubeconfig})"
+        )
     return Client(
         host or None,
         namespace=namespace or "kubeflow",

@@ -30,10 +30,14 @@ def check(text: str) -> str:
             f"minute {hour} rather than at minute {minute} of hour {hour}. Put the second before them: {'0 ' + text!r}"
         )
     if len(fields) != 6:
-        raise CronError(f"{text!r} must have six fields, {', '.join(FIELDS)}; for example '0 0 3 * * 0', Sundays at 03:00 UTC")
+        raise CronError(
+            f"{text!r} must have six fields, {', '.join(FIELDS)}; for example '0 0 3 * * 0', Sundays at 03:00 UTC"
+        )
     for (name, (lowest, highest)), field in zip(FIELDS.items(), fields, strict=True):
         if not all(is_part(part, name, lowest, highest) for part in field.split(",")):
-            raise CronError(f"{text!r}: {field!r} is no {name}: write *, or {lowest} to {highest}, alone or as 1,3 or 1-3 or */2")
+            raise CronError(
+                f"{text!r}: {field!r} is no {name}: write *, or {lowest} to {highest}, alone or as 1,3 or 1-3 or */2"
+            )
     return " ".join(fields)
 
 

@@ -31,7 +31,10 @@ def faults(text: str) -> list[str]:
     for name, executor in executors.items():
         if "container" in executor:
             found += [f"{name}: {fault}" for fault in in_container(executor["container"], parameters(spec["root"]))]
-            found += [f"{name}: {fault}" for fault in in_placement(executor["container"], placed.get(name, {}), parameters(spec["root"]))]
+            found += [
+                f"{name}: {fault}"
+                for fault in in_placement(executor["container"], placed.get(name, {}), parameters(spec["root"]))
+            ]
     for name, component in spec["components"].items():
         if "executorLabel" in component:
             found += [f"{name}: {fault}" for fault in in_step(component)]
@@ -118,7 +121,12 @@ def in_task(task: Tree, around: Tree, spec: Tree) -> Faults:
             if wanted and wanted not in declared:
                 yield f"{name} comes from {wanted}, which is no input of the group around it: task.register_pipeline_channels"
             text = given.get("runtimeValue", {}).get("constant", "")
-            if isinstance(text, str) and re.search(PARAMETER, text) and not re.fullmatch(PARAMETER, text) and name != "base_image":
+            if (
+                isinstance(text, str)
+                and re.search(PARAMETER, text)
+                and not re.fullmatch(PARAMETER, text)
+                and name != "base_image"
+            ):
                 yield f"{name} is put together in the pipeline, which goes wrong in loops and nested pipelines: pass the parts"
     component = spec["components"][task["componentRef"]["name"]]
     if "executorLabel" in component and is_cached(task) and "settings" not in parameters(component):
@@ -142,9 +150,17 @@ def in_caching(name: str, task: Tree, dag: Tree) -> Faults:
     """A task without cache: caches compare parameters by value, but artifacts by where they lie, which is elsewhere each time."""
     if is_cached(task):
         return
-    taken = [given for other in dag["tasks"].values() for given in other.get("inputs", {}).get("artifacts", {}).values()]
-    taken += [one for output in dag.get("outputs", {}).get("artifacts", {}).values() for one in output["artifactSelectors"]]
-    if name in (given.get("taskOutputArtifact", given).get(key) for given in taken for key in ("producerTask", "producerSubtask")):
+    taken = [
+        given for other in dag["tasks"].values() for given in other.get("inputs", {}).get("artifacts", {}).values()
+    ]
+    taken += [
+        one for output in dag.get("outputs", {}).get("artifacts", {}).values() for one in output["artifactSelectors"]
+    ]
+    if name in (
+        given.get("taskOutputArtifact", given).get(key)
+        for given in taken
+        for key in ("producerTask", "producerSubtask")
+    ):
         yield "is not cached, so that all that takes its artifacts runs again each time"
 
 

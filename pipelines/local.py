@@ -71,7 +71,9 @@ def run(
     spec = in_order(pipeline.pipeline_spec, numbered)
     warnings.filterwarnings("ignore", module="kfp")
     with alone(root, console) as lock, tempfile.TemporaryDirectory(prefix="blip-") as scratch:
-        local.init(local.SubprocessRunner(use_venv=False), str(root), os.path.join(scratch, "workspace"), enable_caching=True)
+        local.init(
+            local.SubprocessRunner(use_venv=False), str(root), os.path.join(scratch, "workspace"), enable_caching=True
+        )
         watched = Watch(numbered, console, scratch, lock, again)
         # kfp tells its whole mind, executor inputs and all, on standard output
         with watched.in_place(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -174,13 +176,17 @@ def end_left_behind(file: TextIO, root: Path, console: Console) -> None:
         run, step, here = "", None, False  # it has not said yet
     if not here or is_alive(run):
         raise RootError(f"another run is at work in {root}: wait for it, or give another --root")
-    console.print("[yellow]![/] a run was killed here and its step goes on: it is told to save its state and end", highlight=False)
+    console.print(
+        "[yellow]![/] a run was killed here and its step goes on: it is told to save its state and end", highlight=False
+    )
     if step and is_alive(step):
         end_group(int(step.partition(" ")[0]))
     deadline = time.monotonic() + GRACE
     while not taken(file):
         if time.monotonic() > deadline:
-            raise RootError(f"a step that a killed run left behind in {root} does not end: end its processes, or give another --root")
+            raise RootError(
+                f"a step that a killed run left behind in {root} does not end: end its processes, or give another --root"
+            )
         time.sleep(POLL)
 
 
@@ -230,7 +236,9 @@ class Watch:
     def announce(self, end: str) -> None:
         width = len(str(len(self.steps)))
         number = f"\\[{self.step.number:>{width}}/{len(self.steps)}]"
-        self.console.print(f"[dim]{number}[/] [bold]{self.step.name}[/] — {escape(self.step.purpose)}{end}", highlight=False)
+        self.console.print(
+            f"[dim]{number}[/] [bold]{self.step.name}[/] — {escape(self.step.purpose)}{end}", highlight=False
+        )
 
     def task(self, task_spec: Any, **others: Any) -> tuple[Outputs, Status]:
         """Runs a task, or takes its outputs from the cache."""
@@ -250,7 +258,9 @@ class Watch:
 
         self.ran = True
         self.announce("")
-        folder = Path(json.loads(full_command[full_command.index("--executor_input") + 1])["outputs"]["outputFile"]).parent
+        folder = Path(
+            json.loads(full_command[full_command.index("--executor_input") + 1])["outputs"]["outputFile"]
+        ).parent
         folder.mkdir(parents=True, exist_ok=True)
         log, records = folder / "log.txt", folder / "progress.jsonl"
         (folder / REVISION).write_text(revision())
@@ -281,14 +291,20 @@ class Watch:
                 self.lock.note(child.pid)
                 code = child.wait()
             except KeyboardInterrupt:
-                self.console.print(f"stopping {self.step.name}, which saves its state (once more to hurry)", highlight=False)
+                self.console.print(
+                    f"stopping {self.step.name}, which saves its state (once more to hurry)", highlight=False
+                )
                 raise
             finally:
                 end(child)
         if code:
-            self.failure = StepError(f"{self.step.name} failed: {reason(log.read_text(errors='replace'), code)}\nits log: {log}")
+            self.failure = StepError(
+                f"{self.step.name} failed: {reason(log.read_text(errors='replace'), code)}\nits log: {log}"
+            )
         else:
-            self.console.print(f"[green]✓[/] {self.step.name} [dim]{duration(time.monotonic() - start)}[/]", highlight=False)
+            self.console.print(
+                f"[green]✓[/] {self.step.name} [dim]{duration(time.monotonic() - start)}[/]", highlight=False
+            )
         return code
 
 
@@ -364,7 +380,9 @@ def reason(log: str, code: int) -> str:
         memory = " (the machine ran out of memory, most likely)" if number == signal.SIGKILL else ""
         return f"ended by {signal.Signals(number).name}{memory}"
     # torch marks lines of a process group by their rank
-    _, traceback, last = re.sub(r"^\[rank\d+\]: ?", "", log, flags=re.MULTILINE).rpartition("Traceback (most recent call last):\n")
+    _, traceback, last = re.sub(r"^\[rank\d+\]: ?", "", log, flags=re.MULTILINE).rpartition(
+        "Traceback (most recent call last):\n"
+    )
     exception = re.search(r"^(?:\w+\.)*(\w.*)", last, re.MULTILINE | re.DOTALL) if traceback else None
     return exception[1].strip() if exception else f"exit code {code}"
 

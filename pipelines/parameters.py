@@ -43,7 +43,9 @@ def values(pipeline: GraphComponent, settings: Sequence[str]) -> dict[str, Any]:
         if "." in name and "overrides" in kinds:
             overrides.append(setting)
         elif name not in kinds:
-            raise ParameterError(f"unknown parameter {name}; choices: {', '.join(sorted(kinds))}, or STAGE.KEY of a configuration")
+            raise ParameterError(
+                f"unknown parameter {name}; choices: {', '.join(sorted(kinds))}, or STAGE.KEY of a configuration"
+            )
         else:
             found[name] = value(name, kinds[name], text)
     return {**found, "overrides": [*found.get("overrides", []), *overrides]} if overrides else found

@@ -38,11 +38,25 @@ def not_cached(task: dsl.PipelineTask) -> dsl.PipelineTask:
 
 def on_cpu(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
     """A step that reads, writes and decides."""
-    return on_cluster(task, image, name).set_cpu_request("1").set_cpu_limit("4").set_memory_request("4Gi").set_memory_limit("8Gi")
+    return (
+        on_cluster(task, image, name)
+        .set_cpu_request("1")
+        .set_cpu_limit("4")
+        .set_memory_request("4Gi")
+        .set_memory_limit("8Gi")
+    )
 
 
 def on_gpu(
-    task: dsl.PipelineTask, image: Any, name: str, gpus: Any, gpu_type: Any, cpu: Any, memory: Any, pool: Any, tolerations: Any
+    task: dsl.PipelineTask,
+    image: Any,
+    name: str,
+    gpus: Any,
+    gpu_type: Any,
+    cpu: Any,
+    memory: Any,
+    pool: Any,
+    tolerations: Any,
 ) -> dsl.PipelineTask:
     """A step that trains or predicts, on a node of the pool."""
     on_cluster(task, image, name)

@@ -181,12 +181,16 @@ def test_a_captioner_holds_no_copy_of_itself(tmp_path: Path):
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path: Path):
-    with pytest.raises(blip.ConfigError, match=r"^model '.*nowhere': no such folder; name a model folder that `blip train` wrote$"):
+    with pytest.raises(
+        blip.ConfigError, match=r"^model '.*nowhere': no such folder; name a model folder that `blip train` wrote$"
+    ):
         blip.load(tmp_path / "nowhere")
     with pytest.raises(blip.ConfigError, match=r"config\.json: no such file$"):
         blip.load(tmp_path)
     save_model(NLVR(NLVRConfig(), NLVRModel(config()), tokenizer()), tmp_path)
-    with pytest.raises(blip.ConfigError, match=r"^model '.*' was trained for nlvr; load\(\) takes models of captioning"):
+    with pytest.raises(
+        blip.ConfigError, match=r"^model '.*' was trained for nlvr; load\(\) takes models of captioning"
+    ):
         blip.load(tmp_path)
     with pytest.raises(blip.ConfigError, match=r"^batch_size is 0, must be 1 or more$"):
         blip.load(tmp_path, batch_size=0)
@@ -208,7 +212,9 @@ def test_a_broken_image_and_a_missing_one_are_named(tmp_path: Path):
         loaded(text_filter(), tmp_path / "filter").match(picture(0), [None])  # pyright: ignore[reportArgumentType]
 
 
-def test_the_readme_tells_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_readme_tells_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -25,11 +25,24 @@ def blip(*arguments: object) -> tuple[int, str, str]:
 def test_every_verb_is_found_without_loading_what_it_needs():
     code = "import sys; from blip.cli import app; print(*(c.callback.__name__ for c in app.registered_commands), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["ingest", "train", "capfilt", "select", "write_tars", "evaluate", "register", "export", "summary", "False"]
+    assert said.split() == [
+        "ingest",
+        "train",
+        "capfilt",
+        "select",
+        "write_tars",
+        "evaluate",
+        "register",
+        "export",
+        "summary",
+        "False",
+    ]
 
 
 def test_a_wrong_preset_is_one_line_and_an_exit_code_that_says_not_to_try_again(tmp_path):
-    code, _, errors = blip("ingest", "shapes", "--preset", "shape", "--out", tmp_path / "data", "--store", tmp_path / "store")
+    code, _, errors = blip(
+        "ingest", "shapes", "--preset", "shape", "--out", tmp_path / "data", "--store", tmp_path / "store"
+    )
     assert code == EXIT_CONFIG
     assert errors.startswith("blip: preset 'shape' is neither one of: base, large, reference, shapes; nor a .yaml file")
     assert errors.count("\n") == 1
@@ -37,7 +50,16 @@ def test_a_wrong_preset_is_one_line_and_an_exit_code_that_says_not_to_try_again(
 
 def test_a_wrong_key_names_the_choices(tmp_path):
     code, _, errors = blip(
-        "ingest", "shapes", "--preset", "shapes", "--set", "per_shrd=3", "--out", tmp_path / "data", "--store", tmp_path / "store"
+        "ingest",
+        "shapes",
+        "--preset",
+        "shapes",
+        "--set",
+        "per_shrd=3",
+        "--out",
+        tmp_path / "data",
+        "--store",
+        tmp_path / "store",
     )
     assert code == EXIT_CONFIG
     assert "unknown key per_shrd; did you mean per_shard? choices: data, per_shard, tokenizer, vocab_size" in errors
@@ -46,7 +68,9 @@ def test_a_wrong_key_names_the_choices(tmp_path):
 def test_ingest_tells_its_figures_as_json(tmp_path):
     sizes = [f"data.world.{split}={count}" for split, count in {"gold": 6, "web": 8, "test": 4}.items()]
     settings = [word for size in sizes for word in ("--set", size)]
-    code, said, _ = blip("ingest", "shapes", "--preset", "shapes", *settings, "--out", tmp_path / "data", "--store", tmp_path / "store")
+    code, said, _ = blip(
+        "ingest", "shapes", "--preset", "shapes", *settings, "--out", tmp_path / "data", "--store", tmp_path / "store"
+    )
     assert code == 0
     assert json.loads(said)["gold"]["samples"] == 6
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"gold.json", "web.json", "test.json", "tokenizer"}
@@ -163,7 +187,9 @@ def test_a_full_disk_is_named():
     assert told(full.value) == (f"/dev/full: No space left on device on the disk at {mount(Path('/dev'))}", 1)
 
 
-@pytest.mark.parametrize("error", [TrackingError("no answer"), WorkerError("w ended with code 1"), NonFiniteError(3, ["itc"], ["a"])])
+@pytest.mark.parametrize(
+    "error", [TrackingError("no answer"), WorkerError("w ended with code 1"), NonFiniteError(3, ["itc"], ["a"])]
+)
 def test_work_that_failed_for_a_known_reason_is_one_line_and_may_be_tried_again(error: Exception):
     assert told(error) == (str(error), 1)
 

@@ -157,7 +157,9 @@ def test_numbers_that_do_not_fit_together_are_one_short_line(stage: str, overrid
 
 BROKEN = "[ { ] } [[ {{ [1 {a {a:1 {a: [ ' \" 'a \"a a' : :: :a a: a:b ,, , @ ` % & * ! | > - -- --- ... ? # = == ~ ~~ \\ / //"
 NUMBERS = "0 -0 -1 1 0x 0xff 0b 0b2 0o9 010 1_000 _1 1e 1e5 1e-4 1e400 -1e400 .e . .. .1. 1.2.3 + - +- 1e1e1 ١٢"
-ENDLESS = ".inf -.inf .Inf .nan .NaN inf nan Infinity NaN 99999999999999999999 -99999999999999999999 100000 1000000000000"
+ENDLESS = (
+    ".inf -.inf .Inf .nan .NaN inf nan Infinity NaN 99999999999999999999 -99999999999999999999 100000 1000000000000"
+)
 WORDS = "true false yes no on off y n null Null none None"
 
 VALUES = (
@@ -182,17 +184,59 @@ VALUES = (
         '"a" b',
         "\\x",
     ],
-    *["*a", "&a", "&a *a", "&a [*a]", "[&a x, *a]", "[*a]", "{<<: *a}", "{<<: {a: 1}}", "{&a a: *a}", "[&a a, &a b]", "{a: &a {b: *a}}"],
+    *[
+        "*a",
+        "&a",
+        "&a *a",
+        "&a [*a]",
+        "[&a x, *a]",
+        "[*a]",
+        "{<<: *a}",
+        "{<<: {a: 1}}",
+        "{&a a: *a}",
+        "[&a a, &a b]",
+        "{a: &a {b: *a}}",
+    ],
     # tags and dates
-    *["!!int 3", "!!python/object:os.system x", "!!python/name:os.system", "[!!int 3]", "[!a b]", "{!!str a: 1}", "[! a]", "!<tag:yaml> a"],
-    *["2024-01-01", "2024-13-45", "2024-13-45T99:99:99", "[2024-13-45]", "2001-12-14t21:59:43.10-99:99", "1:30", "190:20:30", "12:99"],
+    *[
+        "!!int 3",
+        "!!python/object:os.system x",
+        "!!python/name:os.system",
+        "[!!int 3]",
+        "[!a b]",
+        "{!!str a: 1}",
+        "[! a]",
+        "!<tag:yaml> a",
+    ],
+    *[
+        "2024-01-01",
+        "2024-13-45",
+        "2024-13-45T99:99:99",
+        "[2024-13-45]",
+        "2001-12-14t21:59:43.10-99:99",
+        "1:30",
+        "190:20:30",
+        "12:99",
+    ],
     # numbers
     *NUMBERS.split(),
     *ENDLESS.split(),
     *["9" * 300, "9" * 5000, "0x" + "f" * 300, "1e" + "9" * 300, "0." + "3" * 5000, "-" * 5000, "9" * 100_000],
     # depth, length, many
-    *["[" * 100_000, "{" * 100_000, "[" * 60 + "]" * 60, "[" * 20_000 + "]" * 20_000, "{a: " * 60 + "}" * 60, "- " * 50_000, "a" * 100_000],
-    *["[" + "a," * 60_000 + "]", "{" + "a: 1," * 30_000 + "}", "[" + ",".join(f"{{k{i}: v}}" for i in range(5000)) + "]"],
+    *[
+        "[" * 100_000,
+        "{" * 100_000,
+        "[" * 60 + "]" * 60,
+        "[" * 20_000 + "]" * 20_000,
+        "{a: " * 60 + "}" * 60,
+        "- " * 50_000,
+        "a" * 100_000,
+    ],
+    *[
+        "[" + "a," * 60_000 + "]",
+        "{" + "a: 1," * 30_000 + "}",
+        "[" + ",".join(f"{{k{i}: v}}" for i in range(5000)) + "]",
+    ],
     # kinds that do not belong, and keys that are none
     *WORDS.split(),
     *[
@@ -248,7 +292,24 @@ VALUES = (
 )
 """What a person, a shell or an enemy may write behind the `=`."""
 
-KEYS = ["", ".", "..", "a.", ".a", "a..b", "a b", "ä", "\n", "\0", "\ud83d", "type", "model.", "a." * 50_000, "a" * 100_000, "model\n.text"]
+KEYS = [
+    "",
+    ".",
+    "..",
+    "a.",
+    ".a",
+    "a..b",
+    "a b",
+    "ä",
+    "\n",
+    "\0",
+    "\ud83d",
+    "type",
+    "model.",
+    "a." * 50_000,
+    "a" * 100_000,
+    "model\n.text",
+]
 
 
 def said(make) -> str | None:
@@ -264,7 +325,9 @@ def said(make) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("key", ["epochs", "seed", "model.vision.depth", "model", "task.alignment", "sources", "init.text", "task.type"])
+@pytest.mark.parametrize(
+    "key", ["epochs", "seed", "model.vision.depth", "model", "task.alignment", "sources", "init.text", "task.type"]
+)
 def test_whatever_stands_in_an_override_ends_in_a_value_or_in_lines(key: str):
     began = time.monotonic()
     wrong = [said(lambda value=value: load(RunConfig, "pretrain", "shapes", [f"{key}={value}"])) for value in VALUES]
@@ -334,7 +397,9 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path):
 
 def test_a_folder_and_nothing_are_no_preset(tmp_path: Path):
     (tmp_path / "folder.yaml").mkdir()
-    assert "folder.yaml is a folder, not a file" in (said(lambda: load(RunConfig, "pretrain", str(tmp_path / "folder.yaml"))) or "")
+    assert "folder.yaml is a folder, not a file" in (
+        said(lambda: load(RunConfig, "pretrain", str(tmp_path / "folder.yaml"))) or ""
+    )
     assert "no such file" in (said(lambda: load(RunConfig, "pretrain", str(tmp_path / "none.yaml"))) or "")
 
 

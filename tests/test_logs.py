@@ -128,7 +128,9 @@ log.info("our word")
 
 @pytest.mark.parametrize(("level", "heard"), [("", False), ("debug", True)])
 def test_only_our_words_and_errors_are_heard_unless_debugging(level, heard):
-    out = subprocess.run([sys.executable, "-c", LOUD], env={"BLIP_LOG": level}, capture_output=True, text=True, check=True).stderr
+    out = subprocess.run(
+        [sys.executable, "-c", LOUD], env={"BLIP_LOG": level}, capture_output=True, text=True, check=True
+    ).stderr
     assert "our word" in out
     assert "broken" in out
     assert ("loud" in out) == heard

@@ -4,4 +4,15 @@ from blip.tracking.registry import Champion, champion, download, promote, regist
 from blip.tracking.run import DataInput, Run, start
 from blip.tracking.server import TrackingError, tracking_uri
 
-__all__ = ["Champion", "DataInput", "Run", "TrackingError", "champion", "download", "promote", "register", "start", "tracking_uri"]
+__all__ = [
+    "Champion",
+    "DataInput",
+    "Run",
+    "TrackingError",
+    "champion",
+    "download",
+    "promote",
+    "register",
+    "start",
+    "tracking_uri",
+]

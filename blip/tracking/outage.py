@@ -70,7 +70,9 @@ def patiently(uri: str, request: Callable[[], T], until: Callable[[], float]) ->
             if time.monotonic() >= until():
                 raise AwayError(f"MLflow at {uri} is away: {e}") from None
             if not warned:
-                log.warning("MLflow at %s takes no records now; they are kept and tried again (%s)", uri, TrackingError(str(e)))
+                log.warning(
+                    "MLflow at %s takes no records now; they are kept and tried again (%s)", uri, TrackingError(str(e))
+                )
                 warned = True
         wake = time.monotonic() + pause
         while time.monotonic() < min(wake, until()):

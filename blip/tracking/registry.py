@@ -28,10 +28,14 @@ class Champion(NamedTuple):
     """Of the model folder."""
 
 
-def register(run: Run, model_dir: str | Path, name: str, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> int:
+def register(
+    run: Run, model_dir: str | Path, name: str, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None
+) -> int:
     """Keeps a model folder as a new version of a registered model, made by this run; the same bytes again are the same version."""
     if not isinstance(run, KeptRun):
-        raise TrackingError(f"model {name} cannot be registered while tracking is off: unset BLIP_TRACKING, and register on the first rank")
+        raise TrackingError(
+            f"model {name} cannot be registered while tracking is off: unset BLIP_TRACKING, and register on the first rank"
+        )
     check_model_name(name)
     folder = Path(model_dir)
     digest = folder_digest(folder)
@@ -40,7 +44,9 @@ def register(run: Run, model_dir: str | Path, name: str, metrics: Mapping[str, f
     return waiting(run.uri, lambda: find_or_make_version(run, folder, name, scores, marks))
 
 
-def find_or_make_version(run: KeptRun, folder: Path, name: str, scores: Mapping[str, float], marks: Mapping[str, str]) -> int:
+def find_or_make_version(
+    run: KeptRun, folder: Path, name: str, scores: Mapping[str, float], marks: Mapping[str, str]
+) -> int:
     from mlflow.entities import Metric
 
     mlflow = client(run.uri)
@@ -53,7 +59,9 @@ def find_or_make_version(run: KeptRun, folder: Path, name: str, scores: Mapping[
     mlflow.log_model_artifacts(model.model_id, str(folder))
     mlflow.finalize_logged_model(model.model_id, "READY")
     now = int(time.time() * 1000)
-    mlflow.log_batch(run.id, [Metric(key, value, now, 0, model.model_id, run_id=run.id) for key, value in scores.items()])
+    mlflow.log_batch(
+        run.id, [Metric(key, value, now, 0, model.model_id, run_id=run.id) for key, value in scores.items()]
+    )
     kept = {f"{SCORE}{key}": repr(value) for key, value in scores.items()}
     version = mlflow.create_model_version(
         name, f"models:/{model.model_id}", run.id, tags={**marks, **kept}, model_id=model.model_id, await_creation_for=0
@@ -93,7 +101,9 @@ def download(name: str, dest: str | Path, alias: str = CHAMPION) -> Path:
     """Copies the model folder of the version with this alias to `dest`, a folder that is new."""
     found, uri, dest = champion(name, alias), tracking_uri(), Path(dest)
     if found is None:
-        raise TrackingError(f"no version of model {name} at {uri} has the alias {alias}: register one, or name another alias")
+        raise TrackingError(
+            f"no version of model {name} at {uri} has the alias {alias}: register one, or name another alias"
+        )
     if dest.exists():
         raise TrackingError(f"{dest} exists: a model is downloaded to a new folder")
     from mlflow.artifacts import download_artifacts
@@ -111,7 +121,9 @@ def download(name: str, dest: str | Path, alias: str = CHAMPION) -> Path:
 def check_model_name(name: str) -> None:
     """Raises TrackingError for a name under which MLflow registers no model."""
     if not name.strip() or set(name) & set("/:") or name in (".", ".."):
-        raise TrackingError(f"model name {name!r}: MLflow takes no '/' or ':' in it, and no empty one: choose another name")
+        raise TrackingError(
+            f"model name {name!r}: MLflow takes no '/' or ':' in it, and no empty one: choose another name"
+        )
 
 
 def make_name(uri: str, name: str) -> None:

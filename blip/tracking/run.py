@@ -94,8 +94,24 @@ class KeptRun(Run):
     file to be sent later. What it refuses is a TrackingError at the next call.
     """
 
-    def __init__(self, uri: str, experiment: str, name: str, tags: Mapping[str, str], group: str = "", key: str = "", given: str = ""):
-        self.uri, self.experiment, self.name, self.group, self.key, self.given = uri, experiment, name, group, key, given
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        name: str,
+        tags: Mapping[str, str],
+        group: str = "",
+        key: str = "",
+        given: str = "",
+    ):
+        self.uri, self.experiment, self.name, self.group, self.key, self.given = (
+            uri,
+            experiment,
+            name,
+            group,
+            key,
+            given,
+        )
         self.start_tags = dict(tags)
         self.head = self.place = ""
         self.began = int(time.time() * 1000)  # a short run may be over before the writer has imported MLflow
@@ -238,7 +254,9 @@ class KeptRun(Run):
     def find(self, experiment: str, tag: str, value: str, unfinished: bool = False) -> str:
         """Returns the newest run with this tag, whose value is letters and digits, or an empty string."""
         wanted = f"tags.`{tag}` = '{value}'" + " and attributes.status != 'FINISHED'" * unfinished
-        found = client(self.uri).search_runs([experiment], wanted, max_results=1, order_by=["attributes.start_time DESC"])
+        found = client(self.uri).search_runs(
+            [experiment], wanted, max_results=1, order_by=["attributes.start_time DESC"]
+        )
         return found[0].info.run_id if found else ""
 
     def watch_system(self, run_id: str) -> None:
@@ -286,7 +304,9 @@ class KeptRun(Run):
     def take(self) -> list[Entry]:
         """Returns the records that are written together next."""
         batch = [self.pending.popleft()]
-        while self.pending and len(batch) < BATCH and {batch[0][0], self.pending[0][0]} <= {"metrics", "params", "tags"}:
+        while (
+            self.pending and len(batch) < BATCH and {batch[0][0], self.pending[0][0]} <= {"metrics", "params", "tags"}
+        ):
             batch.append(self.pending.popleft())
         return batch
 
@@ -302,7 +322,9 @@ class KeptRun(Run):
 
     def refuse(self, entry: Entry, error: Exception) -> None:
         kind, values = entry
-        self.refused = self.refused or TrackingError(f"MLflow at {self.uri} refuses a record ({kind} {values[0]!r}): {error}")
+        self.refused = self.refused or TrackingError(
+            f"MLflow at {self.uri} refuses a record ({kind} {values[0]!r}): {error}"
+        )
 
     def send(self, batch: list[Entry]) -> None:
         mlflow, (kind, values) = client(self.uri), batch[0]
@@ -339,7 +361,11 @@ class KeptRun(Run):
             self.hand_over(status, patience(self.uri) if seconds is None else seconds)
         except AwayError as e:
             path = self.keep(status)
-            log.warning("%s; what it did not take is kept: send it later by `python -m blip.tracking %s`", e, shlex.quote(str(path)))
+            log.warning(
+                "%s; what it did not take is kept: send it later by `python -m blip.tracking %s`",
+                e,
+                shlex.quote(str(path)),
+            )
         except (KeyboardInterrupt, SystemExit):
             self.keep(status)
             raise
@@ -378,7 +404,9 @@ class KeptRun(Run):
         killed = isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and is_signal(error.code))
         self.pending.append(("tags", ("error", cut(redact(f"{type(error).__name__}: {error}")))))
         try:
-            self.close("KILLED" if killed else "FAILED", LAST_WORDS if killed else min(FAILURE_PATIENCE, patience(self.uri)))
+            self.close(
+                "KILLED" if killed else "FAILED", LAST_WORDS if killed else min(FAILURE_PATIENCE, patience(self.uri))
+            )
         except TrackingError as e:
             if e is not error:
                 log.warning("%s", e)
@@ -429,7 +457,10 @@ def dataset(data: DataInput) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     kind = "s3" if data.source.startswith("s3://") else "local"
-    where, profile = json.dumps({"uri": redact(data.source)}), json.dumps({"samples": data.samples, "sha256": data.digest})
+    where, profile = (
+        json.dumps({"uri": redact(data.source)}),
+        json.dumps({"samples": data.samples, "sha256": data.digest}),
+    )
     kept = Dataset(data.name, data.digest[:DIGEST], kind, where, profile=profile)
     return DatasetInput(kept, [InputTag("mlflow.data.context", data.context)])
 

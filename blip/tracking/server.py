@@ -61,7 +61,9 @@ def probe(uri: str) -> None:
     elif uri.startswith(SQLITE):
         path = Path(uri.removeprefix(SQLITE))
         if "?" in uri:
-            raise TrackingError(f"MLflow's file {path}: SQLite's address takes no '?': use another folder, or {WAY_OUT}")
+            raise TrackingError(
+                f"MLflow's file {path}: SQLite's address takes no '?': use another folder, or {WAY_OUT}"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path)

@@ -35,7 +35,11 @@ class Kubeflow(ThreadingHTTPServer):
 
     def new(self, kind: str, **values: Any) -> Item:
         number = next(self.ids)
-        return {f"{kind}_id": f"{kind}-{number}", "created_at": f"2026-01-01T00:{number // 60:02}:{number % 60:02}Z", **values}
+        return {
+            f"{kind}_id": f"{kind}-{number}",
+            "created_at": f"2026-01-01T00:{number // 60:02}:{number % 60:02}Z",
+            **values,
+        }
 
     def newest(self, pipeline: str) -> Item:
         return [version for version in self.versions if version["pipeline_id"] == pipeline][-1]
@@ -125,8 +129,16 @@ class Handler(BaseHTTPRequestHandler):
         ("GET", "/experiments", lambda self, _, query: {"experiments": self.matching(self.server.experiments, query)}),
         ("POST", "/experiments", make_experiment),
         ("POST", "/runs", make_run),
-        ("GET", "/runs/([^/]+)", lambda self, _, __, identity: next(run for run in self.server.runs if run["run_id"] == identity)),
-        ("GET", "/recurringruns", lambda self, _, query: {"recurringRuns": self.matching(self.server.recurring, query)}),
+        (
+            "GET",
+            "/runs/([^/]+)",
+            lambda self, _, __, identity: next(run for run in self.server.runs if run["run_id"] == identity),
+        ),
+        (
+            "GET",
+            "/recurringruns",
+            lambda self, _, query: {"recurringRuns": self.matching(self.server.recurring, query)},
+        ),
         ("POST", "/recurringruns", make_recurring),
         ("POST", "/recurringruns/([^/]+):(enable|disable)", switch),
         ("DELETE", "/recurringruns/([^/]+)", delete),

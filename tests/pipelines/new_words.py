@@ -8,7 +8,14 @@ from components.look import look
 
 
 @dsl.component(base_image="python-new-words:1", install_kfp_package=False)
-def report(store: str, trouble: str, data: Input[Dataset], page: Output[Artifact], summary: Output[Artifact], card: Output[Markdown]):
+def report(
+    store: str,
+    trouble: str,
+    data: Input[Dataset],
+    page: Output[Artifact],
+    summary: Output[Artifact],
+    card: Output[Markdown],
+):
     import pathlib
 
     from blip.runs.new_shards import remember

@@ -80,7 +80,11 @@ def test_the_docstring_numbers_every_step_after_those_it_needs(text, tasks):
     assert sorted(numbers.values()) == list(range(1, len(tasks) + 1))
     spec, _ = yaml.safe_load_all(text)
     shown = {key: task["taskInfo"]["name"] for key, task in spec["root"]["dag"]["tasks"].items()}
-    assert all(numbers[shown[needed]] < numbers[name] for name, task in tasks.items() for needed in task.get("dependentTasks", []))
+    assert all(
+        numbers[shown[needed]] < numbers[name]
+        for name, task in tasks.items()
+        for needed in task.get("dependentTasks", [])
+    )
 
 
 def test_the_lint_finds_nothing(text):
@@ -90,7 +94,11 @@ def test_the_lint_finds_nothing(text):
 def test_gpu_steps_are_placed_and_the_others_are_not(text):
     spec, platform = yaml.safe_load_all(text)
     placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    on_gpus = {name for name, one in spec["deploymentSpec"]["executors"].items() if "accelerator" in one["container"]["resources"]}
+    on_gpus = {
+        name
+        for name, one in spec["deploymentSpec"]["executors"].items()
+        if "accelerator" in one["container"]["resources"]
+    }
     assert {name.removeprefix("exec-").rstrip("-234") for name in on_gpus} == {"train", "capfilt", "evaluate"}
     for name, one in placed.items():
         assert ("nodeSelector" in one) == ("tolerations" in one) == (name in on_gpus)

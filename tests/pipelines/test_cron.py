@@ -4,7 +4,15 @@ from pipelines.cron import CronError, check
 
 
 @pytest.mark.parametrize(
-    "text", ["0 0 3 * * 0", "0 */15 * * * *", "0 0 3 1,15 * ?", "0 0 9-17 * JAN-MAR MON-FRI", "5/10 0 0 1 1 SUN", "0  0 3 * *  sun"]
+    "text",
+    [
+        "0 0 3 * * 0",
+        "0 */15 * * * *",
+        "0 0 3 1,15 * ?",
+        "0 0 9-17 * JAN-MAR MON-FRI",
+        "5/10 0 0 1 1 SUN",
+        "0  0 3 * *  sun",
+    ],
 )
 def test_six_fields_are_taken(text):
     assert check(text) == " ".join(text.split())

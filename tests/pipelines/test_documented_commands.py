@@ -48,13 +48,17 @@ TINY = {
 """What stands for the preset of the README, whose models need GPUs and the hub."""
 
 
-COMMAND = re.compile(r"(make|blip|kubectl|kind|gcloud|eksctl|aws|docker|for|export|pip|python) +[-$\w]|\.venv/|[A-Z_]+=")
+COMMAND = re.compile(
+    r"(make|blip|kubectl|kind|gcloud|eksctl|aws|docker|for|export|pip|python) +[-$\w]|\.venv/|[A-Z_]+="
+)
 
 
 def commands(path: Path) -> list[str]:
     """The commands of a page's indented blocks, one a line however they are broken; lines of other kinds of text are left out."""
     text = re.sub(r"\\\n\s+", "", path.read_text(encoding="utf-8"))
-    text = re.sub(r"^ +for .*?^ +done$", lambda loop: re.sub(r"\n\s+", " ", loop[0]), text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^ +for .*?^ +done$", lambda loop: re.sub(r"\n\s+", " ", loop[0]), text, flags=re.MULTILINE | re.DOTALL
+    )
     lines = re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
     return [line for line in lines if COMMAND.match(line)]
 
@@ -93,7 +97,11 @@ def tar_of(first: int, count: int) -> bytes:
                 "height": 48,
                 "status": "success",
             }
-            for ending, data in (("jpg", image.getvalue()), ("txt", text.encode()), ("json", json.dumps(told).encode())):
+            for ending, data in (
+                ("jpg", image.getvalue()),
+                ("txt", text.encode()),
+                ("json", json.dumps(told).encode()),
+            ):
                 member = tarfile.TarInfo(f"{number:09d}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -103,7 +111,11 @@ def tar_of(first: int, count: int) -> bytes:
 @pytest.mark.usefixtures("s3")
 def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bucket = boto3.resource("s3").create_bucket(Bucket="bucket")
-    tars = [("coco/00000.tar", 0, 16), ("val/00000.tar", 100, 6), *((f"web/{i:05d}.tar", 200 + 2 * i, 2) for i in range(42))]
+    tars = [
+        ("coco/00000.tar", 0, 16),
+        ("val/00000.tar", 100, 6),
+        *((f"web/{i:05d}.tar", 200 + 2 * i, 2) for i in range(42)),
+    ]
     for key, first, count in tars:
         bucket.put_object(Key=key, Body=tar_of(first, count))
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY))
@@ -133,7 +145,14 @@ def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monke
 def test_what_is_submitted_is_taken_and_its_settings_are_sound(command: str, monkeypatch: pytest.MonkeyPatch):
     server = Kubeflow()
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    for name in ("KFP_TOKEN", "KFP_NAMESPACE", "KFP_CONTEXT", "KFP_CA_FILE", "KUBERNETES_SERVICE_HOST", "KF_PIPELINES_SA_TOKEN_PATH"):
+    for name in (
+        "KFP_TOKEN",
+        "KFP_NAMESPACE",
+        "KFP_CONTEXT",
+        "KFP_CA_FILE",
+        "KUBERNETES_SERVICE_HOST",
+        "KF_PIPELINES_SA_TOKEN_PATH",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KFP_HOST", server.uri)
     venv = sys.prefix

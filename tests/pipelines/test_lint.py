@@ -135,7 +135,9 @@ def test_a_parameter_in_a_variable(faults):
     def trapped(word: str):
         one().set_env_variable("WORD", f"{word}")
 
-    assert faults(trapped) == ["exec-say: variable WORD holds a parameter, which would arrive as its placeholder: make it an input"]
+    assert faults(trapped) == [
+        "exec-say: variable WORD holds a parameter, which would arrive as its placeholder: make it an input"
+    ]
 
 
 def test_a_secret_in_a_variable(faults):
@@ -201,7 +203,9 @@ def test_a_text_put_together_in_the_pipeline(faults):
 
 def test_a_step_that_is_not_cached(faults):
     def trapped():
-        read(settings=SETTINGS, text=write(settings=SETTINGS).set_retry(3).set_caching_options(False).outputs["text"]).set_retry(3)
+        read(
+            settings=SETTINGS, text=write(settings=SETTINGS).set_retry(3).set_caching_options(False).outputs["text"]
+        ).set_retry(3)
 
     assert faults(trapped) == ["root.write: is not cached, so that all that takes its artifacts runs again each time"]
 
@@ -214,7 +218,9 @@ def test_a_nested_pipeline_that_gives_away_what_is_not_cached(faults):
     def trapped():
         read(settings=SETTINGS, text=inner().output).set_retry(3)
 
-    assert faults(trapped) == ["comp-inner.write: is not cached, so that all that takes its artifacts runs again each time"]
+    assert faults(trapped) == [
+        "comp-inner.write: is not cached, so that all that takes its artifacts runs again each time"
+    ]
 
 
 def test_a_step_need_not_be_cached_where_only_its_parameters_are_taken(faults):

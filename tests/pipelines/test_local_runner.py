@@ -39,7 +39,9 @@ def go(tmp_path: Path):
 
 
 def count(tmp_path: Path) -> dict[str, int]:
-    return {name: len((tmp_path / name).read_text()) for name in ("make", "work", "report") if (tmp_path / name).exists()}
+    return {
+        name: len((tmp_path / name).read_text()) for name in ("make", "work", "report") if (tmp_path / name).exists()
+    }
 
 
 def test_steps_are_announced_in_the_order_of_the_docstring_and_nothing_else_is_said(go, capfd):
@@ -125,7 +127,10 @@ def test_a_run_leaves_the_process_and_the_temporary_folder_as_they_were(go, tmp_
 
 
 def test_two_runs_do_not_share_a_folder(go, tmp_path):
-    with local.alone(tmp_path / "root", Console()), pytest.raises(local.RootError, match=r"another run is at work in .*: wait for it"):
+    with (
+        local.alone(tmp_path / "root", Console()),
+        pytest.raises(local.RootError, match=r"another run is at work in .*: wait for it"),
+    ):
         go()
     assert go()[1] == ""
 
@@ -146,7 +151,9 @@ def start(tmp_path):
     def run(*words: str, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", SCRIPT, str(tmp_path), *words]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-        child = subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+        child = subprocess.Popen(
+            command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+        )
         started.append(child)
         return child
 
@@ -219,18 +226,27 @@ def test_a_folder_that_cannot_be_used_is_one_line(start, tmp_path):
 
 @pytest.mark.parametrize("root", ["/proc/none", "/dev/null/none"])
 def test_a_place_that_takes_nothing_is_one_line(tmp_path, root):
-    with pytest.raises(local.RootError, match=rf"{root}: .*; make {root} a folder .* has room, or give another --root") as error:
+    with pytest.raises(
+        local.RootError, match=rf"{root}: .*; make {root} a folder .* has room, or give another --root"
+    ) as error:
         local.run(three_steps, {"runs": str(tmp_path)}, Path(root), Console())
     assert "\n" not in str(error.value)
 
 
 def test_a_full_disk_is_one_line(tmp_path):
     """A run that may write files of no more than a few bytes, as a full disk would let it."""
-    limited = SCRIPT.replace("import sys;", "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);", 1)
+    limited = SCRIPT.replace(
+        "import sys;", "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);", 1
+    )
     limited = limited.replace("command.main()", "resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8)); command.main()")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", limited, str(tmp_path)], cwd=Path(__file__).parent, capture_output=True, text=True, env=env, timeout=60
+        [sys.executable, "-c", limited, str(tmp_path)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=60,
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -276,7 +292,10 @@ def test_a_wrong_setting_ends_with_the_code_for_mistakes(start, tmp_path):
 
 def test_the_alarms_of_a_step_are_told_in_words(tmp_path):
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
-    for figures, told in (({"alarms": [{"name": "itm_at_prior", "step": 40}]}, ["itm at prior at step 40"]), ({"steps": 3}, [])):
+    for figures, told in (
+        ({"alarms": [{"name": "itm_at_prior", "step": 40}]}, ["itm at prior at step 40"]),
+        ({"steps": 3}, []),
+    ):
         (tmp_path / "metrics").write_text(json.dumps(figures))
         assert local.alarms({"metrics": metrics, "Output": 3}) == told
     assert local.alarms({"Output": 3}) == []
@@ -294,7 +313,11 @@ TRACEBACK = "Traceback (most recent call last):\n  File ...\n"
             1,
             "ConfigError: two\nlines",
         ),
-        ("[rank0]: Traceback (most recent call last):\n[rank0]:   File ...\n[rank0]: NameError: world\n", 1, "NameError: world"),
+        (
+            "[rank0]: Traceback (most recent call last):\n[rank0]:   File ...\n[rank0]: NameError: world\n",
+            1,
+            "NameError: world",
+        ),
         (f"{TRACEBACK}ValueError: long ago, and caught\n", -signal.SIGTERM, "ended by SIGTERM"),
         ("", 137, "ended by SIGKILL (the machine ran out of memory, most likely)"),
         ("noise", 3, "exit code 3"),
@@ -312,7 +335,8 @@ def test_a_step_finds_the_components_of_the_checkout_from_any_folder(go, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [(0.04, "0.0 s"), (41.3, "41 s"), (59.9, "1 min 00 s"), (125, "2 min 05 s"), (4320, "1 h 12 min")]
+    ("seconds", "expected"),
+    [(0.04, "0.0 s"), (41.3, "41 s"), (59.9, "1 min 00 s"), (125, "2 min 05 s"), (4320, "1 h 12 min")],
 )
 def test_duration(seconds, expected):
     assert local.duration(seconds) == expected

@@ -60,7 +60,19 @@ def test_steps_are_those_that_the_docstring_numbers():
     [
         *(
             f"pool={text}"
-            for text in ("[", "{", "{a", "{a: *b}", "{a: !!int 3}", "2024-13-45", "x", "", "{" * 50_000, "\0", "{a: 1, a: 2}")
+            for text in (
+                "[",
+                "{",
+                "{a",
+                "{a: *b}",
+                "{a: !!int 3}",
+                "2024-13-45",
+                "x",
+                "",
+                "{" * 50_000,
+                "\0",
+                "{a: 1, a: 2}",
+            )
         ),
         *(f"share={text}" for text in (".inf", "inf", "nan", "1e999", "x", "", "{}")),
         *(f"count={text}" for text in ("1.5", "x", "", "9" * 5000)),

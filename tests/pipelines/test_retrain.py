@@ -45,14 +45,19 @@ def test_the_bootstrap_runs_under_the_condition_on_the_manifest_of_what_is_new(s
 
 
 def test_both_pipelines_take_the_same_parameters_but_the_source():
-    ours, theirs = ({name: (str(one.type), one.default) for name, one in p.component_spec.inputs.items()} for p in (retrain, bootstrap))
+    ours, theirs = (
+        {name: (str(one.type), one.default) for name, one in p.component_spec.inputs.items()}
+        for p in (retrain, bootstrap)
+    )
     assert theirs.pop("source")
     assert ours == theirs
 
 
 def test_the_description_numbers_every_step():
     assert [step.number for step in steps(retrain)] == list(range(1, 14))
-    assert [(step.name, step.purpose) for step in steps(retrain)[1:]] == [(step.name, step.purpose) for step in steps(bootstrap)]
+    assert [(step.name, step.purpose) for step in steps(retrain)[1:]] == [
+        (step.name, step.purpose) for step in steps(bootstrap)
+    ]
 
 
 def test_the_lint_finds_nothing(text):
@@ -61,8 +66,12 @@ def test_the_lint_finds_nothing(text):
 
 def test_the_steps_are_placed_as_in_the_bootstrap(text, tmp_path):
     compiler.Compiler().compile(bootstrap, str(tmp_path / "bootstrap.yaml"))
-    for ours, theirs in zip(yaml.safe_load_all(text), yaml.safe_load_all((tmp_path / "bootstrap.yaml").read_text()), strict=True):
-        ours, theirs = (one.get("deploymentSpec") or one["platforms"]["kubernetes"]["deploymentSpec"] for one in (ours, theirs))
+    for ours, theirs in zip(
+        yaml.safe_load_all(text), yaml.safe_load_all((tmp_path / "bootstrap.yaml").read_text()), strict=True
+    ):
+        ours, theirs = (
+            one.get("deploymentSpec") or one["platforms"]["kubernetes"]["deploymentSpec"] for one in (ours, theirs)
+        )
         assert ours["executors"].pop("exec-look")
         assert ours == theirs
 
@@ -85,7 +94,9 @@ class Project:
         settings = [f"trouble={self.folder / 'trouble'}", *(f"ingest.data.{setting}" for setting in tars)]
         words = [word for setting in settings for word in ("--set", setting)]
         done = CliRunner().invoke(command.app, ["run", "retrain", "--root", str(self.root), *words])
-        return done.exit_code, [line for line in done.output.splitlines() if not line.startswith(("✓", "MLflow", "report"))]
+        return done.exit_code, [
+            line for line in done.output.splitlines() if not line.startswith(("✓", "MLflow", "report"))
+        ]
 
 
 def test_only_what_is_new_is_learnt_from(tmp_path, monkeypatch):
@@ -103,7 +114,10 @@ def test_only_what_is_new_is_learnt_from(tmp_path, monkeypatch):
     assert project.run() == (0, cached), "a failed run's shards are looked at again, and what it did is not done again"
     old = Manifest.load(project.root / "latest" / "summary.json")
 
-    assert project.run() == (0, [all_steps[0], f"no new shards in {tmp_path}/web/ since manifest {old.digest[:8]}: nothing to do"])
+    assert project.run() == (
+        0,
+        [all_steps[0], f"no new shards in {tmp_path}/web/ since manifest {old.digest[:8]}: nothing to do"],
+    )
 
     project.add("new", 4, 6)
     assert project.run() == (0, [*all_steps, "2"])

@@ -19,7 +19,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A repository with one commit; calling it runs git there."""
 
     def git(*arguments: str) -> None:
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
 
     monkeypatch.setattr(source, "ROOT", tmp_path)
     monkeypatch.delenv("BLIP_REVISION", raising=False)

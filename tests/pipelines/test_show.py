@@ -18,7 +18,13 @@ def test_seconds_are_those_since_the_process_began():
 def test_figures_become_a_table_a_file_and_a_card_with_the_way_to_mlflow(tmp_path):
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
     card = dsl.Markdown(uri=str(tmp_path / "card"))
-    figures = {"losses": {"itc": 4.25}, "steps": 3, "registered": True, "curves": {"itc": [[0, 5.0]]}, "mlflow": "http://mlflow/run"}
+    figures = {
+        "losses": {"itc": 4.25},
+        "steps": 3,
+        "registered": True,
+        "curves": {"itc": [[0, 5.0]]},
+        "mlflow": "http://mlflow/run",
+    }
     show(figures, metrics, card)
     seconds = metrics.metadata.pop("seconds")
     assert metrics.metadata == {"losses.itc": 4.25, "steps": 3, "registered": True}

@@ -25,7 +25,14 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
     """Kubeflow Pipelines in memory; the environment points to it, and to nothing else."""
     server = Kubeflow()
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    for name in ("KFP_TOKEN", "KFP_NAMESPACE", "KFP_CONTEXT", "KFP_CA_FILE", "KUBERNETES_SERVICE_HOST", "KF_PIPELINES_SA_TOKEN_PATH"):
+    for name in (
+        "KFP_TOKEN",
+        "KFP_NAMESPACE",
+        "KFP_CONTEXT",
+        "KFP_CA_FILE",
+        "KUBERNETES_SERVICE_HOST",
+        "KF_PIPELINES_SA_TOKEN_PATH",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KFP_HOST", server.uri)
     yield server
@@ -88,7 +95,9 @@ def test_a_schedule_replaces_that_of_the_same_name_alone(kubeflow):
 def test_schedules_are_listed_paused_resumed_and_deleted(kubeflow):
     said = CliRunner().invoke(command.app, ["schedule", "0 0 3 * * 0", "--name", "weekly", "--set", "store=s3://b"])
     assert "weekly runs at 0 0 3 * * 0" in said.output
-    assert {spec["pipelineInfo"]["name"] for spec, _ in kubeflow.uploaded} == {"retrain"}, "a bootstrap would come from the cache"
+    assert {spec["pipelineInfo"]["name"] for spec, _ in kubeflow.uploaded} == {"retrain"}, (
+        "a bootstrap would come from the cache"
+    )
     CliRunner().invoke(command.app, ["pause", "weekly"])
     assert kubeflow.recurring[0]["status"] == "DISABLED"
     shown = CliRunner().invoke(command.app, ["list"]).output
@@ -175,7 +184,10 @@ def test_what_the_lint_finds_is_not_published(kubeflow, monkeypatch):
 
 def test_a_token_of_the_environment_authenticates_and_is_not_said(kubeflow, monkeypatch):
     kubeflow.token = "hunter2"
-    with pytest.raises(ClusterError, match="answered 401 Unauthorized: who are you") as refused, command.cluster() as kfp:
+    with (
+        pytest.raises(ClusterError, match="answered 401 Unauthorized: who are you") as refused,
+        command.cluster() as kfp,
+    ):
         kfp.schedules()
     monkeypatch.setenv("KFP_TOKEN", "hunter2")
     assert Cluster().schedules() == []
@@ -248,8 +260,15 @@ def test_steps_that_are_to_run_again_are_not_cached_in_that_run_alone(kubeflow):
 
 def uncached(made: dict) -> set[str]:
     spec = made.get("pipeline_spec", made)
-    groups = [group["dag"]["tasks"].values() for group in [spec["root"], *spec["components"].values()] if "dag" in group]
-    tasks = [task for group in groups for task in group if "executorLabel" in spec["components"][task["componentRef"]["name"]]]
+    groups = [
+        group["dag"]["tasks"].values() for group in [spec["root"], *spec["components"].values()] if "dag" in group
+    ]
+    tasks = [
+        task
+        for group in groups
+        for task in group
+        if "executorLabel" in spec["components"][task["componentRef"]["name"]]
+    ]
     return {task["taskInfo"]["name"] for task in tasks if not task["cachingOptions"].get("enableCache")}
 
 

@@ -12,7 +12,12 @@ from pathlib import Path
 
 def main(folder: Path, port: int) -> None:
     store = f"sqlite:///{folder}/mlflow.db"
-    settings = {"FILE_STORE": store, "REGISTRY_STORE": store, "ARTIFACT_ROOT": "mlflow-artifacts:/", "SERVE_ARTIFACTS": "true"}
+    settings = {
+        "FILE_STORE": store,
+        "REGISTRY_STORE": store,
+        "ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "SERVE_ARTIFACTS": "true",
+    }
     settings |= {"ARTIFACT_DESTINATION": str(folder / "artifacts")}
     os.environ.update({f"_MLFLOW_SERVER_{name}": value for name, value in settings.items()})
     from mlflow.server import app

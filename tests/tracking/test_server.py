@@ -30,7 +30,9 @@ class Server:
 
     def start(self) -> None:
         (self.folder / "port").unlink(missing_ok=True)
-        self.process = subprocess.Popen([sys.executable, Path(__file__).with_name("mlflow_server.py"), self.folder, str(self.port)])
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("mlflow_server.py"), self.folder, str(self.port)]
+        )
         while not (self.folder / "port").exists():
             assert self.process.poll() is None
             time.sleep(0.05)
@@ -54,7 +56,9 @@ def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(one_server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+def server(
+    one_server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Server]:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_NAME", "BLIP_GROUP", "BLIP_TRACKING", "RANK"):
         monkeypatch.delenv(name, raising=False)
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
@@ -124,7 +128,9 @@ def test_a_server_that_is_away_at_the_beginning_gets_the_run_later(server: Serve
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_what_a_server_does_not_take_in_time_is_sent_later(server: Server, monkeypatch, caplog, tmp_path: Path, begun: bool):
+def test_what_a_server_does_not_take_in_time_is_sent_later(
+    server: Server, monkeypatch, caplog, tmp_path: Path, begun: bool
+):
     monkeypatch.setenv("BLIP_TRACKING_PATIENCE", "0.5")
     monkeypatch.setenv("BLIP_GROUP", "group")
     (tmp_path / "metrics.json").write_text("{}")
@@ -165,7 +171,9 @@ def test_a_model_is_registered_by_a_server_that_comes_back(server: Server, tmp_p
 
 
 @pytest.mark.parametrize("password", ["secretword", "p@ss:w/rd", "100%25?#"])
-def test_user_and_password_of_the_address_open_the_door_and_are_never_written(server, monkeypatch, caplog, tmp_path, password):
+def test_user_and_password_of_the_address_open_the_door_and_are_never_written(
+    server, monkeypatch, caplog, tmp_path, password
+):
     (server.folder / "password").write_text(f"ann:{password.replace('%25', '%')}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("http://", f"http://ann:{password}@"))
     tracking.server.client.cache_clear()
@@ -202,7 +210,9 @@ with tracking.start(sys.argv[1], key=f"key of '{sys.argv[1]}'") as run:
 
 def step(name: str, number: int) -> int:
     """A step whose process a signal ends; returns its exit code."""
-    process = subprocess.Popen([sys.executable, "-c", STEP, name], stdout=subprocess.PIPE, env={**os.environ, "MLFLOW_RUN_NAME": name})
+    process = subprocess.Popen(
+        [sys.executable, "-c", STEP, name], stdout=subprocess.PIPE, env={**os.environ, "MLFLOW_RUN_NAME": name}
+    )
     assert process.stdout
     process.stdout.readline()
     process.send_signal(number)
@@ -246,8 +256,12 @@ def test_a_run_of_a_living_process_or_of_another_system_goes_on(server: Server):
     assert kept(server)["first"].info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("name", ["bob's", 'the "best"', """both ' and " """, "100 %", "a/b", "größe", "a`b\\c", "x" * 300])
-def test_odd_names_of_experiments_groups_steps_and_keys_work(server: Server, monkeypatch: pytest.MonkeyPatch, name: str):
+@pytest.mark.parametrize(
+    "name", ["bob's", 'the "best"', """both ' and " """, "100 %", "a/b", "größe", "a`b\\c", "x" * 300]
+)
+def test_odd_names_of_experiments_groups_steps_and_keys_work(
+    server: Server, monkeypatch: pytest.MonkeyPatch, name: str
+):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"experiment {name}")
     monkeypatch.setenv("BLIP_GROUP", name)
     monkeypatch.setenv("MLFLOW_RUN_NAME", f"step {name}")
@@ -259,7 +273,10 @@ def test_odd_names_of_experiments_groups_steps_and_keys_work(server: Server, mon
         except ZeroDivisionError:
             failed = run.id
     assert run.id == failed
-    assert {name: run.info.status for name, run in kept(server).items()} == {name: "FINISHED", f"step {name}": "FINISHED"}
+    assert {name: run.info.status for name, run in kept(server).items()} == {
+        name: "FINISHED",
+        f"step {name}": "FINISHED",
+    }
 
 
 @pytest.mark.parametrize("name", ["bob's model", 'the "best"', "100 %", "v1.2", "größe"])
@@ -300,13 +317,19 @@ def test_a_deleted_experiment_is_named_with_the_way_out(server: Server):
 
 
 def test_a_run_shows_its_data_and_its_command(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "argv", ["/usr/lib/python/blip/cli.py", "train", "pretrain", "--store", "s3://key:word@bucket"])
+    monkeypatch.setattr(
+        sys, "argv", ["/usr/lib/python/blip/cli.py", "train", "pretrain", "--store", "s3://key:word@bucket"]
+    )
     data = [tracking.DataInput("web", "0123456789abcdef" * 4, "s3://bucket/web", "training", 120)]
     with tracking.start("pretrain", tags={"revision": "3f2a1b0"}, inputs=data) as run:
         pass
     found = kept(server)["pretrain"]
     (shown,) = found.inputs.dataset_inputs
-    assert (shown.dataset.name, shown.dataset.digest, shown.dataset.source_type) == ("web", ("0123456789abcdef" * 4)[:36], "s3")
+    assert (shown.dataset.name, shown.dataset.digest, shown.dataset.source_type) == (
+        "web",
+        ("0123456789abcdef" * 4)[:36],
+        "s3",
+    )
     assert shown.dataset.source == '{"uri": "s3://bucket/web"}'
     assert {tag.key: tag.value for tag in shown.tags} == {"mlflow.data.context": "training"}
     assert found.data.tags["mlflow.source.name"] == "blip train pretrain --store s3://***@bucket"
@@ -321,7 +344,9 @@ def test_a_refused_record_ends_run_group_and_threads(server: Server, monkeypatch
     with pytest.raises(TrackingError, match=r"no\$name"), tracking.start("meanwhile") as run:
         note_for_ever(run)
     found = kept(server)
-    assert {name: run.info.status for name, run in found.items()} == dict.fromkeys(("group", "at the end", "meanwhile"), "FAILED")
+    assert {name: run.info.status for name, run in found.items()} == dict.fromkeys(
+        ("group", "at the end", "meanwhile"), "FAILED"
+    )
     assert found["at the end"].data.metrics == {"a": 1.0}
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("mlflow", "System"))]
 
@@ -334,7 +359,9 @@ def note_for_ever(run: tracking.Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["it's", "100 %", "a#b", "ü b", 'a"b'])
-def test_a_folder_of_any_name_holds_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_server: Server, name: str):
+def test_a_folder_of_any_name_holds_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_server: Server, name: str
+):
     monkeypatch.delenv("BLIP_GROUP", raising=False)
     shutil.copytree(one_server.folder, tmp_path / name, ignore=shutil.ignore_patterns("port", "artifacts"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / name}/mlflow.db")

@@ -54,7 +54,9 @@ def test_a_run_keeps_parameters_curves_parents_and_artifacts(mlflow, tmp_path):
     assert kept.data.params["optimizer.betas"] == "[0.9, 0.99]"
     assert len(kept.data.params["note"]) == 500
     assert kept.data.tags.items() >= {"parent.web": "abc", "revision": "v1", "alarm": "none"}.items()
-    assert [(m.step, m.value) for m in mlflow.get_metric_history(run.id, "train/itc")] == [(s, 3.0 - s / 100) for s in range(250)]
+    assert [(m.step, m.value) for m in mlflow.get_metric_history(run.id, "train/itc")] == [
+        (s, 3.0 - s / 100) for s in range(250)
+    ]
     assert sorted(a.path for a in mlflow.list_artifacts(run.id)) == ["config.json", "model"]
     assert [a.path for a in mlflow.list_artifacts(run.id, "model/tokenizer")] == ["model/tokenizer/vocab.txt"]
 
@@ -126,7 +128,10 @@ def test_what_mlflow_refuses_is_an_error_that_names_it(database):
 @pytest.mark.usefixtures("mlflow")
 def test_mlflow_that_is_not_there_is_an_error_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9 does not answer .* BLIP_TRACKING=off"), tracking.start("pretrain"):
+    with (
+        pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9 does not answer .* BLIP_TRACKING=off"),
+        tracking.start("pretrain"),
+    ):
         pass
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
@@ -136,7 +141,9 @@ def test_mlflow_that_is_not_there_is_an_error_at_once(monkeypatch, tmp_path):
 
 def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
     path = tmp_path / "mlflow.db"
-    make = f"from pathlib import Path; from blip.tracking.server import make_database; make_database(Path({str(path)!r}))"
+    make = (
+        f"from pathlib import Path; from blip.tracking.server import make_database; make_database(Path({str(path)!r}))"
+    )
     killed = subprocess.Popen([sys.executable, "-c", make])
     while not (path.with_name("mlflow.db.aside").exists() and tables(path.with_name("mlflow.db.aside"))):
         assert killed.poll() is None
@@ -146,7 +153,9 @@ def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
     assert tables(path) == 0
     make_database(path)
     assert tables(path) > 20
-    assert [left.name for left in tmp_path.iterdir() if left.name.startswith(("mlflow.db.aside", "mlflow.db.whole"))] == []
+    assert [
+        left.name for left in tmp_path.iterdir() if left.name.startswith(("mlflow.db.aside", "mlflow.db.whole"))
+    ] == []
 
 
 def test_a_killed_step_goes_on_in_its_own_run(mlflow):
@@ -201,7 +210,9 @@ def test_a_group_gathers_its_runs(mlflow, monkeypatch):
             pass
     named = {r.info.run_name: r for r in runs_of(mlflow)}
     assert set(named) == {"bootstrap-1", "pretrain", "pretrain-again"}
-    assert {named[n].data.tags["mlflow.parentRunId"] for n in ("pretrain", "pretrain-again")} == {named["bootstrap-1"].info.run_id}
+    assert {named[n].data.tags["mlflow.parentRunId"] for n in ("pretrain", "pretrain-again")} == {
+        named["bootstrap-1"].info.run_id
+    }
     assert named["bootstrap-1"].info.status == "FINISHED"
 
 
