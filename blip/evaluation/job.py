@@ -1,5 +1,6 @@
 """The job of an evaluation, and its workers' part: every shard is predicted and, where a task re-ranks, passed over once more."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -95,11 +96,25 @@ def predict_all(
     shards = {shard.name: shard for shard in job.input.shards if shard.name in wanted}
     prepare = partial(example, size=size, max_pixels=job.config.max_pixels)
 
+    began = time.monotonic()
+
     def run_pass(at: Store, task: Task, predict: Predict, before: Sequence[Sequence[Any]] = ()) -> None:
         offsets = dict(zip(wanted, accumulate(map(len, before), initial=0), strict=False))
         process = ShardPredictor(task, predict, job.input.store, prepare, cfg.batch, wanted, offsets, advance, cfg.unexpected)
         queue = ShardQueue(at, list(wanted), name, job.config.lease)
-        Worker(queue, job.input.store, shards, process, job.config.report, budget.check, tally, ahead=False, reports=home).run()
+        worker = Worker(
+            queue,
+            job.input.store,
+            shards,
+            process,
+            report=job.config.report,
+            before=budget.check,
+            tally=tally,  # of all passes, as `began`
+            ahead=False,
+            reports=home,
+            began=began,
+        )
+        worker.run()
 
     try:
         for kind, task in tasks.items():

@@ -120,7 +120,7 @@ class Cluster:
         above = pod.metadata.owner_references[0]
         return {"apiVersion": above.api_version, "kind": above.kind, "name": above.name, "uid": above.uid, "blockOwnerDeletion": False}
 
-    def goes_on(self, owner: Manifest) -> bool:
+    def is_running(self, owner: Manifest) -> bool:
         """Whether an owner is there and was told neither to stop nor to go; one that this process may not see counts as gone."""
         try:
             above = self.read({**owner, "metadata": {"name": owner["name"]}})

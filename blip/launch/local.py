@@ -53,8 +53,8 @@ def exit_code(codes: Sequence[int]) -> int:
     return (killed + [code for code in codes if code > 0] + [128 + signal.SIGTERM])[0]
 
 
-def share(asked: int) -> int:
-    """How many processes of this machine share the work: as many as asked for, 0 for one a GPU. Raises ConfigError for more than GPUs."""
+def local_process_count(asked: int) -> int:
+    """Returns how many processes of this machine share the work: as asked for, 0 for one a GPU. Raises ConfigError for more than GPUs."""
     gpus = torch.cuda.device_count()
     if gpus and asked > gpus:
         raise ConfigError(f"{asked} processes need a GPU each, and this machine has {gpus}: ask for fewer")
@@ -68,7 +68,7 @@ def launch(module: str, args: Sequence[str], processes: int, *, log: str | Path 
     rest failed. SIGTERM and Ctrl-C here let the workers finish their step and save; the second ends them as they stand. `processes` 0 is
     one a GPU. Output goes to `log` if there is one. Raises ConfigError where there are fewer GPUs than processes.
     """
-    processes = share(processes)
+    processes = local_process_count(processes)
     options = ["--standalone", f"--nproc-per-node={processes}", "--max-restarts=0", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     with open_log(log) as output:

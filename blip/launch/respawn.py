@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blip.launch.local import launch, share
+from blip.launch.local import launch, local_process_count
 from blip.storage import scratch
 
 
@@ -14,7 +14,7 @@ def to_start(processes: int) -> int:
 
     `processes` is what was asked for; 0 stands for one a GPU.
     """
-    count = share(processes)
+    count = local_process_count(processes)
     return count if count > 1 and "WORLD_SIZE" not in os.environ else 0
 
 

@@ -87,7 +87,7 @@ def submitted(cluster: Cluster, job: Manifest) -> Iterator[None]:
         finally:
             there = cluster.read(job)
             if there is not None and not status_of(there).finished and "deletionTimestamp" not in there["metadata"]:
-                if any(cluster.goes_on(owner) for owner in owners):
+                if any(cluster.is_running(owner) for owner in owners):
                     log.warning("job %s runs on without this process: the next attempt of this step attaches to it", name)
                 else:
                     log.warning("job %s is cancelled", name)

@@ -11,7 +11,7 @@ from blip.capfilt.scores import Scores
 from blip.config import ConfigError, load
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
-from blip.launch.local import share
+from blip.launch.local import local_process_count
 from blip.logs import log, progress
 from blip.runs.select import SCORES, is_name, manifest_name, take_over, write_source
 from blip.storage import Store, open_store, probe
@@ -63,7 +63,7 @@ def capfilt(
     inputs = [DataInput(cfg.source, job.input.digest, job.input.root, "capfilt", job.input.samples)]
     with track(name, tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
-        speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, share(cfg.workers), Path(out, "logs"))), run)
+        speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, local_process_count(cfg.workers), Path(out, "logs"))), run)
         scores = Scores.of(job, home)
         scores.sweep()
         write_source(scores.source, Path(out))

@@ -15,7 +15,7 @@ from blip.config import ConfigError, load
 from blip.data.judge import Judge, judge_of
 from blip.data.manifest import Manifest
 from blip.evaluation.job import EvaluateConfig, EvaluationJob, counted, image_size, load_tasks, predict_all, predictions, samples_done
-from blip.launch.local import share
+from blip.launch.local import local_process_count
 from blip.logs import log, progress
 from blip.storage import open_store, probe
 from blip.tracking import DataInput
@@ -63,7 +63,7 @@ def evaluate(
     tasks = load_tasks(cfg, model)
     total = sum(job.quotas.values()) * sum(1 + task.needs_rerank for task in tasks.values())
     done = samples_done(job, home, tasks)
-    processes = 0 if workers else share(cfg.workers)
+    processes = 0 if workers else local_process_count(cfg.workers)
     inputs = [DataInput(cfg.split, manifest.digest, manifest.root, "evaluation", manifest.samples)]
     parents = {"data": manifest.digest, "model": models["model"].digest}
     with (

@@ -17,7 +17,7 @@ from blip.capfilt.shard import ShardBootstrap
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.distributed import device
 from blip.evaluation import job as evaluation_job
-from blip.launch.local import share
+from blip.launch.local import local_process_count
 from blip.logs import log, quiet
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
@@ -103,7 +103,7 @@ def main(
     if attached:
         threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        count = 1 if attached else share(processes)
+        count = 1 if attached else local_process_count(processes)
         if count == 1:
             work(job, name)
             return

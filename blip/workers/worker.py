@@ -51,7 +51,7 @@ Process = Callable[[Shard, Path, Path, Counter[str]], Output]
 
 @dataclass
 class Worker:
-    """Works off a queue. Shards come from `source`, output goes to the queue's store under `data/`.
+    """Processes the shards of a queue. They come from `source`, output goes to the queue's store under `data/`.
 
     A shard that cannot be read fails and is tried again, here or elsewhere; any other error ends the worker after its leases are given
     back. A worker that is asked to go (SystemExit, KeyboardInterrupt) gives them back without blame.
@@ -62,24 +62,26 @@ class Worker:
     shards: Mapping[str, Shard]
     process: Process
     report: float = 1.0
-    """Seconds between two words about the progress."""
+    """Seconds between two progress reports."""
     before: Callable[[], None] = lambda: None
     """Called before each shard; what it raises ends the worker, with blame for nobody."""
     tally: Counter[str] = field(default_factory=Counter)
     ahead: bool = True
     """Whether it takes the next shard while it works on one; where shards are few and long, it would keep that from an idle worker."""
     reports: Store | None = None
-    """Where it says how far it is, as `worker/NAME.json`; the queue's store if none."""
+    """The store of its progress reports, `worker/NAME.json`; the queue's store if none."""
+    began: float = field(default_factory=time.monotonic)
+    """When this process began to work (`time.monotonic`), for one that works off several queues."""
     held: dict[str, Work] = field(default_factory=dict)
     over: Event = field(default_factory=Event)
 
     def run(self) -> None:
         """Returns when every shard is done or set aside."""
-        heart = Thread(target=self.beat, daemon=True)
+        heart = Thread(target=self.heartbeat, daemon=True)
         heart.start()
         with ExitStack() as stack:
-            stack.push(self.leave)
-            stack.callback(self.fall_silent, heart)  # what is given back must not be renewed
+            stack.push(self.release_all)
+            stack.callback(self.stop_heartbeat, heart)  # what is given back must not be renewed
             fetcher, uploader = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
             stack.callback(self.over.set)  # ends the fetcher, so that what is held at the end is known
             following, last = fetcher.submit(self.next), None
@@ -96,13 +98,13 @@ class Worker:
     def do(self, work: Work, uploader: ThreadPoolExecutor, last: Future[None] | None) -> Future[None] | None:
         work.begun = self.queue.begin(work.lease)
         if not work.begun:
-            return self.put_down(work)
+            return self.close(work)
         began = time.monotonic()
         try:
             output = self.process(work.shard, work.path, work.folder, self.tally)
         except ShardError as e:
             self.queue.fail(work.lease, str(e))
-            return self.put_down(work)
+            return self.close(work)
         output.record["seconds"] = round(time.monotonic() - began, 3)
         if last:
             last.result()  # one upload at a time: no more output waits than is being made
@@ -155,31 +157,31 @@ class Worker:
         store.read(name, size - 1, 1)  # raises where less has arrived
         self.queue.commit(work.lease, {"name": name, "sha256": digest, "bytes": size, **output.record})
         self.tally["shards"] += 1
-        self.put_down(work)
+        self.close(work)
 
-    def put_down(self, work: Work) -> None:
+    def close(self, work: Work) -> None:
         self.held.pop(work.lease.shard, None)
         work.cleanup.close()
 
-    def leave(self, kind: type[BaseException] | None, error: BaseException | None, _trace) -> None:
+    def release_all(self, kind: type[BaseException] | None, error: BaseException | None, _trace) -> None:
         """Gives back what is held: with blame where the shard in hand, and not the store, may have ended the worker."""
         for work in list(self.held.values()):
             if work.begun and kind is not None and issubclass(kind, Exception) and not issubclass(kind, StoreError):
                 self.queue.fail(work.lease, f"{kind.__name__}: {error}")
             else:
                 self.queue.release(work.lease)
-            self.put_down(work)
+            self.close(work)
 
-    def fall_silent(self, heart: Thread) -> None:
+    def stop_heartbeat(self, heart: Thread) -> None:
         self.over.set()
         heart.join()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Renews the leases and reports, until the end."""
-        began, renew, reports = time.monotonic(), self.queue.cfg.seconds / 4, self.reports or self.queue.store
+        renew, reports = self.queue.cfg.seconds / 4, self.reports or self.queue.store
         renewed = told = -math.inf
         while True:
-            ending, now = self.over.wait(min(self.report, renew) / 2), time.monotonic() - began
+            ending, now = self.over.wait(min(self.report, renew) / 2), time.monotonic() - self.began
             try:
                 if now - renewed >= renew:
                     renewed = now

@@ -265,3 +265,14 @@ def test_a_failure_in_between_counts_what_was_done(store: Store, manifest: Manif
     worker.run()
     assert worker.tally["shards"] == worker.tally["images"] == 2
     assert len(store.list("dead/")) == 2
+
+
+def test_the_seconds_of_a_worker_of_several_queues_are_those_of_all(store: Store, manifest: Manifest):
+    began, tally = time.monotonic() - 1000, Counter[str]()
+    for part in ("first", "second"):
+        worker = make_worker(store.join(part), manifest, "one", QUICK)
+        worker.tally, worker.reports, worker.began = tally, store, began
+        worker.run()
+    report = json.loads(store.get("worker/one.json"))
+    assert report["shards"] == 2 * len(manifest.shards)
+    assert report["seconds"] >= 1000
