@@ -1,4 +1,4 @@
-"""Both stores mean the same by every call; S3's failures are survived."""
+"""Both stores have the same semantics, and S3 survives transient failures."""
 
 import os
 import pickle
@@ -13,12 +13,16 @@ from threading import Barrier
 import pytest
 
 from blip.storage import FolderStore, MissingKeyError, Store, StoreError, locate, open_store, probe
-from blip.storage.s3 import S3Store, client
+from blip.storage.s3 import S3Store, s3_client
 
 
 @pytest.fixture(params=["folder", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return open_store(tmp_path / "store") if request.param == "folder" else open_store(f"{request.getfixturevalue('s3')}/some/prefix")
+    return (
+        open_store(tmp_path / "store")
+        if request.param == "folder"
+        else open_store(f"{request.getfixturevalue('s3')}/some/prefix")
+    )
 
 
 def test_bytes_come_back(store: Store, tmp_path: Path):
@@ -37,7 +41,9 @@ def test_bytes_come_back(store: Store, tmp_path: Path):
     assert open_store(store.uri).get("copied") == b"abcdefghij"
 
 
-@pytest.mark.parametrize("attempt", [lambda s, _: s.get("no"), lambda s, _: s.read("no", 0, 1), lambda s, p: s.fetch("no", p / "copy")])
+@pytest.mark.parametrize(
+    "attempt", [lambda s, _: s.get("no"), lambda s, _: s.read("no", 0, 1), lambda s, p: s.fetch("no", p / "copy")]
+)
 def test_what_is_missing_is_named(store: Store, tmp_path: Path, attempt):
     with pytest.raises(MissingKeyError, match=f"{store.uri}/no does not exist"):
         attempt(store, tmp_path)
@@ -88,7 +94,7 @@ def test_prefixes_nest(store: Store):
     inner = store.join("one", "two/three")
     inner.put("key", b"deep")
     assert store.list() == ["one/two/three/key"]
-    assert (store / "one").get("two/three/key") == b"deep"
+    assert store.join("one").get("two/three/key") == b"deep"
     assert inner.list() == ["key"]
     where, key = locate(f"{inner.uri}/key")
     assert where.get(key) == b"deep"
@@ -176,7 +182,9 @@ def behind(s3: str) -> S3Store:
     return S3Store(f"{s3}/behind", attempts=4, timeout=0.5)
 
 
-@pytest.mark.parametrize("faults", [["503"], ["429", "reset"], ["refused"] * 2, ["truncated"] * 2, ["stalled"], ["slow"]])
+@pytest.mark.parametrize(
+    "faults", [["503"], ["429", "reset"], ["refused"] * 2, ["truncated"] * 2, ["stalled"], ["slow"]]
+)
 def test_reading_survives(proxy, s3: str, tmp_path: Path, faults: list[str]):
     store, data = behind(s3), os.urandom(300_000)
     store.put("object", data)
@@ -239,12 +247,14 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str) -> None
 @pytest.mark.parametrize(
     ("style", "address"), [("virtual", "http://bucket.s3.example:9000/a"), ("path", "http://s3.example:9000/bucket/a")]
 )
-def test_the_profile_says_how_a_bucket_is_addressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str, address: str):
+def test_the_profile_says_how_a_bucket_is_addressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, style: str, address: str
+):
     profile(tmp_path, monkeypatch, style)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3.example:9000")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    url = client(1.0, "bucket").generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "a"})
+    url = s3_client(1.0, "bucket").generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "a"})
     assert url.partition("?")[0] == address
 
 
@@ -257,7 +267,7 @@ def test_a_profile_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("setting", ["1", "other,{bucket}"])
 def test_a_public_bucket_is_read_without_keys(s3: str, monkeypatch: pytest.MonkeyPatch, setting: str):
     bucket = s3.removeprefix("s3://")
-    client(1.0, bucket).put_object(Bucket=bucket, Key="key", Body=b"data", ACL="public-read")
+    s3_client(1.0, bucket).put_object(Bucket=bucket, Key="key", Body=b"data", ACL="public-read")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

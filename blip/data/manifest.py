@@ -9,8 +9,7 @@ from pydantic import Field, field_validator
 from blip.config import Config, ConfigError, validate
 from blip.data.names import Split
 from blip.digest import value_digest
-from blip.storage import Store, StoreError, locate, open_store
-from blip.storage.store import check as check_key
+from blip.storage import Store, StoreError, check_key, locate, open_store
 
 
 class Layout(Config):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from blip.digest import file_digest, value_digest
-from blip.storage import Store, StoreError, check
+from blip.storage import Store, StoreError, check_key
 
 INDEX = "index.json"
 
@@ -42,7 +42,7 @@ def read_index(store: Store) -> dict[str, str]:
     if not isinstance(index, dict) or not all(isinstance(value, str) for value in index.values()):
         raise StoreError(f"{where} is not an index of files and digests: delete {store.uri}, so that it is sent again")
     for name in index:
-        check(name)
+        check_key(name)
         if "/" not in name or "\0" in name:
             raise StoreError(f"{where}: {name!r} is not the name of a file in a folder")
     return index

@@ -19,11 +19,11 @@ SCRATCH = Path("/scratch")
 def main(args: Sequence[str], root: Path = SCRATCH) -> None:
     """Ends with the processes' exit code; what the first node's processes made is handed over when all succeeded."""
     store, out = open_store(args[0]), root / "out"
-    receive(store / "in", lambda name: root / "in" / name)
+    receive(store.join("in"), lambda name: root / "in" / name)
     out.mkdir(parents=True, exist_ok=True)
     local.main(args[1:])
     if os.environ.get("PET_NODE_RANK", "0") == "0":
-        send({path.name: path for path in out.iterdir()}, store / "out")
+        send({path.name: path for path in out.iterdir()}, store.join("out"))
 
 
 if __name__ == "__main__":

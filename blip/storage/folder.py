@@ -12,19 +12,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check, hidden
+from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check_key, hidden
 
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
-"""The hidden name that an object has until it is whole."""
+"""The hidden name of an object until it is complete."""
 
 
 class FolderStore(Store):
-    """Objects are files. A write goes to a hidden file beside, reaches the disk, and is then renamed or linked to its name.
+    """Objects are files. A write goes to a hidden file in the same folder, is synced to disk, then renamed or linked.
 
-    `put_new` and `put_if` are atomic between processes (of one machine, or of several on a file system with links and locks).
-    `put` and `delete` take no lock: keys that change hands by `put_if` are written by `put_new` and `put_if` alone.
-    A key cannot be both an object and a folder of others, as it could on S3.
+    `put_new` and `put_if` are atomic between processes of one machine, and of several machines on a file system with
+    links and locks. `put` and `delete` take no lock, so do not use them on keys that are updated by `put_if`.
+    Unlike on S3, a key cannot be both an object and a folder of others.
     """
 
     def __init__(self, folder: str | Path):
@@ -43,12 +43,12 @@ class FolderStore(Store):
         return data
 
     def put(self, key: str, data: bytes) -> None:
-        with self.beside(key) as temporary:
-            write(temporary, data)
+        with self.temporary(key) as temporary:
+            write_synced(temporary, data)
             os.replace(temporary, self.path(key))
 
     def put_file(self, key: str, path: str | Path) -> None:
-        with self.beside(key) as temporary:
+        with self.temporary(key) as temporary:
             shutil.copyfile(path, temporary)
             sync(temporary)
             os.replace(temporary, self.path(key))
@@ -71,28 +71,29 @@ class FolderStore(Store):
         for folder, folders, names in os.walk(top):
             inside = Path(folder).relative_to(self.folder)
             folders[:] = [name for name in folders if (inside / name).as_posix().startswith(prefix)]
-            found += [key for name in names if (key := (inside / name).as_posix()).startswith(prefix) and not hidden(key)]
+            keys = [(inside / name).as_posix() for name in names]
+            found += [key for key in keys if key.startswith(prefix) and not hidden(key)]
         return sorted(found)
 
     def stamps(self, prefix: str = "") -> dict[str, str]:
         found = {}
         for key in self.list(prefix):
             with self.errors(key):
-                told = self.path(key).stat()
-            found[key] = f"{told.st_size}-{told.st_mtime_ns}"
+                status = self.path(key).stat()
+            found[key] = f"{status.st_size}-{status.st_mtime_ns}"
         return found
 
     def ages(self, prefix: str = "") -> dict[str, float]:
         now, found = time.time(), {}
         for key in self.list(prefix):
-            with suppress(FileNotFoundError):  # another process removes, too
+            with suppress(FileNotFoundError):  # another process may remove it meanwhile
                 found[key] = now - self.path(key).stat().st_mtime
         return found
 
     def sweep(self, age: float = OLD_SECONDS) -> int:
         swept = 0
         for path in self.folder.rglob(".*.tmp"):
-            with suppress(OSError):  # it is gone, or not ours to remove
+            with suppress(OSError):  # already removed, or owned by another user
                 if TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > age:
                     path.unlink()
                     swept += 1
@@ -110,19 +111,19 @@ class FolderStore(Store):
         return data, hashlib.sha256(data).hexdigest()
 
     def put_new(self, key: str, data: bytes) -> bool:
-        with self.beside(key) as temporary:
-            write(temporary, data)
+        with self.temporary(key) as temporary:
+            write_synced(temporary, data)
             try:
-                os.link(temporary, self.path(key))  # unlike a rename, refuses to replace; unlike O_EXCL, appears with its content
+                os.link(temporary, self.path(key))  # unlike rename, it never replaces
             except FileExistsError:
                 return False
             return True
 
     def put_if(self, key: str, data: bytes, tag: str) -> bool:
-        with self.beside(key) as temporary:
-            write(temporary, data)
+        with self.temporary(key) as temporary:
+            write_synced(temporary, data)
             with (self.path(key).parent / LOCK).open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file releases it, and so does the end of the process
+                fcntl.flock(lock, fcntl.LOCK_EX)  # closing the file releases the lock
                 current = self.get_tagged(key)
                 if current is None or current[1] != tag:
                     return False
@@ -130,14 +131,14 @@ class FolderStore(Store):
             return True
 
     def join(self, *parts: str) -> Self:
-        return type(self)(self.folder.joinpath(*map(check, parts)))
+        return type(self)(self.folder.joinpath(*map(check_key, parts)))
 
     def path(self, key: str) -> Path:
-        return self.folder / check(key)
+        return self.folder / check_key(key)
 
     @contextmanager
-    def beside(self, key: str) -> Iterator[Path]:
-        """A hidden name in the object's folder to write to; afterwards the folder's entries are on the disk and the name is gone."""
+    def temporary(self, key: str) -> Iterator[Path]:
+        """Yields a hidden path to write to, in the object's folder; at the end syncs the folder and removes the path."""
         path = self.path(key)
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         with self.errors(key):
@@ -150,7 +151,7 @@ class FolderStore(Store):
 
     @contextmanager
     def errors(self, key: str) -> Iterator[None]:
-        """Names the object in whatever the operating system says."""
+        """Turns errors of the operating system into StoreErrors that name the object."""
         try:
             yield
         except StoreError:
@@ -161,7 +162,7 @@ class FolderStore(Store):
             raise StoreError(f"{self.uri}/{key}: {e}") from e
 
 
-def write(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
     with path.open("wb") as f:
         f.write(data)
         f.flush()
@@ -169,7 +170,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Brings a file's content or a folder's entries to the disk, where the file system can."""
+    """Syncs a file's content or a folder's entries to disk, if the file system supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a store can really do, found out before the work depends on it."""
+"""A test of what a store supports, run before any work depends on it."""
 
 import threading
 import uuid
@@ -12,18 +12,19 @@ ROUNDS = 3
 
 
 def probe(store: Store, conditional: bool = True) -> None:
-    """Writes, reads, lists and deletes an object; with `conditional`, lets several writers race for one, new and replaced.
+    """Writes, reads, lists and deletes an object; with `conditional`, also tests the conditional writes under a race.
 
-    Raises StoreError that says what the store cannot do: some S3 servers accept the headers of conditional writes and ignore them.
+    Raises StoreError, which names what the store lacks. Some S3 servers accept the headers of conditional writes and
+    ignore them.
     """
-    writable(store)
+    check_writable(store)
     if conditional:
         with ThreadPoolExecutor(WRITERS) as pool:
             for _ in range(ROUNDS):
-                contested(store, pool)
+                check_conditional_writes(store, pool)
 
 
-def writable(store: Store) -> None:
+def check_writable(store: Store) -> None:
     key, data = f"probe-{uuid.uuid4().hex}", b"written by a probe"
     try:
         store.put(key, data)
@@ -36,7 +37,7 @@ def writable(store: Store) -> None:
         store.delete(key)
 
 
-def contested(store: Store, pool: ThreadPoolExecutor) -> None:
+def check_conditional_writes(store: Store, pool: ThreadPoolExecutor) -> None:
     key = f"probe-{uuid.uuid4().hex}"
     try:
         race(store, pool, key, "new", lambda data: store.put_new(key, data))
@@ -47,6 +48,7 @@ def contested(store: Store, pool: ThreadPoolExecutor) -> None:
 
 
 def race(store: Store, pool: ThreadPoolExecutor, key: str, kind: str, write: Callable[[bytes], bool]) -> None:
+    """Runs `write` in all threads at once. Raises StoreError unless exactly one of them wins."""
     start = threading.Barrier(WRITERS)
     contents = [f"{kind} by writer {i}".encode() for i in range(WRITERS)]
 
@@ -60,6 +62,7 @@ def race(store: Store, pool: ThreadPoolExecutor, key: str, kind: str, write: Cal
         raise StoreError(f"store {store.uri} refuses conditional writes: {e}") from e
     if len(winners) != 1 or store.get(key) != winners[0]:
         raise StoreError(
-            f"store {store.uri} lacks conditional writes: {len(winners)} of {WRITERS} writers won a race for one object ({kind}); "
-            "several workers need a store that has them: a local folder, AWS S3, or Ceph RGW with an unversioned bucket"
+            f"store {store.uri} lacks conditional writes: {len(winners)} of {WRITERS} writers won a race for one "
+            f"object ({kind}); several workers need a store that has them: a local folder, AWS S3, or Ceph RGW with an "
+            "unversioned bucket"
         )

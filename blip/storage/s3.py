@@ -18,28 +18,37 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
-from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check, hidden
+from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check_key, hidden
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MISSING = {"NoSuchKey", "404", "NotFound"}
-TRANSIENT = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests", "ConditionalRequestConflict"}
-PARTS = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20)
-LONGEST_DELAY = 20.0
-# S3DownloadFailedError: the object was replaced between two ranges. urllib3's own: botocore lets them through from bodies it reads itself.
-CUT_SHORT = RetriesExceededError, S3DownloadFailedError, urllib3.exceptions.HTTPError
+MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
+TRANSIENT_CODES = {
+    "ConditionalRequestConflict",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+}
+MULTIPART = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20)
+MAX_DELAY = 20.0
+"""Seconds between two attempts at most."""
+# S3DownloadFailedError: the object was replaced between two ranges. botocore does not wrap urllib3's errors on bodies.
+INTERRUPTED = RetriesExceededError, S3DownloadFailedError, urllib3.exceptions.HTTPError
 
 
 class S3Store(Store):
-    """Objects of a bucket under a prefix. What may pass (throttling, 5xx, resets, bodies cut short, silence) is tried again.
+    """Objects of a bucket under a prefix.
 
-    Conditional writes are the store's own (`If-None-Match`, `If-Match`); `probe` tells whether a server has them.
+    Transient failures (throttling, 5xx, resets, truncated bodies, timeouts) are retried.
+    Conditional writes use `If-None-Match` and `If-Match`; `probe` tests whether a server supports them.
     """
 
     def __init__(self, uri: str, attempts: int = 8, timeout: float = 60.0):
-        """`attempts` for each call, on top of the client's own quick ones; `timeout` in seconds without a byte."""
+        """`attempts` of each call, on top of the client's own quick retries; `timeout` in seconds without a byte."""
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not self.bucket:
             raise StoreError(f"store {uri!r} names no bucket; write s3://bucket/prefix")
@@ -68,7 +77,7 @@ class S3Store(Store):
     def put_file(self, key: str, path: str | Path) -> None:
         def upload(s3) -> None:
             with Path(path).open("rb") as f:
-                s3.upload_fileobj(f, self.bucket, self.prefix + check(key), Config=PARTS)
+                s3.upload_fileobj(f, self.bucket, self.prefix + check_key(key), Config=MULTIPART)
 
         self.call(key, upload)
 
@@ -77,7 +86,7 @@ class S3Store(Store):
 
         def download(s3) -> None:
             with temporary.open("wb") as f:
-                s3.download_fileobj(self.bucket, self.prefix + check(key), f, Config=PARTS)
+                s3.download_fileobj(self.bucket, self.prefix + check_key(key), f, Config=MULTIPART)
 
         try:
             self.call(key, download)
@@ -92,20 +101,21 @@ class S3Store(Store):
         return [*self.stamps(prefix)]
 
     def stamps(self, prefix: str = "") -> dict[str, str]:
-        def pages(s3) -> dict[str, str]:
-            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            entries = (entry for page in pages for entry in page.get("Contents", []))
-            return {entry["Key"].removeprefix(self.prefix): unquoted(entry["ETag"]) for entry in entries}
-
-        return {key: stamp for key, stamp in sorted(self.call(prefix, pages).items()) if not hidden(key)}
+        return {key: unquoted(entry["ETag"]) for key, entry in self.entries(prefix).items()}
 
     def ages(self, prefix: str = "") -> dict[str, float]:
-        def pages(s3) -> dict[str, float]:
-            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            entries = (entry for page in pages for entry in page.get("Contents", []))
-            return {entry["Key"].removeprefix(self.prefix): time.time() - entry["LastModified"].timestamp() for entry in entries}
+        now = time.time()
+        return {key: now - entry["LastModified"].timestamp() for key, entry in self.entries(prefix).items()}
 
-        return {key: age for key, age in sorted(self.call(prefix, pages).items()) if not hidden(key)}
+    def entries(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Returns the entries of the bucket's listing by key, sorted."""
+
+        def listing(s3) -> list[dict[str, Any]]:
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            return [entry for page in pages for entry in page.get("Contents", [])]
+
+        found = {entry["Key"].removeprefix(self.prefix): entry for entry in self.call(prefix, listing)}
+        return {key: found[key] for key in sorted(found) if not hidden(key)}
 
     def sweep(self, age: float = OLD_SECONDS) -> int:
         def uploads(s3) -> list[dict[str, str]]:
@@ -118,10 +128,11 @@ class S3Store(Store):
             left = self.call("", uploads)
             for upload in left:
                 self.call("", lambda s3, upload=upload: s3.abort_multipart_upload(Bucket=self.bucket, **upload))
-        except MissingKeyError:  # another process was faster
+        except MissingKeyError:  # another process has removed it
             return 0
         except StoreError as e:
-            log.warning("uploads that killed writers left are not looked for: %s", e)  # who may write may not list them everywhere
+            # not every writer has the permission to list uploads
+            log.warning("unfinished uploads of killed writers are not removed: %s", e)
             return 0
         return len(left)
 
@@ -145,10 +156,14 @@ class S3Store(Store):
         return self.put_conditionally(key, data, IfMatch=unquoted(tag))  # Ceph refuses a quoted one
 
     def put_conditionally(self, key: str, data: bytes, **condition: str) -> bool:
-        # A write whose answer was lost is repeated and then refused because of itself: the object says who wrote it.
+        # If the response of a write is lost, the retry is refused because of the first write: metadata names the writer.
         writer = uuid.uuid4().hex
+
+        def write(s3) -> None:
+            s3.put_object(**self.at(key), Body=data, Metadata={"writer": writer}, **condition)
+
         try:
-            self.call(key, lambda s3: s3.put_object(**self.at(key), Body=data, Metadata={"writer": writer}, **condition))
+            self.call(key, write)
         except MissingKeyError:
             return False
         except RefusedError:
@@ -163,33 +178,36 @@ class S3Store(Store):
             return None
 
     def join(self, *parts: str) -> Self:
-        return type(self)("/".join([self.uri, *map(check, parts)]), self.attempts, self.timeout)
+        return type(self)("/".join([self.uri, *map(check_key, parts)]), self.attempts, self.timeout)
 
     def at(self, key: str) -> dict[str, str]:
-        return {"Bucket": self.bucket, "Key": self.prefix + check(key)}
+        return {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
 
     def call(self, key: str, request: Callable[[Any], T]) -> T:
-        """Runs a request, reading of the body included, and repeats it while the failure may pass, after growing random delays."""
+        """Returns the result of `request`, which also reads the body; retries transient failures with random backoff."""
         for attempt in range(self.attempts):
             try:
-                return request(client(self.timeout, self.bucket))
-            except (BotoCoreError, ClientError, *CUT_SHORT) as e:
-                if not passing(e) or attempt == self.attempts - 1:
-                    raise self.error(key, e) from None  # the message says it all, and without secrets
-            time.sleep(random.random() * min(0.25 * 2**attempt, LONGEST_DELAY))
+                return request(s3_client(self.timeout, self.bucket))
+            except (BotoCoreError, ClientError, *INTERRUPTED) as e:
+                if not is_transient(e) or attempt == self.attempts - 1:
+                    raise self.error(key, e) from None  # the cause may contain secrets
+            time.sleep(random.random() * min(0.25 * 2**attempt, MAX_DELAY))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def error(self, key: str, e: Exception) -> StoreError:
         uri = f"{self.uri}/{key}"
         if isinstance(e, NoCredentialsError):
-            return StoreError(f"{uri}: {e}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or {UNSIGNED_BUCKETS}=1 for a public bucket")
+            return StoreError(
+                f"{uri}: {e}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                f"or {UNSIGNED_BUCKETS}=1 for a public bucket"
+            )
         if not isinstance(e, ClientError):
             return StoreError(f"{uri}: {e}")
         code = e.response.get("Error", {}).get("Code", "")
-        if code in MISSING:
+        if code in MISSING_CODES:
             return MissingKeyError(f"{uri} does not exist")
         if code in ("PreconditionFailed", "412"):
-            return RefusedError(f"{uri} is not as the condition wants it")
+            return RefusedError(f"{uri} does not meet the condition of the write")
         if code == "NoSuchBucket":
             return StoreError(f"{uri}: there is no bucket {self.bucket!r}; create it first")
         if code in ("InvalidRange", "416"):
@@ -198,12 +216,12 @@ class S3Store(Store):
 
 
 class RefusedError(StoreError):
-    """A conditional write that the store refused."""
+    """A conditional write whose condition was not met."""
 
 
 UNSIGNED_BUCKETS = "AWS_NO_SIGN_REQUEST"
-"""The variable that names the buckets, joined by commas, to which requests go without a signature; 1, true or yes means all of them."""
-SETTINGS = (
+"""The variable that lists buckets, separated by commas, for requests without a signature; 1, true or yes means all."""
+CLIENT_VARIABLES = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
     "AWS_PROFILE",
@@ -211,35 +229,37 @@ SETTINGS = (
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_ACCESS_KEY_ID",
 )
-"""Variables that decide about a client; one that was made under others is not used."""
+"""Environment variables that a client depends on; a change of any leads to a new client."""
 
 local = threading.local()
 sessions: dict[tuple[Any, ...], tuple[boto3.session.Session, threading.Lock]] = {}
-"""By process and settings: a session takes long to make and is not to be shared by threads while it makes a client."""
+"""By process and variables. Sessions are slow to make; the lock guards making a client, which is not thread-safe."""
 
 
-def client(timeout: float, bucket: str) -> Any:
-    """Returns this thread's client in this process: neither a fork nor another thread shares its connections.
+def s3_client(timeout: float, bucket: str) -> Any:
+    """Returns the client of this thread and process; forks and other threads do not share its connections.
 
-    Raises StoreError where the settings of S3 make no sense.
+    Raises StoreError if the endpoint is not a valid URL.
     """
-    settings = os.getpid(), *map(os.environ.get, SETTINGS)
+    settings = os.getpid(), *map(os.environ.get, CLIENT_VARIABLES)
     key = timeout, is_unsigned(bucket), *settings
     clients = vars(local).setdefault("clients", {})
     if key not in clients:
-        session, making = sessions.get(settings) or sessions.setdefault(settings, (boto3.session.Session(), threading.Lock()))
+        if settings not in sessions:
+            sessions.setdefault(settings, (boto3.session.Session(), threading.Lock()))
+        session, lock = sessions[settings]
         config = Config(
             connect_timeout=timeout,
             read_timeout=timeout,
             retries={"mode": "standard", "total_max_attempts": 4},
-            # Manifests carry digests; servers other than AWS's do not all know the newer checksums.
+            # Manifests carry digests, and some servers other than AWS's do not support the newer checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"addressing_style": addressing_style(session)},
             signature_version=UNSIGNED if is_unsigned(bucket) else None,
         )
         try:
-            with making:
+            with lock:
                 clients[key] = session.client("s3", config=config)
         except ValueError as e:
             raise StoreError(f"s3://{bucket}: {e}: correct AWS_ENDPOINT_URL") from None
@@ -247,9 +267,9 @@ def client(timeout: float, bucket: str) -> Any:
 
 
 def addressing_style(session: boto3.session.Session) -> str:
-    """Returns how a bucket is named in a URL: as the profile says; else in the path where a server of one's own is set.
+    """Returns the addressing style of buckets: the profile's, else `path` with a custom endpoint, else `auto`.
 
-    A server inside a cluster has one name, without a subdomain for every bucket.
+    A server inside a cluster has one host name, without a subdomain for every bucket.
     """
     profile = session._session.get_scoped_config()  # pyright: ignore[reportAttributeAccessIssue]
     chosen = profile.get("s3") or {}
@@ -258,18 +278,18 @@ def addressing_style(session: boto3.session.Session) -> str:
 
 
 def is_unsigned(bucket: str) -> bool:
-    """Whether the environment asks for requests to this bucket without a signature, as public buckets take them from anybody."""
+    """Returns whether the environment asks for unsigned requests to this bucket, which public buckets accept."""
     asked = os.environ.get(UNSIGNED_BUCKETS, "")
     return asked.lower() in ("1", "true", "yes") or bucket in asked.split(",")
 
 
-def passing(e: Exception) -> bool:
-    """Whether a failure may be gone the next time."""
+def is_transient(e: Exception) -> bool:
+    """Returns whether a failure may not occur again on a retry."""
     if not isinstance(e, ClientError):
-        return isinstance(e, (HTTPClientError, IncompleteReadError, *CUT_SHORT))
+        return isinstance(e, (HTTPClientError, IncompleteReadError, *INTERRUPTED))
     status = e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = e.response.get("Error", {}).get("Code")
-    return code in TRANSIENT or status in (409, 429) or (status >= 500 and status != 501)
+    return code in TRANSIENT_CODES or status in (409, 429) or (status >= 500 and status != 501)
 
 
 def unquoted(tag: str) -> str:

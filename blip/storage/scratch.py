@@ -1,4 +1,4 @@
-"""Folders of this machine for a while: written to until the disk is full, and swept when those who made them were killed."""
+"""Temporary folders on this machine that killed processes do not leave behind for good, and errors of full disks."""
 
 import fcntl
 import os
@@ -18,33 +18,33 @@ PREFIX = "blip-scratch-"
 
 @contextmanager
 def scratch(what: str) -> Iterator[Path]:
-    """A folder in TMPDIR that lasts as long as the context. Raises StoreError where it cannot be made.
+    """Yields a folder in TMPDIR that is removed at the end of the context. Raises StoreError if it cannot be made.
 
-    Folders that killed processes left there go when they are old.
+    Also removes old folders that killed processes left there.
     """
     sweep_scratch()
     with writing(Path(tempfile.gettempdir()), "free some space, or let TMPDIR name another place"):
         folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{what}-"))
     try:
-        with held(folder):
+        with locked(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_scratch(age: float = OLD_SECONDS) -> None:
-    """Removes this user's scratch folders that are older than `age` seconds and that no living process holds."""
+    """Removes this user's scratch folders that are older than `age` seconds and not locked by a living process."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
-            told = folder.lstat()
-            if told.st_uid == os.getuid() and time.time() - told.st_mtime > age:
-                with held(folder):
+            status = folder.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > age:
+                with locked(folder):
                     shutil.rmtree(folder)
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock, which the end of the process releases, too. Raises BlockingIOError where another holds it."""
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder's lock, which also ends with the process. Raises BlockingIOError if another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,22 +55,24 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(place: Path, way_out: str = "free some space, or choose another place") -> Iterator[None]:
-    """Turns what the system says of a place that is full, read-only or limited into a StoreError of one line that names it."""
+    """Turns errors of the operating system (disk full, read-only, quota) into a one-line StoreError that names `place`."""
     try:
         yield
     except StoreError:
         raise
     except (OSError, SafetensorError) as e:
-        raise StoreError(f"{place} cannot be written to ({free_space(place)}): {first_line(e)}; {way_out}") from e
+        raise StoreError(f"{place} cannot be written to ({free_space(place)}): {summary_of(e)}; {way_out}") from e
 
 
 def free_space(place: Path) -> str:
-    """What is free on the disk of a place, or of the nearest folder above it that is there."""
+    """Returns a phrase on the free space at `place`, or at its nearest parent folder that exists."""
     for folder in (place, *place.absolute().parents):
         with suppress(OSError):
             return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free there"
     return "it is not there"
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def summary_of(error: BaseException) -> str:
+    """Returns the first line of an error's message, or the name of its type if it has none."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

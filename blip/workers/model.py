@@ -8,7 +8,7 @@ from typing import Self
 from blip.config import Config, ConfigError
 from blip.digest import folder_digest, value_digest
 from blip.models.weights.files import SUFFIXES, WEIGHTS, tensors_digest
-from blip.storage import FolderStore, Store, check, open_store, scratch
+from blip.storage import FolderStore, Store, check_key, open_store, scratch
 
 LEFT_BEHIND = "training_state.safetensors"
 """What a model folder may hold that only its own training needs."""
@@ -54,7 +54,7 @@ class ModelSource(Config):
             return
         with scratch("model") as folder:
             for key in self.files or store.list():
-                path = folder / check(key)
+                path = folder / check_key(key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 store.fetch(key, path)
             yield folder
