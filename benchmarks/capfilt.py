@@ -29,7 +29,7 @@ from blip.config import load
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import local_copy, write_shards
-from blip.data.tokenizer import BERT, Tokenizer
+from blip.data.tokenizer import BERT_TOKENS, Tokenizer
 from blip.data.transforms import MEAN, STD
 from blip.distributed import device
 from blip.logs import quiet
@@ -95,7 +95,7 @@ def build(preset: str, tokenizer: Tokenizer) -> tuple[Captioning, Retrieval]:
 def large_tokenizer() -> Tokenizer:
     """Returns a tokenizer with a vocabulary of BERT's size."""
     letters = "abcdefghijklmnopqrstuvwxyz"
-    pieces = [*BERT, *letters, *(f"##{letter}" for letter in letters)]
+    pieces = [*BERT_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
     with tempfile.TemporaryDirectory(prefix="blip-") as folder:
         path = Path(folder, "vocab.txt")
         path.write_text("\n".join([*pieces, *(f"##{i}" for i in range(30522 - len(pieces)))]))

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from blip.batch import Batch, Example
 from blip.data.images import decode
-from blip.data.loader import Loader, LoaderConfig, generator
+from blip.data.loader import Loader, LoaderConfig, sample_rng
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import read_shard, write_shards
@@ -80,13 +80,13 @@ def variants(manifest: Manifest, case: Case) -> list[Iterator[list | Batch]]:
         for row in plain:
             key = row["__key__"]
             sample = Sample(key, [row[case.extension]], [row["txt"].decode()])
-            yield prepare(sample, generator(0, 0, key))
+            yield prepare(sample, sample_rng(0, 0, key))
 
     def from_memory() -> Iterator[Any]:
         rng = np.random.default_rng(0)
         while True:
             for i in rng.permutation(len(in_memory)).tolist():
-                yield prepare(in_memory[i], generator(0, 0, in_memory[i].key))
+                yield prepare(in_memory[i], sample_rng(0, 0, in_memory[i].key))
 
     loader = Loader([manifest], prepare, collate, LoaderConfig(batch=BATCH))
     return [iter(loader), batched(from_webdataset(), collate), batched(from_memory(), collate)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from blip import distributed
 from blip.batch import Tokens
 from blip.config import ConfigError
-from blip.data.images import as_seen, decode
+from blip.data.images import decode, to_upright_rgb
 from blip.data.sample import BadSample
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import eval_transform, normalise
@@ -262,7 +262,7 @@ def opened(image: ImageLike) -> Image.Image:
     try:
         match image:
             case Image.Image():
-                return as_seen(image)
+                return to_upright_rgb(image)
             case bytes():
                 return decode(image)
             case str() | os.PathLike():

@@ -56,7 +56,7 @@ class Batch:
     def of(cls, examples: list[Example], text: Tokens | None = None, **extra: Any) -> Self:
         """Stacks the images of examples; an image is known by its example's id."""
         ids = [e.id or e.key for e in examples]
-        numbers = torch.tensor([image_number(name) for name in ids])
+        numbers = torch.tensor([hash_id(name) for name in ids])
         return cls([e.key for e in examples], torch.stack([e.image for e in examples]), text, numbers, extra, ids)
 
     def to(self, device) -> Self:
@@ -65,6 +65,6 @@ class Batch:
         return replace(self, **moved, extra=extra)
 
 
-def image_number(name: str) -> int:
+def hash_id(name: str) -> int:
     """A number that stands for a sample's id, the same in every process."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())

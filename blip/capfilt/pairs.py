@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blip.capfilt.hygiene import Facts, HygieneConfig, TextFault, inspect, text_faults
 from blip.config import Config
-from blip.data.layout import wanted
+from blip.data.layout import select_members
 from blip.data.names import Members
 from blip.data.sample import BadSample, Rejected, Sample, one_sample
 from blip.data.shards import OpenShard
@@ -70,7 +70,7 @@ def read_pairs(file: OpenShard, pool: Executor, prepare: Callable[[Sample], Pair
             sample = file.image_and_texts(row)
             with one_sample(sample.id):
                 pair = prepare(sample)
-            pair.members, _ = wanted(file.index[row][1], file.shard.layout, chosen=True)
+            pair.members, _ = select_members(file.index[row][1], file.shard.layout, chosen=True)
             return pair
         except BadSample as e:
             return e

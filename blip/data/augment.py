@@ -13,7 +13,7 @@ OPERATIONS: tuple[Operation, ...] = Operation.__args__
 Affine = tuple[float, float, float, float, float, float]
 """Where a pixel `(x, y)` comes from: `(a x + b y + c, d x + e y + f)`."""
 
-DRAWS = 2
+OPERATIONS_PER_IMAGE = 2
 STRENGTH = 0.5
 """Magnitude 5 of 10."""
 FILL = (128, 128, 128)
@@ -25,15 +25,15 @@ def random_augment(image: Image.Image, rng: np.random.Generator, factors: Litera
     `corrected` makes brightness and sharpness 1 +- 0.45 times what they were. In the reference the factor at this strength is 1.0, so
     that the two change nothing. Every operation gives what OpenCV gives there, up to one level of 255 where pixels are interpolated.
     """
-    for _ in range(DRAWS):
+    for _ in range(OPERATIONS_PER_IMAGE):
         operation = OPERATIONS[rng.integers(len(OPERATIONS))]
         sign = 1 if rng.random() < 0.5 else -1
         if rng.random() < 0.5:
-            image = apply(image, operation, sign, 1 + sign * 0.9 * STRENGTH if factors == "corrected" else 1.0)
+            image = apply_operation(image, operation, sign, 1 + sign * 0.9 * STRENGTH if factors == "corrected" else 1.0)
     return image
 
 
-def apply(image: Image.Image, operation: Operation, sign: int, factor: float) -> Image.Image:
+def apply_operation(image: Image.Image, operation: Operation, sign: int, factor: float) -> Image.Image:
     """One operation at the fixed strength; `sign` turns it the other way, `factor` is that of brightness and sharpness."""
     shear, shift, angle = sign * 0.3 * STRENGTH, sign * 10 * STRENGTH, sign * math.radians(30 * STRENGTH)
     match operation:

@@ -15,7 +15,7 @@ from typing import Any
 
 from blip.config import ConfigError
 from blip.data.manifest import Shard
-from blip.data.shards import OpenShard, RangedShard, ShardError, ShardFile, missing, verify
+from blip.data.shards import OpenShard, RangedShard, ShardError, ShardFile, missing_shard, verify_shard
 from blip.storage import MissingKeyError, Store
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ class ShardCache:
         if number in self.open:
             self.open.move_to_end(number)
             return self.open[number]
-        shard = self.open[number] = self.opened(number)
+        shard = self.open[number] = self.open_number(number)
         if len(self.open) > OPEN_SHARDS:
             self.open.popitem(last=False)[1].close()
         return shard
 
-    def opened(self, number: int) -> OpenShard:
+    def open_number(self, number: int) -> OpenShard:
         store, shard = self.shards[number]
         if path := store.path(shard.name):
             file = ShardFile(store, shard, path, verified=number in self.verified)
@@ -64,27 +64,27 @@ class ShardCache:
         """The verified local copy of a shard, fetched if there is none."""
         store, shard = self.shards[number]
         path = self.folder / f"{shard.sha256}.tar"
-        if self.sound(number, path):
+        if self.is_valid(number, path):
             return path
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = path.with_suffix(".lock")
         with lock.open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            if not self.sound(number, path):
-                fetch(store, shard, path)
+            if not self.is_valid(number, path):
+                fetch_verified(store, shard, path)
                 self.verified.add(number)
                 lock.unlink(missing_ok=True)  # who waits for it holds the file still, and finds the copy
                 self.evict(keep=path)
         return path
 
-    def sound(self, number: int, path: Path) -> bool:
+    def is_valid(self, number: int, path: Path) -> bool:
         """Marks a copy as used now, and returns whether it is there and, when this process first sees it, what the manifest says."""
-        if not touch(path):
+        if not mark_used(path):
             return False
         if number not in self.verified:
             store, shard = self.shards[number]
             try:
-                verify(path, shard, str(path))
+                verify_shard(path, shard, str(path))
             except ShardError as e:
                 log.warning("the local copy of shard %s/%s is fetched again: %s", store.uri, shard.name, e)
                 return False
@@ -135,7 +135,7 @@ def private_folder() -> Path:
     return folder
 
 
-def touch(path: Path) -> bool:
+def mark_used(path: Path) -> bool:
     """Marks a copy as used now, and says whether it is there."""
     try:
         os.utime(path)
@@ -144,14 +144,14 @@ def touch(path: Path) -> bool:
     return True
 
 
-def fetch(store: Store, shard: Shard, path: Path) -> None:
+def fetch_verified(store: Store, shard: Shard, path: Path) -> None:
     uri = f"{store.uri}/{shard.name}"
     temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
     try:
         store.fetch(shard.name, temporary)
-        verify(temporary, shard, uri)
+        verify_shard(temporary, shard, uri)
         temporary.rename(path)
     except MissingKeyError:
-        raise missing(shard, uri) from None
+        raise missing_shard(shard, uri) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import logging
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,15 +14,19 @@ from pydantic import Field
 from blip.config import Config, ConfigError, validate
 from blip.data.index import Index
 from blip.data.manifest import Layout, Manifest, Shard
-from blip.data.names import UNUSED
-from blip.data.sample import BadSample, Rejected
-from blip.data.shards import ShardError, ShardFile, local_copy, log
-from blip.data.sources import find
+from blip.data.names import HARMLESS
+from blip.data.sample import BadSample, Rejected, format_counts
+from blip.data.shards import ShardError, ShardFile, local_copy
+from blip.data.sources import find_tars
 from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError
 
+THREADS = 8
+"""Tars that are read at a time."""
 NO_TEXT = "no text"
-LOST = "tar that cannot be read"
+log = logging.getLogger(__name__)
+
+UNREADABLE_TAR = "tar that cannot be read"
 
 
 class Limits(Config):
@@ -37,7 +42,7 @@ class Limits(Config):
     texts are."""
 
 
-BROKEN_ALONE = Limits(unusable=1, without_text=1)
+ACCEPT_READABLE = Limits(unusable=1, without_text=1)
 """Whatever tars hold, they are taken if they can be read."""
 
 
@@ -56,18 +61,16 @@ class Reading(Config):
 def discover(
     source: str | Path | Sequence[str],
     name: str = "",
-    threads: int = 8,
-    advance: Callable[[Shard], None] = lambda _: None,
     *,
     memory: Store | None = None,
     known: Collection[str] = (),
     layout: Layout = Layout(),  # noqa: B008
-    limits: Limits = BROKEN_ALONE,
+    limits: Limits = ACCEPT_READABLE,
 ) -> Manifest:
     """The manifest that `source` names: a manifest's file; a tar, or tars by pattern (`web/{00000..00041}.tar`, `web/*.tar`), folder or
     prefix; or several such places of tars.
 
-    Tars are read once, whole, for their digests and samples; `advance` hears of each. Save the manifest to do so only once, or give a
+    Tars are read once, whole, for their digests and samples. Save the manifest to do so only once, or give a
     store as `memory`, and only tars that are new or were replaced will be read. Shards whose digests are `known` are left out.
     Raises ConfigError where no tar is found, and ShardError that names every tar that is missing or broken, where they are more than
     `limits` allow, or a tar or all of them hold too little of use.
@@ -78,8 +81,8 @@ def discover(
         return whole.model_copy(update={"shards": tuple(shard for shard in whole.shards if shard.sha256 not in known)})
     if not sources or any(one.endswith(".json") for one in sources):
         raise ConfigError(f"sources {', '.join(sources) or 'of tars: none is named'}: name one manifest (.json), or tars alone")
-    store, stamps = find(sources)
-    read = recall(memory, store.uri) if memory else {}
+    store, stamps = find_tars(sources)
+    read = load_readings(memory, store.uri) if memory else {}
     before = dict(read)
 
     def reading(key: str) -> Reading | ShardError:
@@ -87,14 +90,14 @@ def discover(
         if former and former.stamp == stamps[key] != "" and former.shard.layout == layout and former.shard.index_sha256:
             return former
         try:
-            return describe(store, key, stamps[key], layout)
+            return scan_tar(store, key, stamps[key], layout)
         except ShardError as e:
             return e
 
     found: list[Reading] = []
     broken: list[str] = []
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             for key, made in zip(stamps, pool.map(reading, stamps), strict=True):
                 if isinstance(made, ShardError):
                     broken.append(str(made))
@@ -102,12 +105,11 @@ def discover(
                 read[key] = made
                 if made.shard.sha256 not in known:
                     found.append(made)
-                    advance(made.shard)
     finally:
         if memory and read != before:
-            memory.put(page(store.uri), json.dumps([reading.model_dump() for reading in read.values()]).encode())
+            memory.put(readings_key(store.uri), json.dumps([reading.model_dump() for reading in read.values()]).encode())
     check_limits(store, found, broken, len(stamps), limits)
-    counts = sum((Counter(reading.rejected) + Counter(reading.without_text) for reading in found), Counter({LOST: len(broken)}))
+    counts = sum((Counter(reading.rejected) + Counter(reading.without_text) for reading in found), Counter({UNREADABLE_TAR: len(broken)}))
     shards = tuple(reading.shard for reading in found)
     return Manifest(name=name or store.uri.rpartition("/")[2], root=store.uri, shards=shards, counts=dict(+counts))
 
@@ -121,31 +123,26 @@ def check_limits(store: Store, found: Sequence[Reading], broken: Sequence[str], 
     for message in broken:
         log.warning("left out: %s", message)
     for reading in found:
-        lost = sum(number for reason, number in reading.rejected.items() if reason not in UNUSED)
+        lost = sum(number for reason, number in reading.rejected.items() if reason not in HARMLESS)
         if lost > limits.unusable * (lost + reading.shard.samples):
             raise ShardError(
-                f"shard {store.uri}/{reading.shard.name}: {told(reading.rejected)} and {reading.shard.samples} samples: too little can be "
+                f"shard {store.uri}/{reading.shard.name}: {format_counts(reading.rejected)} and {reading.shard.samples} samples: too little can be "
                 f"used; see data.keys for how names are read, or raise data.unusable={limits.unusable:g}"
             )
     samples = sum(reading.shard.samples for reading in found)
     without = sum((Counter(reading.without_text) for reading in found), Counter())
     if without.total() > limits.without_text * samples:
         raise ShardError(
-            f"{without.total()} of {samples} samples in {store.uri} have no text that can be read: {told(without)}; say where texts are by "
+            f"{without.total()} of {samples} samples in {store.uri} have no text that can be read: {format_counts(without)}; say where texts are by "
             f"data.text_extension or data.text_field, or raise data.without_text={limits.without_text:g} to take images alone"
         )
 
 
-def told(counts: dict[str, int]) -> str:
-    """Counts in words."""
-    return ", ".join(f"{number:,} ({reason})" for reason, number in sorted(counts.items())) or "nothing"
-
-
-def recall(memory: Store, root: str) -> dict[str, Reading]:
+def load_readings(memory: Store, root: str) -> dict[str, Reading]:
     """What is remembered of the tars below a URI, by key. Of two who write at once one is forgotten, which costs reading again."""
-    origin = f"{memory.uri}/{page(root)}"
+    origin = f"{memory.uri}/{readings_key(root)}"
     try:
-        found = json.loads(memory.get(page(root)))
+        found = json.loads(memory.get(readings_key(root)))
     except MissingKeyError:
         return {}
     except (ValueError, RecursionError) as e:
@@ -156,12 +153,12 @@ def recall(memory: Store, root: str) -> dict[str, Reading]:
     return {reading.shard.name: reading for reading in readings}
 
 
-def page(root: str) -> str:
+def readings_key(root: str) -> str:
     """The key under which what was read below a URI is remembered."""
     return f"{hashlib.sha256(root.encode()).hexdigest()[:16]}.json"
 
 
-def describe(store: Store, key: str, stamp: str, layout: Layout) -> Reading:
+def scan_tar(store: Store, key: str, stamp: str, layout: Layout) -> Reading:
     """Reads a tar for what a manifest says of it, and for what cannot be used of it. Raises ShardError that names the tar."""
     uri = f"{store.uri}/{key}"
     rejected = Rejected()

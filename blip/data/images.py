@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from blip.data.sample import BadSample
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """What is decoded. Pillow's other decoders serve no data set, and some start programs."""
 
 MAX_PIXELS = 2**25
@@ -26,7 +26,7 @@ MAX_SIDE = 65535
 PIXELS_A_BYTE = 256
 """More than this a baseline JPEG cannot hold: each of its blocks takes two bits at least, and of 10 blocks the most are 512 pixels."""
 
-STRIP = 2**20
+STRIP_PIXELS = 2**20
 """Pixels of deep grey that are scaled at a time: the arithmetic takes several times the memory of the pixels."""
 
 WHITE_IS_ZERO = 0
@@ -63,13 +63,13 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def decode_with_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
     """As `decode`, with the header's facts. Raises BadSample for whatever Pillow raises."""
     try:
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        opened = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Image.UnidentifiedImageError:
         raise BadSample("image is cut short" if is_cut_webp(data) else "image cannot be decoded") from None
     except Image.DecompressionBombError:
         raise BadSample("image has too many pixels") from None
     except Exception as e:
-        raise broken(data, e) from e
+        raise to_bad_sample(data, e) from e
     with opened:
         encoded, mode = opened.size, opened.mode
         limit_size(opened, len(data), max_pixels)
@@ -80,21 +80,21 @@ def decode_with_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
             orientation = orientation_of(opened)
             image = upright(beside_white(to_rgb(opened), filled), orientation)
         except Exception as e:
-            raise broken(data, e) from e
+            raise to_bad_sample(data, e) from e
         width, height = encoded
         size = (height, width) if orientation >= 5 else (width, height)
         return Decoded(image, size, mode, is_animated(opened))
 
 
-def as_seen(image: Image.Image) -> Image.Image:
+def to_upright_rgb(image: Image.Image) -> Image.Image:
     """As `decode`, for an image of Pillow, of any size. Raises BadSample if its pixels cannot be read."""
     try:
         return upright(to_rgb(image), orientation_of(image))
     except Exception as e:
-        raise broken(b"", e) from e
+        raise to_bad_sample(b"", e) from e
 
 
-def broken(data: bytes, error: Exception) -> BadSample:
+def to_bad_sample(data: bytes, error: Exception) -> BadSample:
     """The reason for an exception of Pillow; one that its decoders do not raise on purpose is named by its type."""
     if "truncated" in str(error) or is_cut_webp(data):
         return BadSample("image is cut short")
@@ -201,10 +201,10 @@ def transform_of(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None
     probe = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(16, 256, 3) if mode == "RGB" else levels[None]
     before = Image.fromarray(probe)
     change = np.asarray(transformed(before, transform), dtype=np.int16) - np.asarray(before.convert("RGB"), dtype=np.int16)
-    return None if np.abs(change).max() <= SEEN else transform
+    return None if np.abs(change).max() <= MIN_VISIBLE_CHANGE else transform
 
 
-SEEN = 3
+MIN_VISIBLE_CHANGE = 3
 """Steps of 255 by which a profile must change some colour to count as another than sRGB."""
 
 
@@ -214,7 +214,7 @@ def deep_grey(image: Image.Image) -> Image.Image:
     low, high = grey_range(image, values)
     negative = tiff_tag(image, 262) == WHITE_IS_ZERO
     out = np.empty(values.shape, np.uint8)
-    rows = max(1, STRIP // image.width)
+    rows = max(1, STRIP_PIXELS // image.width)
     for start in range(0, len(values), rows):
         strip = slice(start, start + rows)
         share = (np.nan_to_num(values[strip].astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (high - low)

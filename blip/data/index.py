@@ -9,10 +9,10 @@ from typing import Self
 
 import numpy as np
 
-from blip.data.names import Members, Split, group
-from blip.data.tar import members
+from blip.data.names import KeyRule, Members, group_members
+from blip.data.tar import read_members
 
-Entry = tuple[str, Members] | tuple[str, Members, list[str]]
+IndexEntry = tuple[str, Members] | tuple[str, Members, list[str]]
 """A sample's key and members; and its texts, where the index knows better than the members."""
 
 
@@ -28,16 +28,16 @@ class Index:
         self.ends = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n"))
 
     @classmethod
-    def of(cls, samples: Iterable[Entry]) -> Self:
+    def of(cls, samples: Iterable[IndexEntry]) -> Self:
         return cls("".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in samples).encode())
 
     @classmethod
-    def scan(cls, path: Path, rejected: Counter[str], keys: Split = "auto") -> Self:
+    def scan(cls, path: Path, rejected: Counter[str], keys: KeyRule = "auto") -> Self:
         """Reads the headers of a tar that somebody else may have written; what is no sample with an image is counted by reason.
 
         Raises tarfile.TarError where the file is no tar or ends early.
         """
-        return cls.of(group(members(path, rejected), keys, rejected).items())
+        return cls.of(group_members(read_members(path, rejected), keys, rejected).items())
 
     @property
     def digest(self) -> str:

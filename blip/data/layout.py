@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blip.data.manifest import Layout
-from blip.data.names import TEXTS, Members, image_names
+from blip.data.names import TEXT_EXTENSIONS, Members, image_extensions
 from blip.data.sample import BadSample, Sample
 
-FIELDS = ("texts", "captions", "caption", "text")
+TEXT_FIELDS = ("texts", "captions", "caption", "text")
 """Fields of a sample's json that hold its text or texts, the first one counting."""
-LARGEST_IMAGE, LARGEST_JSON, LARGEST_TEXT = 256 << 20, 16 << 20, 1 << 20
+MAX_IMAGE_BYTES, MAX_JSON_BYTES, MAX_TEXT_BYTES = 256 << 20, 16 << 20, 1 << 20
 """Bytes of a member that are read at most."""
-MOST_TEXTS = 1000
+MAX_TEXTS = 1000
 """Texts of a sample at most."""
-DEEPEST = 64
+MAX_JSON_DEPTH = 64
 """Levels of a sample's json at most: what is nested deeper cannot be written again."""
 
 
@@ -34,16 +34,16 @@ def pack(sample: Sample) -> dict[str, bytes]:
     return members
 
 
-def wanted(members: Members, layout: Layout, chosen: bool) -> tuple[Members, bool]:
+def select_members(members: Members, layout: Layout, chosen: bool) -> tuple[Members, bool]:
     """The members that a sample is made of, and whether one was left out because it is too large to hold a text.
 
     No text's is among them where the texts were `chosen` already. Raises BadSample where an image is too large.
     """
-    images = image_names(members)
-    if any(members[name][1] > LARGEST_IMAGE for name in images):
+    images = image_extensions(members)
+    if any(members[name][1] > MAX_IMAGE_BYTES for name in images):
         raise BadSample("image is too large a file")
     texts = () if chosen else text_extensions(layout)
-    largest = {**dict.fromkeys(images, LARGEST_IMAGE), "json": LARGEST_JSON, **dict.fromkeys(texts, LARGEST_TEXT)}
+    largest = {**dict.fromkeys(images, MAX_IMAGE_BYTES), "json": MAX_JSON_BYTES, **dict.fromkeys(texts, MAX_TEXT_BYTES)}
     found = {name: members[name] for name in largest if name in members}
     fitting = {name: (offset, size) for name, (offset, size) in found.items() if size <= largest[name]}
     return fitting, len(fitting) < len(found)
@@ -54,10 +54,10 @@ def unpack(key: str, members: Mapping[str, bytes], layout: Layout, chosen: Seque
 
     Texts that are empty are left out. Where none can be read, `text_fault` of the sample says why. Raises BadSample where it has no image.
     """
-    names = image_names(members)
+    names = image_extensions(members)
     if not names:
         raise BadSample("no image")
-    meta, json_fault = read_json(members["json"]) if "json" in members else ({}, "")
+    meta, json_fault = parse_json(members["json"]) if "json" in members else ({}, "")
     texts, text_fault = (list(chosen), "") if chosen is not None else find_texts(members, meta, json_fault, layout, too_large)
     meta.pop("texts", None)
     return Sample(key, [members[name] for name in names], texts, meta, names[0].rpartition(".")[2], text_fault)
@@ -65,12 +65,12 @@ def unpack(key: str, members: Mapping[str, bytes], layout: Layout, chosen: Seque
 
 def read_texts(members: Mapping[str, bytes], layout: Layout, too_large: bool) -> tuple[list[str], str]:
     """The texts that a sample's members hold; where there are none, why, or an empty reason where nothing claims to be one."""
-    meta, json_fault = read_json(members["json"]) if "json" in members else ({}, "")
+    meta, json_fault = parse_json(members["json"]) if "json" in members else ({}, "")
     return find_texts(members, meta, json_fault, layout, too_large)
 
 
 def without_images(members: Members) -> Members:
-    images = image_names(members)
+    images = image_extensions(members)
     return {name: place for name, place in members.items() if name not in images}
 
 
@@ -78,7 +78,7 @@ def text_extensions(layout: Layout) -> tuple[str, ...]:
     """The extensions of the members that may hold a text."""
     if layout.text_extension:
         return (layout.text_extension,)
-    return () if layout.text_field else TEXTS
+    return () if layout.text_field else TEXT_EXTENSIONS
 
 
 def find_texts(
@@ -92,31 +92,31 @@ def find_texts(
 def named_texts(members: Mapping[str, bytes], meta: Mapping[str, Any], json_fault: str, layout: Layout) -> tuple[list[str], str]:
     for extension in text_extensions(layout):
         if extension in members:
-            return decoded(members[extension])
+            return decode_text(members[extension])
     if layout.text_extension and not layout.text_field:
         return [], ""
     if json_fault:
         return [], json_fault
-    for name in (layout.text_field,) if layout.text_field else FIELDS:
+    for name in (layout.text_field,) if layout.text_field else TEXT_FIELDS:
         value = meta.get(name)
         if isinstance(value, str):
-            return usable([value])
+            return usable_texts([value])
         if isinstance(value, list) and value:
-            return usable(value)
+            return usable_texts(value)
         if value is not None and not isinstance(value, list):
             return [], "texts are no list of texts"
     return [], ""
 
 
-def decoded(data: bytes) -> tuple[list[str], str]:
+def decode_text(data: bytes) -> tuple[list[str], str]:
     try:
-        return usable([data.decode("utf-8-sig")])
+        return usable_texts([data.decode("utf-8-sig")])
     except UnicodeDecodeError:
         return [], "text is not UTF-8"
 
 
-def usable(values: Sequence[Any]) -> tuple[list[str], str]:
-    if len(values) > MOST_TEXTS:
+def usable_texts(values: Sequence[Any]) -> tuple[list[str], str]:
+    if len(values) > MAX_TEXTS:
         return [], "more texts than can be read"
     strings = [value for value in values if isinstance(value, str)]
     texts = [text for text in strings if text.strip()]
@@ -124,7 +124,7 @@ def usable(values: Sequence[Any]) -> tuple[list[str], str]:
     return texts, fault
 
 
-def read_json(data: bytes) -> tuple[dict[str, Any], str]:
+def parse_json(data: bytes) -> tuple[dict[str, Any], str]:
     """What a sample's json holds, and what is wrong with it, in which case it counts as empty.
 
     Halves of surrogate pairs, which cut texts leave behind and no encoding takes, become U+FFFD.
@@ -137,12 +137,12 @@ def read_json(data: bytes) -> tuple[dict[str, Any], str]:
         return {}, "json cannot be decoded"
     if not isinstance(meta, dict):
         return {}, "json is no mapping"
-    if data.count(b"{") + data.count(b"[") > DEEPEST and depth(meta) > DEEPEST:
+    if data.count(b"{") + data.count(b"[") > MAX_JSON_DEPTH and json_depth(meta) > MAX_JSON_DEPTH:
         return {}, "json is nested too deeply"
     return meta, ""
 
 
-def depth(value: Any) -> int:
+def json_depth(value: Any) -> int:
     """Levels of lists and mappings in a value."""
     level, reached = [value], 0
     while level := [v for v in level if isinstance(v, dict | list)]:

@@ -18,9 +18,9 @@ from blip.config import Config, ConfigError
 from blip.data.cache import ShardCache, private_folder
 from blip.data.manifest import Manifest
 from blip.data.plan import Plan
-from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample, too_many
+from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample, too_many_unexpected
 from blip.data.shards import ShardError
-from blip.data.shared_memory import WAYS_OUT, check_room, end_when_nothing_can_be_sent, free_bytes, megabytes, size_bytes
+from blip.data.shared_memory import REMEDY, check_shared_memory, exit_on_send_error, format_megabytes, free_bytes, size_bytes
 from blip.storage import StoreError
 
 Prepared = TypeVar("Prepared")
@@ -30,10 +30,10 @@ Collate = Callable[[list[Prepared]], Collated]
 Place = tuple[int, int]
 """Shard and row."""
 
-FETCHERS = 4
+FETCH_THREADS = 4
 
 
-class Fault(NamedTuple):
+class Rejection(NamedTuple):
     """Why a sample is left out; `detail` says more of an error that is unexpected, and is empty otherwise."""
 
     reason: str
@@ -99,7 +99,7 @@ class Loader(Generic[Collated]):
         seed: int = 0,
     ):
         self.cfg, self.rank, self.step = cfg, rank, start_step
-        self.micro_batch, self.accumulation = split(cfg, world)
+        self.micro_batch, self.accumulation = split_batch(cfg, world)
         for manifest in manifests:
             manifest.check_counts()
         stored = [(manifest.store, shard) for manifest in manifests for shard in manifest.shards]
@@ -109,8 +109,8 @@ class Loader(Generic[Collated]):
         if self.remote:
             check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
         folder = private_folder() if self.remote and not cfg.cache else Path(cfg.cache or "")
-        self.reader = Reader(ShardCache(stored, folder, int(cfg.cache_gb * 1e9), cfg.ranged), prepare, collate, seed)
-        self.bad: dict[Place, Fault] = {}
+        self.reader = MicroBatchReader(ShardCache(stored, folder, int(cfg.cache_gb * 1e9), cfg.ranged), prepare, collate, seed)
+        self.bad: dict[Place, Rejection] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,11 +121,6 @@ class Loader(Generic[Collated]):
     def samples(self) -> int:
         """Samples of the data, the ones that an epoch leaves out included."""
         return self.plans[0].total
-
-    @property
-    def state(self) -> tuple[int, int]:
-        """Epoch, and step in it, of the optimizer step that comes next."""
-        return divmod(self.step, self.steps_per_epoch)
 
     @property
     def rejected(self) -> Counter[str]:
@@ -144,14 +139,14 @@ class Loader(Generic[Collated]):
     def check_unexpected(self) -> None:
         """Raises ShardError where unexpected errors cost more of the samples than the configuration allows."""
         details = [fault.detail for fault in self.bad.values() if fault.detail]
-        if too_many(len(details), self.samples, self.cfg.unexpected):
+        if too_many_unexpected(len(details), self.samples, self.cfg.unexpected):
             raise ShardError(
                 f"{len(details)} of {self.samples} samples failed unexpectedly, more than loader.unexpected={self.cfg.unexpected:g} "
                 f"allows; the first: {details[0]}"
             )
 
-    def read(self) -> Iterator[tuple[Collated, dict[Place, Fault]]]:
-        fetchers = ThreadPoolExecutor(FETCHERS)
+    def read(self) -> Iterator[tuple[Collated, dict[Place, Rejection]]]:
+        fetchers = ThreadPoolExecutor(FETCH_THREADS)
         tasks = self.tasks(self.step, fetchers)
         try:
             yield from self.in_workers(tasks) if self.cfg.workers else map(self.reader.__getitem__, tasks)
@@ -159,19 +154,19 @@ class Loader(Generic[Collated]):
             fetchers.shutdown(wait=False, cancel_futures=True)
             self.reader.cache.close()
 
-    def in_workers(self, tasks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[Collated, dict[Place, Fault]]]:
+    def in_workers(self, tasks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[Collated, dict[Place, Rejection]]]:
         """What workers make of the tasks, in their order. Raises ConfigError at once where /dev/shm is too small for it.
 
         Raises StoreError where a worker ends by itself: for want of memory, or of room there once others have filled it.
         """
-        self.check_shared_memory()
+        self.check_first_batch()
         batches = DataLoader(
             self.reader,  # pyright: ignore[reportArgumentType]
             sampler=tasks,  # pyright: ignore[reportArgumentType]
             batch_size=None,
-            collate_fn=unchanged,
+            collate_fn=identity,
             num_workers=self.cfg.workers,
-            worker_init_fn=begin_worker,
+            worker_init_fn=init_worker,
             prefetch_factor=self.cfg.prefetch,
             generator=torch.Generator(),  # its own: the global one would differ with and without workers
         )
@@ -180,16 +175,16 @@ class Loader(Generic[Collated]):
         except RuntimeError as e:
             if "DataLoader worker" not in str(e):
                 raise
-            free, size = megabytes(free_bytes()), megabytes(size_bytes())
+            free, size = format_megabytes(free_bytes()), format_megabytes(size_bytes())
             ended = str(e).splitlines()[0]
-            raise StoreError(f"{ended} It had {free} of {size} in /dev/shm left, if that was it: {WAYS_OUT}") from e
+            raise StoreError(f"{ended} It had {free} of {size} in /dev/shm left, if that was it: {REMEDY}") from e
 
-    def check_shared_memory(self) -> None:
+    def check_first_batch(self) -> None:
         """Makes the first batch here, to know what one takes, and compares all that are there at a time with the room."""
         plan = self.plans[0]
         batch, _ = self.reader[self.step // plan.steps, plan.rows(self.step, *self.part(0, self.micro_batch))]
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        check_room(batch, local * (self.cfg.workers * self.cfg.prefetch + self.accumulation + 1))
+        check_shared_memory(batch, local * (self.cfg.workers * self.cfg.prefetch + self.accumulation + 1))
 
     def tasks(self, step: int, fetchers: ThreadPoolExecutor) -> Iterator[tuple[int, np.ndarray]]:
         """Epoch and rows of every micro-batch of this rank; shards that come into use soon are sent for."""
@@ -211,38 +206,38 @@ class Loader(Generic[Collated]):
         return begin, begin + size
 
 
-class Reader(Generic[Prepared, Collated]):
+class MicroBatchReader(Generic[Prepared, Collated]):
     """Makes one micro-batch from its epoch and rows; travels to workers."""
 
     def __init__(self, cache: ShardCache, prepare: Prepare[Prepared], collate: Collate[Prepared, Collated], seed: int):
         self.cache, self.prepare, self.collate, self.seed = cache, prepare, collate, seed
 
-    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, Fault]]:
+    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, Rejection]]:
         epoch, rows = task
-        bad: dict[Place, Fault] = {}
+        bad: dict[Place, Rejection] = {}
         return self.collate([self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]), bad
 
-    def good(self, epoch: int, number: int, row: int, bad: dict[Place, Fault]) -> Prepared:
+    def good(self, epoch: int, number: int, row: int, bad: dict[Place, Rejection]) -> Prepared:
         """The sample of a row or, where it is bad, the next good one of its shard: neither processes nor earlier samples matter."""
         shard = self.cache[number]
         for place in (*range(row, len(shard)), *range(row)):
             try:
                 sample = shard[place]
                 with one_sample(sample.id):
-                    return self.prepare(sample, generator(self.seed, epoch, sample.key))
+                    return self.prepare(sample, sample_rng(self.seed, epoch, sample.key))
             except BadSample as e:
-                bad[number, place] = Fault(str(e), e.detail if isinstance(e, UnexpectedError) else "")
+                bad[number, place] = Rejection(str(e), e.detail if isinstance(e, UnexpectedError) else "")
         store, entry = self.cache.shards[number]
         reasons = ", ".join(sorted({fault.reason for (shard_number, _), fault in bad.items() if shard_number == number}))
         raise ShardError(f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}")
 
 
-def generator(seed: int, epoch: int, key: str) -> np.random.Generator:
+def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
     """The random numbers of a sample in an epoch."""
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest()))
 
 
-def split(cfg: LoaderConfig, world: int) -> tuple[int, int]:
+def split_batch(cfg: LoaderConfig, world: int) -> tuple[int, int]:
     """Size and number of a process's micro-batches in a step. Raises ConfigError where they do not fit."""
     share, rest = divmod(cfg.batch, world)
     if rest:
@@ -264,16 +259,16 @@ def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> 
         )
 
 
-def begin_worker(worker: int) -> None:
+def init_worker(worker: int) -> None:
     """Prepares a process that reads and decodes beside the training."""
-    leave_the_group(worker)
-    end_when_nothing_can_be_sent()
+    leave_process_group(worker)
+    exit_on_send_error()
 
 
-def leave_the_group(worker: int) -> None:  # noqa: ARG001
+def leave_process_group(worker: int) -> None:  # noqa: ARG001
     """Lets the training alone end its workers: a launcher sends SIGTERM to a whole group, and the step at hand still needs its data."""
     os.setpgid(0, 0)
 
 
-def unchanged(value: Any) -> Any:
+def identity(value: Any) -> Any:
     return value

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator
 
 from blip.config import Config, ConfigError, validate
-from blip.data.names import Split
+from blip.data.names import KeyRule
 from blip.digest import value_digest
 from blip.storage import Store, StoreError, check_key, locate, open_store
 
@@ -15,7 +15,7 @@ from blip.storage import Store, StoreError, check_key, locate, open_store
 class Layout(Config):
     """How the members of a tar become samples."""
 
-    keys: Split = "auto"
+    keys: KeyRule = "auto"
     """Where the key in a member's name ends: at its `first` dot (`000.seg.png` belongs to `000.jpg`), at its `last` one (`photo.v2.jpg` is
     `photo.v2`), or, `auto`, wherever images get a key of their own."""
     text_extension: str = ""
@@ -69,10 +69,6 @@ class Manifest(Config):
         return sum(shard.samples for shard in self.shards)
 
     @property
-    def bytes(self) -> int:
-        return sum(shard.bytes for shard in self.shards)
-
-    @property
     def store(self) -> Store:
         return open_store(self.root)
 
@@ -107,10 +103,10 @@ class Manifest(Config):
             open_store(manifest.root)
         except StoreError as e:
             raise ConfigError(f"manifest {uri}: root: {e}") from None
-        manifest.check(f"manifest {uri}")
+        manifest.check_shards(f"manifest {uri}")
         return manifest
 
-    def check(self, origin: str) -> None:
+    def check_shards(self, origin: str) -> None:
         """Raises ConfigError that names a shard that cannot be as the manifest says."""
         names: set[str] = set()
         for shard in self.shards:
@@ -126,12 +122,12 @@ class Manifest(Config):
     def check_counts(self) -> None:
         """Raises ConfigError that names a shard that has not the bytes for its samples: no order of them should be drawn up."""
         for shard in self.shards:
-            if shard.samples > shard.bytes // SMALLEST_SAMPLE:
+            if shard.samples > shard.bytes // MIN_SAMPLE_BYTES:
                 raise ConfigError(
                     f"manifest {self.name} of {self.root}: {shard.name!r} cannot hold {shard.samples:,} samples in {shard.bytes:,} bytes, "
-                    f"since each takes {SMALLEST_SAMPLE} or more; ingest the tars again"
+                    f"since each takes {MIN_SAMPLE_BYTES} or more; ingest the tars again"
                 )
 
 
-SMALLEST_SAMPLE = 512
+MIN_SAMPLE_BYTES = 512
 """Bytes of a sample in a tar at least: a member's header."""

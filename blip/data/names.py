@@ -8,28 +8,28 @@ from typing import Literal, NamedTuple
 
 from blip.data.tar import Member
 
-KEY = re.compile(r"(?:.*/)?[^/.]+")
+WRITABLE_KEY = re.compile(r"(?:.*/)?[^/.]+")
 """A key that is safe to write: without a dot in its last part."""
-IMAGES = ("jpeg", "jpg", "png", "webp", "avif", "bmp", "gif", "j2k", "jfif", "jp2", "pbm", "pgm", "ppm", "tif", "tiff")
-IMAGE = re.compile(rf"(?:\d{{1,9}}\.)?(?:{'|'.join(IMAGES)})")
+IMAGE_EXTENSIONS = ("jpeg", "jpg", "png", "webp", "avif", "bmp", "gif", "j2k", "jfif", "jp2", "pbm", "pgm", "ppm", "tif", "tiff")
+IMAGE_EXTENSION = re.compile(rf"(?:\d{{1,9}}\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})")
 """An extension that holds an image: `png`, or `0.png`, `1.png` of several."""
-TEXTS = ("txt", "caption", "cap", "text")
+TEXT_EXTENSIONS = ("txt", "caption", "cap", "text")
 """Extensions that hold a text, the first one counting."""
-LONGEST_PATH, LONGEST_NAME = 4096, 255
+MAX_PATH, MAX_NAME = 4096, 255
 """Characters of a member's name, and of its last part: what file systems allow."""
 
-Split = Literal["auto", "first", "last"]
+KeyRule = Literal["auto", "first", "last"]
 """Where a name's key ends: at the first dot of its last part, at its last dot, or as `keys_and_extensions` finds out."""
 Members = dict[str, tuple[int, int]]
 """Extension to (offset, size) in bytes."""
 
-EXTRA = "further image of a sample"
-HIDDEN = "hidden member"
-UNUSED = (EXTRA, HIDDEN)
+EXTRA_IMAGE = "further image of a sample"
+HIDDEN_MEMBER = "hidden member"
+HARMLESS = (EXTRA_IMAGE, HIDDEN_MEMBER)
 """Counted, and no loss: images beside a sample's own (`000.seg.png`), and the files that systems hide in folders."""
 
 
-class Name(NamedTuple):
+class MemberName(NamedTuple):
     """A name's text, and where the first and the last dot of its last part are."""
 
     text: str
@@ -55,11 +55,11 @@ class Name(NamedTuple):
     @property
     def numbered(self) -> bool:
         """Whether it is one image of several, `0.png`."""
-        return self.dotted and IMAGE.fullmatch(self.text[self.first + 1 :].lower()) is not None
+        return self.dotted and IMAGE_EXTENSION.fullmatch(self.text[self.first + 1 :].lower()) is not None
 
 
 @dataclass
-class Kinds:
+class StemKinds:
     """What stands under a stem."""
 
     image: bool = False
@@ -67,13 +67,13 @@ class Kinds:
     json: bool = False
 
 
-def group(members: Iterable[Member], split: Split, rejected: Counter[str]) -> dict[str, Members]:
+def group_members(members: Iterable[Member], split: KeyRule, rejected: Counter[str]) -> dict[str, Members]:
     """The samples of a tar, in the order of their first members; members of one sample may stand anywhere.
 
     What belongs to no sample with an image is counted by reason.
     """
-    named = [(name, member) for member in members if (name := parse(member.name, rejected))]
-    keys = keys_of([name for name, _ in named], split)
+    named = [(name, member) for member in members if (name := parse_name(member.name, rejected))]
+    keys = find_keys([name for name, _ in named], split)
     samples: dict[str, Members] = {}
     for (name, member), key in zip(named, keys, strict=True):
         extension = name.text[len(key) + 1 :].lower()
@@ -85,38 +85,38 @@ def group(members: Iterable[Member], split: Split, rejected: Counter[str]) -> di
             samples[key][extension] = member.offset, member.size
     complete = {}
     for key, extensions in samples.items():
-        used = image_names(extensions)
-        images = sum(extension.rpartition(".")[2] in IMAGES for extension in extensions)
+        used = image_extensions(extensions)
+        images = sum(extension.rpartition(".")[2] in IMAGE_EXTENSIONS for extension in extensions)
         if used:
             complete[key] = extensions
             if images > len(used):
-                rejected[EXTRA] += images - len(used)
+                rejected[EXTRA_IMAGE] += images - len(used)
         elif extensions:
             rejected["no image"] += 1
     return complete
 
 
-def image_names(members: Iterable[str]) -> list[str]:
+def image_extensions(members: Iterable[str]) -> list[str]:
     """The extensions that hold the images: one without a number, the first of IMAGES, else those with numbers, `2.png` before `10.png`."""
-    names = list(filter(IMAGE.fullmatch, members))
-    single = sorted((name for name in names if "." not in name), key=IMAGES.index)
+    names = list(filter(IMAGE_EXTENSION.fullmatch, members))
+    single = sorted((name for name in names if "." not in name), key=IMAGE_EXTENSIONS.index)
     return single[:1] or sorted(names, key=lambda name: (int(name.partition(".")[0]), name))
 
 
-def parse(raw: str, rejected: Counter[str]) -> Name | None:
+def parse_name(raw: str, rejected: Counter[str]) -> MemberName | None:
     text = printable(raw)
     base = text.rfind("/") + 1
-    if len(text) > LONGEST_PATH or len(text) - base > LONGEST_NAME:
+    if len(text) > MAX_PATH or len(text) - base > MAX_NAME:
         rejected["member's name is too long"] += 1
         return None
     if text.startswith(".", base):
-        rejected[HIDDEN] += 1
+        rejected[HIDDEN_MEMBER] += 1
         return None
     first, last = text.find(".", base), text.rfind(".", base)
     if first < 0 or last == len(text) - 1:
         rejected["member without key and extension"] += 1
         return None
-    return Name(text, first, last)
+    return MemberName(text, first, last)
 
 
 def printable(name: str) -> str:
@@ -125,7 +125,7 @@ def printable(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def keys_of(names: list[Name], split: Split) -> list[str]:
+def find_keys(names: list[MemberName], split: KeyRule) -> list[str]:
     """The key in each name."""
     match split:
         case "first":
@@ -133,11 +133,11 @@ def keys_of(names: list[Name], split: Split) -> list[str]:
         case "last":
             return [name.stem for name in names]
         case "auto":
-            known = Known(names)
+            known = KnownKeys(names)
             return [known.key(name) for name in names]
 
 
-class Known:
+class KnownKeys:
     """The keys that a tar's names are known to have, under the rule `auto`.
 
     WebDataset splits at the first dot (`000.jpg`, `000.seg.png`, `000.txt` are one sample), but many files have dots in their names
@@ -146,16 +146,16 @@ class Known:
     `k.1.png`). Known up to a later dot is what has an image and a text of its own.
     """
 
-    def __init__(self, names: Iterable[Name]):
-        self.kinds: defaultdict[str, Kinds] = defaultdict(Kinds)
+    def __init__(self, names: Iterable[MemberName]):
+        self.kinds: defaultdict[str, StemKinds] = defaultdict(StemKinds)
         heads: dict[str, str] = {}
         odd: set[str] = set()  # heads of images with more than a number between head and extension
         for name in names:
             kinds = self.kinds[name.stem]
             heads[name.stem] = name.head
-            kinds.text |= name.ending in TEXTS
+            kinds.text |= name.ending in TEXT_EXTENSIONS
             kinds.json |= name.ending == "json"
-            if name.ending in IMAGES:
+            if name.ending in IMAGE_EXTENSIONS:
                 kinds.image = True
                 if name.dotted and not name.numbered:
                     odd.add(name.head)
@@ -172,7 +172,7 @@ class Known:
     def has_image(self, stem: str) -> bool:
         return stem in self.kinds and self.kinds[stem].image
 
-    def key(self, name: Name) -> str:
+    def key(self, name: MemberName) -> str:
         end = name.last
         while end >= name.first:
             key = name.text[:end]

@@ -48,13 +48,13 @@ class Plan:
     def parts(self, step: int, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Stream, and first and last place in it, of the samples of a batch."""
         epoch, step = divmod(step, self.steps)
-        self.enter(epoch)
+        self.start_epoch(epoch)
         for stream in range(begin // self.each, -(-end // self.each)):
             first = max(begin - stream * self.each, 0)
             last = min(end - stream * self.each, self.each)
             yield stream, step * self.each + first, step * self.each + last
 
-    def enter(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         if epoch == self.epoch:
             return
         rng = np.random.default_rng([self.seed, epoch])

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,9 @@ from blip.storage import StoreError
 
 log = logging.getLogger(__name__)
 
-HANDFUL = 3
+ALWAYS_ALLOWED = 3
 """Unexpected errors that a job outlives whatever their share, unless its share is 0."""
-DETAILS = 20
+MAX_DETAILS = 20
 """Unexpected errors that are kept with key and message."""
 
 
@@ -41,12 +41,13 @@ class Rejected(Counter[str]):
         self[str(error)] += 1
         if isinstance(error, UnexpectedError):
             self.unexpected += 1
-            if len(self.details) < DETAILS:
+            if len(self.details) < MAX_DETAILS:
                 self.details.append(error.detail)
 
-    def told(self) -> str:
-        """The counts in words."""
-        return ", ".join(f"{number} ({reason})" for reason, number in sorted(self.items()))
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Returns counts as text, `3 (no image), 1 (empty text)`; `nothing` if there are none."""
+    return ", ".join(f"{number:,} ({reason})" for reason, number in sorted(counts.items())) or "nothing"
 
 
 @contextmanager
@@ -65,9 +66,9 @@ def one_sample(name: str) -> Iterator[None]:
         raise error from e
 
 
-def too_many(unexpected: int, samples: int, share: float) -> bool:
+def too_many_unexpected(unexpected: int, samples: int, share: float) -> bool:
     """Whether so many unexpected errors among so many samples are more than a job may outlive."""
-    allowed = max(HANDFUL, share * samples) if share else 0
+    allowed = max(ALWAYS_ALLOWED, share * samples) if share else 0
     return unexpected > allowed
 
 

@@ -14,19 +14,19 @@ from typing import Any, Self
 from webdataset.writer import TarWriter
 
 from blip.data.index import Index
-from blip.data.layout import pack, read_texts, unpack, wanted, without_images
+from blip.data.layout import pack, read_texts, select_members, unpack, without_images
 from blip.data.manifest import Layout, Manifest, Shard
-from blip.data.names import KEY, Members
-from blip.data.sample import BadSample, Rejected, Sample, one_sample, too_many
+from blip.data.names import WRITABLE_KEY, Members
+from blip.data.sample import BadSample, Rejected, Sample, format_counts, one_sample, too_many_unexpected
 from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError, open_store, scratch
 
 log = logging.getLogger(__name__)
 
 
-WRITTEN = Layout(keys="first")
+WRITTEN_LAYOUT = Layout(keys="first")
 """How the shards that are written here are read: their keys have no dot."""
-GAP = 64 * 1024
+MAX_GAP = 64 * 1024
 """Bytes between a sample's members that are read along with them; what lies further apart is read one by one."""
 
 
@@ -70,14 +70,14 @@ def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
         seen = set()
         with path.open("wb") as f, TarWriter(f, encoder=False, mtime=0, format="PAX_FORMAT") as tar:
             for sample in samples:
-                if sample.key in seen or not KEY.fullmatch(sample.key):
+                if sample.key in seen or not WRITABLE_KEY.fullmatch(sample.key):
                     raise ValueError(
                         f"shard {store.uri}/{stem}: the key {sample.key!r} comes twice or has a dot, which ends a key in a tar"
                     )
                 seen.add(sample.key)
                 tar.write({"__key__": sample.key, **pack(sample)})
         rejected: Counter[str] = Counter()
-        index = Index.scan(path, rejected, WRITTEN.keys)
+        index = Index.scan(path, rejected, WRITTEN_LAYOUT.keys)
         if len(index) < len(seen):
             raise ValueError(f"shard {store.uri}/{stem}: {len(seen)} samples became {len(index)}; left out: {dict(rejected)}")
         digest = file_digest(path)
@@ -87,7 +87,7 @@ def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
             bytes=path.stat().st_size,
             samples=len(index),
             index_sha256=index.digest,
-            layout=WRITTEN,
+            layout=WRITTEN_LAYOUT,
         )
         store.put_file(shard.name, path)
         store.put(index_key(shard), index.lines)
@@ -106,10 +106,10 @@ def read_shard(store: Store, shard: Shard, rejected: Counter[str] | None = None)
     Bad samples are skipped, counted by reason in `rejected` and told to the log. Raises ShardError.
     """
     reasons = Rejected()
-    with opened(store, shard, reasons) as file:
+    with open_shard(store, shard, reasons) as file:
         yield from good_samples(file, reasons)
     if reasons:
-        log.warning("shard %s/%s: left out %s", store.uri, shard.name, reasons.told())
+        log.warning("shard %s/%s: left out %s", store.uri, shard.name, format_counts(reasons))
     if rejected is not None:
         rejected.update(reasons)
 
@@ -135,7 +135,7 @@ class OpenShard(ABC):
         """The sample of a row, without texts where none can be read. Raises BadSample where it has no image."""
         with one_sample(f"{row} of shard {self.uri}"):
             key, members, chosen = self.index[row]
-            needed, too_large = wanted(members, self.shard.layout, chosen is not None)
+            needed, too_large = select_members(members, self.shard.layout, chosen is not None)
             sample = unpack(key, self.contents(needed), self.shard.layout, chosen, too_large)
             sample.shard = self.shard.sha256
             return sample
@@ -144,7 +144,7 @@ class OpenShard(ABC):
         """The texts of a row alone. Raises BadSample where some came with it and none of them can be read."""
         with one_sample(f"{row} of shard {self.uri}"):
             _, members, chosen = self.index[row]
-            needed, too_large = wanted(members, self.shard.layout, chosen is not None)
+            needed, too_large = select_members(members, self.shard.layout, chosen is not None)
             if chosen is not None:
                 return chosen
             texts, fault = read_texts(self.contents(without_images(needed)), self.shard.layout, too_large)
@@ -152,18 +152,13 @@ class OpenShard(ABC):
                 raise BadSample(fault)
             return texts
 
-    def whole(self, row: int) -> dict[str, bytes]:
-        """All members of a row, by extension. Raises BadSample."""
-        with one_sample(f"{row} of shard {self.uri}"):
-            return self.contents(self.index[row][1])
-
     def contents(self, places: Members) -> dict[str, bytes]:
         """The members at some places: together where they lie side by side, else one by one. Raises BadSample where one is cut short."""
         if not places:
             return {}
         start = min(offset for offset, _ in places.values())
         end = max(offset + size for offset, size in places.values())
-        if end - start <= sum(size for _, size in places.values()) + GAP:
+        if end - start <= sum(size for _, size in places.values()) + MAX_GAP:
             data = self.read(start, end - start)
             found = {name: data[offset - start : offset - start + size] for name, (offset, size) in places.items()}
         else:
@@ -202,12 +197,12 @@ class ShardFile(OpenShard):
     ):
         self.uri, self.shard = f"{store.uri}/{shard.name}", shard
         if not verified:
-            verify(path, shard, self.uri)
-        self.index = index or find_index(store, shard) or scan(path, shard, self.uri, Counter() if rejected is None else rejected)
+            verify_shard(path, shard, self.uri)
+        self.index = index or find_index(store, shard) or index_tar(path, shard, self.uri, Counter() if rejected is None else rejected)
         try:
             self.file = path.open("rb", buffering=0)
         except FileNotFoundError:
-            raise missing(shard, self.uri) from None
+            raise missing_shard(shard, self.uri) from None
 
     def read(self, offset: int, size: int) -> bytes:
         try:
@@ -252,7 +247,7 @@ def good_samples(file: OpenShard, rejected: Rejected) -> Iterator[Sample]:
 
 def check_unexpected(rejected: Rejected, file: OpenShard, share: float, setting: str) -> None:
     """Raises ShardError where unexpected errors cost more of a shard's samples than a setting allows."""
-    if too_many(rejected.unexpected, len(file), share):
+    if too_many_unexpected(rejected.unexpected, len(file), share):
         raise ShardError(
             f"shard {file.uri}: {rejected.unexpected} of {len(file)} samples failed unexpectedly, more than {setting}={share:g} allows; "
             f"the first: {rejected.details[0]}"
@@ -260,13 +255,13 @@ def check_unexpected(rejected: Rejected, file: OpenShard, share: float, setting:
 
 
 @contextmanager
-def opened(store: Store, shard: Shard, rejected: Rejected) -> Iterator[ShardFile]:
+def open_shard(store: Store, shard: Shard, rejected: Rejected) -> Iterator[ShardFile]:
     """The shard's file, for a while."""
     try:
         with local_copy(store, shard.name) as path, ShardFile(store, shard, path, rejected) as file:
             yield file
     except MissingKeyError:
-        raise missing(shard, f"{store.uri}/{shard.name}") from None
+        raise missing_shard(shard, f"{store.uri}/{shard.name}") from None
 
 
 @contextmanager
@@ -283,7 +278,7 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
         yield path
 
 
-def verify(path: Path, shard: Shard, uri: str) -> None:
+def verify_shard(path: Path, shard: Shard, uri: str) -> None:
     """Compares a local file with what the manifest says of the shard. Raises ShardError."""
     try:
         size = path.stat().st_size
@@ -292,7 +287,7 @@ def verify(path: Path, shard: Shard, uri: str) -> None:
             raise ShardError(f"shard {uri} {what}: {size} bytes where the manifest says {shard.bytes} with sha256 {shard.sha256}")
         found = file_digest(path)
     except FileNotFoundError:
-        raise missing(shard, uri) from None
+        raise missing_shard(shard, uri) from None
     except ShardError:
         raise
     except OSError as e:
@@ -301,7 +296,7 @@ def verify(path: Path, shard: Shard, uri: str) -> None:
         raise ShardError(f"shard {uri} was altered: its sha256 is {found} where the manifest says {shard.sha256}")
 
 
-def missing(shard: Shard, uri: str) -> ShardError:
+def missing_shard(shard: Shard, uri: str) -> ShardError:
     return ShardError(f"shard {uri} is missing; the manifest says {shard.bytes} bytes with sha256 {shard.sha256}")
 
 
@@ -339,14 +334,14 @@ def find_index(store: Store, shard: Shard) -> Index | None:
     return index
 
 
-def scan(path: Path, shard: Shard, uri: str, rejected: Counter[str]) -> Index:
+def index_tar(path: Path, shard: Shard, uri: str, rejected: Counter[str]) -> Index:
     """The index of a shard as its tar's headers tell it. Raises ShardError."""
     try:
         index = Index.scan(path, rejected, shard.layout.keys)
     except tarfile.TarError as e:
         raise ShardError(f"shard {uri} with sha256 {shard.sha256} cannot be read as a tar: {e}") from e
     except FileNotFoundError:
-        raise missing(shard, uri) from None
+        raise missing_shard(shard, uri) from None
     if len(index) != shard.samples:
         raise ShardError(f"shard {uri} with sha256 {shard.sha256} has {len(index)} samples where the manifest says {shard.samples}")
     if shard.index_sha256 and index.digest != shard.index_sha256:

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from blip.config import ConfigError
 
-PLACE = Path("/dev/shm")
-WAYS_OUT = (
+SHM = Path("/dev/shm")
+REMEDY = (
     "set loader.workers=0, lower loader.prefetch or loader.micro_batch, or make it larger (docker run --shm-size, an emptyDir in memory)"
 )
 
 
-def check_room(batch: Any, batches: int) -> None:
+def check_shared_memory(batch: Any, batches: int) -> None:
     """Raises ConfigError where so many batches like this one find no room at a time."""
     needed, free = tensor_bytes(batch) * batches, free_bytes()
     if needed > free:
         raise ConfigError(
-            f"loader.workers hand over batches through {PLACE}, which has {megabytes(free)} free of {megabytes(size_bytes())}, "
-            f"but {batches} batches at a time take {megabytes(needed)}: {WAYS_OUT}"
+            f"loader.workers hand over batches through {SHM}, which has {format_megabytes(free)} free of {format_megabytes(size_bytes())}, "
+            f"but {batches} batches at a time take {format_megabytes(needed)}: {REMEDY}"
         )
 
 
@@ -39,20 +39,20 @@ def tensor_bytes(value: Any) -> int:
 
 
 def free_bytes() -> int:
-    told = os.statvfs(PLACE)
+    told = os.statvfs(SHM)
     return told.f_bavail * told.f_frsize
 
 
 def size_bytes() -> int:
-    told = os.statvfs(PLACE)
+    told = os.statvfs(SHM)
     return told.f_blocks * told.f_frsize
 
 
-def megabytes(count: int) -> str:
+def format_megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def end_when_nothing_can_be_sent() -> None:
+def exit_on_send_error() -> None:
     """Lets this process end where a batch cannot be handed over: by default that is printed, and who waits for the batch is not told."""
 
     def end(error: Exception, _: object) -> None:

@@ -11,24 +11,24 @@ from webdataset.shardlists import expand_urls
 from blip.config import ConfigError
 from blip.storage import Store, locate, open_store
 
-MOST_TARS = 1_000_000
+MAX_TARS = 1_000_000
 """Tars that a brace pattern may name."""
-UNDERSTOOD = "a manifest (.json), a tar, a pattern such as web/{00000..00041}.tar or web/*.tar, a folder or a prefix of tars"
-WILD = re.compile(r"[*?[]")
-COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
-SHOWN = 5
+ACCEPTED_SOURCES = "a manifest (.json), a tar, a pattern such as web/{00000..00041}.tar or web/*.tar, a folder or a prefix of tars"
+WILDCARD = re.compile(r"[*?[]")
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
+SHOWN_KINDS = 5
 """Kinds of files that are named where there is no tar."""
 
 Stamps = dict[str, str]
 """Keys with what a listing tells of their content; empty for one that a pattern names and that is not there."""
 
 
-def find(sources: Sequence[str]) -> tuple[Store, Stamps]:
+def find_tars(sources: Sequence[str]) -> tuple[Store, Stamps]:
     """The tars of all sources, as keys below what their places have in common.
 
     Raises ConfigError where a source names none, and where sources lie in different stores.
     """
-    found = [find_one(source) for source in sources]
+    found = [find_source(source) for source in sources]
     if len(found) == 1:
         return found[0]
     places = [store.uri.split("/") for store, _ in found]
@@ -42,38 +42,38 @@ def find(sources: Sequence[str]) -> tuple[Store, Stamps]:
     return open_store("/".join(root) or "/"), stamps
 
 
-def find_one(source: str) -> tuple[Store, Stamps]:
+def find_source(source: str) -> tuple[Store, Stamps]:
     """The store of a source, and its tars."""
     if not source.strip():
-        raise ConfigError(f"a source of tars is empty; name {UNDERSTOOD}")
+        raise ConfigError(f"a source of tars is empty; name {ACCEPTED_SOURCES}")
     if "{" in source:
-        return expanded(source)
-    if source.endswith(".tar") and not WILD.search(source):
+        return expand_braces(source)
+    if source.endswith(".tar") and not WILDCARD.search(source):
         store, key = locate(source)
         return store, {key: store.stamps(key).get(key, "")}
     store = open_store(source)
-    stamps = tars(store)
+    stamps = list_tars(store)
     if not stamps and not source.endswith("/"):
         store, prefix = locate(source)
-        stamps = tars(store, prefix)
-    if not stamps and WILD.search(source):
-        store, stamps = matching(source)
+        stamps = list_tars(store, prefix)
+    if not stamps and WILDCARD.search(source):
+        store, stamps = match_wildcards(source)
     if not stamps:
-        raise ConfigError(f"no .tar below {source!r}{held(source)}; name {UNDERSTOOD}")
+        raise ConfigError(f"no .tar below {source!r}{describe_contents(source)}; name {ACCEPTED_SOURCES}")
     return store, stamps
 
 
-def expanded(source: str) -> tuple[Store, Stamps]:
+def expand_braces(source: str) -> tuple[Store, Stamps]:
     """The tars that a pattern with braces names, whether they are there or not; of stars in it, those that are there."""
-    check_size(source)
+    check_brace_count(source)
     try:
         names = expand_urls(source)
     except (ValueError, RecursionError) as e:
         raise ConfigError(f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: {e}") from None
     if "{" in names[0]:
         raise ConfigError(f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: its braces hold no .. and no comma")
-    if any(WILD.search(name) or not name.endswith(".tar") for name in names):
-        return find(names)
+    if any(WILDCARD.search(name) or not name.endswith(".tar") for name in names):
+        return find_tars(names)
     start = source.partition("{")[0]
     store, prefix = locate(f"{start}*")
     there = store.stamps(prefix[:-1])
@@ -81,7 +81,7 @@ def expanded(source: str) -> tuple[Store, Stamps]:
     return store, {name[below:]: there.get(name[below:], "") for name in names}
 
 
-def check_size(source: str) -> None:
+def check_brace_count(source: str) -> None:
     """Raises ConfigError where a brace pattern names more tars than anybody has, before they are listed."""
     number = 1
     for inside in re.findall(r"\{([^{}]*)", source):
@@ -91,20 +91,20 @@ def check_size(source: str) -> None:
             number *= abs(last - first) // (step or 1) + 1
         else:
             number *= inside.count(",") + 1
-    if number > MOST_TARS:
-        raise ConfigError(f"{source!r} names {number:,} tars; a pattern may name {MOST_TARS:,}, a folder or a prefix any number")
+    if number > MAX_TARS:
+        raise ConfigError(f"{source!r} names {number:,} tars; a pattern may name {MAX_TARS:,}, a folder or a prefix any number")
 
 
-def matching(source: str) -> tuple[Store, Stamps]:
+def match_wildcards(source: str) -> tuple[Store, Stamps]:
     """The tars that a pattern with stars names: `*` and `?` stand for anything but a slash, `**` for anything."""
-    start = source[: WILD.search(source).start()]  # pyright: ignore[reportOptionalMemberAccess]
+    start = source[: WILDCARD.search(source).start()]  # pyright: ignore[reportOptionalMemberAccess]
     store, prefix = locate(f"{start}*")
     below = len(start) - len(prefix[:-1])
-    pattern = re.compile("".join(pieces(source[below:])))
-    return store, {key: stamp for key, stamp in tars(store, prefix[:-1]).items() if pattern.fullmatch(key)}
+    pattern = re.compile("".join(regex_pieces(source[below:])))
+    return store, {key: stamp for key, stamp in list_tars(store, prefix[:-1]).items() if pattern.fullmatch(key)}
 
 
-def pieces(pattern: str) -> Iterator[str]:
+def regex_pieces(pattern: str) -> Iterator[str]:
     """A pattern with stars as pieces of a regular expression."""
     for piece in re.findall(r"\*\*|\*|\?|\[[^\]]+\]|.", pattern):
         match piece:
@@ -122,22 +122,22 @@ def pieces(pattern: str) -> Iterator[str]:
                 yield re.escape(piece)
 
 
-def tars(store: Store, prefix: str = "") -> Stamps:
+def list_tars(store: Store, prefix: str = "") -> Stamps:
     """The keys of a store's tars with their stamps."""
     return {key: stamp for key, stamp in store.stamps(prefix).items() if key.endswith(".tar")}
 
 
-def held(source: str) -> str:
+def describe_contents(source: str) -> str:
     """What lies where no tar was found, in words."""
     keys = open_store(source).list()
     if not keys:
         return ", where nothing is"
-    kinds = Counter(kind(PurePosixPath(key)) for key in keys)
-    named = ", ".join(f"{number:,} {name or 'without extension'}" for name, number in kinds.most_common(SHOWN))
+    kinds = Counter(file_extension(PurePosixPath(key)) for key in keys)
+    named = ", ".join(f"{number:,} {name or 'without extension'}" for name, number in kinds.most_common(SHOWN_KINDS))
     more = "; tars are read in place, so uncompress them" if any(name.startswith((".tar", ".tgz")) for name in kinds) else ""
     return f" (there are {named}{more})"
 
 
-def kind(path: PurePosixPath) -> str:
+def file_extension(path: PurePosixPath) -> str:
     """The extension of a file, `.tar.gz` and its like as one."""
-    return "".join(path.suffixes[-2:]) if path.suffix in COMPRESSED else path.suffix
+    return "".join(path.suffixes[-2:]) if path.suffix in COMPRESSED_SUFFIXES else path.suffix

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-BLOCK = tarfile.BLOCKSIZE
-LARGEST_HEADER = 32 * 1024
+BLOCK_SIZE = tarfile.BLOCKSIZE
+MAX_HEADER = 32 * 1024
 """Bytes of an extended header (long names, attributes) at most; tarfile would read any number, and search it in quadratic time."""
-DIGITS = re.compile(rb"\d{400}")
+LONG_NUMBER = re.compile(rb"\d{400}")
 """More digits in a row than any header needs: the patterns that tarfile looks for take a time quadratic in their number."""
 STRIDE = 1 << 20
 """Bytes looked through at a time for the next header."""
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+COMPRESSION_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
@@ -26,7 +26,7 @@ class Member(NamedTuple):
     size: int
 
 
-class Headers:
+class HeaderFile:
     """The file as tarfile sees it: headers are read, content is not, and no header is large."""
 
     def __init__(self, file: BinaryIO):
@@ -34,15 +34,15 @@ class Headers:
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= LARGEST_HEADER:
+        if not 0 <= size <= MAX_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
         data = self.file.read(size)
-        if DIGITS.search(data):
+        if LONG_NUMBER.search(data):
             raise tarfile.ReadError("a header with a number of hundreds of digits")
         return data
 
 
-def members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
+def read_members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
     """The regular files of a tar in their order. Others, and those whose header cannot be believed, are counted by reason.
 
     After a header that cannot be read, or that declares more bytes than the file has, the next sound one is searched for.
@@ -50,17 +50,17 @@ def members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
     """
     with path.open("rb") as file:
         end = os.fstat(file.fileno()).st_size
-        headers = Headers(file)
+        headers = HeaderFile(file)
         # tarfile reads ahead when it opens a file for reading; for writing it does nothing before it is asked to
         tar = tarfile.TarFile(fileobj=headers, mode="w", encoding="utf-8", errors="surrogateescape")  # pyright: ignore[reportArgumentType]
         position: int | None = 0
         finished = False
         while position is not None:
             file.seek(position)
-            block = file.read(BLOCK)
-            if len(block) == BLOCK and not any(block):
+            block = file.read(BLOCK_SIZE)
+            if len(block) == BLOCK_SIZE and not any(block):
                 finished = True
-                position = next_header(file, position + BLOCK)  # another tar may stand behind this one
+                position = next_header(file, position + BLOCK_SIZE)  # another tar may stand behind this one
                 continue
             if not block:
                 break
@@ -69,27 +69,27 @@ def members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
             try:
                 header = tarfile.TarInfo.fromtarfile(tar)
             except Exception as e:  # tarfile raises whatever int(), decode() and slices raise over bytes that make no sense
-                following = next_header(file, max(position + BLOCK, file.tell()))
+                following = next_header(file, max(position + BLOCK_SIZE, file.tell()))
                 if position == 0 and following is None:
-                    raise tarfile.ReadError(no_tar(block, end, e)) from e
+                    raise tarfile.ReadError(describe_non_tar(block, end, e)) from e
                 if following is not None:
                     rejected["member's header cannot be read"] += 1
                 position = following
                 continue
-            if reason := fault(header, end):
+            if reason := why_unusable(header, end):
                 rejected[reason] += 1
             elif header.isreg():
                 yield Member(header.name, header.offset_data, header.size)
-            sound = position < tar.offset <= end and reason != LARGER
-            position = tar.offset if sound else next_header(file, max(position + BLOCK, header.offset_data))
+            sound = position < tar.offset <= end and reason != TOO_LARGE
+            position = tar.offset if sound else next_header(file, max(position + BLOCK_SIZE, header.offset_data))
         if not finished and not ends_in_zeros(file, end):
             raise tarfile.ReadError("no end-of-archive marker: the file is cut short")
 
 
-LARGER = "member is larger than its file"
+TOO_LARGE = "member is larger than its file"
 
 
-def fault(header: tarfile.TarInfo, end: int) -> str:
+def why_unusable(header: tarfile.TarInfo, end: int) -> str:
     """Why a member is not used; empty where nothing is wrong, and for folders."""
     if header.isdir():
         return ""
@@ -100,20 +100,20 @@ def fault(header: tarfile.TarInfo, end: int) -> str:
     if header.issparse():
         return "member is sparse"
     if header.size < 0 or header.offset_data + header.size > end:
-        return LARGER
+        return TOO_LARGE
     return ""
 
 
 def next_header(file: BinaryIO, start: int) -> int | None:
     """The first place from `start` on, in whole blocks, where a sound header stands; None where there is none."""
-    position = -(-start // BLOCK) * BLOCK
+    position = -(-start // BLOCK_SIZE) * BLOCK_SIZE
     while True:
         file.seek(position)
         data = file.read(STRIDE)
         found = data.find(b"ustar")
         while found >= 0:
             begin = found - 257  # where the mark stands in a header
-            if begin >= 0 and begin % BLOCK == 0 and is_header(data[begin : begin + BLOCK]):
+            if begin >= 0 and begin % BLOCK_SIZE == 0 and is_header(data[begin : begin + BLOCK_SIZE]):
                 return position + begin
             found = data.find(b"ustar", found + 1)
         if len(data) < STRIDE:
@@ -130,15 +130,15 @@ def is_header(block: bytes) -> bool:
 
 
 def ends_in_zeros(file: BinaryIO, end: int) -> bool:
-    if end < BLOCK:
+    if end < BLOCK_SIZE:
         return False
-    file.seek(end - BLOCK)
-    return not any(file.read(BLOCK))
+    file.seek(end - BLOCK_SIZE)
+    return not any(file.read(BLOCK_SIZE))
 
 
-def no_tar(block: bytes, size: int, error: Exception) -> str:
+def describe_non_tar(block: bytes, size: int, error: Exception) -> str:
     """What a file is that does not begin as a tar does."""
-    for magic, name in COMPRESSED.items():
+    for magic, name in COMPRESSION_MAGIC.items():
         if block.startswith(magic):
             return f"it is compressed ({name}); tars are read in place, so uncompress it"
     return f"it has {size} bytes, which do not begin with a tar's header ({error})"

@@ -19,8 +19,8 @@ from blip.config import ConfigError
 # A batch of captions is too small to gain from threads, and a process that used them may not fork loader workers quietly.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-BLIP = ("[DEC]", "[ENC]")
+BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+BLIP_TOKENS = ("[DEC]", "[ENC]")
 """Start a text that is written, and a text that is read together with an image; the last two entries of the vocabulary, in this order."""
 ALPHABET = 1000
 """Letters that a trained vocabulary holds, the most frequent, or a quarter of its size if that is more; a word with another is [UNK]."""
@@ -30,16 +30,16 @@ class Tokenizer:
     """BERT's lower-case WordPiece with [DEC] and [ENC] behind its vocabulary."""
 
     def __init__(self, backend: tokenizers.Tokenizer, origin: str = "tokenizer"):
-        missing = [token for token in BERT if backend.token_to_id(token) is None]
+        missing = [token for token in BERT_TOKENS if backend.token_to_id(token) is None]
         if missing:
-            raise ConfigError(f"{origin} lacks {', '.join(missing)}: a WordPiece vocabulary as BERT's has all of {', '.join(BERT)}")
-        backend.add_special_tokens([*BERT, *BLIP])
+            raise ConfigError(f"{origin} lacks {', '.join(missing)}: a WordPiece vocabulary as BERT's has all of {', '.join(BERT_TOKENS)}")
+        backend.add_special_tokens([*BERT_TOKENS, *BLIP_TOKENS])
         self.backend = backend
         vocab = backend.get_vocab()
         self.vocab_size = len(vocab)
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise ConfigError(f"{origin}: its {len(vocab)} tokens are not numbered from 0 on without gaps; copy it anew from where it came")
-        self.pad, self.cls, self.sep, self.dec, self.enc = (vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", *BLIP))
+        self.pad, self.cls, self.sep, self.dec, self.enc = (vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", *BLIP_TOKENS))
         backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls), ("[SEP]", self.sep)]
         )
@@ -50,9 +50,9 @@ class Tokenizer:
         path = Path(path)
         vocab = path if path.is_file() else path / "vocab.txt"
         if (path / "tokenizer.json").is_file():
-            backend = read_json(path / "tokenizer.json")
+            backend = read_tokenizer_json(path / "tokenizer.json")
         elif vocab.is_file():
-            backend = wordpiece(read_vocab(vocab), keeps_marks(path / "tokenizer_config.json"))
+            backend = wordpiece(read_vocab(vocab), keeps_accents(path / "tokenizer_config.json"))
         else:
             raise ConfigError(f"tokenizer {path}: neither a vocab.txt nor a folder with tokenizer.json or vocab.txt")
         return cls(backend, f"tokenizer {path}")
@@ -64,22 +64,22 @@ class Tokenizer:
         Accents stay, for in other scripts they are vowels; BERT's own vocabularies have none.
         """
         texts = list(texts)
-        backend = wordpiece({}, marks=True)
+        backend = wordpiece({}, accents=True)
         assert backend.normalizer is not None
         letters = Counter(c for text in texts for c in sorted(set(backend.normalizer.normalize_str(text))) if not c.isspace())
         alphabet = sorted(letter for letter, _ in letters.most_common(max(ALPHABET, vocab_size // 4)))
         # The trainer numbers letters inside words in no certain order, and breaks ties by number; so they are given to it as known.
-        known = [*BERT, *alphabet, *("##" + letter for letter in alphabet)]
-        size = vocab_size - len(BLIP)
+        known = [*BERT_TOKENS, *alphabet, *("##" + letter for letter in alphabet)]
+        size = vocab_size - len(BLIP_TOKENS)
         if size < len(known):
-            least = len(known) + len(BLIP)
+            least = len(known) + len(BLIP_TOKENS)
             raise ConfigError(
                 f"tokenizer: vocabulary of {vocab_size} is too small, letters and special tokens alone are {least}; raise vocab_size, or "
                 "name a tokenizer (ingest.vocab_size or ingest.tokenizer in a pipeline)"
             )
         trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=known, limit_alphabet=0, show_progress=False)
         backend.train_from_iterator(texts, trainer)
-        return cls(wordpiece(backend.get_vocab(), marks=True))
+        return cls(wordpiece(backend.get_vocab(), accents=True))
 
     def save(self, path: str | Path) -> None:
         """Writes a folder that `from_folder` and transformers' tokenizer classes read."""
@@ -116,10 +116,10 @@ class Tokenizer:
 
     def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """Texts of rows of ids `(B, L)`, or of rows of different lengths; special tokens are left out, marks join their words."""
-        return [join_marks(text) for text in self.backend.decode_batch([list(map(int, row)) for row in ids])]
+        return [join_punctuation(text) for text in self.backend.decode_batch([list(map(int, row)) for row in ids])]
 
 
-def read_json(path: Path) -> tokenizers.Tokenizer:
+def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     """A `tokenizer.json`. Raises ConfigError for what is none."""
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
@@ -147,7 +147,7 @@ def read_vocab(path: Path) -> dict[str, int]:
     return {token: i for i, token in enumerate(tokens)}
 
 
-def keeps_marks(path: Path) -> bool:
+def keeps_accents(path: Path) -> bool:
     """Whether a `tokenizer_config.json` says that accents stay. Raises ConfigError for what is none."""
     if not path.is_file():
         return False
@@ -158,37 +158,37 @@ def keeps_marks(path: Path) -> bool:
     return isinstance(settings, dict) and settings.get("strip_accents") is False
 
 
-def wordpiece(vocab: dict[str, int], marks: bool = False) -> tokenizers.Tokenizer:
+def wordpiece(vocab: dict[str, int], accents: bool = False) -> tokenizers.Tokenizer:
     """BERT's lower-case tokenizer of a vocabulary, which strips letters of their accents unless `marks` stay."""
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False if marks else None)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False if accents else None)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     return backend
 
 
-JOINED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve", " 're": "'re"}
+JOINED_PUNCTUATION = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve", " 're": "'re"}
 """What stands apart as tokens and together in texts, in the order in which the reference's decoder replaces it."""
 
 
-def join_marks(text: str) -> str:
+def join_punctuation(text: str) -> str:
     """`a man ' s hat` to `a man's hat`: the tokenizers library cleans token by token, and misses what three tokens make up."""
-    for apart, together in JOINED.items():
+    for apart, together in JOINED_PUNCTUATION.items():
         text = text.replace(apart, together)
     return text
 
 
-PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
+CAPTION_PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
 
 
 def clean_caption(text: str, max_words: int = 30) -> str:
     """A caption as models read it: lower case, punctuation away, at most `max_words` words."""
-    text = PUNCTUATION.sub(" ", text.lower())
+    text = CAPTION_PUNCTUATION.sub(" ", text.lower())
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
 
 
 def clean_question(text: str, max_words: int = 50) -> str:
     """A question as models read it: as a caption, but punctuation leaves no space behind."""
-    text = PUNCTUATION.sub("", text.lower()).rstrip(" ")
+    text = CAPTION_PUNCTUATION.sub("", text.lower()).rstrip(" ")
     return " ".join(text.split(" ")[:max_words])

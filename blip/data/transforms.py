@@ -85,11 +85,11 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """What the image encoder reads: uint8 images `(..., 3, H, W)` as float32 of mean 0 and deviation 1, on their device."""
-    scale, shift = statistics(images.device)
+    scale, shift = scale_and_shift(images.device)
     return torch.addcmul(shift, images.to(torch.float32), scale)
 
 
 @cache
-def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+def scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
     return 1 / (255 * std), -mean / std

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from blip.capfilt.rules import REASONS, is_web
 from blip.data.images import MOST_PIXELS, decode
 from blip.data.judge import Judge
-from blip.data.layout import read_json
+from blip.data.layout import parse_json
 from blip.data.manifest import Manifest, Shard
-from blip.data.names import image_names
+from blip.data.names import image_extensions
 from blip.data.sample import Rejected
-from blip.data.shards import opened
+from blip.data.shards import open_shard
 from blip.report.bootstrap_page import BINS, THUMBNAIL, Judged, Picture, Scores, Source
 from blip.storage import Store
 
@@ -134,7 +134,7 @@ class Figures:
 
     def image(self, corner: Corner) -> bytes:
         members = json.loads(corner.members)
-        return self.store.read(corner.shard.name, *members[image_names(members)[0]])
+        return self.store.read(corner.shard.name, *members[image_extensions(members)[0]])
 
 
 def truths(store: Store, shard: Shard, table: pa.Table, judge: Judge | None) -> Truths:
@@ -142,11 +142,11 @@ def truths(store: Store, shard: Shard, table: pa.Table, judge: Judge | None) -> 
     if judge is None:
         return np.full(len(table), np.nan)
     meta: dict[str, Mapping[str, Any]] = {}
-    with opened(store, shard, Rejected()) as file:
+    with open_shard(store, shard, Rejected()) as file:
         for key, text in zip(table["key"].to_pylist(), table["members"].to_pylist(), strict=True):
             if key not in meta:
                 place = json.loads(text).get("json", (0, 0))
-                meta[key], _ = read_json(file.read(*place))
+                meta[key], _ = parse_json(file.read(*place))
     found = (judge(meta[key], text) for key, text in zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True))
     return np.array([np.nan if true is None else float(true) for true in found], dtype=np.float64)
 

@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 
 from blip.config import Config, ConfigError, load
 from blip.data.datasets import shapes
-from blip.data.discover import Limits, discover, told
+from blip.data.discover import Limits, discover
 from blip.data.judge import JUDGE, SHAPES
 from blip.data.manifest import Layout, Manifest
+from blip.data.sample import format_counts
 from blip.data.shards import samples, write_shards
-from blip.data.sources import find
+from blip.data.sources import find_tars
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.logs import log, progress
 from blip.storage import Store, StoreError, open_store, probe
@@ -112,7 +113,7 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     log.info("ingested %s", json.dumps(figures))
     for split, manifest in manifests.items():
         if manifest.counts:
-            log.warning("%s: %s samples; not used, or without a text: %s", split, f"{manifest.samples:,}", told(manifest.counts))
+            log.warning("%s: %s samples; not used, or without a text: %s", split, f"{manifest.samples:,}", format_counts(manifest.counts))
     return {**figures, "vocabulary": tokenizer.vocab_size, "unknown": unknown, "seconds": time.monotonic() - began}
 
 
@@ -127,7 +128,7 @@ def with_source(source: str, overrides: Sequence[str]) -> list[str]:
         return [f"data.type={source}", *overrides]
     if not source.endswith(".json"):
         try:
-            find([source])
+            find_tars([source])
         except ConfigError as e:
             near = "; did you mean shapes?" if difflib.get_close_matches(source, ["shapes"]) else ""
             raise ConfigError(
@@ -161,7 +162,7 @@ def memory(store: str) -> Store:
 
 
 def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision: str) -> dict[str, Manifest]:
-    makers = {"gold": (shapes.gold, world.gold), "web": (shapes.web, world.web), "test": (shapes.test, world.test)}
+    makers = {"gold": (shapes.gold_samples, world.gold), "web": (shapes.web_samples, world.web), "test": (shapes.test_samples, world.test)}
     manifests = {}
     with progress(sum(count for _, count in makers.values()), "rendering") as bar:
         for split, (make, _) in makers.items():

@@ -1,6 +1,6 @@
 """The model card beside an export to transformers: the lines of Python that use it as it was trained."""
 
-from blip.data.tokenizer import PUNCTUATION
+from blip.data.tokenizer import CAPTION_PUNCTUATION
 from blip.models.generation import Beam
 from blip.tasks.build import TaskConfig
 from blip.tasks.captioning import CaptioningConfig
@@ -113,4 +113,4 @@ def captioning(kind: str, cfg: CaptioningConfig) -> str:
 
 
 def load(kind: str, words: int, gap: str = " ") -> str:
-    return LOAD.format(kind=kind, punctuation=PUNCTUATION.pattern, gap=gap, words=words)
+    return LOAD.format(kind=kind, punctuation=CAPTION_PUNCTUATION.pattern, gap=gap, words=words)

@@ -9,7 +9,7 @@ from typing import Any
 from blip.capfilt.job import CapFiltJob
 from blip.config import Config, ConfigError
 from blip.data.manifest import Manifest
-from blip.data.sources import WILD, find
+from blip.data.sources import WILDCARD, find_tars
 from blip.digest import value_digest
 from blip.evaluation.job import EvaluationJob
 from blip.runs import stages
@@ -94,8 +94,8 @@ def listing(place: str) -> dict[str, str]:
     """
     if not is_place(place):
         return {}
-    if WILD.search(place) or "{" in place or place.endswith(".tar"):
-        return find([place])[1]
+    if WILDCARD.search(place) or "{" in place or place.endswith(".tar"):
+        return find_tars([place])[1]
     below = open_store(place.rstrip("/") or "/").stamps()
     if below or place.endswith("/"):
         tars = {key: stamp for key, stamp in below.items() if key.endswith(".tar")}

@@ -12,7 +12,7 @@ from webdataset.writer import TarWriter
 
 from blip.config import ConfigError
 from blip.data.manifest import Manifest
-from blip.data.sample import Rejected, Sample
+from blip.data.sample import Rejected, Sample, format_counts
 from blip.data.shards import read_shard
 from blip.logs import log, progress
 from blip.storage import Store, open_store, probe
@@ -59,7 +59,7 @@ def write_tars(data: str, source: str, out: str, per_shard: int = 10_000, *, eac
             counts["samples"] += write_tar(store, tar, chain([first], islice(rest, per_shard - 1)))
             counts["tars"] += 1
     if rejected:
-        log.warning("left out %s", rejected.told())
+        log.warning("left out %s", format_counts(rejected))
     pattern = f"{store.uri}/{source}-{{000000..{max(counts['tars'] - 1, 0):06d}}}.tar"
     return {**counts, "rejected": dict(rejected), "pattern": pattern, "seconds": time.monotonic() - began}
 

@@ -13,7 +13,7 @@ from threading import Event, Thread
 from typing import Any
 
 from blip.data.manifest import Shard
-from blip.data.shards import ShardError, local_copy, missing, verify
+from blip.data.shards import ShardError, local_copy, missing_shard, verify_shard
 from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError, scratch
 from blip.workers.queue import Lease, ShardQueue, dump
@@ -133,10 +133,10 @@ class Worker:
             uri = f"{self.source.uri}/{shard.name}"
             try:
                 work.path = stack.enter_context(local_copy(self.source, shard.name))
-                verify(work.path, shard, uri)
+                verify_shard(work.path, shard, uri)
             except (ShardError, MissingKeyError) as e:
                 self.queue.begin(lease)
-                self.queue.fail(lease, str(missing(shard, uri) if isinstance(e, MissingKeyError) else e))
+                self.queue.fail(lease, str(missing_shard(shard, uri) if isinstance(e, MissingKeyError) else e))
                 del self.held[lease.shard]
                 return None
             work.cleanup = stack.pop_all()

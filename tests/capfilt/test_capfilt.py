@@ -18,7 +18,7 @@ from tiny_models import both, captioner, model_folder, samples, text_filter
 
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.config import ConfigError, load, presets
-from blip.data.datasets.shapes import ShapesConfig, is_true, web
+from blip.data.datasets.shapes import ShapesConfig, is_true, web_samples
 from blip.data.judge import JUDGE, SHAPES
 from blip.data.loader import Loader, LoaderConfig
 from blip.data.manifest import Manifest
@@ -338,7 +338,7 @@ def test_mistakes_of_a_selection_are_named(folder: Path):
 
 
 def test_figures_know_the_truth_where_samples_tell_it(folder: Path):
-    world = list(web(ShapesConfig(web=40, size=16)))
+    world = list(web_samples(ShapesConfig(web=40, size=16)))
     write_shards(world, folder / "shapes", "web", 20, meta={JUDGE: SHAPES}).save(folder / "data" / "web.json")
     figures, truth = run(folder), {sample.key: sample.meta["truth"] for sample in world}
     assert figures["noise"]["web"]["before"] == 0.5

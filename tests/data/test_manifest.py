@@ -17,7 +17,7 @@ def test_a_manifest_comes_back(where: str, tmp_path: Path, request: pytest.Fixtu
     manifest = Manifest(name="web", root="data", shards=SHARDS, parents=("a" * 64,), counts={"no image": 3}, meta={"é": [1, {"a": None}]})
     manifest.save(uri)
     assert Manifest.load(uri) == manifest
-    assert (manifest.samples, manifest.bytes) == (60, 600)
+    assert manifest.samples == 60
 
 
 def test_the_same_manifest_gives_the_same_bytes(tmp_path: Path):

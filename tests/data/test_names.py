@@ -4,14 +4,14 @@ from collections import Counter
 
 import pytest
 
-from blip.data.names import group
+from blip.data.names import group_members
 from blip.data.tar import Member
 
 
 def samples(*names: str, keys: str = "auto") -> tuple[dict[str, list[str]], dict[str, int]]:
     """Extensions by key, and what was counted."""
     rejected: Counter[str] = Counter()
-    found = group([Member(name, 512 * i, 1) for i, name in enumerate(names)], keys, rejected)  # pyright: ignore[reportArgumentType]
+    found = group_members([Member(name, 512 * i, 1) for i, name in enumerate(names)], keys, rejected)  # pyright: ignore[reportArgumentType]
     return {key: sorted(extensions) for key, extensions in found.items()}, dict(rejected)
 
 

@@ -81,9 +81,9 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder, self.root = folder, folder / "root"
-        self.web = [*shapes.web(shapes.ShapesConfig(web=6))]
+        self.web = [*shapes.web_samples(shapes.ShapesConfig(web=6))]
         world = shapes.ShapesConfig(gold=4, test=2)
-        for split, samples in (("gold", shapes.gold(world)), ("test", shapes.test(world))):
+        for split, samples in (("gold", shapes.gold_samples(world)), ("test", shapes.test_samples(world))):
             write_shards(samples, folder / split, split)
 
     def add(self, name: str, first: int, last: int) -> None:

@@ -75,7 +75,7 @@ def step(rng: Random, name: str) -> Step:
 def picture(rng: Random, sample: Any) -> Picture:
     """A web sample, judged by a filter that is mostly right."""
     scene = sample.meta["truth"]
-    written = shapes.caption(scene if rng.random() < 0.7 else shapes.draw(rng), rng)
+    written = shapes.write_caption(scene if rng.random() < 0.7 else shapes.random_scene(rng), rng)
 
     def judge(text: str) -> Judged:
         true = shapes.is_true(scene, text)
@@ -89,17 +89,17 @@ def picture(rng: Random, sample: Any) -> Picture:
 def report(**changed: Any) -> Report:
     """A bootstrap of the world of shapes as it could have been."""
     rng = Random(0)
-    pictures = [picture(rng, sample) for sample in shapes.web(WORLD)]
+    pictures = [picture(rng, sample) for sample in shapes.web_samples(WORLD)]
     described = [
         Described(
             image=sample.images[0],
             reference=sample.texts[0],
-            before=(before := shapes.caption(shapes.draw(rng), rng)),
-            after=(after := shapes.caption(sample.meta["truth"], rng)),
+            before=(before := shapes.write_caption(shapes.random_scene(rng), rng)),
+            after=(after := shapes.write_caption(sample.meta["truth"], rng)),
             before_true=shapes.is_true(sample.meta["truth"], before),
             after_true=shapes.is_true(sample.meta["truth"], after),
         )
-        for sample in shapes.test(WORLD)
+        for sample in shapes.test_samples(WORLD)
     ]
     values: dict[str, Any] = {
         "summary": Summary.model_validate(FIGURES),
@@ -164,7 +164,7 @@ def test_the_page_shows_figures_decisions_curves_and_record():
 
 def test_texts_of_the_web_stay_texts():
     evil = "<script>alert('web')</script>"
-    sample = next(shapes.web(WORLD))
+    sample = next(shapes.web_samples(WORLD))
     judged = Judged(text=evil, match=0.9, kept=True)
     gallery = Gallery(title="Kept", note="", pictures=(Picture(key=evil, image=sample.images[0], web=(judged,), synthetic=()),))
     shown = Tags(bootstrap_page.html(report(galleries=(gallery,))))
@@ -190,7 +190,7 @@ def test_a_report_of_figures_alone_has_a_page():
 
 
 def test_small_pictures_keep_their_pixels_and_large_ones_become_small():
-    sample = next(shapes.web(WORLD))
+    sample = next(shapes.web_samples(WORLD))
     small = bootstrap_page.picture(sample.images[0])
     assert small["crisp"]
     with Image.open(BytesIO(base64.b64decode(small["uri"].split(",")[1]))) as kept, Image.open(BytesIO(sample.images[0])) as original:
@@ -209,7 +209,7 @@ def test_scores_are_counted_by_truth():
 
 
 def test_galleries_show_the_surest_the_least_sure_and_the_mistakes():
-    sample = next(shapes.web(WORLD))
+    sample = next(shapes.web_samples(WORLD))
 
     def judged(match: float, true: bool) -> Picture:
         text = Judged(text="a text", match=match, kept=match >= 0.5, true=true)

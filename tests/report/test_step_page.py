@@ -22,9 +22,9 @@ WORLD = shapes.ShapesConfig(gold=3, web=20, test=4, seed=3)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A data folder with a text that means harm."""
-    gold = [*shapes.gold(WORLD)]
+    gold = [*shapes.gold_samples(WORLD)]
     gold[0] = Sample(gold[0].key, gold[0].images, ["<script>alert(1)</script>"], gold[0].meta)
-    for split, made in (("gold", gold), ("web", shapes.web(WORLD)), ("test", shapes.test(WORLD))):
+    for split, made in (("gold", gold), ("web", shapes.web_samples(WORLD)), ("test", shapes.test_samples(WORLD))):
         write_shards(made, tmp_path / "shards", split, 2, meta={JUDGE: SHAPES}).save(tmp_path / f"{split}.json")
     return tmp_path
 
@@ -45,14 +45,14 @@ def test_data_shows_the_first_images_of_each_split_with_their_texts(folder: Path
     figures = {split: {"samples": n, "shards": 2, "counts": {}} for split, n in (("gold", 3), ("web", 20), ("test", 4))}
     page = saved(step_page.data({**figures, "vocabulary": 64, "seconds": 1.0}, str(folder)), folder)
     assert len(images(page)) == 3 + step_page.SHOWN + 4
-    assert all(sample.texts[0] in page for sample in shapes.test(WORLD))
+    assert all(sample.texts[0] in page for sample in shapes.test_samples(WORLD))
     assert "web: 20 images in 2 shards" in page
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
 
 def test_data_shows_what_can_be_shown_of_images_that_others_made(folder: Path):
-    good, other, *_ = shapes.web(WORLD)
+    good, other, *_ = shapes.web_samples(WORLD)
     bad = [Sample("cut", [good.images[0][:60]], ["a cut"]), Sample("text", [b"no image"], ["a page"], image_ext="jpg")]
     write_shards([good, *bad, other], folder / "shards", "web", 4).save(folder / "web.json")
     page = saved(step_page.data({"web": {"samples": 4, "shards": 1, "counts": {}}, "vocabulary": 64}, str(folder)), folder)

@@ -12,7 +12,7 @@ from blip.config import ConfigError
 from blip.data.discover import Limits, discover
 from blip.data.manifest import Layout, Manifest
 from blip.data.shards import ShardError, samples
-from blip.data.sources import find
+from blip.data.sources import find_tars
 from blip.runs.ingest import ingest
 
 
@@ -93,7 +93,7 @@ def test_several_places_are_one_data_set(tmp_path: Path):
     manifest = discover([str(tmp_path / "a" / "?.tar"), f"{tmp_path}/b/{{c,c}}/*.tar"], "web")
     assert (manifest.root, [shard.name for shard in manifest.shards]) == (str(tmp_path), ["a/0.tar", "a/1.tar", "b/c/0.tar"])
     assert [sample.key for sample in samples(manifest)] == [f"{i:04d}" for i in range(12)]
-    store, stamps = find([str(tmp_path / "a" / "[!0].tar")])
+    store, stamps = find_tars([str(tmp_path / "a" / "[!0].tar")])
     assert (store.uri, list(stamps)) == (str(tmp_path / "a"), ["1.tar"])
 
 

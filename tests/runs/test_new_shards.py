@@ -25,13 +25,13 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the tars that were read whole, in their order."""
-    keys, describe = [], discover.describe
+    keys, scan_tar = [], discover.scan_tar
 
     def noted(store, key, *given):
         keys.append(key)
-        return describe(store, key, *given)
+        return scan_tar(store, key, *given)
 
-    monkeypatch.setattr(discover, "describe", noted)
+    monkeypatch.setattr(discover, "scan_tar", noted)
     return keys
 
 
@@ -136,9 +136,9 @@ def test_a_memory_that_something_else_wrote_is_named(tmp_path):
 def test_an_ingest_of_what_is_new_holds_it_alone_and_names_its_parent(tmp_path, read):
     root, store = str(tmp_path), str(tmp_path / "store")
     world = shapes.ShapesConfig(gold=4, web=6, test=2)
-    for split, samples in (("gold", shapes.gold(world)), ("test", shapes.test(world))):
+    for split, samples in (("gold", shapes.gold_samples(world)), ("test", shapes.test_samples(world))):
         write_shards(samples, f"{root}/{split}", split)
-    web = [*shapes.web(world)]
+    web = [*shapes.web_samples(world)]
     write_shards(web[:4], f"{root}/web", "old")
     ingest("tars", "shapes", tars(root), store, "r1", f"{root}/first")
     remember("blip", store, f"{root}/first")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from blip.budget import BudgetError, ledger
 from blip.config import ConfigError, load
-from blip.data.datasets.shapes.splits import ShapesConfig, gold
+from blip.data.datasets.shapes.splits import ShapesConfig, gold_samples
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import write_shards
@@ -153,7 +153,7 @@ def test_a_run_that_is_killed_goes_on_over_another_number_of_processes(data: Pat
 
 
 def test_images_that_cannot_be_decoded_are_not_described(tmp_path: Path):
-    pictures = [sample.images[0] for sample in islice(gold(ShapesConfig(gold=3)), 3)]
+    pictures = [sample.images[0] for sample in islice(gold_samples(ShapesConfig(gold=3)), 3)]
     samples = (Sample(f"{i}", [data], ["a text"]) for i, data in enumerate([b"not an image", *pictures]))
     manifest = write_shards(samples, tmp_path / "data", "gold", per_shard=4)
     assert [tuple(view.shape) for view in views(manifest, 32)] == [(3, 32, 32)] * 3
@@ -256,7 +256,7 @@ def stored(folder: Path, samples: list[Sample]) -> Path:
 
 @pytest.mark.usefixtures("quiet")
 def test_questions_are_learnt_and_those_without_answers_are_counted(tmp_path: Path):
-    pictures = [sample.images[0] for sample in islice(gold(ShapesConfig(gold=16)), 16)]
+    pictures = [sample.images[0] for sample in islice(gold_samples(ShapesConfig(gold=16)), 16)]
     answers = [["yes", "yes", "no"], ["red"], [], None, "red", [1], [""]]
     samples = [
         Sample(f"{i:02}", [picture], ["what colour is it?"], {"answers": answers[i] if i < len(answers) else ["blue"]})
@@ -271,7 +271,7 @@ def test_questions_are_learnt_and_those_without_answers_are_counted(tmp_path: Pa
 
 @pytest.mark.usefixtures("quiet")
 def test_statements_about_two_images_are_learnt_and_what_is_none_is_counted(tmp_path: Path):
-    pictures = [sample.images[0] for sample in islice(gold(ShapesConfig(gold=32)), 32)]
+    pictures = [sample.images[0] for sample in islice(gold_samples(ShapesConfig(gold=32)), 32)]
     samples = [Sample(f"{i:02}", pictures[i : i + 2], ["both show a circle"], {"label": i % 3 == 0}) for i in range(16)]
     samples[3].images, samples[5].meta = pictures[:1], {"label": "True"}
     data = stored(tmp_path, samples)

@@ -9,8 +9,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from blip.data.datasets import shapes
-from blip.data.datasets.shapes.scenes import COLOURS, GROUNDS, SHAPES, change
-from blip.data.datasets.shapes.sentences import parse
+from blip.data.datasets.shapes.scenes import COLOURS, GROUNDS, SHAPE_NAMES, change_attribute
+from blip.data.datasets.shapes.sentences import parse_claims
 
 CFG = shapes.ShapesConfig(gold=40, web=200, test=40, two_objects=0.3)
 CIRCLE = shapes.Thing(shape="circle", colour="red", size="small", place="left")
@@ -56,18 +56,18 @@ def test_texts_are_judged_by_all_they_claim(scene, text, true):
 
 
 def test_sentences_are_read_as_they_are_meant():
-    claims = parse("there is a little black star at the top of a brown picture")
+    claims = parse_claims("there is a little black star at the top of a brown picture")
     assert claims == (({"size": "small", "colour": "black", "shape": "star", "place": "top"},), "brown")
     above, below = {"colour": "white", "shape": "ring", "place": "top"}, {"shape": "star", "place": "bottom"}
-    assert parse("a star under a white ring") == ((below, above), None)
+    assert parse_claims("a star under a white ring") == ((below, above), None)
 
 
 def test_every_caption_is_true_and_most_tell_everything():
     rng = Random(0)
-    scenes = [shapes.draw(rng, two_objects=0.5) for _ in range(300)]
-    captions = [shapes.caption(scene, rng) for scene in scenes]
+    scenes = [shapes.random_scene(rng, two_objects=0.5) for _ in range(300)]
+    captions = [shapes.write_caption(scene, rng) for scene in scenes]
     assert all(map(shapes.is_true, scenes, captions))
-    claims = [claims for scene, text in zip(scenes, captions, strict=True) if len(scene["objects"]) == 1 and (claims := parse(text))]
+    claims = [claims for scene, text in zip(scenes, captions, strict=True) if len(scene["objects"]) == 1 and (claims := parse_claims(text))]
     assert sum(len(c.things[0]) == 4 and c.ground is not None for c in claims) > 0.6 * len(claims)
 
 
@@ -75,7 +75,7 @@ def test_a_changed_scene_differs_in_one_attribute():
     rng = Random(0)
     changed = Counter()
     for _ in range(200):
-        other = change(ONE, rng)
+        other = change_attribute(ONE, rng)
         before, after = ({"ground": s["ground"], **s["objects"][0]} for s in (ONE, other))
         (attribute,) = (k for k in before if before[k] != after[k])
         changed[attribute] += 1
@@ -85,11 +85,11 @@ def test_a_changed_scene_differs_in_one_attribute():
 
 def test_pictures_show_their_scenes():
     rng = Random(0)
-    for shape in SHAPES:
+    for shape in SHAPE_NAMES:
         areas = []
         for size in ("small", "large"):
             thing = shapes.Thing(shape=shape, colour="black", size=size, place="bottom")
-            pixels = decode(shapes.render(shapes.Scene(ground="pink", objects=[thing]), rng, 32))
+            pixels = decode(shapes.render_scene(shapes.Scene(ground="pink", objects=[thing]), rng, 32))
             assert pixels.shape == (32, 32, 3)
             assert np.abs(pixels[0, 0] - GROUNDS["pink"]).max() <= 4
             rows, columns = np.nonzero(np.abs(pixels - COLOURS["black"]).max(2) < 40)
@@ -107,13 +107,13 @@ def test_names_of_colours_are_far_apart():
 
 def test_two_objects_stand_side_by_side_and_differ():
     for i in range(100):
-        scene = shapes.draw(Random(i), two_objects=1.0)
+        scene = shapes.random_scene(Random(i), two_objects=1.0)
         a, b = scene["objects"]
         assert (a["place"], b["place"]) in (("left", "right"), ("top", "bottom"))
         assert (a["shape"], a["colour"]) != (b["shape"], b["colour"])
 
 
-@pytest.mark.parametrize("split", [shapes.gold, shapes.test])
+@pytest.mark.parametrize("split", [shapes.gold_samples, shapes.test_samples])
 def test_clean_splits_have_five_true_captions_that_differ(split):
     samples = list(split(CFG))
     assert len(samples) == 40
@@ -123,7 +123,7 @@ def test_clean_splits_have_five_true_captions_that_differ(split):
 
 
 def test_exactly_half_of_the_web_is_wrong_in_three_ways():
-    samples = list(shapes.web(CFG))
+    samples = list(shapes.web_samples(CFG))
     assert Counter(s.meta["truth"]["noise"] for s in samples) == {None: 100, "other image": 40, "changed attribute": 40, "advert": 20}
     for sample in samples:
         truth = sample.meta["truth"]
@@ -134,24 +134,24 @@ def test_exactly_half_of_the_web_is_wrong_in_three_ways():
 
 @pytest.mark.parametrize(("noise", "wrong"), [(0.0, 0), (0.25, 50), (0.33, 66), (1.0, 200)])
 def test_the_share_of_wrong_texts_is_as_asked(noise, wrong):
-    samples = shapes.web(CFG.model_copy(update={"noise": noise}))
+    samples = shapes.web_samples(CFG.model_copy(update={"noise": noise}))
     assert sum(not s.meta["truth"]["true"] for s in samples) == wrong
 
 
 def test_a_sample_depends_on_seed_split_and_number_alone():
-    few = list(shapes.web(CFG.model_copy(update={"web": 5, "gold": 0})))
-    many = list(shapes.web(CFG))
+    few = list(shapes.web_samples(CFG.model_copy(update={"web": 5, "gold": 0})))
+    many = list(shapes.web_samples(CFG))
     assert few == many[:5]
-    assert list(shapes.web(CFG.model_copy(update={"seed": 1, "web": 5}))) != few
+    assert list(shapes.web_samples(CFG.model_copy(update={"seed": 1, "web": 5}))) != few
 
 
 def test_splits_share_no_key_and_no_picture():
-    samples = [s for split in (shapes.gold, shapes.web, shapes.test) for s in split(CFG)]
+    samples = [s for split in (shapes.gold_samples, shapes.web_samples, shapes.test_samples) for s in split(CFG)]
     assert len({s.key for s in samples}) == len({s.images[0] for s in samples}) == len(samples) == 280
 
 
 def test_meta_is_plain_json():
-    truth = next(shapes.web(CFG)).meta
+    truth = next(shapes.web_samples(CFG)).meta
     assert json.loads(json.dumps(truth)) == truth
 
 

@@ -52,7 +52,7 @@ TINT = 4
 SUPERSAMPLING = 4
 
 
-def star(points: int, inner: float) -> Points:
+def star_corners(points: int, inner: float) -> Points:
     """The corners of a star, its first point up, the hollows at `inner` of the radius."""
     turns = ((i * math.pi / points, inner if i % 2 else 1.0) for i in range(2 * points))
     return tuple((r * math.sin(a), -r * math.cos(a)) for a, r in turns)
@@ -62,64 +62,64 @@ ARM = 0.33
 OUTLINES: dict[str, Points] = {
     "square": ((-0.92, -0.92), (0.92, -0.92), (0.92, 0.92), (-0.92, 0.92)),
     "triangle": ((0, -1.0), (1.05, 0.85), (-1.05, 0.85)),
-    "star": tuple((1.1 * x, 1.1 * y) for x, y in star(5, 0.45)),
+    "star": tuple((1.1 * x, 1.1 * y) for x, y in star_corners(5, 0.45)),
     "cross": tuple((sx * x, sy * y) for sx, sy, corner in ((1, -1, 1), (1, 1, -1), (-1, 1, 1), (-1, -1, -1))
                    for x, y in ((ARM, 1.0), (ARM, ARM), (1.0, ARM))[::corner]),
 }  # fmt: skip
 """Corners, in radii."""
 ROUND = {"circle": 0.0, "ring": 0.55}
 """Radius of the hole, of the radius."""
-SHAPES = (*ROUND, *OUTLINES)
+SHAPE_NAMES = (*ROUND, *OUTLINES)
 
 
-def draw(rng: Random, two_objects: float = 0.0) -> Scene:
+def random_scene(rng: Random, two_objects: float = 0.0) -> Scene:
     """A scene by chance, with two objects that differ in shape or colour in a share `two_objects` of the draws."""
     ground = rng.choice(tuple(GROUNDS))
     if rng.random() >= two_objects:
-        return Scene(ground=ground, objects=[thing(rng, rng.choice(tuple(PLACES)))])
-    first, second = (thing(rng, place) for place in rng.choice(SIDES))
+        return Scene(ground=ground, objects=[random_thing(rng, rng.choice(tuple(PLACES)))])
+    first, second = (random_thing(rng, place) for place in rng.choice(SIDES))
     while (first["shape"], first["colour"]) == (second["shape"], second["colour"]):
-        second = thing(rng, second["place"])
+        second = random_thing(rng, second["place"])
     return Scene(ground=ground, objects=[first, second])
 
 
-def thing(rng: Random, place: str) -> Thing:
-    return Thing(shape=rng.choice(SHAPES), colour=rng.choice(tuple(COLOURS)), size=rng.choice(tuple(RADII)), place=place)
+def random_thing(rng: Random, place: str) -> Thing:
+    return Thing(shape=rng.choice(SHAPE_NAMES), colour=rng.choice(tuple(COLOURS)), size=rng.choice(tuple(RADII)), place=place)
 
 
-def change(scene: Scene, rng: Random) -> Scene:
+def change_attribute(scene: Scene, rng: Random) -> Scene:
     """The scene with one attribute of one object, or the ground, changed; of two objects the places are swapped."""
     objects = [item.copy() for item in scene["objects"]]
     item = rng.choice(objects)
     match rng.choice(("ground", "shape", "colour", "size", "place")):
         case "ground":
-            return Scene(ground=another(GROUNDS, scene["ground"], rng), objects=objects)
+            return Scene(ground=choose_other(GROUNDS, scene["ground"], rng), objects=objects)
         case "shape":
-            item["shape"] = another(SHAPES, item["shape"], rng)
+            item["shape"] = choose_other(SHAPE_NAMES, item["shape"], rng)
         case "colour":
-            item["colour"] = another(COLOURS, item["colour"], rng)
+            item["colour"] = choose_other(COLOURS, item["colour"], rng)
         case "size":
-            item["size"] = another(RADII, item["size"], rng)
+            item["size"] = choose_other(RADII, item["size"], rng)
         case "place" if len(objects) == 1:
-            item["place"] = another(PLACES, item["place"], rng)
+            item["place"] = choose_other(PLACES, item["place"], rng)
         case "place":
             objects[0]["place"], objects[1]["place"] = objects[1]["place"], objects[0]["place"]
     return Scene(ground=scene["ground"], objects=objects)
 
 
-def another(names: Iterable[str], than: str, rng: Random) -> str:
+def choose_other(names: Iterable[str], than: str, rng: Random) -> str:
     return rng.choice([name for name in names if name != than])
 
 
-def render(scene: Scene, rng: Random, size: int = 32) -> bytes:
+def render_scene(scene: Scene, rng: Random, size: int = 32) -> bytes:
     """The scene as a PNG of `size` pixels a side; places and colours vary a little by chance."""
     side = size * SUPERSAMPLING
-    ground = tint(GROUNDS[scene["ground"]], rng)
+    ground = vary_colour(GROUNDS[scene["ground"]], rng)
     image = Image.new("RGB", (side, side), ground)
     pen = ImageDraw.Draw(image)
     for item in scene["objects"]:
         x, y = (side * (centre + rng.uniform(-JITTER, JITTER)) for centre in PLACES[item["place"]])
-        radius, colour = side * RADII[item["size"]], tint(COLOURS[item["colour"]], rng)
+        radius, colour = side * RADII[item["size"]], vary_colour(COLOURS[item["colour"]], rng)
         if item["shape"] in OUTLINES:
             pen.polygon([(x + radius * a, y + radius * b) for a, b in OUTLINES[item["shape"]]], fill=colour)
         else:
@@ -131,6 +131,6 @@ def render(scene: Scene, rng: Random, size: int = 32) -> bytes:
     return png.getvalue()
 
 
-def tint(colour: Colour, rng: Random) -> Colour:
+def vary_colour(colour: Colour, rng: Random) -> Colour:
     r, g, b = (min(255, max(0, c + rng.randint(-TINT, TINT))) for c in colour)
     return r, g, b

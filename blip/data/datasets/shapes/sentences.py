@@ -7,25 +7,25 @@ from random import Random
 from string import Formatter
 from typing import NamedTuple
 
-from blip.data.datasets.shapes.scenes import COLOURS, GROUNDS, SHAPES, Scene, Thing
+from blip.data.datasets.shapes.scenes import COLOURS, GROUNDS, SHAPE_NAMES, Scene, Thing
 from blip.data.tokenizer import clean_caption
 
-SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
-PLACES = {
+SIZE_PHRASES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+PLACE_PHRASES = {
     "left": ("on the left", "at the left side"),
     "right": ("on the right", "at the right side"),
     "top": ("at the top", "in the upper part"),
     "bottom": ("at the bottom", "in the lower part"),
     "middle": ("in the middle", "in the centre"),
 }
-RELATIONS = {
+RELATION_PHRASES = {
     ("left", "right"): ("left of", "to the left of"),
     ("right", "left"): ("right of", "to the right of"),
     ("top", "bottom"): ("above", "higher than"),
     ("bottom", "top"): ("below", "under"),
 }
 """How a thing stands to another one, by the places of both."""
-ON_GROUND = {ground: (f"on a {ground} ground", f"on {ground}", f"against a {ground} background") for ground in GROUNDS}
+GROUND_PHRASES = {ground: (f"on a {ground} ground", f"on {ground}", f"against a {ground} background") for ground in GROUNDS}
 MENTIONED = 0.97
 """How often a caption tells each of size, place and ground: nearly all captions tell everything, as a filter must learn to judge it."""
 
@@ -64,34 +64,34 @@ VERBS = ("there is ", "is ", "we see ")
 """May come before the thing where its place or its ground comes first."""
 
 
-def leads(form: str) -> tuple[str, ...]:
+def openers_of(form: str) -> tuple[str, ...]:
     """What may come before the thing in a sentence."""
     return () if "picture" in form else OPENERS if form.startswith("{thing}") else VERBS
 
 
-def slots(form: str) -> frozenset[str]:
+def slots_of(form: str) -> frozenset[str]:
     """What a sentence tells."""
     return frozenset("ground" if slot == "hue" else slot for _, slot, _, _ in Formatter().parse(form) if slot)
 
 
-FORMS_BY_SLOTS = {told: [form for form in FORMS if slots(form) == told] for told in map(slots, FORMS)}
+FORMS_BY_SLOTS = {told: [form for form in FORMS if slots_of(form) == told] for told in map(slots_of, FORMS)}
 
 
-def caption(scene: Scene, rng: Random) -> str:
+def write_caption(scene: Scene, rng: Random) -> str:
     """A true sentence about a scene; of two objects it tells of both, or of one alone."""
     told = scene["objects"] if rng.random() < 0.75 else scene["objects"][:1]
     first, *others = rng.sample(told, k=len(told))
     words = {
-        "thing": name(first, rng),
-        "place": rng.choice(PLACES[first["place"]]),
-        "ground": rng.choice(ON_GROUND[scene["ground"]]),
+        "thing": noun_phrase(first, rng),
+        "place": rng.choice(PLACE_PHRASES[first["place"]]),
+        "ground": rng.choice(GROUND_PHRASES[scene["ground"]]),
         "hue": scene["ground"],
     }
     placing = [{"place"}]
     for other in others:
-        words["other"] = name(other, rng)
-        words["there"] = rng.choice(PLACES[other["place"]])
-        words["relation"] = rng.choice(RELATIONS[first["place"], other["place"]])
+        words["other"] = noun_phrase(other, rng)
+        words["there"] = rng.choice(PLACE_PHRASES[other["place"]])
+        words["relation"] = rng.choice(RELATION_PHRASES[first["place"], other["place"]])
         placing = [{"place", "there"}, {"relation"}]
     tells = {"thing", "other"} & words.keys()
     if rng.random() < MENTIONED:
@@ -99,20 +99,20 @@ def caption(scene: Scene, rng: Random) -> str:
     if rng.random() < MENTIONED:
         tells |= {"ground"}
     form = rng.choice(FORMS_BY_SLOTS[frozenset(tells)])
-    if (openers := leads(form)) and rng.random() < 0.5:
+    if (openers := openers_of(form)) and rng.random() < 0.5:
         words["thing"] = rng.choice(openers) + words["thing"]
     return form.format(**words)
 
 
-def name(thing: Thing, rng: Random) -> str:
+def noun_phrase(thing: Thing, rng: Random) -> str:
     """A noun phrase with its article."""
-    size = rng.choice(SIZES[thing["size"]]) + " " if rng.random() < MENTIONED else ""
+    size = rng.choice(SIZE_PHRASES[thing["size"]]) + " " if rng.random() < MENTIONED else ""
     phrase = f"{size}{thing['colour']} {thing['shape']}"
     return f"an {phrase}" if phrase.startswith("o") else f"a {phrase}"
 
 
-MEANING = {words: meaning for synonyms in (SIZES, PLACES, ON_GROUND) for meaning, phrases in synonyms.items() for words in phrases}
-STANDING = {words: places for places, phrases in RELATIONS.items() for words in phrases}
+MEANING_BY_PHRASE = {words: meaning for synonyms in (SIZE_PHRASES, PLACE_PHRASES, GROUND_PHRASES) for meaning, phrases in synonyms.items() for words in phrases}
+PLACES_BY_RELATION = {words: places for places, phrases in RELATION_PHRASES.items() for words in phrases}
 
 
 class Claims(NamedTuple):
@@ -124,7 +124,7 @@ class Claims(NamedTuple):
 
 def is_true(scene: Scene, text: str) -> bool:
     """Whether every claim of a text holds for a scene; a text that is no sentence of this world claims nothing and is not true."""
-    claims = parse(text)
+    claims = parse_claims(text)
     if claims is None or claims.ground not in (None, scene["ground"]):
         return False
     return any(
@@ -133,49 +133,49 @@ def is_true(scene: Scene, text: str) -> bool:
     )
 
 
-def parse(text: str) -> Claims | None:
+def parse_claims(text: str) -> Claims | None:
     """What a sentence of this world claims; None where the text is none."""
     text = clean_caption(text)
     match = next(filter(None, (pattern.fullmatch(text) for pattern in PATTERNS)), None)
     if match is None:
         return None
-    said = {slot: MEANING.get(words, words) for slot, words in match.groupdict().items() if words}
+    said = {slot: MEANING_BY_PHRASE.get(words, words) for slot, words in match.groupdict().items() if words}
     ground, relation = said.pop("ground", None), said.pop("relation", None)
     if relation:
-        said["place"], said["place2"] = STANDING[relation]
+        said["place"], said["place2"] = PLACES_BY_RELATION[relation]
     first = {slot: meaning for slot, meaning in said.items() if not slot.endswith("2")}
     second = {slot.removesuffix("2"): meaning for slot, meaning in said.items() if slot.endswith("2")}
     return Claims((first, second) if second else (first,), ground)
 
 
-def one_of(slot: str, phrases: Iterable[str]) -> str:
+def slot_pattern(slot: str, phrases: Iterable[str]) -> str:
     """The pattern of a slot, the longest phrase tried first."""
     return f"(?P<{slot}>{'|'.join(sorted(phrases, key=len, reverse=True))})"
 
 
-def all_of(synonyms: Mapping[str, Iterable[str]]) -> list[str]:
+def all_phrases(synonyms: Mapping[str, Iterable[str]]) -> list[str]:
     return [words for phrases in synonyms.values() for words in phrases]
 
 
-def noun(suffix: str = "") -> str:
+def noun_pattern(suffix: str = "") -> str:
     """The pattern of a noun phrase; size and colour may be missing."""
-    size, colour, shape = one_of("size" + suffix, all_of(SIZES)), one_of("colour" + suffix, COLOURS), one_of("shape" + suffix, SHAPES)
+    size, colour, shape = slot_pattern("size" + suffix, all_phrases(SIZE_PHRASES)), slot_pattern("colour" + suffix, COLOURS), slot_pattern("shape" + suffix, SHAPE_NAMES)
     return f"an? (?:{size} )?(?:{colour} )?{shape}"
 
 
-def pattern(form: str) -> re.Pattern[str]:
+def sentence_pattern(form: str) -> re.Pattern[str]:
     """The pattern of a sentence; openers and verbs are read wherever a model may put them."""
     return re.compile(
         form.format(
-            thing=f"(?:{'|'.join((*OPENERS, *VERBS))})?{noun()}",
-            other=noun("2"),
-            place=one_of("place", all_of(PLACES)),
-            there=one_of("place2", all_of(PLACES)),
-            relation=one_of("relation", STANDING),
-            ground=one_of("ground", all_of(ON_GROUND)),
-            hue=one_of("ground", GROUNDS),
+            thing=f"(?:{'|'.join((*OPENERS, *VERBS))})?{noun_pattern()}",
+            other=noun_pattern("2"),
+            place=slot_pattern("place", all_phrases(PLACE_PHRASES)),
+            there=slot_pattern("place2", all_phrases(PLACE_PHRASES)),
+            relation=slot_pattern("relation", PLACES_BY_RELATION),
+            ground=slot_pattern("ground", all_phrases(GROUND_PHRASES)),
+            hue=slot_pattern("ground", GROUNDS),
         )
     )
 
 
-PATTERNS = [pattern(form) for form in FORMS]
+PATTERNS = [sentence_pattern(form) for form in FORMS]

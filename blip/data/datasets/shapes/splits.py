@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from blip.config import Config
-from blip.data.datasets.shapes.scenes import Scene, change, draw, render
-from blip.data.datasets.shapes.sentences import caption, is_true
+from blip.data.datasets.shapes.scenes import Scene, change_attribute, random_scene, render_scene
+from blip.data.datasets.shapes.sentences import is_true, write_caption
 from blip.data.sample import Sample
 
 
@@ -31,12 +31,12 @@ class ShapesConfig(Config):
     """Share of scenes with two objects."""
 
 
-Noise = Literal["other image", "advert", "changed attribute"]
-KINDS: tuple[Noise, ...] = ("other image", "other image", "advert", "changed attribute", "changed attribute")
+NoiseKind = Literal["other image", "advert", "changed attribute"]
+NOISE_KINDS: tuple[NoiseKind, ...] = ("other image", "other image", "advert", "changed attribute", "changed attribute")
 """Of wrong texts, in their shares."""
-BLOCK = 20
+NOISE_BLOCK = 20
 """In every so many images the share of wrong texts is exact; chance says which of them are wrong."""
-CAPTIONS = 5
+CAPTIONS_PER_IMAGE = 5
 """Captions of an image, as COCO has."""
 ADVERTS = (
     "buy now at the best price",
@@ -53,57 +53,57 @@ ADVERTS = (
 )
 
 
-def gold(cfg: ShapesConfig) -> Iterator[Sample]:
+def gold_samples(cfg: ShapesConfig) -> Iterator[Sample]:
     """Images with five true captions that differ."""
-    return (captioned(cfg, "gold", i) for i in range(cfg.gold))
+    return (captioned_sample(cfg, "gold", i) for i in range(cfg.gold))
 
 
-def test(cfg: ShapesConfig) -> Iterator[Sample]:
+def test_samples(cfg: ShapesConfig) -> Iterator[Sample]:
     """As gold, of other images."""
-    return (captioned(cfg, "test", i) for i in range(cfg.test))
+    return (captioned_sample(cfg, "test", i) for i in range(cfg.test))
 
 
-def web(cfg: ShapesConfig) -> Iterator[Sample]:
+def web_samples(cfg: ShapesConfig) -> Iterator[Sample]:
     """Images with a text each, of which `cfg.noise` are wrong: captions of other images, adverts, or captions with one attribute changed.
 
     The truth of a sample also has `true`, and `noise`: the kind of a wrong text, else None.
     """
     for i in range(cfg.web):
-        rng, noise = chance(cfg, "web", i), noise_of(cfg, i)
-        scene = draw(rng, cfg.two_objects)
-        image = render(scene, rng, cfg.size)
-        text = caption(scene, rng) if noise is None else wrong(scene, noise, rng, cfg)
+        rng, noise = image_rng(cfg, "web", i), noise_kind(cfg, i)
+        scene = random_scene(rng, cfg.two_objects)
+        image = render_scene(scene, rng, cfg.size)
+        text = write_caption(scene, rng) if noise is None else wrong_text(scene, noise, rng, cfg)
         yield Sample(f"web-{i:06d}", [image], [text], {"truth": {**scene, "true": noise is None, "noise": noise}})
 
 
-def captioned(cfg: ShapesConfig, split: str, index: int) -> Sample:
-    rng = chance(cfg, split, index)
-    scene = draw(rng, cfg.two_objects)
-    image = render(scene, rng, cfg.size)
+def captioned_sample(cfg: ShapesConfig, split: str, index: int) -> Sample:
+    rng = image_rng(cfg, split, index)
+    scene = random_scene(rng, cfg.two_objects)
+    image = render_scene(scene, rng, cfg.size)
     captions: dict[str, None] = {}
-    while len(captions) < CAPTIONS:
-        captions[caption(scene, rng)] = None
+    while len(captions) < CAPTIONS_PER_IMAGE:
+        captions[write_caption(scene, rng)] = None
     return Sample(f"{split}-{index:06d}", [image], list(captions), {"truth": {**scene}})
 
 
-def chance(cfg: ShapesConfig, split: str, index: int) -> Random:
+def image_rng(cfg: ShapesConfig, split: str, index: int) -> Random:
     return Random(f"{cfg.seed} {split} {index}")
 
 
-def noise_of(cfg: ShapesConfig, index: int) -> Noise | None:
+def noise_kind(cfg: ShapesConfig, index: int) -> NoiseKind | None:
     """What is wrong with a web text."""
-    block, place = divmod(index, BLOCK)
-    wrong = round((block + 1) * BLOCK * cfg.noise) - round(block * BLOCK * cfg.noise)
-    rank = chance(cfg, "noise", block).sample(range(BLOCK), BLOCK)[place]
-    return KINDS[rank * len(KINDS) // wrong] if rank < wrong else None
+    block, place = divmod(index, NOISE_BLOCK)
+    wrong = round((block + 1) * NOISE_BLOCK * cfg.noise) - round(block * NOISE_BLOCK * cfg.noise)
+    rank = image_rng(cfg, "noise", block).sample(range(NOISE_BLOCK), NOISE_BLOCK)[place]
+    return NOISE_KINDS[rank * len(NOISE_KINDS) // wrong] if rank < wrong else None
 
 
-def wrong(scene: Scene, noise: Noise, rng: Random, cfg: ShapesConfig) -> str:
+def wrong_text(scene: Scene, noise: NoiseKind, rng: Random, cfg: ShapesConfig) -> str:
     """A text that is not true of a scene; one that is by accident is drawn again."""
     if noise == "advert":
         return rng.choice(ADVERTS).format(rng.randrange(1000, 10000))
     while True:
-        other = draw(rng, cfg.two_objects) if noise == "other image" else change(scene, rng)
-        text = caption(other, rng)
+        other = random_scene(rng, cfg.two_objects) if noise == "other image" else change_attribute(scene, rng)
+        text = write_caption(other, rng)
         if not is_true(scene, text):
             return text
