@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ from blip.tasks.build import check_lengths
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.model_folder import load_task, read_model_config
 from blip.tasks.retrieval import RetrievalConfig
-from blip.tasks.task import Predict, Task
+from blip.tasks.task import EvaluableTask, P, Predict
 from blip.workers.job import Job, WorkConfig
 from blip.workers.queue import ShardQueue, finished, records
 from blip.workers.worker import Worker
@@ -53,6 +53,8 @@ class EvaluateConfig(WorkConfig):
 class EvaluationJob(Job[EvaluateConfig]):
     """The evaluation of one model on one split."""
 
+    FORMAT: ClassVar[int] = 2
+
     type: Literal["evaluation"] = "evaluation"  # pyright: ignore[reportIncompatibleVariableOverride] (it is frozen)
 
     @property
@@ -69,14 +71,24 @@ def work(uri: str, name: str) -> None:
     predict_all(job, open_store(uri), tasks, size, name)
 
 
-def load_tasks(cfg: EvaluateConfig, model: str | Path) -> dict[str, Task]:
+Tasks = Mapping[str, EvaluableTask[Any, Any]]
+"""Tasks by their type."""
+
+
+def load_tasks(cfg: EvaluateConfig, model: str | Path) -> Tasks:
     """Returns the tasks that a model folder is evaluated as, by name.
 
     Raises ConfigError where texts or captions are longer than the model has positions.
     """
     if cfg.retrieval is not None:
         check_lengths(cfg.retrieval, read_model_config(model).model)
-    return {task.type: load_task(model, task) for task in (cfg.retrieval, cfg.captioning) if task is not None}
+    tasks: dict[str, EvaluableTask[Any, Any]] = {}
+    for task_cfg in (cfg.retrieval, cfg.captioning):
+        if task_cfg is not None:
+            task = load_task(model, task_cfg)
+            assert isinstance(task, EvaluableTask)
+            tasks[task_cfg.type] = task
+    return tasks
 
 
 def image_size(model: str | Path) -> int:
@@ -85,7 +97,7 @@ def image_size(model: str | Path) -> int:
 
 
 def predict_all(
-    job: EvaluationJob, home: Store, tasks: Mapping[str, Task], size: int, name: str, advance: Callable[[int], None] = lambda _: None
+    job: EvaluationJob, home: Store, tasks: Tasks, size: int, name: str, advance: Callable[[int], None] = lambda _: None
 ) -> None:
     """As `work`, with models that are loaded, which go to this process's device, and images of `size`.
 
@@ -98,7 +110,7 @@ def predict_all(
 
     began = time.monotonic()
 
-    def run_pass(at: Store, task: Task, predict: Predict, before: Sequence[Sequence[Any]] = ()) -> None:
+    def run_pass(at: Store, task: EvaluableTask[Any, P], predict: Predict[P], before: Sequence[Sequence[P]] = ()) -> None:
         offsets = dict(zip(wanted, accumulate(map(len, before), initial=0), strict=False))
         process = ShardPredictor(task, predict, job.input.store, prepare, cfg.batch, wanted, offsets, advance, cfg.unexpected)
         queue = ShardQueue(at, list(wanted), name, job.config.lease)
@@ -122,7 +134,7 @@ def predict_all(
             first, *second = passes(home, kind, task)
             run_pass(first, task, lambda batch, _, task=task: task.predict(batch))
             for at in second:
-                found = gather(first, list(wanted))
+                found = gather(first, list(wanted), task.prediction)
                 if everything := list(chain.from_iterable(found)):
                     run_pass(at, task, task.rerank(everything), found)
     except ShardError as e:
@@ -131,18 +143,21 @@ def predict_all(
         budget.record()
 
 
-def passes(home: Store, kind: str, task: Task) -> list[Store]:
-    """Returns where the passes of a task over all samples are kept: the predictions, and where it re-ranks those of the second pass."""
+def passes(home: Store, kind: str, task: EvaluableTask[Any, Any]) -> list[Store]:
+    """Returns the folder of each pass of a task over all samples: one, or two for a task that re-ranks."""
     return [home.join(kind, name) for name in PASSES[: 1 + task.needs_rerank]]
 
 
-def predictions(job: EvaluationJob, home: Store, kind: str, task: Task) -> list[dict[str, Any]]:
-    """Returns the predictions of all samples in the manifest's order. Raises ShardError where a shard is not done, or was set aside."""
-    found = [chain.from_iterable(gather(at, list(job.quotas))) for at in passes(home, kind, task)]
-    return [dict(chain.from_iterable(part.items() for part in parts)) for parts in zip(*found, strict=True)]
+def predictions(job: EvaluationJob, home: Store, kind: str, task: EvaluableTask[Any, P]) -> list[P]:
+    """Returns the predictions of a task's last pass, of all samples in the manifest's order.
+
+    Raises ShardError where a shard is not done, or was set aside.
+    """
+    last = passes(home, kind, task)[-1]
+    return list(chain.from_iterable(gather(last, list(job.quotas), task.prediction)))
 
 
-def counted(job: EvaluationJob, home: Store, tasks: Mapping[str, Task]) -> tuple[int, dict[str, int]]:
+def counted(job: EvaluationJob, home: Store, tasks: Tasks) -> tuple[int, dict[str, int]]:
     """Returns how many samples were evaluated, and how many were not, by reason. Raises as `predictions`."""
     kind, task = next(iter(tasks.items()))
     done, _ = finished(passes(home, kind, task)[0], list(job.quotas))
@@ -150,7 +165,7 @@ def counted(job: EvaluationJob, home: Store, tasks: Mapping[str, Task]) -> tuple
     return sum(record["samples"] for record in done.values()), dict(left_out)
 
 
-def samples_done(job: EvaluationJob, home: Store, tasks: Mapping[str, Task]) -> int:
+def samples_done(job: EvaluationJob, home: Store, tasks: Tasks) -> int:
     """Returns how many samples are done, counted once for each pass."""
     wanted = job.quotas  # what was left out counts as asked for: a tar may hold more that is no sample than its manifest counts
     done = (records(at, list(wanted))[0] for kind, task in tasks.items() for at in passes(home, kind, task))

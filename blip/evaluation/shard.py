@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from blip.data.manifest import Manifest, Shard
 from blip.data.sample import BadSample, Rejected, Sample, one_sample
 from blip.data.shards import ShardFile, check_unexpected, good_samples
 from blip.storage import Store
-from blip.tasks.task import Predict, Task
+from blip.tasks.task import EvaluableTask, P, Predict
 from blip.workers.queue import finished
 from blip.workers.worker import Output
 
@@ -43,14 +43,14 @@ def quotas(manifest: Manifest, limit: int | None) -> dict[str, int]:
 
 
 @dataclass
-class ShardPredictor:
+class ShardPredictor(Generic[P]):
     """Runs `predict` over one shard and writes the predictions; equal shards get equal files, whoever predicts them.
 
     Samples that cannot be evaluated are left out and counted by reason, as in training.
     """
 
-    task: Task
-    predict: Predict
+    task: EvaluableTask[Any, P]
+    predict: Predict[P]
     source: Store
     prepare: Callable[[Sample], Example]
     batch: int
@@ -66,7 +66,8 @@ class ShardPredictor:
     def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         torch.manual_seed(int(shard.sha256[:8], 16))  # what a task draws depends on the shard, not on who does it or what came before
         device = next(self.task.parameters()).device
-        rejected, predictions = Rejected(), []
+        rejected = Rejected()
+        predictions: list[P] = []
         with ShardFile(self.source, shard, path, rejected, verified=True) as opened:
             mine = self.examples(islice(good_samples(opened, rejected), self.quotas[shard.name]), rejected)
             while chunk := list(islice(mine, self.batch)):
@@ -77,7 +78,7 @@ class ShardPredictor:
                 self.advance(len(chunk))
             check_unexpected(rejected, opened, self.unexpected, "evaluation.unexpected")
         file = folder / "predictions.pt"
-        torch.save(predictions, file)
+        torch.save([vars(prediction) for prediction in predictions], file)
         return Output(file, {}, {"samples": len(predictions), "rejected": dict(rejected), "unexpected": rejected.details})
 
     def examples(self, samples: Iterable[Sample], rejected: Rejected) -> Iterator[Example]:
@@ -91,7 +92,11 @@ class ShardPredictor:
                 yield example
 
 
-def gather(at: Store, shards: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """Returns the predictions of each shard, in the order given. Raises ShardError where one is not done, or was set aside."""
+def gather(at: Store, shards: Sequence[str], kind: type[P]) -> list[list[P]]:
+    """Returns the predictions, of class `kind`, of each shard in the order given.
+
+    Raises ShardError where a shard is not done, or was set aside.
+    """
     done, _ = finished(at, shards)
-    return [torch.load(io.BytesIO(at.get(record["name"])), weights_only=True) for record in done.values()]
+    files = [torch.load(io.BytesIO(at.get(record["name"])), weights_only=True) for record in done.values()]
+    return [[kind(**values) for values in file] for file in files]

@@ -18,6 +18,7 @@ from blip.evaluation.job import EvaluateConfig, EvaluationJob, counted, image_si
 from blip.launch.local import local_process_count
 from blip.logs import log, progress
 from blip.storage import open_store, probe
+from blip.tasks.captioning import CaptionPrediction
 from blip.tracking import DataInput
 from blip.tracking import start as track
 from blip.workers.local_pool import on_this_machine
@@ -89,11 +90,11 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         for kind, task in tasks.items():
             found = predictions(job, home, kind, task)
-            figures[kind] = task.score(found)
+            figures[kind] = dict(task.score(found))
             if kind == "captioning":
                 figures[kind] |= truth(found, judge_of(manifest))
-                described = {p["id"]: p["caption"] for p in found[:DESCRIBED]}
-                (folder / CAPTIONS).write_text(json.dumps(found, indent=1))
+                described = {p.id: p.caption for p in found[:DESCRIBED]}
+                (folder / CAPTIONS).write_text(json.dumps([vars(p) for p in found], indent=1))
                 run.artifact(folder / CAPTIONS)
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in figures[kind].items()})
         figures["model"] = models["model"].digest  # the gate registers only the model that was evaluated
@@ -123,8 +124,8 @@ def going_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def truth(predictions: list[dict[str, Any]], judge: Judge | None) -> dict[str, float]:
+def truth(predictions: list[CaptionPrediction], judge: Judge | None) -> dict[str, float]:
     """The share of true captions among those that the data set's judge knows about."""
-    found = [judge(p["meta"], p["caption"]) for p in predictions] if judge else []
+    found = [judge(p.meta, p.caption) for p in predictions] if judge else []
     known = [true for true in found if true is not None]
     return {"true": sum(known) / len(known)} if known else {}

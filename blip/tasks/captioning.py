@@ -1,6 +1,7 @@
 """Captioning: a prompt, then the text of the image; the captioner is this task (BLIP, sections 3.3 and 5.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,7 +15,7 @@ from blip.data.transforms import normalise
 from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, check_room, sample
 from blip.models.med import MED
 from blip.objectives.language_modeling import caption_loss, next_token_targets
-from blip.tasks.task import Task, TaskSettings
+from blip.tasks.task import EvaluableTask, Prediction, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_count
 
 
@@ -36,8 +37,21 @@ PROMPT = 1_000_000
 """Tokens that a prompt is not cut to."""
 
 
-class Captioning(Task[MED]):
+@dataclass(frozen=True)
+class CaptionPrediction(Prediction):
+    id: str
+    """The sample's id, unique over all shards."""
+    caption: str
+    references: list[str]
+    """The sample's own texts."""
+    meta: dict[str, Any]
+    """The sample's meta."""
+
+
+class Captioning(EvaluableTask[MED, CaptionPrediction]):
     """The model learns to write the text of an image."""
+
+    prediction = CaptionPrediction
 
     def __init__(self, cfg: CaptioningConfig, model: MED, tokenizer: Tokenizer):
         super().__init__()
@@ -94,19 +108,16 @@ class Captioning(Task[MED]):
             case Beam():
                 return beam_search(self.model.decode_step, prompt, cross, decoding, sep)
 
-    def predict(self, batch: Batch) -> list[dict[str, Any]]:
+    def predict(self, batch: Batch) -> list[CaptionPrediction]:
         captions = self.tokenizer.decode(self.generate(batch.images, self.cfg.decoding).ids)
-        return [
-            {"id": name, "key": key, "caption": caption, "references": references, "meta": meta}
-            for name, key, caption, references, meta in zip(
-                batch.ids, batch.keys, captions, batch.extra["references"], batch.extra["meta"], strict=True
-            )
-        ]
+        columns = (batch.keys, batch.ids, captions, batch.extra["references"], batch.extra["meta"])
+        return [CaptionPrediction(*row) for row in zip(*columns, strict=True)]
 
-    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
+    def score(self, predictions: list[CaptionPrediction]) -> Iterator[tuple[str, float]]:
+        """Yields BLEU, ROUGE-L and CIDEr, times 100."""
         from blip.metrics.captioning import caption_scores  # pycocoevalcap and its Java come with an extra
 
-        numbered = {str(number): p for number, p in enumerate(predictions)}  # every prediction counts, whatever its key
-        return caption_scores(
-            {number: p["caption"] for number, p in numbered.items()}, {number: p["references"] for number, p in numbered.items()}
-        )
+        numbered = {str(number): p for number, p in enumerate(predictions)}  # keys may repeat, and every prediction counts
+        captions = {number: p.caption for number, p in numbered.items()}
+        references = {number: p.references for number, p in numbered.items()}
+        yield from caption_scores(captions, references).items()

@@ -1,6 +1,8 @@
 """NLVR2: is a statement true of two images? (BLIP, section 5.4)"""
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.models.nlvr import NLVRModel
-from blip.tasks.task import Task, TaskSettings, View, texts_of
+from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View, texts_of
 from blip.tasks.text import TextLengths
 
 
@@ -21,8 +23,18 @@ class NLVRConfig(TaskSettings):
     text: TextLengths = TextLengths(words=40, tokens=64, pad="longest")
 
 
-class NLVR(Task[NLVRModel]):
+@dataclass(frozen=True)
+class NLVRPrediction(Prediction):
+    answer: int
+    """1 for true, 0 for false."""
+    label: int
+    """The right answer."""
+
+
+class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
     """The model learns to tell true statements about two images from false ones."""
+
+    prediction = NLVRPrediction
 
     def __init__(self, cfg: NLVRConfig, model: NLVRModel, tokenizer: Tokenizer):
         super().__init__()
@@ -56,10 +68,11 @@ class NLVR(Task[NLVRModel]):
         return self.model(normalise(batch.images), batch.text)
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> list[dict[str, Any]]:
+    def predict(self, batch: Batch) -> list[NLVRPrediction]:
         answers = self.logits(batch).argmax(1).tolist()
         labels = batch.extra["labels"].tolist()
-        return [{"key": k, "answer": a, "label": label} for k, a, label in zip(batch.keys, answers, labels, strict=True)]
+        return [NLVRPrediction(*row) for row in zip(batch.keys, answers, labels, strict=True)]
 
-    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
-        return {"accuracy": 100 * sum(p["answer"] == p["label"] for p in predictions) / len(predictions)}
+    def score(self, predictions: list[NLVRPrediction]) -> Iterator[tuple[str, float]]:
+        """Yields the accuracy in percent."""
+        yield "accuracy", 100 * sum(p.answer == p.label for p in predictions) / len(predictions)

@@ -1,7 +1,7 @@
 """Pre-training: ITC + ITM + LM over one pass of the image encoder (BLIP, section 3.2)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -41,7 +41,10 @@ class PretrainingConfig(TaskSettings):
 
 
 class Pretraining(Task[MED]):
-    """The model learns to align, to match and to write, all from the same image tokens."""
+    """The model learns to align, to match and to write, all from the same image tokens.
+
+    A pre-trained model is evaluated as retrieval and captioning.
+    """
 
     momentum_teacher = True
 
@@ -87,9 +90,3 @@ class Pretraining(Task[MED]):
         targets = next_token_targets(text.ids, text.mask)
         lm = caption_loss(logits[:, :-1], targets, self.cfg.smoothing, self.tokens)
         return {"itc": weights.itc * itc, "itm": weights.itm * itm, "lm": weights.lm * lm}
-
-    def predict(self, batch: Batch) -> list[dict[str, Any]]:  # noqa: ARG002
-        raise TypeError("a pre-trained model is judged by the tasks it was pre-trained for: retrieval and captioning")
-
-    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:  # noqa: ARG002
-        raise TypeError("a pre-trained model is judged by the tasks it was pre-trained for: retrieval and captioning")

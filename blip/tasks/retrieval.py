@@ -1,7 +1,8 @@
 """Retrieval: which text belongs to which image; the filter is this task (BLIP, sections 3.3 and 5.1)."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -14,7 +15,7 @@ from blip.metrics.retrieval import recalls
 from blip.models.bert import KeysValues
 from blip.models.med import MED
 from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
-from blip.tasks.task import Predict, Task, TaskSettings
+from blip.tasks.task import EvaluableTask, Predict, Prediction, TaskSettings
 from blip.tasks.text import TextLengths
 
 UNSEEN = -1e4
@@ -37,8 +38,24 @@ class RetrievalConfig(TaskSettings):
         return self
 
 
-class Retrieval(Task[MED]):
+@dataclass(frozen=True, eq=False)  # tensors have no equality of one value
+class RetrievalPrediction(Prediction):
+    texts: list[str]
+    """All texts of the image."""
+    image: Tensor
+    """Feature of the image, `(E,)`."""
+    text: Tensor
+    """Features of its texts, `(T, E)`."""
+    near: Tensor | None = None
+    """Positions, among the texts of all samples, of those that ITM compares with the image, `(C,)`; set by re-ranking."""
+    logits: Tensor | None = None
+    """ITM's logit of each of them, `(C,)`."""
+
+
+class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
     """The model learns to align and to match images and texts."""
+
+    prediction = RetrievalPrediction
 
     momentum_teacher = True
 
@@ -91,30 +108,33 @@ class Retrieval(Task[MED]):
         return self.model.match(text, cross).float().softmax(1)[:, 1], similarity.float()
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> list[dict[str, Any]]:
-        """Features of each image `(E,)` and of all its texts `(T, E)`."""
+    def predict(self, batch: Batch) -> list[RetrievalPrediction]:
+        """Returns the features of each image and of all its texts."""
         images = self.model.image_feature(self.model.encode_image(normalise(batch.images))).cpu()
         predictions = []
         for key, texts, image in zip(batch.keys, batch.extra["texts"], images, strict=True):
             text = self.model.text_feature(self.model.encode_text(self.tokens(texts).to(batch.images.device))).cpu()
-            predictions.append({"key": key, "texts": texts, "image": image.clone(), "text": text})  # a view would keep its batch
+            predictions.append(RetrievalPrediction(key, texts, image.clone(), text))  # a view would keep its batch
         return predictions
 
     @property
     def needs_rerank(self) -> bool:
         return self.cfg.rerank > 0
 
-    def rerank(self, predictions: list[dict[str, Any]]) -> Predict:
-        """Returns what computes ITM's logits of an image and the texts that ITC finds likely for it, or it for them.
+    def rerank(self, predictions: list[RetrievalPrediction]) -> Predict[RetrievalPrediction]:
+        """Returns the second pass: ITM's logits of each image with its best texts by ITC, and with texts it is a best image of.
 
-        BLIP, section 5.1.
+        BLIP, section 5.1. Raises ValueError where a batch's samples are not those of the first pass.
         """
         similarity = similarities(predictions)
         pairs = nearest(similarity, self.cfg.rerank) | nearest(similarity.T, self.cfg.rerank).T
-        texts = self.tokens([t for p in predictions for t in p["texts"]])
+        texts = self.tokens([t for p in predictions for t in p.texts])
 
         @torch.no_grad()
-        def predict_logits(batch: Batch, positions: Sequence[int]) -> list[dict[str, Any]]:
+        def predict_logits(batch: Batch, positions: Sequence[int]) -> list[RetrievalPrediction]:
+            first = [predictions[position] for position in positions]
+            if batch.keys != [p.key for p in first]:
+                raise ValueError("re-ranking: the samples are not those of the first pass")
             images = self.model.encode_image(normalise(batch.images))
             rows, columns = pairs[list(positions)].nonzero(as_tuple=True)
             logits = []
@@ -123,29 +143,36 @@ class Retrieval(Task[MED]):
                 cross = [(k[where], v[where]) for k, v in self.model.text_encoder.cross_keys_values(images[seen])]
                 logits.append(self.model.match(texts[column].to(images.device), cross)[:, 1].float().cpu())
             sizes = rows.bincount(minlength=len(batch)).tolist()
-            found = zip(columns.split(sizes), torch.cat(logits).split(sizes), strict=True)
-            return [{"near": near.clone(), "logits": logit.clone()} for near, logit in found]
+            found = zip(first, columns.split(sizes), torch.cat(logits).split(sizes), strict=True)
+            return [replace(p, near=near.clone(), logits=logit.clone()) for p, near, logit in found]
 
         return predict_logits
 
-    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
-        """R@1, 5, 10 in percent, text retrieval (`tr*`) and image retrieval (`ir*`).
+    def score(self, predictions: list[RetrievalPrediction]) -> Iterator[tuple[str, float]]:
+        """Yields R@1, 5, 10 in percent of text retrieval (`tr*`) and image retrieval (`ir*`), and their mean.
 
-        With re-ranking the best `rerank` candidates of each query by ITC get ITM's logit plus the similarity, the rest stay below.
+        With re-ranking the score of each query's best `rerank` candidates by ITC is ITM's logit plus the similarity; all others rank
+        below them.
         """
         similarity = similarities(predictions)
-        owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p["texts"]])
+        owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p.texts])
         if not self.needs_rerank:
-            return recalls(similarity, similarity.T, owner)
+            yield from recalls(similarity, similarity.T, owner).items()
+            return
         logits = torch.full_like(similarity, UNSEEN)
         for i, p in enumerate(predictions):
-            logits[i, p["near"]] = p["logits"]
-        return recalls(reranked(similarity, logits, self.cfg.rerank), reranked(similarity.T, logits.T, self.cfg.rerank), owner)
+            assert p.near is not None
+            assert p.logits is not None
+            logits[i, p.near] = p.logits
+        image_scores = reranked(similarity, logits, self.cfg.rerank)
+        text_scores = reranked(similarity.T, logits.T, self.cfg.rerank)
+        yield from recalls(image_scores, text_scores, owner).items()
 
 
-def similarities(predictions: list[dict[str, Any]]) -> Tensor:
-    """Cosine similarity `(N, T)` of all images and all texts."""
-    image, text = torch.stack([p["image"] for p in predictions]), torch.cat([p["text"] for p in predictions])
+def similarities(predictions: list[RetrievalPrediction]) -> Tensor:
+    """Returns the cosine similarity `(N, T)` of all images and all texts."""
+    image = torch.stack([p.image for p in predictions])
+    text = torch.cat([p.text for p in predictions])
     return image.float() @ text.float().T
 
 

@@ -1,8 +1,9 @@
-"""What the training loop and the evaluation know of a task."""
+"""The interface of a task: to the training loop, and to the evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,8 +14,6 @@ from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
-Predict = Callable[[Batch, Sequence[int]], list[dict[str, Any]]]
-"""A batch and the positions of its samples in the data set, to a prediction of each."""
 View = Callable[[bytes], Tensor]
 """An encoded image, to what of it is learnt from, uint8 `(3, H, W)`; each call may look at another part."""
 
@@ -26,8 +25,21 @@ class TaskSettings(Config):
     """Keys that only training reads: a model folder leaves them out, so that they can change."""
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """A task's prediction for one sample; its fields are JSON values and tensors, so that `vars` of it can be stored."""
+
+    key: str
+    """The sample's key."""
+
+
+P = TypeVar("P", bound=Prediction)
+Predict = Callable[[Batch, Sequence[int]], list[P]]
+"""Maps a batch and the positions of its samples in the data set to one prediction per sample."""
+
+
 class Task(nn.Module, ABC, Generic[Model]):
-    """A model joined with its losses, its predictions and its scores.
+    """A model joined with its losses.
 
     Everything that must survive a restart is a parameter or a persistent buffer: teacher and queue as much as the student.
     Random draws come from torch's generators, which the loop seeds anew for each micro-batch.
@@ -72,22 +84,29 @@ class Task(nn.Module, ABC, Generic[Model]):
     def collate(self, examples: list[Example]) -> Batch:
         """What a batch of this task is."""
 
+
+class EvaluableTask(Task[Model], Generic[Model, P]):
+    """A task with an evaluation: `predict` runs batch by batch on any worker, `score` once over a whole data set."""
+
+    prediction: type[P]
+    """The class of its predictions."""
+
     @abstractmethod
-    def predict(self, batch: Batch) -> list[dict[str, Any]]:
-        """One prediction per sample, under its `key`, without gradient."""
+    def predict(self, batch: Batch) -> list[P]:
+        """Returns one prediction per sample, without gradient."""
 
     @property
     def needs_rerank(self) -> bool:
-        """Whether a second pass over the samples follows when all are predicted."""
+        """Whether a second pass over the samples follows once all are predicted."""
         return False
 
-    def rerank(self, predictions: list[dict[str, Any]]) -> Predict:
-        """Returns the second pass, which knows the predictions of all samples; what it predicts joins a sample's first prediction."""
-        raise NotImplementedError(f"{type(self).__name__} predicts a sample once")
+    def rerank(self, predictions: list[P]) -> Predict[P]:
+        """Returns the second pass, given the predictions of all samples; its predictions replace those of the first."""
+        raise NotImplementedError(f"{type(self).__name__} has no second pass")
 
     @abstractmethod
-    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
-        """Named scores of the predictions for a whole data set."""
+    def score(self, predictions: list[P]) -> Iterator[tuple[str, float]]:
+        """Yields the name and the value of each score of a whole data set."""
 
 
 def texts_of(sample: Sample) -> list[str]:

@@ -3,8 +3,10 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from blip.models.bert import KeysValues, KVCache
 from blip.models.generation import Beam, beam_search
 from blip.models.vqa import VQAModel
 from blip.objectives.language_modeling import next_token_targets, token_losses
-from blip.tasks.task import Task, TaskSettings, View
+from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View
 from blip.tasks.text import TextLengths
 
 
@@ -51,8 +53,17 @@ class VQAConfig(TaskSettings):
         return self
 
 
-class VQA(Task[VQAModel]):
+@dataclass(frozen=True)
+class VQAPrediction(Prediction):
+    answer: str
+    said: list[str]
+    """The annotators' answers."""
+
+
+class VQA(EvaluableTask[VQAModel, VQAPrediction]):
     """The model learns to answer a question about an image as people did, each answer with the share of those who gave it."""
+
+    prediction = VQAPrediction
 
     def __init__(self, cfg: VQAConfig, model: VQAModel, tokenizer: Tokenizer):
         super().__init__()
@@ -122,7 +133,7 @@ class VQA(Task[VQAModel]):
         best = losses.view_as(candidates).argmin(1, keepdim=True)
         return candidates.gather(1, best)[:, 0]
 
-    def predict(self, batch: Batch) -> list[dict[str, Any]]:
+    def predict(self, batch: Batch) -> list[VQAPrediction]:
         assert batch.text is not None
         match self.cfg.inference:
             case "generate":
@@ -130,10 +141,11 @@ class VQA(Task[VQAModel]):
             case "rank":
                 choices = self.encode_answers(self.answers).to(batch.images.device)
                 answers = [self.answers[i] for i in self.rank(batch.images, batch.text, choices).tolist()]
-        return [{"key": k, "answer": a, "said": s} for k, a, s in zip(batch.keys, answers, batch.extra["said"], strict=True)]
+        return [VQAPrediction(*row) for row in zip(batch.keys, answers, batch.extra["said"], strict=True)]
 
-    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
-        return {"accuracy": sum(vqa_accuracy(p["answer"], p["said"]) for p in predictions) / len(predictions)}
+    def score(self, predictions: list[VQAPrediction]) -> Iterator[tuple[str, float]]:
+        """Yields the accuracy in percent (arXiv 1505.00468)."""
+        yield "accuracy", sum(vqa_accuracy(p.answer, p.said) for p in predictions) / len(predictions)
 
 
 def rows(cross: list[KeysValues], index: Tensor) -> list[KeysValues]:

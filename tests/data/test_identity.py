@@ -14,6 +14,7 @@ from blip.data.transforms import TransformConfig
 from blip.evaluation.job import example
 from blip.runs.train import preparing
 from blip.storage import open_store
+from blip.tasks.captioning import CaptionPrediction
 
 
 def manifest(root: Path, restart: bool) -> Manifest:
@@ -43,8 +44,8 @@ def test_every_caption_is_scored(tmp_path: Path):
     for restart in (True, False):
         data = manifest(tmp_path / str(restart), restart)
         predictions = [
-            {"id": s.id, "key": s.key, "caption": f"a dog {s.texts[0]}" if i % 3 else "a cat", "references": s.texts, "meta": {}}
+            CaptionPrediction(s.key, s.id, f"a dog {s.texts[0]}" if i % 3 else "a cat", s.texts, {})
             for i, s in enumerate(samples(data))
         ]
-        scores.append(captioner().score(predictions))
+        scores.append(dict(captioner().score(predictions)))
     assert scores[0] == scores[1]

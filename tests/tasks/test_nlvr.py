@@ -22,8 +22,8 @@ def test_it_learns_by_heart_which_pairs_are_described(make):
         task(batch)["nlvr"].backward()
         optimizer.step()
     predictions = task.eval().predict(batch)
-    assert [p["answer"] for p in predictions] == [1, 0, 1, 0]
-    assert task.score(predictions) == {"accuracy": pytest.approx(100.0)}
+    assert [p.answer for p in predictions] == [1, 0, 1, 0]
+    assert dict(task.score(predictions)) == {"accuracy": pytest.approx(100.0)}
 
 
 def test_left_and_right_are_not_alike(make):

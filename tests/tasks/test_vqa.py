@@ -106,8 +106,8 @@ def test_predictions_are_scored_against_what_people_said(make, tmp_path: Path):
     task = make(VQAConfig(inference="rank", answer_list=tmp_path / "answers.json"))
     teach(task, "blue square")
     predictions = task.eval().predict(batch_of(task, [["blue square"] * 10, ["no"] * 10]))
-    assert [p["answer"] for p in predictions] == ["blue square", "blue square"]
-    assert task.score(predictions) == {"accuracy": pytest.approx(50.0)}
+    assert [p.answer for p in predictions] == ["blue square", "blue square"]
+    assert dict(task.score(predictions)) == {"accuracy": pytest.approx(50.0)}
 
 
 def test_ranking_needs_a_list():

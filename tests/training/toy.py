@@ -1,7 +1,7 @@
 """A task of a few hundred parameters that has what makes resuming hard: a tied head, a teacher, a queue, dropout and a frozen part."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +73,6 @@ class ToyTask(Task):
         torch._foreach_lerp_(slow, [p.detach() for p in fast], 0.1)
 
     def collate(self, examples: list[Example]) -> Batch:
-        raise NotImplementedError
-
-    def predict(self, batch: Batch) -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    def score(self, predictions: list[dict[str, Any]]) -> dict[str, float]:
         raise NotImplementedError
 
 
