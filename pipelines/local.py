@@ -254,7 +254,7 @@ class Watch:
 
     def process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         """Runs a task's process to its end, its output in a log beside its artifacts."""
-        from blip.logs import follow
+        from blip.progress import follow_progress
 
         self.ran = True
         self.announce("")
@@ -277,7 +277,7 @@ class Watch:
             **(env_vars or {}),
         }
         start = time.monotonic()
-        with log.open("w") as sink, follow(records, self.console):
+        with log.open("w") as sink, follow_progress(records, self.console):
             child = subprocess.Popen(
                 full_command,
                 stdin=subprocess.DEVNULL,

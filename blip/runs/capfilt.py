@@ -12,11 +12,11 @@ from blip.config import ConfigError, load
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.launch.local import local_process_count
-from blip.logs import log, progress
+from blip.logs import log
+from blip.progress import progress
 from blip.runs.select import SCORES, is_name, manifest_name, take_over, write_source
 from blip.storage import Store, open_store, probe
-from blip.tracking import DataInput, Run
-from blip.tracking import start as track
+from blip.tracking import DataInput, Run, start_run
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, Workers, follow
@@ -61,7 +61,7 @@ def capfilt(
     job.save(home)
     parents = {"data": job.input.digest, **job.digests}
     inputs = [DataInput(cfg.source, job.input.digest, job.input.root, "capfilt", job.input.samples)]
-    with track(name, tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run:
+    with start_run(name, tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
         speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, local_process_count(cfg.workers), Path(out, "logs"))), run)
         scores = Scores.of(job, home)

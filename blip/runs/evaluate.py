@@ -16,11 +16,11 @@ from blip.data.judge import Judge, judge_of
 from blip.data.manifest import Manifest
 from blip.evaluation.job import EvaluateConfig, EvaluationJob, counted, image_size, load_tasks, predict_all, predictions, samples_done
 from blip.launch.local import local_process_count
-from blip.logs import log, progress
+from blip.logs import log
+from blip.progress import progress
 from blip.storage import open_store, probe
 from blip.tasks.captioning import CaptionPrediction
-from blip.tracking import DataInput
-from blip.tracking import start as track
+from blip.tracking import DataInput, start_run
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, Workers, follow
@@ -68,7 +68,7 @@ def evaluate(
     inputs = [DataInput(cfg.split, manifest.digest, manifest.root, "evaluation", manifest.samples)]
     parents = {"data": manifest.digest, "model": models["model"].digest}
     with (
-        track("evaluate", tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run,
+        start_run("evaluate", tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run,
         progress(total, "evaluation", done=done) as bar,
     ):
         run.params(cfg.model_dump(mode="json"))

@@ -22,7 +22,8 @@ from blip.data.sample import format_counts
 from blip.data.shards import samples, write_shards
 from blip.data.sources import find_tars
 from blip.data.tokenizer import Tokenizer, clean_caption
-from blip.logs import log, progress
+from blip.logs import log
+from blip.progress import progress
 from blip.storage import Store, StoreError, open_store, probe
 
 WORDS = ("tokenizer.json", "vocab.txt")

@@ -14,9 +14,7 @@ from pydantic import Field
 from blip.config import Config, ConfigError, load
 from blip.digest import folder_digest
 from blip.tasks.model_folder import load_task
-from blip.tracking import Champion, champion, promote
-from blip.tracking import register as keep
-from blip.tracking import start as track
+from blip.tracking import Champion, champion, promote, register_model, start_run
 from blip.workers.model import model_digest
 
 NAME = re.compile(r"[^\W_](?:[\w .-]{0,98}[\w.-])?")
@@ -42,7 +40,7 @@ def register(name: str, preset: str, overrides: Sequence[str], revision: str, mo
     first, new = scores(figures_before, cfg.gate), scores(figures_after, cfg.gate)
     check_model(model, figures_after.get("model"))
     digest = folder_digest(Path(model))
-    with track("register", tags={"revision": revision}, parents={"model": digest}) as run:
+    with start_run("register", tags={"revision": revision}, parents={"model": digest}) as run:
         run.params({"name": name, **cfg.model_dump(mode="json")})
         run.metrics({f"gate/{metric}": value for metric, value in new.items() if math.isfinite(value)})
         holder = champion(name)
@@ -56,7 +54,7 @@ def register(name: str, preset: str, overrides: Sequence[str], revision: str, mo
         if worse:
             found["gate"] = f"not registered: {'; '.join(worse)}"
         else:
-            version = keep(run, model, name, new, {"revision": revision})
+            version = register_model(run, model, name, new, {"revision": revision})
             promote(name, version)
             found |= {
                 "version": version,

@@ -17,8 +17,7 @@ from blip.data.manifest import Manifest
 from blip.logs import log
 from blip.report import capfilt_page
 from blip.report.capfilt_figures import Figures, save_pictures
-from blip.tracking import DataInput
-from blip.tracking import start as track
+from blip.tracking import DataInput, start_run
 
 SCORES, MANIFEST, METRICS, PICTURES = "scores.json", "bootstrapped.json", "metrics.json", "pictures.json"
 OWN = (SCORES, MANIFEST, METRICS, PICTURES, "logs", "store")
@@ -55,7 +54,7 @@ def select(
     figures = Figures(job.input.store, judge_of(job.input))
     parents = {"scores": source.digest, "data": job.input.digest, **job.digests}
     inputs = [DataInput(job.config.source, job.input.digest, job.input.root, "select", job.input.samples)]
-    with track(name, tags={"revision": revision}, parents=parents, inputs=inputs) as run:
+    with start_run(name, tags={"revision": revision}, parents=parents, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
         manifest = choose(scores, cfg, revision, figures)
         for file in (MANIFEST, web):

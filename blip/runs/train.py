@@ -26,11 +26,12 @@ from blip.digest import value_digest
 from blip.distributed import device, gather_objects, is_main, rank, start, world
 from blip.launch.placement import alone, on_nodes
 from blip.launch.respawn import spread, to_start, words
-from blip.logs import log, progress
+from blip.logs import log
 from blip.models.generation import Beam
 from blip.models.weights import start as weights
 from blip.models.weights.files import tensors_digest
 from blip.models.weights.source import fetched
+from blip.progress import progress
 from blip.runs.config import RunConfig, training
 from blip.storage import StoreError, open_store, writing
 from blip.tasks.build import build_model, build_task, inherits
@@ -38,8 +39,7 @@ from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.task import Task
-from blip.tracking import DataInput
-from blip.tracking import start as track
+from blip.tracking import DataInput, start_run
 from blip.training.alarms import CaptionsAlike, ItmAtPrior
 from blip.training.checkpoint import Checkpoints
 from blip.training.engine import FORMAT, Engine, precision
@@ -124,7 +124,7 @@ def train(
     inputs = [
         DataInput(name, found.digest, found.root, "training", found.samples) for name, found in zip(cfg.sources, manifests, strict=True)
     ]
-    with track(stage, tags={"revision": revision}, parents=parents, key=key, inputs=inputs) as run:
+    with start_run(stage, tags={"revision": revision}, parents=parents, key=key, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
         record = Record(run, runs, engine.step)
         with progress(steps * cfg.loader.batch, stage, done=engine.step * cfg.loader.batch) as bar:

@@ -14,7 +14,8 @@ from blip.config import ConfigError
 from blip.data.manifest import Manifest
 from blip.data.sample import Rejected, Sample, format_counts
 from blip.data.shards import read_shard
-from blip.logs import log, progress
+from blip.logs import log
+from blip.progress import progress
 from blip.storage import Store, open_store, probe
 
 PATTERN = "{name}-{number:06d}.tar"

@@ -1,8 +1,9 @@
-"""The record of runs, and the registry of models, in MLflow: by default a SQLite file and a folder."""
+"""Experiment tracking and the model registry, in MLflow: by default a SQLite file and a folder of artifacts."""
 
-from blip.tracking.registry import Champion, champion, download, promote, register
-from blip.tracking.run import DataInput, Run, start
+from blip.tracking.registry import Champion, champion, promote, register_model
+from blip.tracking.run import DataInput, Run
 from blip.tracking.server import TrackingError, tracking_uri
+from blip.tracking.start import start_run
 
 __all__ = [
     "Champion",
@@ -10,9 +11,8 @@ __all__ = [
     "Run",
     "TrackingError",
     "champion",
-    "download",
     "promote",
-    "register",
-    "start",
+    "register_model",
+    "start_run",
     "tracking_uri",
 ]

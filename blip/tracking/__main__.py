@@ -1,21 +1,21 @@
-"""`python -m blip.tracking FILE...`: sends records that a step could not hand over while MLflow was away."""
+"""`python -m blip.tracking FILE...`: sends the records that a run saved because MLflow was unavailable."""
 
 import logging
 import sys
 from pathlib import Path
 
-from blip.tracking.run import send
+from blip.tracking.resend import send_unsent
 from blip.tracking.server import TrackingError
 
 
 def main(paths: list[str]) -> None:
-    """Sends each file and deletes it; what cannot be sent is one line and exit code 1."""
+    """Sends each file and deletes it. Exits with one line and code 1 at the first failure."""
     logging.basicConfig(format="%(message)s")
     try:
         for path in paths:
-            send(Path(path))
-    except (OSError, ValueError, TrackingError) as e:
-        raise SystemExit(f"blip: {e}") from None
+            send_unsent(Path(path))
+    except (OSError, ValueError, TrackingError) as error:
+        raise SystemExit(f"blip: {error}") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where MLflow is, and whether it answers."""
+"""The address of MLflow, its client, and a check that it answers."""
 
 import fcntl
 import os
@@ -13,28 +13,31 @@ from urllib.request import urlopen
 
 from blip.redaction import redact, split_userinfo
 
-if TYPE_CHECKING:  # MLflow takes a second to import, and most of this library never needs it
+if TYPE_CHECKING:  # importing MLflow takes a second, and most of this library does without it
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
 SQLITE = "sqlite:///"
 WAY_OUT = "correct MLFLOW_TRACKING_URI, or set BLIP_TRACKING=off to keep no record"
-LONGEST_MESSAGE = 600
-"""Characters of what MLflow says; a proxy's answer may be a whole page."""
+MAX_MESSAGE_LENGTH = 600
+"""Characters of an error of MLflow; a proxy's answer may be a whole page."""
 
 
 class TrackingError(RuntimeError):
-    """MLflow cannot keep the record; the message names its address, the reason and the way out, in one line and without secrets."""
+    """MLflow is unavailable or refuses a request.
+
+    The message is one line: the address without secrets, the reason and the way out.
+    """
 
     def __init__(self, message: str):
         line = " ".join(redact(message).split())
-        super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 1]}…")
+        super().__init__(line if len(line) <= MAX_MESSAGE_LENGTH else f"{line[: MAX_MESSAGE_LENGTH - 1]}…")
 
 
 def tracking_uri(root: str | Path = "runs") -> str:
-    """Returns the address of MLflow: what `MLFLOW_TRACKING_URI` says, or a SQLite file in `root`.
+    """Returns the address of MLflow: the value of `MLFLOW_TRACKING_URI`, or a SQLite file in `root`.
 
-    A user and a password in the address of a server are left out: `client` hands them to MLflow apart.
+    The address of a server is returned without user and password, which `mlflow_client` passes to MLflow separately.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(root).resolve()}/mlflow.db"
     return split_userinfo(given)[0] if is_server(given) else given
@@ -45,24 +48,24 @@ def is_server(uri: str) -> bool:
 
 
 def artifact_folder(uri: str) -> Path | None:
-    """Where artifacts lie when MLflow is a SQLite file: beside it; a server has a place of its own."""
+    """Returns the folder of artifacts beside a SQLite file, or None for a server, which has its own."""
     return Path(uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts" if uri.startswith(SQLITE) else None
 
 
-def probe(uri: str) -> None:
-    """Asks whether MLflow is there, in seconds: its own client would try for minutes. Raises TrackingError."""
+def check_reachable(uri: str) -> None:
+    """Raises TrackingError if MLflow does not answer within 10 seconds; MLflow's client would retry for minutes."""
     if is_server(uri):
         try:
             urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
         except HTTPError:
-            return  # it answers; what it thinks of us it says to the client
+            return  # it answers; a refusal concerns the later requests
         except OSError as e:
             raise TrackingError(f"MLflow at {uri} does not answer ({e}): start it, {WAY_OUT}") from None
     elif uri.startswith(SQLITE):
         path = Path(uri.removeprefix(SQLITE))
         if "?" in uri:
             raise TrackingError(
-                f"MLflow's file {path}: SQLite's address takes no '?': use another folder, or {WAY_OUT}"
+                f"MLflow's file {path}: its address must not hold '?': use another folder, or {WAY_OUT}"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,30 +76,29 @@ def probe(uri: str) -> None:
             raise TrackingError(f"MLflow's file {path} cannot be opened ({e}): make it writable, {WAY_OUT}") from None
 
 
-QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-"""MLflow's own retries take minutes, in which nothing can be said or ended; `tracking.outage` tries again on top of them."""
+RETRIES_VARIABLE, RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+"""By default MLflow's client retries for minutes, uninterruptibly; `tracking.retries` retries on top of it."""
 
 
 @cache
-def client(uri: str) -> "MlflowClient":
-    """Returns MLflow's client for an address, which becomes the address of this process."""
-    sign_in()
-    for name, value in QUICK.items():
-        os.environ.setdefault(name, value)
+def mlflow_client(uri: str) -> "MlflowClient":
+    """Returns MLflow's client for an address, and makes the address the default of this process."""
+    set_credentials()
+    os.environ.setdefault(RETRIES_VARIABLE, RETRIES)
     import mlflow
 
     if uri.startswith(SQLITE):
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
 
-        event.listen(Engine, "connect", write_ahead)
-        make_database(Path(uri.removeprefix(SQLITE)))
+        event.listen(Engine, "connect", use_write_ahead_log)
+        create_database(Path(uri.removeprefix(SQLITE)))
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri, uri)
 
 
-def sign_in() -> None:
-    """Hands user and password of `MLFLOW_TRACKING_URI` to MLflow by variables of their own, so that no address holds them."""
+def set_credentials() -> None:
+    """Moves user and password of `MLFLOW_TRACKING_URI` to MLflow's variables, so that no address holds them."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     if is_server(given):
         _, user, password = split_userinfo(given)
@@ -105,56 +107,58 @@ def sign_in() -> None:
             os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
 
 
-def make_database(path: Path) -> None:
-    """Makes MLflow's tables aside and puts them in place whole.
+def create_database(path: Path) -> None:
+    """Creates MLflow's database under another name and renames it, so that it appears complete.
 
-    MLflow makes them one by one, refuses a file that holds some of them, and so would never open again after a kill in these seconds.
+    MLflow creates its tables one by one and refuses a file that has only some of them: it could not be opened again
+    after a kill in these seconds.
     """
     with path.with_name(f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if tables(path):
+        if count_tables(path):
             return
         from mlflow import MlflowClient
 
-        aside, whole = path.with_name(f"{path.name}.aside"), path.with_name(f"{path.name}.whole")
-        for left in path.parent.glob(f"{path.name}.[aw]*"):  # by one who was killed
-            left.unlink()
+        aside = path.with_name(f"{path.name}.aside")
+        whole = path.with_name(f"{path.name}.whole")
+        for stale in path.parent.glob(f"{path.name}.[aw]*"):  # files of a killed process
+            stale.unlink()
         MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
         with closing(sqlite3.connect(aside)) as connection:
             connection.execute("VACUUM INTO ?", (str(whole),))
         whole.replace(path)
-        for left in path.parent.glob(f"{path.name}.aside*"):
-            left.unlink()
+        for stale in path.parent.glob(f"{path.name}.aside*"):
+            stale.unlink()
 
 
-def tables(path: Path) -> int:
+def count_tables(path: Path) -> int:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
-def write_ahead(connection: object, _: object) -> None:
-    """Spares SQLite most of its waits for the disk: a new database takes 3 seconds rather than 9, and a reader never blocks a run."""
+def use_write_ahead_log(connection: object, _: object) -> None:
+    """Turns on SQLite's write-ahead log: a new database takes 3 seconds rather than 9, and readers block no writer."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def experiment_id(uri: str, name: str) -> str:
-    """Returns the experiment of that name, made if there is none; `MLFLOW_EXPERIMENT_ID` goes before.
+    """Returns the id of the experiment of that name, created if there is none; `MLFLOW_EXPERIMENT_ID` overrides it.
 
-    Raises TrackingError for an experiment that was deleted: MLflow keeps its name, and takes no runs for it.
+    Raises TrackingError for a deleted experiment, whose name MLflow reserves and to which it adds no runs.
     """
     from mlflow import MlflowException
 
-    mlflow = client(uri)
+    mlflow = mlflow_client(uri)
     if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return require_active(uri, mlflow.get_experiment(given))
     if found := mlflow.get_experiment_by_name(name):
         return require_active(uri, found)
     folder = artifact_folder(uri)
     try:
-        return mlflow.create_experiment(name, folder and folder.as_uri())
-    except MlflowException:  # another process was first
+        return mlflow.create_experiment(name, folder.as_uri() if folder else None)
+    except MlflowException:  # another process may have created it
         found = mlflow.get_experiment_by_name(name)
         if found is None:
             raise
@@ -166,5 +170,6 @@ def require_active(uri: str, experiment: "Experiment") -> str:
         return experiment.experiment_id
     restore = f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {experiment.experiment_id}"
     raise TrackingError(
-        f"MLflow at {uri}: experiment {experiment.name!r} is deleted; restore it ({restore}), or name another one by MLFLOW_EXPERIMENT_NAME"
+        f"MLflow at {uri}: experiment {experiment.name!r} is deleted; restore it ({restore}), "
+        f"or name another one by MLFLOW_EXPERIMENT_NAME"
     )

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from blip.distributed import is_main
-from blip.logs import alarm
+from blip.progress import alarm
 from blip.training.engine import Report
 from blip.training.meter import Track
 

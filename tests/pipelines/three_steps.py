@@ -58,7 +58,7 @@ def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset])
             import components
 
             (folder / "found").write_text(components.__path__[0])
-    from blip.logs import progress
+    from blip.progress import progress
 
     with progress(20, "working") as bar:
         for _ in range(20):

@@ -13,7 +13,7 @@ from tiny_models import both, model_folder
 from blip.config import ConfigError
 from blip.runs.register import check_name, register
 from blip.tracking import champion
-from blip.tracking.server import client
+from blip.tracking.server import mlflow_client
 from blip.workers.model import model_digest
 
 LOW, MIDDLE, HIGH = ((1.0, 2.0), (5.0, 9.0), (6.0, 9.5))
@@ -34,7 +34,7 @@ def mlflow(database: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_NAME", "BLIP_GROUP", "BLIP_TRACKING", "RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
-    return client(database)
+    return mlflow_client(database)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""An MLflow server: `python mlflow_server.py FOLDER PORT`. Files in its folder make it fail or ask for a password.
+"""An MLflow server for tests: `python mlflow_server.py FOLDER PORT`.
 
-`away` holds the status that it answers with, `password` the user and password that it wants.
+Two files in FOLDER inject faults: `away` holds the status of every answer, `password` the credentials it requires.
 """
 
 import base64
@@ -26,7 +26,7 @@ def main(folder: Path, port: int) -> None:
     def faulty(environ, start_response):
         away, password = folder / "away", folder / "password"
         if away.exists():
-            start_response(f"{away.read_text()} Fault", [("Content-Type", "text/html")])
+            start_response(f"{away.read_text(encoding='utf-8')} Fault", [("Content-Type", "text/html")])
             return [b"<html>\n<body>upstream is not there</body>\n</html>"]
         wanted = f"Basic {base64.b64encode(password.read_bytes()).decode()}" if password.exists() else None
         if wanted and environ.get("HTTP_AUTHORIZATION") != wanted:
@@ -36,7 +36,7 @@ def main(folder: Path, port: int) -> None:
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", port, faulty, threaded=True)
-    (folder / "port").write_text(str(server.server_port))
+    (folder / "port").write_text(str(server.server_port), encoding="utf-8")
     server.serve_forever()
 
 

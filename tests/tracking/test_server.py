@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 from blip import tracking
-from blip.tracking import TrackingError, outage
-from blip.tracking import run as runs
-from blip.tracking.run import send
+from blip.tracking import TrackingError, retries
+from blip.tracking import mlflow_run as runs
+from blip.tracking.resend import send_unsent
 
 FAULTS = ("away", "password")
 
@@ -36,7 +37,7 @@ class Server:
         while not (self.folder / "port").exists():
             assert self.process.poll() is None
             time.sleep(0.05)
-        self.port = int((self.folder / "port").read_text() or 0)
+        self.port = int((self.folder / "port").read_text(encoding="utf-8") or 0)
 
     def stop(self) -> None:
         self.process.kill()
@@ -67,7 +68,7 @@ def server(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(runs, "FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(outage, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.5)
     monkeypatch.chdir(tmp_path)
     yield one_server
     for fault in FAULTS:
@@ -83,6 +84,12 @@ def kept(server: Server):
     return {run.info.run_name: run for run in mlflow.search_runs([experiment.experiment_id])} if experiment else {}
 
 
+def fetch(name: str, version: int, folder: Path) -> Path:
+    """Downloads a registered model with MLflow alone."""
+    source = MlflowClient().get_model_version_download_uri(name, str(version))
+    return Path(download_artifacts(source, dst_path=str(folder)))
+
+
 def points(server: Server, run_id: str, name: str) -> list[int]:
     return sorted(point.step for point in MlflowClient(server.uri).get_metric_history(run_id, name))
 
@@ -91,13 +98,13 @@ def points(server: Server, run_id: str, name: str) -> list[int]:
 @pytest.mark.parametrize("moment", ["in the middle", "at the end"])
 def test_a_server_that_is_away_for_a_while_loses_nothing(server: Server, tmp_path: Path, how: str, moment: str):
     def go() -> None:
-        server.stop() if how == "stopped" else (server.folder / "away").write_text(how)
+        server.stop() if how == "stopped" else (server.folder / "away").write_text(how, encoding="utf-8")
 
     def come_back() -> None:
         server.start() if how == "stopped" else (server.folder / "away").unlink()
 
-    (tmp_path / "metrics.json").write_text("{}")
-    with tracking.start("pretrain") as run:
+    (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
+    with tracking.start_run("pretrain") as run:
         run.metrics({"train/itc": 1.0}, 0)
         go()
         for step in range(1, 20):
@@ -117,8 +124,8 @@ def test_a_server_that_is_away_for_a_while_loses_nothing(server: Server, tmp_pat
 
 
 def test_a_server_that_is_away_at_the_beginning_gets_the_run_later(server: Server):
-    (server.folder / "away").write_text("503")
-    with tracking.start("pretrain") as run:
+    (server.folder / "away").write_text("503", encoding="utf-8")
+    with tracking.start_run("pretrain") as run:
         assert run.url == ""
         run.metrics({"train/itc": 1.0}, 0)
         (server.folder / "away").unlink()
@@ -133,12 +140,12 @@ def test_what_a_server_does_not_take_in_time_is_sent_later(
 ):
     monkeypatch.setenv("BLIP_TRACKING_PATIENCE", "0.5")
     monkeypatch.setenv("BLIP_GROUP", "group")
-    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(runs.log, "propagate", True)
     if not begun:
-        (server.folder / "away").write_text("503")
-    with tracking.start("pretrain", key="k", tags={"revision": "abc"}) as run:
-        (server.folder / "away").write_text("503")
+        (server.folder / "away").write_text("503", encoding="utf-8")
+    with tracking.start_run("pretrain", key="k", tags={"revision": "abc"}) as run:
+        (server.folder / "away").write_text("503", encoding="utf-8")
         run.params({"lr": 1})
         run.metrics({"train/itc": float("nan")}, 3)
         run.artifact(tmp_path / "metrics.json")
@@ -146,11 +153,11 @@ def test_what_a_server_does_not_take_in_time_is_sent_later(
     (line,) = [record.message for record in caplog.records if str(path) in record.message]
     assert f"python -m blip.tracking {path}" in line
     assert "\n" not in line
-    with pytest.raises(TrackingError, match="is away"):
-        send(path)
+    with pytest.raises(TrackingError, match="is unavailable"):
+        send_unsent(path)
     assert list(path.parent.iterdir()) == [path]
     (server.folder / "away").unlink()
-    send(path)
+    send_unsent(path)
     assert not path.exists()
     found = kept(server)
     assert set(found) == {"group", "pretrain"}
@@ -163,10 +170,10 @@ def test_what_a_server_does_not_take_in_time_is_sent_later(
 def test_a_model_is_registered_by_a_server_that_comes_back(server: Server, tmp_path: Path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"1")
-    with tracking.start("register") as run:
-        (server.folder / "away").write_text("503")
+    with tracking.start_run("register") as run:
+        (server.folder / "away").write_text("503", encoding="utf-8")
         threading.Timer(1.0, (server.folder / "away").unlink).start()
-        assert tracking.register(run, tmp_path / "model", "waited-for", {"tr1": 1.0}) == 1
+        assert tracking.register_model(run, tmp_path / "model", "waited-for", {"tr1": 1.0}) == 1
     assert MlflowClient(server.uri).get_model_version("waited-for", "1").run_id == run.id
 
 
@@ -174,21 +181,21 @@ def test_a_model_is_registered_by_a_server_that_comes_back(server: Server, tmp_p
 def test_user_and_password_of_the_address_open_the_door_and_are_never_written(
     server, monkeypatch, caplog, tmp_path, password
 ):
-    (server.folder / "password").write_text(f"ann:{password.replace('%25', '%')}")
+    (server.folder / "password").write_text(f"ann:{password.replace('%25', '%')}", encoding="utf-8")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("http://", f"http://ann:{password}@"))
-    tracking.server.client.cache_clear()
-    (tmp_path / "metrics.json").write_text("{}")
-    with tracking.start("pretrain") as run:
+    tracking.server.mlflow_client.cache_clear()
+    (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
+    with tracking.start_run("pretrain") as run:
         run.params({"lr": 1})
         run.artifact(tmp_path / "metrics.json")
     assert password not in run.url
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("http://", "http://ann:wrongword@"))
-    tracking.server.client.cache_clear()
-    with pytest.raises(TrackingError, match="401") as error, tracking.start("pretrain"):
+    tracking.server.mlflow_client.cache_clear()
+    with pytest.raises(TrackingError, match="401") as error, tracking.start_run("pretrain"):
         pass
     assert "wrongword" not in str(error.value)
     server.stop()
-    with pytest.raises(TrackingError, match="does not answer") as error, tracking.start("pretrain"):
+    with pytest.raises(TrackingError, match="does not answer") as error, tracking.start_run("pretrain"):
         pass
     assert "wrongword" not in str(error.value)
     assert not any("word" in record.message for record in caplog.records)
@@ -201,7 +208,7 @@ def test_user_and_password_of_the_address_open_the_door_and_are_never_written(
 STEP = """
 import sys, time
 from blip import tracking
-with tracking.start(sys.argv[1], key=f"key of '{sys.argv[1]}'") as run:
+with tracking.start_run(sys.argv[1], key=f"key of '{sys.argv[1]}'") as run:
     run.metrics({"a": 1.0})
     print(run.id, flush=True)
     time.sleep(60)
@@ -227,8 +234,8 @@ def test_a_step_that_is_ended_leaves_no_run_that_goes_on(server: Server, monkeyp
     assert step("killed", signal.SIGKILL) == -signal.SIGKILL
     assert kept(server)["killed"].info.status == kept(server)["an 'odd' group"].info.status == "RUNNING"
     monkeypatch.setenv("BLIP_GROUP", "a later group")
-    monkeypatch.setattr("blip.tracking.left_behind.BEGINNING", 0.0)
-    with tracking.start("later"):
+    monkeypatch.setattr("blip.tracking.orphans.GROUP_GRACE", 0.0)
+    with tracking.start_run("later"):
         pass
     found = {name: run.info.status for name, run in kept(server).items()}
     assert found["killed"] == found["an 'odd' group"] == "KILLED"
@@ -236,11 +243,11 @@ def test_a_step_that_is_ended_leaves_no_run_that_goes_on(server: Server, monkeyp
 
 
 def test_a_run_of_a_living_process_or_of_another_system_goes_on(server: Server):
-    with tracking.start("first") as run:
+    with tracking.start_run("first") as run:
         assert run.id
         mlflow = MlflowClient(server.uri)
         foreign = mlflow.create_run(mlflow.get_run(run.id).info.experiment_id, run_name="foreign").info.run_id
-        with tracking.start("second"):
+        with tracking.start_run("second"):
             pass
         assert {name: run.info.status for name, run in kept(server).items()} == {
             "first": "RUNNING",
@@ -249,7 +256,7 @@ def test_a_run_of_a_living_process_or_of_another_system_goes_on(server: Server):
         }
         mlflow.set_tag(run.id, "process", "elsewhere 1 1")
         mlflow.set_tag(run.id, "alive", str(int(time.time() - 3600)))
-        with tracking.start("third"):
+        with tracking.start_run("third"):
             pass
         assert kept(server)["first"].info.status == "KILLED"
         mlflow.set_terminated(foreign)
@@ -267,7 +274,7 @@ def test_odd_names_of_experiments_groups_steps_and_keys_work(
     monkeypatch.setenv("MLFLOW_RUN_NAME", f"step {name}")
     for fail in (True, False):
         try:
-            with tracking.start("pretrain", key=name) as run:
+            with tracking.start_run("pretrain", key=name) as run:
                 if fail:
                     raise ZeroDivisionError
         except ZeroDivisionError:
@@ -284,35 +291,37 @@ def test_odd_names_of_experiments_groups_steps_and_keys_work(
 def test_odd_names_of_models_work(tmp_path: Path, name: str):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(name.encode())
-    with tracking.start("register") as run:
+    with tracking.start_run("register") as run:
         for _ in range(2):
-            assert tracking.register(run, tmp_path / "model", name, {"tr1": 1.0}) == 1
+            assert tracking.register_model(run, tmp_path / "model", name, {"tr1": 1.0}) == 1
         tracking.promote(name, 1)
     assert tracking.champion(name)[:2] == (1, {"tr1": 1.0})
-    assert (tracking.download(name, tmp_path / "copy") / "model.safetensors").read_bytes() == name.encode()
+    version = tracking.champion(name).version
+    fetched = fetch(name, version, tmp_path / "copy")
+    assert (fetched / "model.safetensors").read_bytes() == name.encode()
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "", "  ", ".."])
 @pytest.mark.usefixtures("server")
 def test_names_of_models_that_mlflow_refuses_are_refused_before(tmp_path: Path, name: str):
-    with pytest.raises(TrackingError, match="choose another name"), tracking.start("register") as run:
-        tracking.register(run, tmp_path, name, {})
+    with pytest.raises(TrackingError, match="choose another name"), tracking.start_run("register") as run:
+        tracking.register_model(run, tmp_path, name, {})
     with pytest.raises(TrackingError, match="choose another name"):
         tracking.champion(name)
 
 
 def test_a_deleted_experiment_is_named_with_the_way_out(server: Server):
-    with tracking.start("pretrain"):
+    with tracking.start_run("pretrain"):
         pass
     mlflow = MlflowClient(server.uri)
     experiment = mlflow.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
     mlflow.delete_experiment(experiment.experiment_id)
     way_out = r"is deleted; restore it \(.*restore --experiment-id.*MLFLOW_EXPERIMENT_NAME"
-    with pytest.raises(TrackingError, match=way_out) as error, tracking.start("pretrain"):
+    with pytest.raises(TrackingError, match=way_out) as error, tracking.start_run("pretrain"):
         pass
     assert "\n" not in str(error.value)
     mlflow.restore_experiment(experiment.experiment_id)
-    with tracking.start("pretrain"):
+    with tracking.start_run("pretrain"):
         pass
 
 
@@ -321,7 +330,7 @@ def test_a_run_shows_its_data_and_its_command(server: Server, monkeypatch: pytes
         sys, "argv", ["/usr/lib/python/blip/cli.py", "train", "pretrain", "--store", "s3://key:word@bucket"]
     )
     data = [tracking.DataInput("web", "0123456789abcdef" * 4, "s3://bucket/web", "training", 120)]
-    with tracking.start("pretrain", tags={"revision": "3f2a1b0"}, inputs=data) as run:
+    with tracking.start_run("pretrain", tags={"revision": "3f2a1b0"}, inputs=data) as run:
         pass
     found = kept(server)["pretrain"]
     (shown,) = found.inputs.dataset_inputs
@@ -339,9 +348,9 @@ def test_a_run_shows_its_data_and_its_command(server: Server, monkeypatch: pytes
 
 def test_a_refused_record_ends_run_group_and_threads(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BLIP_GROUP", "group")
-    with pytest.raises(TrackingError, match=r"no\$name"), tracking.start("at the end") as run:
+    with pytest.raises(TrackingError, match=r"no\$name"), tracking.start_run("at the end") as run:
         run.metrics({"no$name": 1.0, "a": 1.0})
-    with pytest.raises(TrackingError, match=r"no\$name"), tracking.start("meanwhile") as run:
+    with pytest.raises(TrackingError, match=r"no\$name"), tracking.start_run("meanwhile") as run:
         note_for_ever(run)
     found = kept(server)
     assert {name: run.info.status for name, run in found.items()} == dict.fromkeys(
@@ -366,8 +375,8 @@ def test_a_folder_of_any_name_holds_the_file(
     shutil.copytree(one_server.folder, tmp_path / name, ignore=shutil.ignore_patterns("port", "artifacts"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / name}/mlflow.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of this folder")
-    (tmp_path / "metrics.json").write_text("{}")
-    with tracking.start("pretrain") as run:
+    (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
+    with tracking.start_run("pretrain") as run:
         run.artifact(tmp_path / "metrics.json")
     assert [a.path for a in MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).list_artifacts(run.id)] == ["metrics.json"]
     assert list((tmp_path / name).rglob("metrics.json"))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient, MlflowException
+from mlflow.artifacts import download_artifacts
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from blip import tracking
 from blip.tracking import TrackingError
-from blip.tracking import run as runs
-from blip.tracking.server import client, make_database, tables
+from blip.tracking import mlflow_run as runs
+from blip.tracking.server import count_tables, create_database, mlflow_client
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def mlflow(database: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
-    return client(database)
+    return mlflow_client(database)
 
 
 def runs_of(mlflow: MlflowClient):
@@ -38,9 +39,9 @@ def runs_of(mlflow: MlflowClient):
 
 def test_a_run_keeps_parameters_curves_parents_and_artifacts(mlflow, tmp_path):
     (tmp_path / "model" / "tokenizer").mkdir(parents=True)
-    (tmp_path / "model" / "tokenizer" / "vocab.txt").write_text("a")
-    (tmp_path / "config.json").write_text("{}")
-    with tracking.start("pretrain", parents={"web": "abc"}, tags={"revision": "v1"}) as run:
+    (tmp_path / "model" / "tokenizer" / "vocab.txt").write_text("a", encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with tracking.start_run("pretrain", parents={"web": "abc"}, tags={"revision": "v1"}) as run:
         run.params({"optimizer": {"lr": 1e-4, "betas": (0.9, 0.99)}, "note": "x" * 9000})
         for step in range(250):
             run.metrics({"train/itc": 3.0 - step / 100}, step)
@@ -66,7 +67,7 @@ def test_the_load_of_the_machine_is_kept_unless_it_is_switched_off(mlflow, monke
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
     for switch in ("true", "false"):
         monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", switch)
-        with tracking.start(switch) as run:
+        with tracking.start_run(switch) as run:
             assert run.id
             time.sleep(1)
     known = {run.info.run_name: set(run.data.metrics) for run in runs_of(mlflow)}
@@ -76,7 +77,7 @@ def test_the_load_of_the_machine_is_kept_unless_it_is_switched_off(mlflow, monke
 
 def test_a_failed_run_says_so_and_lets_the_error_travel(mlflow):
     def step() -> None:
-        with tracking.start("pretrain") as run:
+        with tracking.start_run("pretrain") as run:
             run.metrics({"train/itc": 3.0})
             raise ValueError("no such shard")
 
@@ -92,7 +93,7 @@ def test_a_loop_never_waits_for_the_database(mlflow, monkeypatch):
     monkeypatch.setattr(runs, "FLUSH_SECONDS", 0.0)
     write, slow = mlflow.log_batch, threading.Event()
     monkeypatch.setattr(mlflow, "log_batch", lambda *args: slow.wait(10) and write(*args))
-    with tracking.start("pretrain") as run:
+    with tracking.start_run("pretrain") as run:
         assert run.id
         for step in range(50):
             run.metrics({"train/itc": 1.0}, step)
@@ -110,17 +111,17 @@ def test_records_wait_while_mlflow_is_away(mlflow, monkeypatch):
         write(*args)
 
     monkeypatch.setattr(mlflow, "log_batch", log_batch)
-    with tracking.start("pretrain") as run:
+    with tracking.start_run("pretrain") as run:
         for step in range(3):
             run.metrics({"train/itc": 1.0}, step)
-            assert isinstance(run, runs.KeptRun)
+            assert isinstance(run, runs.MlflowRun)
             run.work.result()
     assert [m.step for m in mlflow.get_metric_history(run.id, "train/itc")] == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("mlflow")
 def test_what_mlflow_refuses_is_an_error_that_names_it(database):
-    with pytest.raises(TrackingError, match=r"no\$name") as error, tracking.start("pretrain") as run:
+    with pytest.raises(TrackingError, match=r"no\$name") as error, tracking.start_run("pretrain") as run:
         run.metrics({"no$name": 1.0})
     assert database in str(error.value)
 
@@ -130,29 +131,27 @@ def test_mlflow_that_is_not_there_is_an_error_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with (
         pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9 does not answer .* BLIP_TRACKING=off"),
-        tracking.start("pretrain"),
+        tracking.start_run("pretrain"),
     ):
         pass
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
-    with pytest.raises(TrackingError, match=r"file/mlflow\.db cannot be opened"), tracking.start("pretrain"):
+    with pytest.raises(TrackingError, match=r"file/mlflow\.db cannot be opened"), tracking.start_run("pretrain"):
         pass
 
 
 def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
     path = tmp_path / "mlflow.db"
-    make = (
-        f"from pathlib import Path; from blip.tracking.server import make_database; make_database(Path({str(path)!r}))"
-    )
-    killed = subprocess.Popen([sys.executable, "-c", make])
-    while not (path.with_name("mlflow.db.aside").exists() and tables(path.with_name("mlflow.db.aside"))):
+    code = "import pathlib, sys; from blip.tracking import server; server.create_database(pathlib.Path(sys.argv[1]))"
+    killed = subprocess.Popen([sys.executable, "-c", code, path])
+    while not (path.with_name("mlflow.db.aside").exists() and count_tables(path.with_name("mlflow.db.aside"))):
         assert killed.poll() is None
         time.sleep(0.01)
     killed.kill()
     killed.wait()
-    assert tables(path) == 0
-    make_database(path)
-    assert tables(path) > 20
+    assert count_tables(path) == 0
+    create_database(path)
+    assert count_tables(path) > 20
     assert [
         left.name for left in tmp_path.iterdir() if left.name.startswith(("mlflow.db.aside", "mlflow.db.whole"))
     ] == []
@@ -160,7 +159,7 @@ def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
 
 def test_a_killed_step_goes_on_in_its_own_run(mlflow):
     def attempt(lr: float, step: int, fail: bool) -> str:
-        with tracking.start("pretrain", key="model-a") as run:
+        with tracking.start_run("pretrain", key="model-a") as run:
             run.params({"lr": lr, "seed": 1})
             run.metrics({"train/itc": 1.0}, step)
             if fail:
@@ -183,7 +182,7 @@ def test_a_killed_step_goes_on_in_its_own_run(mlflow):
 def test_a_run_that_another_system_made_is_used(mlflow, monkeypatch):
     given = mlflow.create_run(mlflow.create_experiment("given"), run_name="task").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
-    with tracking.start("pretrain", tags={"revision": "v1"}) as run:
+    with tracking.start_run("pretrain", tags={"revision": "v1"}) as run:
         run.metrics({"train/itc": 3.0})
     assert run.id == given
     kept = mlflow.get_run(given)
@@ -193,10 +192,10 @@ def test_a_run_that_another_system_made_is_used(mlflow, monkeypatch):
 
 
 def test_a_run_begins_when_it_is_started_however_late_mlflow_is(mlflow, monkeypatch):
-    opened = runs.KeptRun.open
-    monkeypatch.setattr(runs.KeptRun, "open", lambda run: time.sleep(0.5) or opened(run))
+    opened = runs.MlflowRun.open
+    monkeypatch.setattr(runs.MlflowRun, "open", lambda run: time.sleep(0.5) or opened(run))
     before = time.time() * 1000
-    with tracking.start("task"):
+    with tracking.start_run("task"):
         pass
     (kept,) = runs_of(mlflow)
     assert 0 <= kept.info.start_time - int(before) < 400
@@ -206,7 +205,7 @@ def test_a_group_gathers_its_runs(mlflow, monkeypatch):
     monkeypatch.setenv("BLIP_GROUP", "bootstrap-1")
     for name in ("pretrain", "pretrain-again"):
         monkeypatch.setenv("MLFLOW_RUN_NAME", name)
-        with tracking.start("pretrain"):
+        with tracking.start_run("pretrain"):
             pass
     named = {r.info.run_name: r for r in runs_of(mlflow)}
     assert set(named) == {"bootstrap-1", "pretrain", "pretrain-again"}
@@ -221,29 +220,29 @@ def test_a_group_gathers_its_runs(mlflow, monkeypatch):
 def test_nothing_is_kept_when_tracking_is_off_and_on_other_ranks(monkeypatch, tmp_path, name, value):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv(name, value)
-    with tracking.start("pretrain") as run:
+    with tracking.start_run("pretrain") as run:
         run.params({"lr": 0.1})
         run.metrics({"train/itc": 3.0})
         run.artifact(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(TrackingError, match="BLIP_TRACKING"):
-        tracking.register(run, tmp_path, "blip", {})
+        tracking.register_model(run, tmp_path, "blip", {})
 
 
 @pytest.mark.usefixtures("mlflow")
 def test_a_process_forks_only_when_mlflow_is_imported():
-    with tracking.start("pretrain") as run:
+    with tracking.start_run("pretrain") as run:
         child = os.fork()
         if not child:
             os._exit(0)
-        assert isinstance(run, runs.KeptRun)
+        assert isinstance(run, runs.MlflowRun)
         assert run.opened.done()
     os.waitpid(child, 0)
 
 
 def model_folder(path: Path, weights: bytes) -> Path:
     (path / "tokenizer").mkdir(parents=True)
-    (path / "tokenizer" / "vocab.txt").write_text("a")
+    (path / "tokenizer" / "vocab.txt").write_text("a", encoding="utf-8")
     (path / "model.safetensors").write_bytes(weights)
     return path
 
@@ -251,22 +250,19 @@ def model_folder(path: Path, weights: bytes) -> Path:
 def test_a_model_is_registered_promoted_and_fetched(mlflow, tmp_path):
     first, second = (model_folder(tmp_path / str(n), bytes([n])) for n in (1, 2))
     assert tracking.champion("shapes") is None
-    with tracking.start("register") as run:
-        assert tracking.register(run, first, "shapes", {"tr1": 0.25}, {"revision": "v1"}) == 1
-        assert tracking.register(run, first, "shapes", {"tr1": 0.25}) == 1, "the same bytes are the same version"
+    with tracking.start_run("register") as run:
+        assert tracking.register_model(run, first, "shapes", {"tr1": 0.25}, {"revision": "v1"}) == 1
+        assert tracking.register_model(run, first, "shapes", {"tr1": 0.25}) == 1, "the same bytes are the same version"
         assert tracking.champion("shapes") is None
         tracking.promote("shapes", 1)
         assert tracking.champion("shapes")[:2] == (1, {"tr1": 0.25})
-        assert tracking.register(run, second, "shapes", {"tr1": 0.5}) == 2
+        assert tracking.register_model(run, second, "shapes", {"tr1": 0.5}) == 2
         tracking.promote("shapes", 2)
     assert tracking.champion("shapes")[:2] == (2, {"tr1": 0.5})
     version = mlflow.get_model_version("shapes", "1")
     assert version.run_id == run.id
     assert version.tags["revision"] == "v1"
-    fetched = tracking.download("shapes", tmp_path / "new" / "model")
+    source = mlflow.get_model_version_download_uri("shapes", "2")
+    fetched = Path(download_artifacts(source, dst_path=str(tmp_path / "new")))
     assert (fetched / "model.safetensors").read_bytes() == bytes([2])
-    assert (fetched / "tokenizer" / "vocab.txt").read_text() == "a"
-    with pytest.raises(TrackingError, match="exists"):
-        tracking.download("shapes", fetched)
-    with pytest.raises(TrackingError, match="has the alias best"):
-        tracking.download("shapes", tmp_path / "other", alias="best")
+    assert (fetched / "tokenizer" / "vocab.txt").read_text(encoding="utf-8") == "a"
