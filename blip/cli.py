@@ -1,16 +1,19 @@
 """`blip`: the verbs of the pipeline on the command line, one after the other or one alone."""
 
-import json
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from blip.config import EXIT_CONFIG
 from blip.mistakes import a_file, a_folder, a_new_file, a_new_folder, a_preset, told
+
+if TYPE_CHECKING:
+    from blip.results import Result
+    from blip.runs.context import RunContext
 
 
 class Verbs(TyperGroup):
@@ -77,7 +80,7 @@ def ingest(
     """Read a data set once, into shards with manifests and a tokenizer."""
     from blip.runs.ingest import ingest
 
-    tell(ingest(source, a_preset(preset), overrides, store, revision, str(out)))
+    tell(ingest(context(preset, overrides, store, revision), source, out=out))
 
 
 @app.command()
@@ -98,8 +101,8 @@ def train(
     from blip.distributed import finish
     from blip.runs.train import train
 
-    places = str(data), str(out), text(init)
-    tell(train(stage, a_preset(preset), overrides, store, revision, *places, processes=processes, profile=text(profile)), figures)
+    run = context(preset, overrides, store, revision)
+    tell(train(run, stage, data=data, out=out, init=init, processes=processes, profile=profile), figures)
     finish()
 
 
@@ -117,7 +120,8 @@ def capfilt(
     """Caption every web image, and score every text; shards that were done are not done again. `select` keeps what matches."""
     from blip.runs.capfilt import capfilt
 
-    tell(capfilt(a_preset(preset), overrides, store, revision, str(data), text(captioner), text(filter), str(out)))
+    run = context(preset, overrides, store, revision)
+    tell(capfilt(run, data=data, captioner=captioner, filter=filter, out=out))
 
 
 @app.command()
@@ -132,14 +136,16 @@ def select(
     page: Annotated[
         Path | None, typer.Option(callback=a_new_file, help="Where to write a page of pictures, texts, scores and decisions.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="The packaged settings; none: as the selection that made --data.")] = None,
+    preset: Annotated[str, typer.Option(help="Whose settings; none: as the selection that made --data.")] = "",
     overrides: Overrides = [],  # noqa: B006
     revision: Revision = "",
 ) -> None:
     """Keep the texts that match, by the stored scores: no model, no image, seconds."""
+    from blip.runs.context import RunContext
     from blip.runs.select import select
 
-    tell(select(preset, overrides, revision, str(data), str(out), text(page), threshold=threshold))
+    run = RunContext(preset=preset, overrides=tuple(overrides), revision=revision)
+    tell(select(run, data=data, out=out, page=page, threshold=threshold))
 
 
 @app.command("write-tars")
@@ -153,7 +159,7 @@ def write_tars(
     """Write a data set, or what was selected of it, as WebDataset tars that hold all of it, for other tools."""
     from blip.runs.write_tars import write_tars
 
-    tell(write_tars(str(data), source, out, per_shard, each_text=each_text))
+    tell(write_tars(data, source, out, per_shard, each_text=each_text))
 
 
 @app.command()
@@ -169,7 +175,7 @@ def evaluate(
     """Score a model on the test split: retrieval and captions."""
     from blip.runs.evaluate import evaluate
 
-    tell(evaluate(a_preset(preset), overrides, store, revision, str(data), str(model), str(out)))
+    tell(evaluate(context(preset, overrides, store, revision), data=data, model=model, out=out))
 
 
 @app.command()
@@ -185,7 +191,7 @@ def register(
     """Register a model as champion, only if it beats the first model and the champion so far."""
     from blip.runs.register import register
 
-    tell(register(name, preset, overrides, revision, str(model), str(before), str(after)))
+    tell(register(context(preset, overrides, "", revision), name, model=model, before=before, after=after))
 
 
 @app.command()
@@ -221,18 +227,21 @@ def extra_of(module: str) -> str:
     return next((match[1] for match in found if match), "")
 
 
-def text(path: Path | None) -> str | None:
-    return str(path) if path else None
+def context(preset: str, overrides: list[str], store: str, revision: str) -> "RunContext":
+    """What the options say of the run. Raises a usage error where no preset is named."""
+    from blip.runs.context import RunContext
+
+    return RunContext(preset=a_preset(preset), overrides=tuple(overrides), store=store, revision=revision)
 
 
-def tell(figures: dict[str, Any], file: Path | None = None) -> None:
-    """Prints figures as JSON, for people and programs, with what is for the report left out; or writes all of them to a file."""
+def tell(result: "Result", file: Path | None = None) -> None:
+    """Prints a result as JSON, without what is for the report alone; or writes all of it to a file."""
     from blip.distributed import is_main
 
     if file is None:
-        typer.echo(json.dumps({name: value for name, value in figures.items() if name not in ("curves", "params")}, indent=1))
+        typer.echo(result.model_dump_json(indent=1, exclude={"curves", "params"}))
     elif is_main():
-        file.write_text(json.dumps(figures))
+        result.save(file)
 
 
 def main() -> None:

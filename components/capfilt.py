@@ -23,11 +23,9 @@ def capfilt(
     """Makes the folder that texts are selected from: the scores lie in the store, in place of the web pairs, all else stays."""
     from blip.launch.placement import placement, workers
     from blip.runs.capfilt import capfilt
-    from blip.runs.stages import of
-    from components.revision import revision
+    from components.context import context
     from components.show import show
 
-    overrides, pods = of("capfilt", settings, max_gpu_hours), workers(placement(jobs, image), "capfilt")
-    models = captioner.path, filter.path
-    made = capfilt(preset, overrides, store, revision(), data.path, *models, scored.path, workers=pods)
-    show(made, metrics, card)
+    run, pods = context("capfilt", preset, settings, store, max_gpu_hours), workers(placement(jobs, image), "capfilt")
+    models = {"captioner": captioner.path, "filter": filter.path}
+    show(capfilt(run, data=data.path, **models, out=scored.path, workers=pods), metrics, card)

@@ -22,13 +22,12 @@ def evaluate(
 ):
     """Scores the model on the test split; the scores folder holds the figures and every prediction."""
     from blip.launch.placement import placement, workers
-    from blip.report import step_page
+    from blip.report.step_page import evaluation_page
     from blip.runs.evaluate import evaluate
-    from blip.runs.stages import of
-    from components.revision import revision
+    from components.context import context
     from components.show import show
 
-    overrides, pods = of("evaluate", settings, max_gpu_hours), workers(placement(jobs, image), "evaluate")
-    made = evaluate(preset, overrides, store, revision(), data.path, model.path, scores.path, workers=pods)
-    show(made, metrics, card)
-    step_page.evaluation(made, data.path).save(pictures.path)
+    run, pods = context("evaluate", preset, settings, store, max_gpu_hours), workers(placement(jobs, image), "evaluate")
+    result = evaluate(run, data=data.path, model=model.path, out=scores.path, workers=pods)
+    show(result, metrics, card)
+    evaluation_page(result, data.path).save(pictures.path)

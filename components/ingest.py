@@ -17,12 +17,11 @@ def ingest(
     card: Output[Markdown],
 ):
     """Writes the source's shards to the store; the data folder holds their manifests and the tokenizer."""
-    from blip.report import step_page
+    from blip.report.step_page import ingest_page
     from blip.runs.ingest import ingest
-    from blip.runs.stages import of
-    from components.revision import revision
+    from components.context import context
     from components.show import show
 
-    made = ingest(source, preset, of("ingest", settings), store, revision(), data.path)
-    show(made, metrics, card)
-    step_page.data(made, data.path).save(pictures.path)
+    result = ingest(context("ingest", preset, settings, store), source, out=data.path)
+    show(result, metrics, card)
+    ingest_page(result, data.path).save(pictures.path)

@@ -18,12 +18,13 @@ def register(
     card: Output[Markdown],
 ):
     """Registers the model, as champion, only if it beats both the first model and the champion so far."""
-    from blip.report import step_page
+    from blip.report.step_page import gate_page
+    from blip.results import EvaluationResult
     from blip.runs.register import register
-    from blip.runs.stages import of
-    from components.revision import revision
+    from components.context import context
     from components.show import show
 
-    made = register(name, preset, of("register", settings), revision(), model.path, before.path, after.path)
-    show(made, metrics, card)
-    step_page.gate(made, before.path, after.path).save(pictures.path)
+    run = context("register", preset, settings)
+    result = register(run, name, model=model.path, before=before.path, after=after.path)
+    show(result, metrics, card)
+    gate_page(result, *(EvaluationResult.load(file.path) for file in (before, after))).save(pictures.path)

@@ -9,7 +9,7 @@ from components.image import step
 def report(
     name: str,
     store: str,
-    settings: list[str],  # noqa: ARG001 (only its key counts)
+    settings: list[str],
     ingest: Input[Metrics],
     pretrain: Input[Metrics],
     captioner: Input[Metrics],
@@ -27,12 +27,12 @@ def report(
     summary: Output[Artifact],
 ):
     """Shows before and after, curves, and pictures with their texts; a retraining looks for shards that came after this run's."""
-    from blip.runs.new_shards import remember
+    from blip.runs.new_shards import mark_trained
     from blip.runs.report import report
-    from components.revision import revision
+    from components.context import context
 
-    training = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
-    cleaned = {"capfilt": capfilt.path, "select": select.path, "pretrain-again": again.path}
-    scored = {"evaluate-before": before.path, "evaluate-after": after.path, "register": register.path}
-    report({**training, **cleaned, **scored}, kept.path, page.path, card.path, summary.path, revision())
-    remember(name, store, data.path)
+    files = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
+    files |= {"capfilt": capfilt.path, "select": select.path, "pretrain-again": again.path}
+    files |= {"evaluate-before": before.path, "evaluate-after": after.path, "register": register.path}
+    report(context("report", "", settings, store), files, kept=kept.path, page=page.path, card=card.path, summary=summary.path)
+    mark_trained(name, store, data.path)

@@ -17,9 +17,8 @@ def select(
 ):
     """Makes the data folder to pre-train on again: what is kept takes the place of the web pairs, all else stays."""
     from blip.runs.select import select
-    from blip.runs.stages import of
-    from components.revision import revision
+    from components.context import context
     from components.show import show
 
-    made = select(preset, of("select", settings), revision(), scored.path, kept.path, pictures.path)
-    show(made, metrics, card)
+    run = context("select", preset, settings)
+    show(select(run, data=scored.path, out=kept.path, page=pictures.path), metrics, card)

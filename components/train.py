@@ -23,14 +23,12 @@ def train(
 ):
     """Trains from the initial model, or from scratch; checkpoints go to the store, the finished model is the output."""
     from blip.launch.placement import placement
-    from blip.report import step_page
-    from blip.runs.stages import of
-    from blip.runs.train import train_where_placed
-    from components.revision import revision
+    from blip.report.step_page import train_page
+    from blip.runs.train import train
+    from components.context import context
     from components.show import show
 
-    overrides = of(stage, settings, max_gpu_hours)
-    places = store, revision(), data.path, model.path, init and init.path
-    made = train_where_placed(placement(jobs, image), stage, preset, overrides, *places)
-    show(made, metrics, card)
-    step_page.training(stage, made).save(pictures.path)
+    run, placed = context(stage, preset, settings, store, max_gpu_hours), placement(jobs, image)
+    result = train(run, stage, data=data.path, out=model.path, init=init and init.path, placed=placed)
+    show(result, metrics, card)
+    train_page(stage, result).save(pictures.path)

@@ -6,7 +6,7 @@ from typing import Any, cast
 from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
-from components.look import look
+from components.find_new_shards import find_new_shards
 from pipelines.bootstrap import bootstrap
 from pipelines.parameters import steps
 from pipelines.placement import not_cached, on_cpu
@@ -22,7 +22,7 @@ def retrain(*given: Any):
     """Looks, and runs the bootstrap on what it found; it is given a value for each of PARAMETERS but the source, in their order."""
     values = dict(zip([name for name in PARAMETERS if name != "source"], given, strict=True))
     settings = {key: values[key] for key in ("name", "preset", "overrides", "store")}
-    found = not_cached(on_cpu(look(**settings), image=values["image"], name="look"))
+    found = not_cached(on_cpu(find_new_shards(**settings), image=values["image"], name="find-new-shards"))
     with dsl.If(found.outputs["Output"] > 0, name="new shards"):
         BOOTSTRAP(**values, source=found.outputs["manifest"])
 
@@ -33,5 +33,5 @@ retrain = dsl.pipeline(
     retrain,
     name="retrain",
     description="Bootstraps on the web shards that no finished run has learnt from, and does nothing, saying so, when there are none."
-    f"\n\n1. look: find the web shards that no finished run has learnt from\n{STEPS}",
+    f"\n\n1. find-new-shards: find the web shards that no finished run was trained on\n{STEPS}",
 )

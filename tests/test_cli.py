@@ -72,7 +72,7 @@ def test_ingest_tells_its_figures_as_json(tmp_path):
         "ingest", "shapes", "--preset", "shapes", *settings, "--out", tmp_path / "data", "--store", tmp_path / "store"
     )
     assert code == 0
-    assert json.loads(said)["gold"]["samples"] == 6
+    assert json.loads(said)["splits"]["gold"]["samples"] == 6
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"gold.json", "web.json", "test.json", "tokenizer"}
 
 

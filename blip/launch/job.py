@@ -24,17 +24,15 @@ WRITABLE = {"scratch": "/scratch", "tmp": "/tmp", "shm": "/dev/shm"}
 """All that a container can write to, by volume: its root file system is read-only."""
 
 
-class JobConfig(Config):
+class PodConfig(Config):
+    """What each pod of a job gets, and where it may run."""
+
     model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML reads `cpu: 8` as a number
 
-    name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)
-    """What the job is called by; it goes on with a fingerprint of what is asked, and what is asked twice is submitted once."""
     namespace: str = ""
     """Where to run; empty means where this process runs, and only there can the job belong to the workflow of its step."""
     image: str
     """The image by tag or digest."""
-    args: tuple[str, ...] = ()
-    """What comes after `python -m MODULE` in every process."""
     cpu: str = Field("8", pattern=r"^\d+(\.\d+)?m?$")
     """CPUs of a pod."""
     memory: str = Field("64Gi", pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$")
@@ -73,6 +71,15 @@ class JobConfig(Config):
         if found := sorted(name for name, value in env.items() if USERINFO.search(value)):
             raise ValueError(f"the password in {', '.join(found)} would stand readable in the job: put it into the Secret blip")
         return env
+
+
+class JobConfig(PodConfig):
+    """A job as it is submitted."""
+
+    name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)
+    """What the job is called by; it goes on with a fingerprint of what is asked, and what is asked twice is submitted once."""
+    args: tuple[str, ...] = ()
+    """What comes after `python -m MODULE` in every process."""
 
     def metadata(self, spec: Manifest, component: str, owner: Manifest | None) -> Manifest:
         """The job's own labels, its queue, and whom it belongs to: a job is deleted with its owner."""

@@ -1,65 +1,86 @@
-"""Where a step's work is done: in this process's own machine, or by nodes of the cluster that the step asks for."""
+"""Where a step's work is done: in its own process, or in jobs of the cluster that it asks for."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import Field
 
 from blip.config import set_value, validate
+from blip.launch.job import JobConfig, PodConfig
 from blip.launch.node import SCRATCH
-from blip.launch.respawn import words
-from blip.launch.trainjob import TrainJobConfig
+from blip.launch.respawn import argv
+from blip.launch.trainjob import RUNTIME, TrainJobConfig
 from blip.launch.trainjob import run as run_job
 from blip.launch.workers import WorkersConfig, on_cluster
+from blip.results import Result
 from blip.workers.progress import Workers
 
 FIGURES = "figures.json"
-TOLD = ("BLIP_GROUP", "MLFLOW_RUN_NAME")
-"""What a step's jobs are told of it: the run it belongs to, and its name there."""
+INHERITED = ("BLIP_GROUP", "MLFLOW_RUN_NAME")
+"""Variables that a step's jobs inherit: the run it belongs to, and its name there."""
+
+J = TypeVar("J", bound=JobConfig)
+R = TypeVar("R", bound=Result)
 
 
-def placement(jobs: Sequence[str], image: str) -> dict[str, Any]:
-    """What `key=value` texts say of the jobs that a step asks for, such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`."""
-    found: dict[str, Any] = {"image": image}
-    if env := {name: os.environ[name] for name in TOLD if os.environ.get(name)}:
-        found["env"] = env
+class Placement(PodConfig):
+    """The jobs that a step asks for; without `nodes` and `workers` it asks for none."""
+
+    image: str = ""
+    nodes: int = Field(default=1, ge=1)
+    """Nodes of a training; one is the step's own pod."""
+    workers: int | None = Field(default=None, ge=1)
+    """Pods that pull shards; None leaves that to the step's own pod."""
+    runtime: str = RUNTIME
+    """The ClusterTrainingRuntime of a training over several nodes."""
+
+    def job(self, kind: type[J], **settings: Any) -> J:
+        """Returns the configuration of a job with these pods. Raises ConfigError."""
+        shared = {key: getattr(self, key) for key in kind.model_fields if key in Placement.model_fields}
+        return validate(kind, {**shared, **settings}, "jobs")
+
+
+def placement(jobs: Sequence[str], image: str) -> Placement:
+    """Reads `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError."""
+    values: dict[str, Any] = {"image": image}
+    if env := {name: os.environ[name] for name in INHERITED if os.environ.get(name)}:
+        values["env"] = env
     for text in jobs:
-        set_value(found, text)
-    return found
-
-
-def alone(placement: Mapping[str, Any]) -> bool:
-    return int(placement.get("nodes", 1)) <= 1
+        set_value(values, text)
+    return validate(Placement, values, "jobs")
 
 
 def on_nodes(
-    placement: Mapping[str, Any], name: str, verb: Sequence[str], store: str, inputs: Mapping[str, str], out: str
-) -> dict[str, Any]:
-    """Runs a verb over several nodes: its inputs are folders by option, its `--out` becomes the folder `out`. Gives its figures.
+    placed: Placement,
+    name: str,
+    verb: Sequence[str],
+    result: type[R],
+    *,
+    store: str,
+    inputs: Mapping[str, str | Path],
+    out: str | Path,
+) -> R:
+    """Runs a verb of the command line over several nodes and returns its result.
 
-    The placement says what a TrainJob needs to know: `image`, and for each node `gpus`, `gpu_type`, `cpu`, `memory`, `pool` and
-    `tolerations`, numbers also as text.
+    `inputs` are folders by option of the verb; what the verb writes to its `--out` becomes the folder `out`.
     """
     made = f"{SCRATCH}/out/made"
-    given = {f"--{option}": f"{SCRATCH}/in/{option}" for option in inputs}
-    told = [*verb, *words({**given, "--out": made, "--figures": f"{made}/{FIGURES}"}, ())]  # the figures' folder is there by then
-    job = {"processes": max(1, int(placement.get("gpus", 1))), "handover": f"{store.rstrip('/')}/handover"}
-    job |= {**without("workers", placement), "name": name, "args": told}
-    run_job(validate(TrainJobConfig, job, "the placement"), {option: Path(at) for option, at in inputs.items()}, {"made": Path(out)})
+    options = {f"--{option}": f"{SCRATCH}/in/{option}" for option in inputs}
+    # the folder of the figures is there by the time they are written
+    args = [*verb, *argv({**options, "--out": made, "--figures": f"{made}/{FIGURES}"}, ())]
+    handover = f"{store.rstrip('/')}/handover"
+    cfg = placed.job(TrainJobConfig, name=name, args=args, processes=max(1, placed.gpus), handover=handover)
+    run_job(cfg, {option: Path(folder) for option, folder in inputs.items()}, {"made": Path(out)})
     figures = Path(out, FIGURES)
-    found = json.loads(figures.read_text())
+    found = result.load(figures)
     figures.unlink()
     return found
 
 
-def workers(placement: Mapping[str, Any], name: str) -> Workers | None:
-    """The workers of a step, which their job is named after: pods where the placement asks for any, else None for this machine's."""
-    if "workers" not in placement:
+def workers(placed: Placement, name: str) -> Workers | None:
+    """Returns what starts the pods that work for a step, or None where this machine does its work."""
+    if placed.workers is None:
         return None
-    return on_cluster(validate(WorkersConfig, {**without("nodes", placement), "name": name}, "the placement"))
-
-
-def without(name: str, placement: Mapping[str, Any]) -> dict[str, Any]:
-    """A placement may be one for all steps; each kind of job knows its own number alone."""
-    return {key: value for key, value in placement.items() if key != name}
+    return on_cluster(placed.job(WorkersConfig, name=name))

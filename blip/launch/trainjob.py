@@ -10,6 +10,8 @@ from blip.launch.job import JobConfig, Manifest, labels_of
 from blip.storage import StoreError, open_store
 
 MANAGER = "blip.internal/pipeline"
+RUNTIME = "blip-torch-a100"
+"""The ClusterTrainingRuntime unless another is asked for."""
 GRACE_SECONDS = 120
 """What a pod has after SIGTERM; the launcher in it lets its workers save for a little less."""
 
@@ -22,7 +24,7 @@ class TrainJobConfig(JobConfig):
     """The module that every process runs; it reads `/scratch/in/NAME` and writes `/scratch/out/NAME`."""
     handover: str = Field(pattern=r"^s3://")
     """The URI under which inputs and outputs pass through the store that the nodes share."""
-    runtime: str = "blip-torch-a100"
+    runtime: str = RUNTIME
     """The ClusterTrainingRuntime: what the platform decides, restarts, scratch space and security among it."""
 
 

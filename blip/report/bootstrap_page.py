@@ -1,27 +1,24 @@
 """The report: a whole bootstrap on one page that needs no network, and in short for places that take Markdown."""
 
 import base64
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import Field
 
 from blip.config import Config
 from blip.data.images import MOST_PIXELS, decode
-from blip.report.charts import Chart, Graph, Point, graph, histogram, line_chart
+from blip.report.charts import Chart, Graph, graph, histogram, line_chart
+from blip.report.html import template
 from blip.report.summary import Summary, headline, rows
-from blip.tracking.run import flatten
+from blip.results import MatchHistogram, Point, Source
 
 BINS = 20
 THUMBNAIL = 256
 """A picture's longest side on the page, in pixels."""
 CRISP = 64
 """Pictures up to this size are drawn pixel by pixel."""
-
-Source = Literal["web", "synthetic"]
 
 
 class Step(Config):
@@ -40,15 +37,6 @@ class Step(Config):
     """Of what it made: a manifest or a model."""
     mlflow: str = ""
     """The address or the id of its run."""
-
-
-class Scores(Config):
-    """How many texts of a source have a p(match) in each of BINS equal parts of 0 to 1, by what is known of their truth."""
-
-    source: Source
-    true: tuple[int, ...]
-    false: tuple[int, ...]
-    unknown: tuple[int, ...]
 
 
 class Judged(Config):
@@ -103,20 +91,11 @@ class Report(Config):
     """Why the new model was registered, or was not."""
     steps: tuple[Step, ...] = ()
     threshold: float | None = None
-    scores: tuple[Scores, ...] = ()
+    histograms: tuple[MatchHistogram, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     described: tuple[Described, ...] = ()
     bad: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Samples or texts left out, counted by reason, for each place where they were found."""
-
-
-def scores(source: Source, texts: Iterable[tuple[float | None, bool | None]]) -> Scores:
-    """Counts pairs of p(match) and truth; texts that no filter has judged do not count."""
-    counts: dict[bool | None, list[int]] = {kind: [0] * BINS for kind in (True, False, None)}
-    for match, truth in texts:
-        if match is not None:
-            counts[truth][min(int(match * BINS), BINS - 1)] += 1
-    return Scores(source=source, true=tuple(counts[True]), false=tuple(counts[False]), unknown=tuple(counts[None]))
 
 
 def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6) -> tuple[Gallery, ...]:
@@ -140,15 +119,15 @@ def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6
 def html(report: Report) -> str:
     """The page, self-contained: styles, charts and pictures are inside."""
     names = {step.name: i for i, step in enumerate(s for s in report.steps if s.curves)}
-    return template().render(
+    return template("bootstrap_page.html").render(
         report=report,
         headline=headline(report.summary),
         rows=rows(report.summary),
         graph=strip(report.steps),
         names=names,
         losses=losses(report.steps),
-        histograms=[(s, chart_of(s, report.threshold)) for s in report.scores],
-        kinds={block.kind for s in report.scores for block in chart_of(s, None).blocks},
+        histograms=[(s, chart_of(s, report.threshold)) for s in report.histograms],
+        kinds={block.kind for s in report.histograms for block in chart_of(s, None).blocks},
         picture=picture,
         has_curves=bool(names),
     )
@@ -175,7 +154,7 @@ def losses(steps: Sequence[Step]) -> list[tuple[str, Chart]]:
     return [(name, line_chart({s.name: s.curves[name] for s in steps if name in s.curves})) for name in names]
 
 
-def chart_of(counts: Scores, threshold: float | None) -> Chart:
+def chart_of(counts: MatchHistogram, threshold: float | None) -> Chart:
     kinds = {"true": counts.true, "false": counts.false, "unknown": counts.unknown}
     return histogram({kind: bars for kind, bars in kinds.items() if any(bars)} or {"unknown": counts.unknown}, threshold)
 
@@ -189,21 +168,3 @@ def picture(data: bytes) -> dict[str, Any]:
     image.save(file, "PNG" if crisp else "JPEG", quality=85, optimize=True)
     kind = "png" if crisp else "jpeg"
     return {"uri": f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}", "crisp": crisp}
-
-
-def minutes(seconds: float | None) -> str:
-    """`4.2 s`, `41 s`, `2:05 min`, `1:12 h`."""
-    if seconds is None:
-        return ""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
-
-
-@cache
-def template():
-    environment = Environment(loader=PackageLoader("blip.report"), autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters |= {"minutes": minutes, "flat": flatten}
-    return environment.get_template("bootstrap_page.html")

@@ -22,10 +22,10 @@ from blip.data.manifest import Manifest, Shard
 from blip.data.names import image_extensions
 from blip.data.sample import Rejected
 from blip.data.shards import open_shard
-from blip.report.bootstrap_page import BINS, THUMBNAIL, Judged, Picture, Scores, Source
+from blip.report.bootstrap_page import BINS, THUMBNAIL, Judged, Picture
+from blip.results import SOURCES, Change, Kept, KeptBySource, MatchHistogram, Noise, SelectResult, Source
 from blip.storage import Store
 
-SOURCES: tuple[Source, ...] = ("web", "synthetic")
 MOST = 6
 """Pictures of each kind that are kept for the report."""
 
@@ -105,19 +105,32 @@ class Figures:
             key, members, match = (table[name][row].as_py() for name in ("key", "members", "match"))
             yield Corner(match, self.rows + row, shard, key, members, texts)
 
-    def figures(self, manifest: Manifest) -> dict[str, Any]:
-        """Shares of true texts (`noise`), of what was kept and how rightly (`capfilt`), and histograms of the filter's scores."""
-        found: dict[str, Any] = {"noise": {}, "capfilt": {}, "scores": {}, "counts": manifest.counts}
+    def result(self, manifest: Manifest, dead: Mapping[str, str], mlflow: str, seconds: float) -> SelectResult:
+        """Returns the shares of true texts, what was kept and how rightly, and histograms of the filter's scores."""
+        noise: dict[str, Change[float | None]] = {}
+        kept: dict[str, Kept] = {}
+        histograms = []
         for source in SOURCES:
-            total, kept, true = (self.counts[source, name] for name in ("all", "kept", "true"))
+            total, chosen, true = (self.counts[source, name] for name in ("all", "kept", "true"))
             precision = share(self.counts[source, "kept", "true"], self.counts[source, "kept", "known"])
-            found["noise"][source] = {"before": share(true, self.counts[source, "known"]), "after": precision}
             recall = share(self.counts[source, "kept", "true"], true)
-            found["capfilt"][source] = {"precision": precision, "recall": recall, "kept": share(kept, total) or 0.0}
+            noise[source] = Change(before=share(true, self.counts[source, "known"]), after=precision)
+            kept[source] = Kept(precision=precision, recall=recall, kept=share(chosen, total) or 0.0)
             bars = dict(zip(("true", "false", "unknown"), map(tuple, self.bins[source].tolist()), strict=True))
-            found["scores"][source] = Scores(source=source, **bars).model_dump()
+            histograms.append(MatchHistogram(source=source, **bars))
         rule = manifest.meta["selection"]["rule"]
-        return {**found, "threshold": rule["web"] if rule["type"] == "matched" and rule["web"] == rule["synthetic"] else None}
+        one = rule["type"] == "matched" and rule["web"] == rule["synthetic"]
+        return SelectResult(
+            noise=Noise(**noise),
+            capfilt=KeptBySource(**kept),
+            histograms=tuple(histograms),
+            counts=manifest.counts,
+            threshold=rule["web"] if one else None,
+            dead=dict(dead),
+            digest=manifest.digest,
+            mlflow=mlflow,
+            seconds=seconds,
+        )
 
     def pictures(self) -> list[Picture]:
         """Images with their texts, from every corner: surely and hardly kept, surely and hardly dropped, wrongly kept and dropped."""

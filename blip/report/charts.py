@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-Point = tuple[int, float]
+from blip.results import Point
 
 
 class Tick(NamedTuple):

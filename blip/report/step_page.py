@@ -1,14 +1,10 @@
 """A step's own page: its curves, scores and some of its images, where a run is looked at step by step."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from typing import NamedTuple
 
 from blip.data.images import decode
 from blip.data.judge import Judge, judge_of
@@ -17,7 +13,8 @@ from blip.data.sample import BadSample, Sample
 from blip.data.shards import samples
 from blip.report.bootstrap_page import picture
 from blip.report.charts import Chart, line_chart
-from blip.tracking.run import flatten
+from blip.report.html import number, template
+from blip.results import CapFiltResult, EvaluationResult, GateResult, IngestResult, TrainResult
 
 SHOWN = 12
 """Images of a data set on the page."""
@@ -45,9 +42,13 @@ class Card(NamedTuple):
 
 
 @dataclass
-class Sheet:
+class StepPage:
     title: str
     note: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The numbers by which runs are compared."""
+    mlflow: str = ""
+    """The address of the step's run."""
     bars: list[Bar] = field(default_factory=list)
     compares: bool = False
     """Whether bars show a score before as well."""
@@ -55,19 +56,18 @@ class Sheet:
     galleries: list[tuple[str, list[Card]]] = field(default_factory=list)
 
     def save(self, path: str | Path) -> None:
-        """Writes the page, self-contained."""
-        Path(path).write_text(template().render(sheet=self, picture=picture))
+        """Writes the self-contained page."""
+        Path(path).write_text(template("step_page.html").render(page=self, picture=picture))
 
 
-def data(figures: Mapping[str, Any], folder: str) -> Sheet:
-    """Of a data folder: those of each split's first samples that are images, and the figures of `ingest`."""
-    splits = {split: values for split, values in figures.items() if isinstance(values, Mapping)}
+def ingest_page(result: IngestResult, folder: str | Path) -> StepPage:
+    """Shows the first samples of each split of a data folder that are images."""
     galleries = []
-    for split in splits:
+    for split in result.splits:
         first = filter(is_image, islice(samples(Manifest.load(Path(folder, f"{split}.json"))), SHOWN))
         galleries.append((split.capitalize(), [Card(s.key, s.images[0], [(text, "") for text in s.texts]) for s in first]))
-    words = (f"{split}: {values['samples']:,} images in {values['shards']:,} shards" for split, values in splits.items())
-    return Sheet("Data", " · ".join(words), galleries=galleries)
+    sizes = (f"{split}: {found.samples:,} images in {found.shards:,} shards" for split, found in result.splits.items())
+    return StepPage("Data", " · ".join(sizes), result.compared(), result.mlflow, galleries=galleries)
 
 
 def is_image(sample: Sample) -> bool:
@@ -79,23 +79,31 @@ def is_image(sample: Sample) -> bool:
     return True
 
 
-def training(stage: str, figures: Mapping[str, Any]) -> Sheet:
-    """Of the figures of `train`: a chart for each loss, and alarms in words."""
-    alarms = [f"alarm {alarm['name']} at step {alarm['step']}" for alarm in figures["alarms"]]
-    charts = [(name, line_chart({name: points}, width=430)) for name, points in figures["curves"].items()]
-    return Sheet(stage.capitalize(), " · ".join([f"{figures['steps']:,} steps", *alarms]), charts=charts)
+def train_page(stage: str, result: TrainResult) -> StepPage:
+    """Shows a chart for each loss, and alarms in words."""
+    alarms = [f"alarm {alarm}" for alarm in result.alarms]
+    charts = [(name, line_chart({name: points}, width=430)) for name, points in result.curves.items()]
+    note = " · ".join([f"{result.steps:,} steps", *alarms])
+    return StepPage(stage.capitalize(), note, result.compared(), result.mlflow, charts=charts)
 
 
-def evaluation(figures: Mapping[str, Any], folder: str) -> Sheet:
-    """Of the figures of `evaluate`: recalls, and captions beside what people wrote."""
-    recalls = [Bar(name, value, PERCENT) for name, value in figures.get("retrieval", {}).items()]
-    words = " · ".join(f"{name} {value:.4g}" for name, value in figures.get("captioning", {}).items())
-    captions = figures["described"]
-    manifest = Manifest.load(Path(folder, f"{figures['split']}.json"))
+def capfilt_page(result: CapFiltResult) -> StepPage:
+    """Shows the figures of scoring; what is kept is shown on the page of `select`."""
+    set_aside = [f"shard {name} was set aside: {why}" for name, why in result.dead.items()]
+    return StepPage("CapFilt", " · ".join(set_aside), result.compared(), result.mlflow)
+
+
+def evaluation_page(result: EvaluationResult, folder: str | Path) -> StepPage:
+    """Shows recalls as bars, and captions beside what people wrote."""
+    recalls = [Bar(name, value, PERCENT) for name, value in result.scores.get("retrieval", {}).items()]
+    note = " · ".join(f"{name} {number(value)}" for name, value in result.scores.get("captioning", {}).items())
+    captions = result.described
+    manifest = Manifest.load(Path(folder, f"{result.split}.json"))
     judge = judge_of(manifest)
     found = (sample for sample in samples(manifest) if sample.id in captions)
     cards = [described(sample, captions[sample.id], judge) for sample in islice(found, len(captions))]
-    return Sheet("Evaluation", words, recalls, galleries=[("Captions", cards)] if cards else [])
+    galleries = [("Captions", cards)] if cards else []
+    return StepPage("Evaluation", note, result.compared(), result.mlflow, recalls, galleries=galleries)
 
 
 def described(sample: Sample, caption: str, judge: Judge | None) -> Card:
@@ -104,22 +112,8 @@ def described(sample: Sample, caption: str, judge: Judge | None) -> Card:
     return Card(sample.key, sample.images[0], [(caption, f"the model{verdict}"), (sample.texts[0], "a person")])
 
 
-def gate(figures: Mapping[str, Any], before: str, after: str) -> Sheet:
-    """Of the figures of `register`: what both models scored, from the evaluations' files."""
-    old, new = (flat(json.loads(Path(path).read_text())) for path in (before, after))
-    bars = [Bar(name, value, max(value, old[name]), old[name]) for name, value in new.items() if name in old]
-    return Sheet("Gate", figures["gate"], bars, compares=True)
-
-
-def flat(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The scores of an evaluation under dotted names."""
-    return {name: float(value) for name, value in flatten({task: figures[task] for task in ("retrieval", "captioning") if task in figures})}
-
-
-@cache
-def template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("blip.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = lambda value: f"{value:.4g}"
-    return environment.get_template("step_page.html")
+def gate_page(result: GateResult, before: EvaluationResult, after: EvaluationResult) -> StepPage:
+    """Shows what the first model and this one scored."""
+    old = before.named()
+    bars = [Bar(name, value, max(value, old[name]), old[name]) for name, value in after.named().items() if name in old]
+    return StepPage("Gate", result.reason, result.compared(), result.mlflow, bars, compares=True)

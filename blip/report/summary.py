@@ -2,40 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 from pydantic import Field
 from rich.console import Group
 from rich.table import Table
 
 from blip.config import Config, ConfigError, validate
-
-T = TypeVar("T")
-
-
-class Change(Config, Generic[T]):
-    before: T
-    after: T
-
-
-class Noise(Config):
-    """The share of true texts, 0 to 1, among all and among those kept; None where the truth is not known."""
-
-    web: Change[float | None]
-    synthetic: Change[float | None]
-
-
-class Kept(Config):
-    """Of the texts kept the share that is true, of the true texts the share kept, and of all texts the share kept, 0 to 1."""
-
-    precision: float | None
-    recall: float | None
-    kept: float
-
-
-class CapFilt(Config):
-    web: Kept
-    synthetic: Kept
+from blip.results import Change, KeptBySource, Noise
 
 
 class Retrieval(Config):
@@ -59,7 +33,7 @@ class Caption(Config):
 
 class Summary(Config):
     noise: Noise
-    capfilt: CapFilt
+    capfilt: KeptBySource
     retrieval: Change[Retrieval] | None
     """None where the evaluation left it out."""
     caption: Change[Caption] | None

@@ -1,85 +1,81 @@
 """CapFilt: a caption for every web image, and of both texts how well they match."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from blip.budget import open_budget
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.capfilt.scores import Scores
-from blip.config import ConfigError, load
+from blip.config import ConfigError
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.launch.local import local_process_count
 from blip.logs import log
 from blip.progress import progress
+from blip.results import CapFiltResult, Speed
+from blip.runs.context import RunContext
 from blip.runs.select import SCORES, is_name, manifest_name, take_over, write_source
 from blip.storage import Store, open_store, probe
 from blip.tracking import DataInput, Run, start_run
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, Workers, follow
-from blip.workers.queue import records
+from blip.workers.queue import reasons, records
 
 
 def capfilt(
-    preset: str,
-    overrides: Sequence[str],
-    store: str,
-    revision: str,
-    data: str,
-    captioner: str | None,
-    filter: str | None,
-    out: str,
+    context: RunContext,
     *,
+    data: str | Path,
+    captioner: str | Path | None,
+    filter: str | Path | None,
+    out: str | Path,
     workers: Workers | None = None,
-    name: str = "capfilt",
-) -> dict[str, Any]:
+) -> CapFiltResult:
     """Captions and scores the web pairs of a data folder with two model folders, and makes `out`, the folder that `select` reads.
 
     There `scores.json` says where the scores lie, in place of the web pairs' manifest, and all else is as in `data`. Shards that anybody
-    has done before are not done again. Workers run on this machine unless `workers` starts them elsewhere. Returns the figures.
+    has done before are not done again. Workers run on this machine unless `workers` starts them elsewhere.
     Raises ConfigError; StoreError where the store lacks what workers need; WorkerError and ShardError where work was lost.
     """
     began = time.monotonic()
-    cfg = load(CapFiltConfig, "capfilt", preset, overrides)
+    cfg = context.settings(CapFiltConfig, "capfilt")
     manifest = read_input(cfg.source, data)
     take_over(Path(data), Path(out), leave_out={manifest_name(cfg)})
-    store = store or str(Path(out, "store"))
-    root = open_store(store)
+    root = open_store(context.store)
     probe(root)
     roles = {"captioner": captioner, "filter": filter}
     if cfg.variant != "both":
         roles = {cfg.variant: roles[cfg.variant]}
     models = {role: published(root, role, folder) for role, folder in roles.items()}
-    job = CapFiltJob(config=cfg, input=manifest, models=models, revision=revision)
-    budget = open_budget(cfg.max_gpu_hours, store, job.account, gpus=0)  # the workers hold them
+    job = CapFiltJob(config=cfg, input=manifest, models=models, revision=context.revision)
+    budget = open_budget(cfg.max_gpu_hours, context.store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
     home = job.home(root)
     home.sweep()  # what workers that were killed left
     job.save(home)
     parents = {"data": job.input.digest, **job.digests}
     inputs = [DataInput(cfg.source, job.input.digest, job.input.root, "capfilt", job.input.samples)]
-    with start_run(name, tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run:
+    with start_run("capfilt", tags={"revision": context.revision}, parents=parents, key=home.uri, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
         speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, local_process_count(cfg.workers), Path(out, "logs"))), run)
         scores = Scores.of(job, home)
         scores.sweep()
         write_source(scores.source, Path(out))
-        counts = {"images": sum(record["samples"] for record in scores.done.values()), "shards": len(scores.done)}
-        return {
-            "counts": {**counts, "shards.dead": len(scores.dead)},
-            "rejected": dict(scores.rejected),
-            "dead": dict(scores.dead),
-            "speed": speed,
-            "gpu_hours": budget.hours,
-            "mlflow": run.url,
-            "seconds": time.monotonic() - began,
-        }
+        return CapFiltResult(
+            images=sum(record["samples"] for record in scores.done.values()),
+            shards=len(scores.done),
+            dead=reasons(scores.dead),
+            rejected=dict(scores.rejected),
+            speed=speed,
+            digest=scores.source.digest,
+            gpu_hours=budget.hours,
+            mlflow=run.url,
+            seconds=time.monotonic() - began,
+        )
 
 
-def watch(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> dict[str, Any]:
+def watch(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> Speed:
     """Shows a CapFilt job's progress until its workers are done, here and as curves of the run; starts none where nothing is left to do.
 
     Returns images a second, those of each worker, and the share of time that each part of the work took.
@@ -87,7 +83,7 @@ def watch(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> dict[str
     done, dead = records(store, job.shards)
     if len(done) + len(dead) == len(job.shards):
         log.info("every shard of job %s is done already", job.identity)
-        return {}
+        return Speed()
     behind = sum(record["samples"] for record in done.values())
     tallies = Tallies.since_now(store, len(done))
     with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar:
@@ -100,7 +96,7 @@ def watch(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> dict[str
     return tallies.speed()
 
 
-def read_input(source: str, data: str) -> Manifest:
+def read_input(source: str, data: str | Path) -> Manifest:
     """The manifest of that name in the data folder, or one of the tars that a pattern, folder or prefix names."""
     path = Path(data, f"{source}.json")
     if path.is_file():
@@ -114,7 +110,7 @@ def read_input(source: str, data: str) -> Manifest:
     return discover(source, "web")
 
 
-def published(root: Store, role: str, folder: str | None) -> ModelSource:
+def published(root: Store, role: str, folder: str | Path | None) -> ModelSource:
     try:
         return ModelSource.publish(root, role, folder)
     except ConfigError as e:

@@ -5,19 +5,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from blip.budget import open_budget
-from blip.config import ConfigError, load
+from blip.config import ConfigError
 from blip.data.judge import Judge, judge_of
 from blip.data.manifest import Manifest
 from blip.evaluation.job import EvaluateConfig, EvaluationJob, counted, image_size, load_tasks, predict_all, predictions, samples_done
 from blip.launch.local import local_process_count
 from blip.logs import log
 from blip.progress import progress
+from blip.results import EvaluationResult
+from blip.runs.context import RunContext
 from blip.storage import open_store, probe
 from blip.tasks.captioning import CaptionPrediction
 from blip.tracking import DataInput, start_run
@@ -32,16 +33,8 @@ DESCRIBED = 12
 
 
 def evaluate(
-    preset: str,
-    overrides: Sequence[str],
-    store: str,
-    revision: str,
-    data: str,
-    model: str,
-    out: str,
-    *,
-    workers: Workers | None = None,
-) -> dict[str, Any]:
+    context: RunContext, *, data: str | Path, model: str | Path, out: str | Path, workers: Workers | None = None
+) -> EvaluationResult:
     """Evaluates a model folder on a split of the data folder; `out` gets `metrics.json` and every caption.
 
     Retrieval is R@1, 5, 10 both ways after re-ranking; captions are scored against people's and, where the world's truth is known,
@@ -50,13 +43,13 @@ def evaluate(
     Raises ConfigError; StoreError where the store lacks what workers need; WorkerError and ShardError where work was lost.
     """
     began = time.monotonic()
-    cfg = load(EvaluateConfig, "evaluate", preset, overrides)
-    root = open_store(store)
+    cfg = context.settings(EvaluateConfig, "evaluate")
+    root = open_store(context.store)
     probe(root)
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
     models = {"model": ModelSource.publish(root, "model", model)}
-    job = EvaluationJob(config=cfg, input=manifest, models=models, revision=revision)
-    budget = open_budget(cfg.max_gpu_hours, store, job.account, gpus=0)  # the workers hold them
+    job = EvaluationJob(config=cfg, input=manifest, models=models, revision=context.revision)
+    budget = open_budget(cfg.max_gpu_hours, context.store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
     home = job.home(root)
     home.sweep()  # what workers that were killed left
@@ -68,7 +61,7 @@ def evaluate(
     inputs = [DataInput(cfg.split, manifest.digest, manifest.root, "evaluation", manifest.samples)]
     parents = {"data": manifest.digest, "model": models["model"].digest}
     with (
-        start_run("evaluate", tags={"revision": revision}, parents=parents, key=home.uri, inputs=inputs) as run,
+        start_run("evaluate", tags={"revision": context.revision}, parents=parents, key=home.uri, inputs=inputs) as run,
         progress(total, "evaluation", done=done) as bar,
     ):
         run.params(cfg.model_dump(mode="json"))
@@ -82,7 +75,7 @@ def evaluate(
             start = workers or (lambda uri: on_this_machine(uri, processes, Path(out, "logs")))
             follow(tallies, start, cfg.report, lambda: bar.advance(min(done + int(tallies.sum("images")), total) - bar.done))
             bar.advance(samples_done(job, home, tasks) - bar.done)  # what was begun before this attempt is in nobody's tally
-        figures, described = {}, {}
+        scores, described = {}, {}
         evaluated, left_out = counted(job, home, tasks)
         if not evaluated:
             raise ConfigError(f"split {cfg.split}: none of its {manifest.samples} samples can be judged: {left_out or 'it is empty'}")
@@ -90,25 +83,26 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         for kind, task in tasks.items():
             found = predictions(job, home, kind, task)
-            figures[kind] = dict(task.score(found))
+            scores[kind] = dict(task.score(found))
             if kind == "captioning":
-                figures[kind] |= truth(found, judge_of(manifest))
+                scores[kind] |= truth(found, judge_of(manifest))
                 described = {p.id: p.caption for p in found[:DESCRIBED]}
                 (folder / CAPTIONS).write_text(json.dumps([vars(p) for p in found], indent=1))
                 run.artifact(folder / CAPTIONS)
-            run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in figures[kind].items()})
-        figures["model"] = models["model"].digest  # the gate registers only the model that was evaluated
-        (folder / METRICS).write_text(json.dumps(figures, indent=1, sort_keys=True))
+            run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in scores[kind].items()})
+        result = EvaluationResult(
+            split=cfg.split,
+            scores=scores,
+            described=described,
+            rejected=left_out,
+            digest=models["model"].digest,  # the gate registers only the model that was evaluated
+            gpu_hours=budget.hours,
+            mlflow=run.url,
+            seconds=time.monotonic() - began,
+        )
+        result.save(folder / METRICS)
         run.artifact(folder / METRICS)
-    return {
-        **figures,
-        "split": cfg.split,
-        "described": described,
-        "rejected": left_out,
-        "gpu_hours": budget.hours,
-        "mlflow": run.url,
-        "seconds": time.monotonic() - began,
-    }
+    return result
 
 
 @contextmanager

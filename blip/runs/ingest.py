@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, assert_never
+from typing import Annotated, Literal, Self, assert_never
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
@@ -24,6 +24,8 @@ from blip.data.sources import find_tars
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.logs import log
 from blip.progress import progress
+from blip.results import IngestResult, SplitResult
+from blip.runs.context import RunContext
 from blip.storage import Store, StoreError, open_store, probe
 
 WORDS = ("tokenizer.json", "vocab.txt")
@@ -84,23 +86,23 @@ class IngestConfig(Config):
         return self.vocab_size or (256 if isinstance(self.data, Shapes) else 30524)
 
 
-def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revision: str, out: str) -> dict[str, Any]:
-    """Writes the shards of `source` to the store and their manifests and the tokenizer to the folder `out`; returns counts by split.
+def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult:
+    """Writes the shards of `source` to the store, and their manifests and the tokenizer to the folder `out`.
 
     `source` is `shapes`, `tars` to take the configuration's word for where they lie, or where the web pairs lie: a folder, a pattern or a
     prefix of tars, or a manifest (`.json`). Tars that were read into the same store before, and are as they were, are not read again.
     """
     began = time.monotonic()
-    cfg = load(IngestConfig, "ingest", preset, with_source(source, overrides))
+    cfg = load(IngestConfig, "ingest", context.preset, with_source(source, context.overrides))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    probe(open_store(store), conditional=False)
+    probe(open_store(context.store), conditional=False)
     words = Tokenizer.from_folder(fetched_words(cfg.tokenizer)) if cfg.tokenizer else None
     match cfg.data:
         case Shapes(world=world):
-            manifests = make_shapes(world, store, cfg.per_shard, revision)
+            manifests = make_shapes(world, context.store, cfg.per_shard, context.revision)
         case Tars() as tars:
-            manifests = {split: tars.manifest(split, memory(store)) for split in SPLITS}
+            manifests = {split: tars.manifest(split, scan_cache(context.store)) for split in SPLITS}
         case _:
             assert_never(cfg.data)
     for split, manifest in manifests.items():
@@ -108,14 +110,18 @@ def ingest(source: str, preset: str, overrides: Sequence[str], store: str, revis
     tokenizer = words or Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
     tokenizer.save(folder / "tokenizer")
     unknown = unknown_share(tokenizer, manifests["gold"], manifests["web"])
-    figures = {
-        split: {"samples": m.samples, "shards": len(m.shards), "counts": m.counts, "digest": m.digest} for split, m in manifests.items()
-    }
-    log.info("ingested %s", json.dumps(figures))
+    splits = {split: split_result(manifest) for split, manifest in manifests.items()}
+    log.info("ingested %s", ", ".join(f"{split}: {found.samples:,} samples" for split, found in splits.items()))
     for split, manifest in manifests.items():
         if manifest.counts:
             log.warning("%s: %s samples; not used, or without a text: %s", split, f"{manifest.samples:,}", format_counts(manifest.counts))
-    return {**figures, "vocabulary": tokenizer.vocab_size, "unknown": unknown, "seconds": time.monotonic() - began}
+    seconds = time.monotonic() - began
+    return IngestResult(splits=splits, vocabulary=tokenizer.vocab_size, unknown=unknown, seconds=seconds)
+
+
+def split_result(manifest: Manifest) -> SplitResult:
+    """What an ingestion says of a split."""
+    return SplitResult(samples=manifest.samples, shards=len(manifest.shards), counts=manifest.counts, digest=manifest.digest)
 
 
 def with_source(source: str, overrides: Sequence[str]) -> list[str]:
@@ -157,8 +163,8 @@ def fetched_words(tokenizer: str) -> str:
         ) from None
 
 
-def memory(store: str) -> Store:
-    """Where it is remembered what tars hold, so that nobody reads them again for it."""
+def scan_cache(store: str) -> Store:
+    """Returns where it is kept what tars hold, so that unchanged tars are not read again."""
     return open_store(store).join("read")
 
 

@@ -1,13 +1,14 @@
-"""Look: which web shards there are that no finished run has learnt from."""
+"""Find new shards: the web tars that no finished run of a model has been trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip.config import ConfigError, load
+from blip.config import ConfigError
 from blip.data.manifest import Manifest
 from blip.logs import log
-from blip.runs.ingest import IngestConfig, Tars, memory
+from blip.runs.context import RunContext
+from blip.runs.ingest import IngestConfig, Tars, scan_cache
 from blip.storage import Store, open_store
 
 MOST = 20
@@ -15,8 +16,8 @@ MOST = 20
 
 
 @dataclass(frozen=True)
-class New:
-    """What is new, for whoever trains on it and for people."""
+class NewShards:
+    """The web shards that no finished run has been trained on."""
 
     manifest: str
     """The URI of the manifest of the new shards; empty without any."""
@@ -24,31 +25,31 @@ class New:
     text: str
 
 
-def look(name: str, preset: str, overrides: Sequence[str], store: str, revision: str) -> New:
-    """Finds the web tars that no finished run of the model `name` has learnt from, and writes their manifest to the store.
+def find_new_shards(context: RunContext, name: str) -> NewShards:
+    """Finds the web tars that no finished run of the model `name` was trained on, and writes their manifest to the store.
 
-    Its parents are the manifests that the last runs learnt from. A tar is known by its digest, so one that was moved or renamed is not new,
-    and one that was replaced is; only those that the store's listing says are not as they were before are read.
+    Its parents are the newest manifests that runs were trained on. A tar is known by its digest: one that was moved or renamed is not new,
+    one that was replaced is. Only tars whose stamp in the store's listing has changed are read.
     Raises ConfigError where the configuration names no tars.
     """
-    data = load(IngestConfig, "ingest", preset, overrides).data
+    data = context.settings(IngestConfig, "ingest").data
     if not isinstance(data, Tars):
         raise ConfigError(
-            f"ingest (preset {preset}): data.type={data.type} never has new shards; "
+            f"ingest (preset {context.preset}): data.type={data.type} never has new shards; "
             "set ingest.data.type=tars, and ingest.data.gold, ingest.data.web and ingest.data.test to where the tars lie"
         )
-    former = learnt(name, store)
+    former = trained_manifests(name, context.store)
     known = {shard.sha256 for manifest in former for shard in manifest.shards}
-    found = data.manifest("web", memory(store), known)
-    new = found.model_copy(update={"parents": tuple(dict.fromkeys([*found.parents, *newest(former)])), "revision": revision})
+    found = data.manifest("web", scan_cache(context.store), known)
+    new = found.model_copy(update={"parents": tuple(dict.fromkeys([*found.parents, *newest(former)])), "revision": context.revision})
     web = data.web if isinstance(data.web, str) else ", ".join(data.web)
     where = f"new shards in {web}" + (f" since manifest {', '.join(digest[:8] for digest in newest(former))}" if former else "")
     if not new.shards:
-        made = New("", 0, f"no {where}: nothing to do")
+        made = NewShards("", 0, f"no {where}: nothing to do")
     else:
-        uri = f"{open_store(store).join('new', name).uri}/{new.digest}.json"
+        uri = f"{open_store(context.store).join('new', name).uri}/{new.digest}.json"
         new.save(uri)
-        made = New(uri, len(new.shards), f"{where}: {len(new.shards)}\n\n{listed(new)}")
+        made = NewShards(uri, len(new.shards), f"{where}: {len(new.shards)}\n\n{listed(new)}")
     log.info(made.text)
     return made
 
@@ -60,14 +61,14 @@ def listed(manifest: Manifest) -> str:
     return "".join(f"- {line}\n" for line in lines + more)
 
 
-def remember(name: str, store: str, data: str) -> None:
-    """Notes that a run of the model `name` has finished, which learnt from the web pairs of a data folder."""
+def mark_trained(name: str, store: str, data: str) -> None:
+    """Records that a run of the model `name`, trained on the web pairs of a data folder, has finished."""
     web = Manifest.load(Path(data, "web.json"))
     web.save(f"{records(name, store).uri}/{web.digest}.json")
 
 
-def learnt(name: str, store: str) -> list[Manifest]:
-    """The web manifests that finished runs of a model have learnt from."""
+def trained_manifests(name: str, store: str) -> list[Manifest]:
+    """Returns the web manifests that finished runs of a model were trained on."""
     home = records(name, store)
     return [Manifest.load(f"{home.uri}/{key}") for key in home.list()]
 

@@ -46,7 +46,7 @@ def plan(name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_
     check_name(name)
     if not isfinite(max_gpu_hours) or max_gpu_hours < 0:
         raise ConfigError(f"max_gpu_hours={max_gpu_hours}: must be a number of hours, or 0 for no bound")
-    ingest = [f"ingest.{override}" for override in with_source(source, stages.of("ingest", overrides))]
+    ingest = [f"ingest.{override}" for override in with_source(source, stages.overrides_for("ingest", overrides))]
     others = [override for override in overrides if not override.startswith("ingest.")]
     configs: dict[str, Config | None] = {**stages.check(preset, [*ingest, *others]), "report": None}
     gate_is_measured(configs["register"], configs["evaluate"])

@@ -1,18 +1,17 @@
 """Register: the gate, and the registry behind it."""
 
-import json
 import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
-from blip.config import Config, ConfigError, load
+from blip.config import Config, ConfigError
 from blip.digest import folder_digest
+from blip.results import EvaluationResult, GateResult
+from blip.runs.context import RunContext
 from blip.tasks.model_folder import load_task
 from blip.tracking import Champion, champion, promote, register_model, start_run
 from blip.workers.model import model_digest
@@ -27,20 +26,20 @@ class RegisterConfig(Config):
     too, none may be less than the champion's and one must be greater."""
 
 
-def register(name: str, preset: str, overrides: Sequence[str], revision: str, model: str, before: str, after: str) -> dict[str, Any]:
+def register(context: RunContext, name: str, *, model: str | Path, before: str | Path, after: str | Path) -> GateResult:
     """Registers a model folder under a name, as its champion, only if it beats the first model and the champion so far.
 
-    `before` and `after` are the files with the evaluation's figures of the first model and of this one.
+    `before` and `after` are the `metrics.json` of the evaluations of the first model and of this one.
     Raises ConfigError where the name, a file or the model folder cannot be used, and where another model was evaluated.
     """
     began = time.monotonic()
     check_name(name)
-    cfg = load(RegisterConfig, "register", preset, overrides)
-    figures_before, figures_after = read_figures("--before", before), read_figures("--after", after)
-    first, new = scores(figures_before, cfg.gate), scores(figures_after, cfg.gate)
-    check_model(model, figures_after.get("model"))
+    cfg = context.settings(RegisterConfig, "register")
+    evaluated = EvaluationResult.load(after)
+    first, new = (scores(found, cfg.gate) for found in (EvaluationResult.load(before), evaluated))
+    check_model(Path(model), evaluated.digest)
     digest = folder_digest(Path(model))
-    with start_run("register", tags={"revision": revision}, parents={"model": digest}) as run:
+    with start_run("register", tags={"revision": context.revision}, parents={"model": digest}) as run:
         run.params({"name": name, **cfg.model_dump(mode="json")})
         run.metrics({f"gate/{metric}": value for metric, value in new.items() if math.isfinite(value)})
         holder = champion(name)
@@ -50,18 +49,16 @@ def register(name: str, preset: str, overrides: Sequence[str], revision: str, mo
         worse = not_finite(new, "") or not_finite(first, "the first model's ") or below(new, first, "the first model's")
         if holder and against and not worse:
             worse = beaten(new, against, f"champion's (version {holder.version})")
-        found: dict[str, Any] = {"registered": not worse, "version": None, "digest": digest, "mlflow": run.url}
+        version = None
         if worse:
-            found["gate"] = f"not registered: {'; '.join(worse)}"
+            why = f"not registered: {'; '.join(worse)}"
         else:
-            version = register_model(run, model, name, new, {"revision": revision})
+            version = register_model(run, model, name, new, {"revision": context.revision})
             promote(name, version)
-            found |= {
-                "version": version,
-                "gate": f"registered as version {version} of {name}, its champion: {reason(new, against, holder)}",
-            }
-        run.tags({"gate": found["gate"]})
-    return {**found, "seconds": time.monotonic() - began}
+            why = f"registered as version {version} of {name}, its champion: {reason(new, against, holder)}"
+        run.tags({"gate": why})
+    seconds = time.monotonic() - began
+    return GateResult(registered=not worse, version=version, reason=why, digest=digest, mlflow=run.url, seconds=seconds)
 
 
 def check_name(name: str) -> str:
@@ -74,44 +71,27 @@ def check_name(name: str) -> str:
     )
 
 
-def read_figures(option: str, path: str) -> dict[str, Any]:
-    """The figures of an evaluation. Raises ConfigError where the file is missing or holds something else."""
-    way_out = "give the metrics.json of a `blip evaluate`"
-    try:
-        values = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{option} {path}: {error.strerror}; {way_out}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{option} {path} is not JSON ({error}); {way_out}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{option} {path} must hold a mapping, is a {type(values).__name__}; {way_out}")
-    return values
-
-
-def scores(figures: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, float]:
-    """Figures under dotted names. Raises ConfigError that lists what there is."""
-    try:
-        return {metric: float(reduce(lambda part, key: part[key], metric.split("."), figures)) for metric in metrics}  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        parts = ((task, part) for task, part in figures.items() if isinstance(part, Mapping))
-        found = ((task, score, value) for task, part in parts for score, value in part.items())
-        there = sorted(f"{task}.{score}" for task, score, value in found if isinstance(value, int | float))
+def scores(evaluated: EvaluationResult, metrics: Sequence[str]) -> dict[str, float]:
+    """Returns the scores that the gate asks for. Raises ConfigError that lists what there is."""
+    found = evaluated.named()
+    if missing := [metric for metric in metrics if metric not in found]:
         raise ConfigError(
-            f"gate: not all of {', '.join(metrics)} were measured; there are {', '.join(there) or 'none'}: "
-            "evaluate these too, or set register.gate to some of what there is"
-        ) from None
+            f"gate: {', '.join(missing)} was not measured; there are {', '.join(sorted(found)) or 'none'}: "
+            "evaluate it too, or set register.gate to some of what there is"
+        )
+    return {metric: found[metric] for metric in metrics}
 
 
-def check_model(folder: str, evaluated: Any) -> None:
+def check_model(folder: Path, evaluated: str) -> None:
     """Loads a model folder. Raises ConfigError where it does not load, and where another model than this was evaluated."""
-    if not Path(folder).is_dir():
+    if not folder.is_dir():
         raise ConfigError(f"--model {folder}: there is no such folder; give one that `blip train` wrote")
     load_task(folder)
-    digest = model_digest(Path(folder))
-    if evaluated not in (None, digest):
+    digest = model_digest(folder)
+    if evaluated not in ("", digest):
         raise ConfigError(
             f"--model {folder} (digest {digest[:12]}) is not the model that --after was measured of "
-            f"({str(evaluated)[:12]}): evaluate this one first"
+            f"({evaluated[:12]}): evaluate this one first"
         )
 
 

@@ -1,22 +1,24 @@
 """Report: the figures of a whole bootstrap, gathered from its steps, on one page."""
 
-import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Self, TypeVar, get_type_hints
 
 from blip.config import Config
 from blip.data.judge import judge_of
 from blip.data.manifest import Manifest
 from blip.data.shards import samples
-from blip.report.bootstrap_page import Described, Report, Scores, Step, galleries, html, markdown
+from blip.report.bootstrap_page import Described, Report, Step, galleries, html, markdown
 from blip.report.capfilt_figures import load_pictures, thumbnail
-from blip.report.summary import Caption, Change, Retrieval, Summary
+from blip.report.summary import Caption, Retrieval, Summary
+from blip.results import CapFiltResult, Change, EvaluationResult, GateResult, IngestResult, Result, SelectResult, TrainResult
+from blip.runs.context import RunContext
 from blip.runs.evaluate import DESCRIBED
 from blip.runs.select import PICTURES
 
-C = TypeVar("C", bound=Config)
+R = TypeVar("R", bound=Config)
 
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ingest": ("read gold, web and test pairs into shards", ()),
@@ -26,58 +28,90 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "capfilt": ("caption the web, score what matches", ("captioner", "filter")),
     "select": ("keep what matches", ("capfilt",)),
     "pretrain-again": ("learn from scratch on what was kept", ("select",)),
-    "evaluate-before": ("judge the first model", ("pretrain",)),
-    "evaluate-after": ("judge the second model", ("pretrain-again",)),
+    "evaluate-before": ("evaluate the first model", ("pretrain",)),
+    "evaluate-after": ("evaluate the second model", ("pretrain-again",)),
     "register": ("let the better model through", ("evaluate-before", "evaluate-after")),
 }
-"""What each step is for, and whose outputs it read."""
+"""What each step is for, and whose outputs it reads."""
 
 
-def report(figures: Mapping[str, str], kept: str, page: str, card: str, summary: str, revision: str) -> Summary:
-    """Writes the page, its short form in Markdown and `summary.json` from each step's figures and the data folder that `select` made."""
-    found = {step: json.loads(Path(path).read_text()) for step, path in figures.items()}
-    result = summarise(found)
+@dataclass(frozen=True)
+class BootstrapResults:
+    """What the steps of a bootstrap found."""
+
+    ingest: IngestResult
+    pretrain: TrainResult
+    captioner: TrainResult
+    filter: TrainResult
+    capfilt: CapFiltResult
+    select: SelectResult
+    pretrain_again: TrainResult
+    evaluate_before: EvaluationResult
+    evaluate_after: EvaluationResult
+    register: GateResult
+
+    @classmethod
+    def load(cls, files: Mapping[str, str | Path]) -> Self:
+        """Reads the `metrics.json` of each step, by the step's name. Raises ConfigError."""
+        return cls(**{attribute(step): kind.load(files[step]) for step, kind in zip(STEPS, get_type_hints(cls).values(), strict=True)})
+
+    def steps(self) -> dict[str, Result]:
+        """The results by the names of their steps."""
+        return {name: getattr(self, attribute(name)) for name in STEPS}
+
+
+def attribute(step: str) -> str:
+    """`pretrain_again` of `pretrain-again`."""
+    return step.replace("-", "_")
+
+
+def report(
+    context: RunContext, files: Mapping[str, str | Path], *, kept: str | Path, page: str | Path, card: str | Path, summary: str | Path
+) -> Summary:
+    """Writes the page, its short form in Markdown, and `summary.json`.
+
+    `files` are the `metrics.json` of each step by its name, `kept` is the data folder that `select` made. Raises ConfigError.
+    """
+    results = BootstrapResults.load(files)
+    result = summarise(results)
     result.save(summary)
     pictures = load_pictures(Path(kept, PICTURES))
-    clean = found["select"]
     made = Report(
         summary=result,
-        revision=revision,
-        facts=facts(found["ingest"]) | cost(found),
-        gate=found["register"]["gate"],
-        steps=tuple(step(name, found[name]) for name in STEPS),
-        threshold=clean["threshold"],
-        scores=tuple(Scores(**counts) for counts in clean["scores"].values()),
+        revision=context.revision,
+        facts=facts(results.ingest) | cost(results),
+        gate=results.register.reason,
+        steps=tuple(step(name, found) for name, found in results.steps().items()),
+        threshold=results.select.threshold,
+        histograms=results.select.histograms,
         galleries=galleries(pictures, "web") + galleries(pictures, "synthetic"),
-        described=described(kept, found["evaluate-before"]["described"], found["evaluate-after"]["described"]),
-        bad=left_out(found),
+        described=described(Path(kept), results.evaluate_before.described, results.evaluate_after.described),
+        bad=left_out(results),
     )
     Path(page).write_text(html(made))
     Path(card).write_text(markdown(made))
     return result
 
 
-def summarise(found: Mapping[str, Any]) -> Summary:
-    """The figures of all steps as one record."""
-    before, after, clean = found["evaluate-before"], found["evaluate-after"], found["select"]
-    seconds = {name: round(values["seconds"], 1) for name, values in found.items()}
-    return Summary.model_validate(
-        {
-            "noise": clean["noise"],
-            "capfilt": clean["capfilt"],
-            "retrieval": change(retrieval, "retrieval", before, after),
-            "caption": change(caption, "captioning", before, after),
-            "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-            "registered": found["register"]["registered"],
-        }
+def summarise(results: BootstrapResults) -> Summary:
+    """Returns the figures of the whole bootstrap as one record."""
+    before, after = results.evaluate_before, results.evaluate_after
+    seconds = {name: round(found.seconds, 1) for name, found in results.steps().items()}
+    return Summary(
+        noise=results.select.noise,
+        capfilt=results.select.capfilt,
+        retrieval=change(retrieval, "retrieval", before, after),
+        caption=change(caption, "captioning", before, after),
+        seconds={**seconds, "total": round(sum(seconds.values()), 1)},
+        registered=results.register.registered,
     )
 
 
-def change(read: Callable[[Mapping[str, float]], C], task: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Change[C] | None:
+def change(read: Callable[[Mapping[str, float]], R], task: str, before: EvaluationResult, after: EvaluationResult) -> Change[R] | None:
     """A task's scores of both models; None where an evaluation left the task out."""
-    if task not in before or task not in after:
+    if task not in before.scores or task not in after.scores:
         return None
-    return Change(before=read(before[task]), after=read(after[task]))
+    return Change(before=read(before.scores[task]), after=read(after.scores[task]))
 
 
 def retrieval(scores: Mapping[str, float]) -> Retrieval:
@@ -88,44 +122,46 @@ def caption(scores: Mapping[str, float]) -> Caption:
     return Caption(true=scores.get("true"), cider=scores["cider"], bleu4=scores["bleu4"])
 
 
-def facts(ingested: Mapping[str, Any]) -> dict[str, str]:
-    splits = {split: values for split, values in ingested.items() if isinstance(values, Mapping) and "samples" in values}
-    return {split: f"{values['samples']:,} images in {values['shards']} shards" for split, values in splits.items()}
+def facts(ingested: IngestResult) -> dict[str, str]:
+    """What stands under the headline of the report: the size of each split."""
+    return {split: f"{found.samples:,} images in {found.shards} shards" for split, found in ingested.splits.items()}
 
 
-def cost(found: Mapping[str, Any]) -> dict[str, str]:
+def cost(results: BootstrapResults) -> dict[str, str]:
     """GPU hours of the run and of each step, where there were GPUs."""
-    hours = {name: values["gpu_hours"] for name, values in found.items() if values.get("gpu_hours")}
+    hours = {name: found.gpu_hours for name, found in results.steps().items() if found.gpu_hours}
     shares = ", ".join(f"{name} {spent:.2f}" for name, spent in hours.items())
     return {"GPU hours": f"{sum(hours.values()):.2f} ({shares})"} if hours else {}
 
 
-def step(name: str, figures: Mapping[str, Any]) -> Step:
+def step(name: str, found: Result) -> Step:
+    """A step as the report shows it."""
     purpose, parents = STEPS[name]
-    alarms = tuple(f"{alarm['name']} at step {alarm['step']}" for alarm in figures.get("alarms", ()))
+    trained = found if isinstance(found, TrainResult) else None
     return Step(
         name=name,
         purpose=purpose,
         parents=parents,
-        seconds=figures["seconds"],
-        curves=figures.get("curves", {}),
-        params=figures.get("params", {}),
-        alarms=alarms,
-        digest=made(figures),
-        mlflow=figures.get("mlflow", ""),
+        seconds=found.seconds,
+        curves=trained.curves if trained else {},
+        params=trained.params if trained else {},
+        alarms=tuple(map(str, trained.alarms)) if trained else (),
+        digest=made_of(found),
+        mlflow=found.mlflow,
     )
 
 
-def made(figures: Mapping[str, Any]) -> str:
+def made_of(found: Result) -> str:
     """The digest of the model or the manifest that a step made, or of the manifest of each split."""
-    splits = {split: values["digest"] for split, values in figures.items() if isinstance(values, Mapping) and "digest" in values}
-    return ", ".join(f"{split} {digest}" for split, digest in splits.items()) or figures.get("digest", "")
+    if isinstance(found, IngestResult):
+        return ", ".join(f"{split} {part.digest}" for split, part in found.splits.items())
+    return found.digest
 
 
-def described(data: str, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
+def described(data: Path, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
     """Test images with a person's caption and both models', judged where the truth is known."""
     found = []
-    manifest = Manifest.load(Path(data, "test.json"))
+    manifest = Manifest.load(data / "test.json")
     judge = judge_of(manifest)
     both = (sample for sample in samples(manifest) if sample.id in before and sample.id in after)
     for sample in islice(both, DESCRIBED):
@@ -135,9 +171,9 @@ def described(data: str, before: Mapping[str, str], after: Mapping[str, str]) ->
     return tuple(found)
 
 
-def left_out(found: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def left_out(results: BootstrapResults) -> dict[str, dict[str, int]]:
     """Samples and texts that were not used, by place and reason."""
-    places = {f"{split} shards": values.get("counts", {}) for split, values in found["ingest"].items() if isinstance(values, Mapping)}
-    places |= {name: values["rejected"] for name, values in found.items() if "rejected" in values and name != "capfilt"}
-    places["CapFilt"] = found["select"]["counts"]
+    places = {f"{split} shards": found.counts for split, found in results.ingest.splits.items()}
+    places |= {name: found.rejected for name, found in results.steps().items() if isinstance(found, TrainResult | EvaluationResult)}
+    places["CapFilt"] = results.select.counts
     return {place: counts for place, counts in places.items() if counts}

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +17,28 @@ from blip.data.manifest import Manifest
 from blip.logs import log
 from blip.report import capfilt_page
 from blip.report.capfilt_figures import Figures, save_pictures
+from blip.results import SOURCES, SelectResult, numbers
+from blip.runs.context import RunContext
 from blip.tracking import DataInput, start_run
+from blip.workers.queue import reasons
 
 SCORES, MANIFEST, METRICS, PICTURES = "scores.json", "bootstrapped.json", "metrics.json", "pictures.json"
 OWN = (SCORES, MANIFEST, METRICS, PICTURES, "logs", "store")
 """What a step writes itself, and does not take over from the data folder that it reads."""
 
 
-def select(
-    preset: str | None,
-    overrides: Sequence[str],
-    revision: str,
-    data: str,
-    out: str,
-    page: str | None = None,
-    *,
-    threshold: str = "",
-    name: str = "select",
-) -> dict[str, Any]:
+def select(context: RunContext, *, data: str | Path, out: str | Path, page: str | Path | None = None, threshold: str = "") -> SelectResult:
     """Selects among the texts that `capfilt` scored and makes `out`, the data folder to pre-train on again.
 
     `data` is the folder that `capfilt` wrote, or one of an earlier selection. In `out` `bootstrapped.json`, also under the web manifest's
     name, says what was kept, and all else is as in `data`. `threshold` is the p(match) from which on a text is kept, `0.6` or by source
     `web=0.7`; what it does not name stays. Without a preset the settings are those of the selection that made `data`, or the recipe's.
-    `out` gets figures and pictures, `page` a page of them; the figures are returned.
+    `out` gets figures and pictures, `page` a page of them.
     Raises ConfigError; ShardError where scores are missing or altered.
     """
     began = time.monotonic()
     source = read_source(data)
-    cfg = settings(preset, overrides, data, threshold)
+    cfg = settings(context, data, threshold)
     scores = Scores.load(source)
     job = scores.job
     folder = Path(out)
@@ -54,53 +47,51 @@ def select(
     figures = Figures(job.input.store, judge_of(job.input))
     parents = {"scores": source.digest, "data": job.input.digest, **job.digests}
     inputs = [DataInput(job.config.source, job.input.digest, job.input.root, "select", job.input.samples)]
-    with start_run(name, tags={"revision": revision}, parents=parents, inputs=inputs) as run:
+    with start_run("select", tags={"revision": context.revision}, parents=parents, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
-        manifest = choose(scores, cfg, revision, figures)
+        manifest = choose(scores, cfg, context.revision, figures)
         for file in (MANIFEST, web):
             manifest.save(folder / file)
         write_source(source, folder)
-        found = {**figures.figures(manifest), "dead": dict(scores.dead)}
         pictures = figures.pictures()
         save_pictures(pictures, folder / PICTURES)
-        (folder / METRICS).write_text(json.dumps(found, indent=1, sort_keys=True))
+        result = figures.result(manifest, reasons(scores.dead), run.url, time.monotonic() - began)
+        result.save(folder / METRICS)
         if page:
             Path(page).parent.mkdir(parents=True, exist_ok=True)
-            Path(page).write_text(capfilt_page.html(found, pictures))
-        shares = {f"capfilt/{source}/{what}": share for source, part in found["capfilt"].items() for what, share in part.items()}
-        run.metrics({name: share for name, share in shares.items() if share is not None})
+            Path(page).write_text(capfilt_page.html(result, pictures))
+        run.metrics({f"capfilt/{name}": value for name, value in numbers(result.capfilt.model_dump())})
         for file in (MANIFEST, METRICS, PICTURES):
             run.artifact(folder / file)
         if not manifest.samples:
-            log.warning("no text of %d images is kept: see the counts in %s", found["counts"]["images"], folder / METRICS)
-        return {**found, "digest": manifest.digest, "mlflow": run.url, "seconds": time.monotonic() - began}
+            log.warning("no text of %d images is kept: see the counts in %s", result.counts["images"], folder / METRICS)
+        return result
 
 
-def settings(preset: str | None, overrides: Sequence[str], data: str, threshold: str) -> SelectionConfig:
+def settings(context: RunContext, data: str | Path, threshold: str) -> SelectionConfig:
     """The selection's settings: a preset's, or those that made the folder; then the threshold; then the overrides. Raises ConfigError."""
     before = Path(data, MANIFEST)
-    if preset is None and before.is_file():
+    if not context.preset and before.is_file():
         base = validate(SelectionConfig, Manifest.load(before).meta.get("selection", {}), f"selection of {before}")
     else:
-        base = load(SelectionConfig, "select", preset or "base")
+        base = load(SelectionConfig, "select", context.preset or "base")
     values = base.model_dump(mode="json")
     if threshold:
         values["rule"] = with_threshold(values["rule"], threshold)
     changes: dict[str, Any] = {}
-    for override in overrides:
+    for override in context.overrides:
         set_value(changes, override)
     return validate(SelectionConfig, merged(values, changes), "select")
 
 
 def with_threshold(rule: dict[str, Any], text: str) -> dict[str, Any]:
     """A rule with the p(match) that `0.6` names for both sources, or `web=0.7` for one; all else of it stays. Raises ConfigError."""
-    sources = ("web", "synthetic")
     parts = [part.strip() for part in text.split(",")]
-    pairs = [part.partition("=") for part in parts] if "=" in text else [(source, "=", text) for source in sources]
+    pairs = [part.partition("=") for part in parts] if "=" in text else [(source, "=", text) for source in SOURCES]
     given: dict[str, float] = {}
     for source, _, value in pairs:
         name = source.strip()
-        if name not in sources or name in given:
+        if name not in SOURCES or name in given:
             raise ConfigError(f"threshold {text!r}: {name!r} must be web or synthetic, and each once; for example web=0.7,synthetic=0.5")
         try:
             given[name] = float(value)
@@ -110,17 +101,17 @@ def with_threshold(rule: dict[str, Any], text: str) -> dict[str, Any]:
             raise ConfigError(f"threshold {text!r}: {value} must be a number from 0 to 1")
     if rule["type"] == "matched":
         return {**rule, **given}
-    if len(given) < len(sources):
+    if len(given) < len(SOURCES):
         raise ConfigError(f"threshold {text!r}: the rule so far is {rule['type']!r}, which has none to keep: name both web and synthetic")
     return {"type": "matched", **given}
 
 
-def read_source(data: str) -> ScoresSource:
+def read_source(data: str | Path) -> ScoresSource:
     """The scores that a folder names. Raises ConfigError where it names none."""
     path = Path(data, SCORES)
     if not path.is_file():
         earlier = ", or, where an earlier version wrote it, run capfilt again" if Path(data, MANIFEST).is_file() else ""
-        raise ConfigError(f"data {data!r} has no {SCORES}: name the folder that `blip capfilt` or `blip select` wrote{earlier}")
+        raise ConfigError(f"data {str(data)!r} has no {SCORES}: name the folder that `blip capfilt` or `blip select` wrote{earlier}")
     try:
         values = json.loads(path.read_bytes())
     except ValueError as error:

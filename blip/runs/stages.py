@@ -26,7 +26,7 @@ def configs() -> dict[str, type[Config]]:
     }
 
 
-def of(stage: str, overrides: Sequence[str], max_gpu_hours: float = 0.0) -> list[str]:
+def overrides_for(stage: str, overrides: Sequence[str], max_gpu_hours: float = 0.0) -> list[str]:
     """The overrides `stage.key=value` of one stage, as `key=value`, and what the whole run may spend; 0 sets no bound."""
     bound = [f"max_gpu_hours={max_gpu_hours}"] if max_gpu_hours else []
     return bound + [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
@@ -43,7 +43,7 @@ def check(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
     ]
     for stage, cls in stages.items():
         try:
-            found[stage] = load(cls, stage, preset, of(stage, overrides))
+            found[stage] = load(cls, stage, preset, overrides_for(stage, overrides))
         except ConfigError as error:
             wrong.append(str(error))
     if wrong:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blip.batch import Example
 from blip.budget import gpus_held, open_budget
-from blip.config import ConfigError, load
+from blip.config import ConfigError
 from blip.data.images import decode
 from blip.data.loader import Loader
 from blip.data.manifest import Manifest
@@ -24,15 +24,17 @@ from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, eval_transform, train_transform
 from blip.digest import value_digest
 from blip.distributed import device, gather_objects, is_main, rank, start, world
-from blip.launch.placement import alone, on_nodes
-from blip.launch.respawn import spread, to_start, words
+from blip.launch.placement import Placement, on_nodes
+from blip.launch.respawn import argv, processes_to_start, run_in_processes
 from blip.logs import log
 from blip.models.generation import Beam
 from blip.models.weights import start as weights
 from blip.models.weights.files import tensors_digest
 from blip.models.weights.source import fetched
 from blip.progress import progress
+from blip.results import TrainResult
 from blip.runs.config import RunConfig, training
+from blip.runs.context import RunContext
 from blip.storage import StoreError, open_store, writing
 from blip.tasks.build import build_model, build_task, inherits
 from blip.tasks.captioning import Captioning, CaptioningConfig
@@ -67,42 +69,58 @@ CURVE_POINTS = 100
 
 
 def train(
+    context: RunContext,
     stage: str,
-    preset: str,
-    overrides: Sequence[str],
-    store: str,
-    revision: str,
-    data: str,
-    out: str,
-    init: str | None = None,
     *,
+    data: str | Path,
+    out: str | Path,
+    init: str | Path | None = None,
     processes: int = 0,
-    profile: str | None = None,
-) -> dict[str, Any]:
-    """Trains a stage of a preset on the data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
+    profile: str | Path | None = None,
+    placed: Placement | None = None,
+) -> TrainResult:
+    """Trains a stage on the data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
 
-    It goes on from the newest checkpoint of the same run in the store. It runs in so many processes of this machine, 0 for one a GPU;
-    `profile` is a folder for a torch trace of a few steps. Returns the last losses, the curves, and what was left out.
+    The newest checkpoint of the same run in the store is resumed. `processes` of this machine train together, 0 for one a GPU, or the
+    `nodes` that `placed` asks for; `profile` is a folder for a torch trace of a few steps.
+    Raises ConfigError, BudgetError, NonFiniteError; exits with the processes' exit code where several were started and failed.
     """
+    cfg = context.settings(RunConfig, training(stage))
+    # The fork: over several processes or nodes, each of them runs this verb by the command line and comes to the last line below.
+    options = {"--preset": context.preset, "--store": context.store, "--revision": context.revision}
+    if placed and placed.nodes > 1:
+        inputs = {"data": data, **({"init": init} if init else {})}
+        verb = ["train", stage, *argv(options, context.overrides)]
+        return on_nodes(placed, stage, verb, TrainResult, store=context.store, inputs=inputs, out=out)
+    if count := processes_to_start(processes):
+        places = {"--data": str(data), "--out": str(out), "--init": text(init), "--profile": text(profile)}
+        return run_in_processes(["train", stage, *argv({**options, **places}, context.overrides)], count, TrainResult)
+    return train_here(context, stage, cfg, Path(data), Path(out), Path(init) if init else None, profile)
+
+
+def text(path: str | Path | None) -> str | None:
+    return str(path) if path else None
+
+
+def train_here(
+    context: RunContext, stage: str, cfg: RunConfig, data: Path, out: Path, init: Path | None, profile: str | Path | None
+) -> TrainResult:
+    """This process's part of a training, all of it where it is the only one."""
     began = time.monotonic()
-    cfg = load(RunConfig, training(stage), preset, overrides)
-    if count := to_start(processes):
-        options = {"--preset": preset, "--store": store, "--revision": revision, "--data": data, "--out": out}
-        return spread(["train", stage, *words({**options, "--init": init, "--profile": profile}, overrides)], count)
-    tokenizer = Tokenizer.from_folder(Path(init, TOKENIZER) if init else Path(data, TOKENIZER))
+    tokenizer = Tokenizer.from_folder((init or data) / TOKENIZER)
     cfg = cfg.with_tokenizer(tokenizer)
     start(cfg.engine.timeout)
-    manifests = [Manifest.load(Path(data) / f"{source}.json") for source in cfg.sources]
+    manifests = [Manifest.load(data / f"{source}.json") for source in cfg.sources]
     task = make_task(cfg, tokenizer, init)
     loader = Loader(manifests, preparing(cfg.transform, task), task.collate, cfg.loader, rank(), world(), seed=cfg.seed)
     steps = count_steps(cfg.epochs, loader.steps_per_epoch)
     cfg = cfg.model_copy(update={"schedule": fit_warmup(cfg.schedule, steps)})
     identity = identify(cfg, manifests, tokenizer, init)
     key = value_digest(identity)
-    budget = open_budget(cfg.max_gpu_hours, store, f"{stage}-{key[:12]}", gpus_held())
-    check_out(Path(out))
-    runs = open_store(store).join(stage, key[:12])
-    checkpoints = Checkpoints(runs, cfg.checkpoint, identity, revision)
+    budget = open_budget(cfg.max_gpu_hours, context.store, f"{stage}-{key[:12]}", gpus_held())
+    check_out(out)
+    runs = open_store(context.store).join(stage, key[:12])
+    checkpoints = Checkpoints(runs, cfg.checkpoint, identity, context.revision)
     newest = checkpoints.newest()
     if newest and is_main():
         log.info("goes on from step %d of %d, saved by revision %s", newest.step, steps, newest.revision or "unknown")
@@ -124,7 +142,7 @@ def train(
     inputs = [
         DataInput(name, found.digest, found.root, "training", found.samples) for name, found in zip(cfg.sources, manifests, strict=True)
     ]
-    with start_run(stage, tags={"revision": revision}, parents=parents, key=key, inputs=inputs) as run:
+    with start_run(stage, tags={"revision": context.revision}, parents=parents, key=key, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
         record = Record(run, runs, engine.step)
         with progress(steps * cfg.loader.batch, stage, done=engine.step * cfg.loader.batch) as bar:
@@ -142,48 +160,31 @@ def train(
                 fit(engine, loader, hooks, checkpoints)
             finally:
                 record.save()  # however it ended
-        with engine.whole(), writing(Path(out)):
+        with engine.whole(), writing(out):
             if is_main():
                 save_model(task, out)
-                Path(out, RECORD).write_text(cfg.model_dump_json(indent=1) + "\n")
+                (out / RECORD).write_text(cfg.model_dump_json(indent=1) + "\n")
         if is_main():
             run.artifacts(out, "model")
-        return {
-            **record.figures(),
-            "digest": model_digest(Path(out)) if is_main() else "",
-            "steps": steps,
-            "rejected": record.rejected,
-            "params": cfg.model_dump(mode="json"),
-            "gpu_hours": budget.hours,
-            "mlflow": run.url,
-            "seconds": time.monotonic() - began,
-        }
+        return TrainResult(
+            steps=steps,
+            losses=record.losses(),
+            curves=record.curves(),
+            alarms=record.alarms(),
+            rejected=record.rejected,
+            params=cfg.model_dump(mode="json"),
+            digest=model_digest(out) if is_main() else "",
+            gpu_hours=budget.hours,
+            mlflow=run.url,
+            seconds=time.monotonic() - began,
+        )
 
 
-def train_where_placed(
-    placement: Mapping[str, Any],
-    stage: str,
-    preset: str,
-    overrides: Sequence[str],
-    store: str,
-    revision: str,
-    data: str,
-    out: str,
-    init: str | None = None,
-) -> dict[str, Any]:
-    """Trains as `train` does, over the `nodes` of the placement where they are more than one."""
-    if alone(placement):
-        return train(stage, preset, overrides, store, revision, data, out, init)
-    options = {"--preset": preset, "--store": store, "--revision": revision}
-    inputs = {"data": data, **({"init": init} if init else {})}
-    return on_nodes(placement, stage, ["train", stage, *words(options, overrides)], store, inputs, out)
-
-
-def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: str | None) -> Task:
+def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
     """The task in its initial state, the same on every process."""
     torch.manual_seed(cfg.seed)
     model = build_model(cfg.task, cfg.model)
-    source = cfg.init.model_copy(update={"checkpoint": str(Path(init, WEIGHTS))}) if init else cfg.init
+    source = cfg.init.model_copy(update={"checkpoint": str(init / WEIGHTS)}) if init else cfg.init
     weights.start(model, source, inherits(cfg.task))
     return build_task(cfg.task, model, tokenizer)
 
@@ -252,9 +253,9 @@ def count_steps(epochs: float, steps_per_epoch: int) -> int:
     return steps
 
 
-def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer, init: str | None) -> dict[str, Any]:
+def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer, init: Path | None) -> dict[str, Any]:
     """What goes into a run, and so makes two runs the same; where they run, how they read, how often they save and the code do not."""
-    sources = {"init": init} if init else {name: source for name in INIT if (source := getattr(cfg.init, name))}
+    sources = {"init": str(init)} if init else {name: source for name in INIT if (source := getattr(cfg.init, name))}
     return {
         "format": FORMAT,
         "config": cfg.model_dump(mode="json", exclude=OPERATION),

@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -16,16 +17,17 @@ from blip.data.sample import Rejected, Sample, format_counts
 from blip.data.shards import read_shard
 from blip.logs import log
 from blip.progress import progress
+from blip.results import WriteTarsResult
 from blip.storage import Store, open_store, probe
 
 PATTERN = "{name}-{number:06d}.tar"
 
 
-def write_tars(data: str, source: str, out: str, per_shard: int = 10_000, *, each_text: bool = False) -> dict[str, Any]:
+def write_tars(data: str | Path, source: str, out: str, per_shard: int = 10_000, *, each_text: bool = False) -> WriteTarsResult:
     """Writes the samples of a data folder's manifest to WebDataset tars `SOURCE-000000.tar` in `out`, a folder or `s3://`.
 
     Each sample has its images, a `txt` with its first text, and a `json` with what is known about it and all its `texts`. With `each_text`
-    there is a sample, and a copy of its image, for every text, for tools that read `txt` alone. Returns counts and the brace pattern.
+    there is a sample, and a copy of its image, for every text, for tools that read `txt` alone.
     Raises ConfigError; ShardError where a shard is missing or altered.
     """
     began = time.monotonic()
@@ -40,7 +42,7 @@ def write_tars(data: str, source: str, out: str, per_shard: int = 10_000, *, eac
     if taken := [key for key in store.list(f"{source}-") if key.endswith(".tar")]:
         raise ConfigError(f"out {out!r} has tars already, {taken[0]} among them: name another folder, or delete them")
     rejected = Rejected()
-    counts = {"images": 0, "texts": 0, "samples": 0, "tars": 0}
+    counts = Counter[str]()
     with progress(manifest.samples, "writing tars", "images") as bar:
 
         def members() -> Iterator[dict[str, Any]]:
@@ -62,7 +64,16 @@ def write_tars(data: str, source: str, out: str, per_shard: int = 10_000, *, eac
     if rejected:
         log.warning("left out %s", format_counts(rejected))
     pattern = f"{store.uri}/{source}-{{000000..{max(counts['tars'] - 1, 0):06d}}}.tar"
-    return {**counts, "rejected": dict(rejected), "pattern": pattern, "seconds": time.monotonic() - began}
+    seconds = time.monotonic() - began
+    return WriteTarsResult(
+        images=counts["images"],
+        texts=counts["texts"],
+        samples=counts["samples"],
+        tars=counts["tars"],
+        rejected=dict(rejected),
+        pattern=pattern,
+        seconds=seconds,
+    )
 
 
 def packed(sample: Sample, texts: list[str]) -> dict[str, bytes]:

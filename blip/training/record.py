@@ -8,12 +8,15 @@ from typing import Any
 
 from blip.data.loader import Place
 from blip.distributed import is_main
+from blip.results import Alarm, Point
 from blip.storage import MissingKeyError, Store
 from blip.tracking import Run
 
 log = logging.getLogger(__name__)
 
 CURVES, REJECTED = "curves.json", "rejected.json"
+LOSS, ALARM = "train/", "alarm/"
+"""What the names of losses and alarms begin with."""
 Values = dict[str, float]
 
 
@@ -50,17 +53,23 @@ class Record:
             self.store.put(CURVES, json.dumps(self.points).encode())
             self.store.put(REJECTED, json.dumps([[*place, reason] for place, reason in sorted(self.bad.items())]).encode())
 
-    def figures(self) -> dict[str, Any]:
-        """Curves by name, the last losses, and the alarms that were raised."""
-        curves: dict[str, list[tuple[int, float]]] = {}
-        alarms = []
+    def curves(self) -> dict[str, list[Point]]:
+        """The points of each loss, by its name."""
+        curves: dict[str, list[Point]] = {}
         for step, values in self.points:
             for name, value in values.items():
-                if name.startswith("train/"):
-                    curves.setdefault(name.removeprefix("train/"), []).append((step, value))
-                elif name.startswith("alarm/"):
-                    alarms.append({"step": step, "name": name.removeprefix("alarm/")})
-        return {"losses": {name: curve[-1][1] for name, curve in curves.items()}, "curves": curves, "alarms": alarms}
+                if name.startswith(LOSS):
+                    curves.setdefault(name.removeprefix(LOSS), []).append((step, value))
+        return curves
+
+    def losses(self) -> dict[str, float]:
+        """The last value of each loss."""
+        return {name: points[-1][1] for name, points in self.curves().items()}
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        """The alarms that were raised."""
+        raised = ((step, name) for step, values in self.points for name in values if name.startswith(ALARM))
+        return tuple(Alarm(name=name.removeprefix(ALARM), step=step) for step, name in raised)
 
 
 def read(store: Store, key: str, parse: Any) -> list[Any]:

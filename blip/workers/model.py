@@ -33,7 +33,7 @@ class ModelSource(Config):
         Raises ConfigError, which names the role, where there is none.
         """
         if not folder or not Path(folder).is_dir():
-            raise ConfigError(f"{role} {folder!r}: name a model folder")
+            raise ConfigError(f"{role} {str(folder or '')!r}: name a model folder")
         digest = model_digest(Path(folder))
         if isinstance(root, FolderStore):
             return cls(digest=digest, at=str(Path(folder).resolve()))

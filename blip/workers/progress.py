@@ -6,9 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from blip.logs import log
+from blip.results import Speed
 from blip.storage import Store
 from blip.workers.queue import READERS
 
@@ -85,15 +86,15 @@ class Tallies:
         each |= {f"{name}/shards": tally.get("shards", 0) for name, tally in self.workers.items()}
         return {f"capfilt/{name}": value for name, value in {**whole, **each}.items()}
 
-    def speed(self) -> dict[str, Any]:
+    def speed(self) -> Speed:
         for name, tally in self.workers.items():
             log.info("%s: %d shards, %d images, %.0f images/s", name, tally.get("shards", 0), tally.get("images", 0), rate(tally))
         spent = {part: self.sum(f"ns.{part}") for part in PARTS}
-        return {
-            "images_per_second": self.sum("images") / self.seconds,
-            "workers": {name: rate(tally) for name, tally in self.workers.items()},
-            "shares": {part: time / (sum(spent.values()) or 1) for part, time in spent.items()},
-        }
+        return Speed(
+            images_per_second=self.sum("images") / self.seconds,
+            workers={name: rate(tally) for name, tally in self.workers.items()},
+            shares={part: time / (sum(spent.values()) or 1) for part, time in spent.items()},
+        )
 
 
 def reports(store: Store) -> dict[str, Tally]:

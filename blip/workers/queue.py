@@ -5,7 +5,7 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -175,6 +175,11 @@ def records(store: Store, shards: Sequence[str]) -> tuple[dict[str, Record], dic
         rest = [name for name in shards if name not in done]
         dead = {name: record for name, record in zip(rest, pool.map(lambda n: set_aside(store, n), rest), strict=True) if record}
     return done, dead
+
+
+def reasons(dead: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Returns the last error of each shard that was set aside."""
+    return {name: record["errors"][-1] if record["errors"] else "" for name, record in dead.items()}
 
 
 def finished(store: Store, shards: Sequence[str], lost: float = 0.0) -> tuple[dict[str, Record], dict[str, Record]]:

@@ -25,7 +25,9 @@ from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import ShardError, read_shard, write_shards
 from blip.report.capfilt_figures import load_pictures
+from blip.results import CapFiltResult, Change, Kept, SelectResult
 from blip.runs.capfilt import capfilt
+from blip.runs.context import RunContext
 from blip.runs.select import select
 from blip.runs.worker import work
 from blip.storage import StoreError, open_store
@@ -68,24 +70,27 @@ def nowhere(uri: str) -> Iterator[Callable[[], bool]]:
     yield lambda: False
 
 
-def score(folder: Path, *overrides: str, out: str = "scored", workers=here, revision: str = "r", **given) -> dict:
+def score(folder: Path, *overrides: str, out: str = "scored", workers=here, revision: str = "r", **given) -> CapFiltResult:
     given = {"data": folder / "data", "captioner": folder / "captioner", "filter": folder / "filter", "store": folder / "store", **given}
-    paths = {name: None if value is None else str(value) for name, value in given.items()}
-    return capfilt(str(folder / "tiny.yaml"), overrides, revision=revision, out=str(folder / out), workers=workers, **paths)
+    context = RunContext(preset=str(folder / "tiny.yaml"), overrides=overrides, store=str(given.pop("store")), revision=revision)
+    return capfilt(context, out=folder / out, workers=workers, **given)
 
 
-def choose(folder: Path, *overrides: str, data: str = "scored", out: str = "out", threshold: str = "", page: Path | None = None) -> dict:
-    preset = None if data != "scored" else str(folder / "tiny.yaml")
-    return select(preset, overrides, "r", str(folder / data), str(folder / out), page and str(page), threshold=threshold)
+def choose(
+    folder: Path, *overrides: str, data: str = "scored", out: str = "out", threshold: str = "", page: Path | None = None
+) -> SelectResult:
+    preset = "" if data != "scored" else str(folder / "tiny.yaml")
+    context = RunContext(preset=preset, overrides=overrides, revision="r")
+    return select(context, data=folder / data, out=folder / out, page=page, threshold=threshold)
 
 
-def run(folder: Path, *overrides: str, out: str = "out", page: Path | None = None, selection: tuple[str, ...] = (), **given) -> dict:
+def run(
+    folder: Path, *overrides: str, out: str = "out", page: Path | None = None, selection: tuple[str, ...] = (), **given
+) -> SelectResult:
     """CapFilt, and what the recipe selects of its scores."""
-    scored = score(folder, *overrides, out=f"{out}-scored", **given)
-    return {
-        **scored,
-        **select(str(folder / "tiny.yaml"), selection, "r", str(folder / f"{out}-scored"), str(folder / out), page and str(page)),
-    }
+    score(folder, *overrides, out=f"{out}-scored", **given)
+    context = RunContext(preset=str(folder / "tiny.yaml"), overrides=selection, revision="r")
+    return select(context, data=folder / f"{out}-scored", out=folder / out, page=page)
 
 
 def read(manifest: Manifest) -> dict[str, Sample]:
@@ -113,8 +118,8 @@ def test_training_reads_what_was_kept(folder: Path):
     assert all(sample.images == originals[key].images and sample.meta == originals[key].meta for key, sample in read(manifest).items())
     loader = Loader([manifest], lambda s, _: (s.key, s.texts), list, LoaderConfig(batch=len(kept), streams=1))
     assert dict(next(iter(loader))) == kept
-    assert figures["counts"]["images"] == 24
-    assert figures["counts"]["images.kept"] == manifest.samples == len(kept)
+    assert figures.counts["images"] == 24
+    assert figures.counts["images.kept"] == manifest.samples == len(kept)
     assert manifest.parents == (Manifest.load(folder / "data" / "web.json").digest,)
     assert set(manifest.meta) >= {"captioner", "filter", "selection", "job"}
 
@@ -125,16 +130,20 @@ def test_the_folder_is_complete(folder: Path):
     assert (out / "gold.json").read_bytes() == (folder / "data" / "gold.json").read_bytes()
     assert (out / "tokenizer" / "vocab.txt").is_file()
     assert (out / "web.json").read_bytes() == (out / "bootstrapped.json").read_bytes()
-    assert json.loads((out / "metrics.json").read_text())["capfilt"] == figures["capfilt"]
-    assert sum(figures["scores"]["web"]["unknown"]) == 24
+    assert SelectResult.load(out / "metrics.json").capfilt == figures.capfilt
+    assert sum(figures.histograms[0].unknown) == 24
     pictures = load_pictures(out / "pictures.json")
     assert {text.kept for p in pictures for text in p.web} == {True, False}
     originals = {sample.key: sample.images[0] for sample in samples(24)}
     assert all(originals[p.key] == p.image for p in pictures)
     page = (folder / "page.html").read_text()
     assert all(f'alt="{p.key}"' in page for p in pictures[:1])
-    assert figures["speed"]["images_per_second"] > 0
-    assert sum(figures["speed"]["shares"].values()) == pytest.approx(1)
+
+
+def test_the_speed_of_the_workers_is_told(folder: Path):
+    speed = score(folder).speed
+    assert speed.images_per_second > 0
+    assert sum(speed.shares.values()) == pytest.approx(1)
 
 
 def test_what_is_done_is_not_done_again(folder: Path):
@@ -165,7 +174,7 @@ def test_in_a_bucket_workers_find_data_and_models_there(folder: Path, s3: str):
     assert manifest.shards[0].index_root.startswith(f"{s3}/store/capfilt/")
     run(folder, out="local")
     assert read(manifest) == read(Manifest.load(folder / "local" / "web.json"))
-    assert figures["counts"]["images"] == 24
+    assert figures.counts["images"] == 24
     assert any(key.endswith("tokenizer/vocab.txt") for key in open_store(f"{s3}/store/models").list())
 
 
@@ -258,7 +267,7 @@ def test_another_selection_asks_no_worker(folder: Path):
     score(folder)
     score(folder, out="again", workers=nowhere)
     one, other = choose(folder, "rule.web=0.7", out="one"), choose(folder, data="again", out="other", threshold="web=0.7")
-    assert one["counts"] == other["counts"]
+    assert one.counts == other.counts
     assert (folder / "one" / "web.json").read_bytes() == (folder / "other" / "web.json").read_bytes()
 
 
@@ -282,8 +291,8 @@ def test_capfilt_over_what_was_kept_sees_what_was_kept(folder: Path):
     kept = {key: sample.texts for key, sample in read(first).items()}
     assert len(kept) < 24
     second = run(folder, out="second", data=folder / "first", selection=("rule={type: matched, web: 0, synthetic: 0}",))
-    assert second["counts"]["images"] == len(kept)
-    assert second["counts"]["web"] == sum(map(len, kept.values()))
+    assert second.counts["images"] == len(kept)
+    assert second.counts["web"] == sum(map(len, kept.values()))
     found = read(Manifest.load(folder / "second" / "web.json"))
     assert {key: sample.texts[:-1] for key, sample in found.items()} == kept  # and one synthetic text more each
 
@@ -341,11 +350,11 @@ def test_figures_know_the_truth_where_samples_tell_it(folder: Path):
     world = list(web_samples(ShapesConfig(web=40, size=16)))
     write_shards(world, folder / "shapes", "web", 20, meta={JUDGE: SHAPES}).save(folder / "data" / "web.json")
     figures, truth = run(folder), {sample.key: sample.meta["truth"] for sample in world}
-    assert figures["noise"]["web"]["before"] == 0.5
+    assert figures.noise.web.before == 0.5
     kept = [is_true(truth[s.key], s.texts[0]) for s in world if s.texts[0] in decided(folder).get(s.key, [])]
-    assert figures["capfilt"]["web"] == {"precision": np.mean(kept), "recall": sum(kept) / 20, "kept": len(kept) / 40}
-    assert figures["noise"]["web"]["after"] == figures["capfilt"]["web"]["precision"]
-    assert figures["scores"]["web"]["unknown"] == tuple([0] * 20)
+    assert figures.capfilt.web == Kept(precision=np.mean(kept), recall=sum(kept) / 20, kept=len(kept) / 40)
+    assert figures.noise.web.after == figures.capfilt.web.precision
+    assert figures.histograms[0].unknown == tuple([0] * 20)
 
 
 def test_a_field_of_the_web_that_is_called_truth_is_not_one(folder: Path):
@@ -353,9 +362,9 @@ def test_a_field_of_the_web_that_is_called_truth_is_not_one(folder: Path):
         Sample(s.key, s.images, s.texts, {"truth": value}) for s, value in zip(samples(4), ("yes", {"ground": 3}, None, [1]), strict=True)
     ]
     write_shards(odd, folder / "odd", "web", 4).save(folder / "data" / "web.json")
-    assert run(folder)["noise"]["web"] == {"before": None, "after": None}
+    assert run(folder).noise.web == Change(before=None, after=None)
     write_shards(odd, folder / "odd", "web", 4, meta={JUDGE: SHAPES}).save(folder / "data" / "web.json")
-    assert run(folder, out="judged")["noise"]["web"]["before"] is None
+    assert run(folder, out="judged").noise.web.before is None
     write_shards(odd, folder / "odd", "web", 4, meta={JUDGE: "nobody"}).save(folder / "data" / "web.json")
     with pytest.raises(ConfigError, match="'nobody'"):
         run(folder, out="unknown")
@@ -364,18 +373,18 @@ def test_a_field_of_the_web_that_is_called_truth_is_not_one(folder: Path):
 def test_one_model_may_be_both(folder: Path):
     both_in_one = model_folder(both(), folder / "both")
     figures = run(folder, captioner=both_in_one, filter=both_in_one)
-    assert figures["counts"]["synthetic"] == 24
-    assert figures["capfilt"]["synthetic"]["kept"] > 0
+    assert figures.counts["synthetic"] == 24
+    assert figures.capfilt.synthetic.kept > 0
 
 
 def test_variants(folder: Path):
     everything = run(folder, "variant=captioner", out="captioner-only", filter=None)
-    assert everything["capfilt"]["web"]["kept"] == everything["capfilt"]["synthetic"]["kept"] == 1
+    assert everything.capfilt.web.kept == everything.capfilt.synthetic.kept == 1
     filtered = run(folder, "variant=filter", out="filter-only", captioner=None)
-    assert filtered["counts"]["synthetic"] == 0
-    assert 0 < filtered["capfilt"]["web"]["kept"] < 1
+    assert filtered.counts["synthetic"] == 0
+    assert 0 < filtered.capfilt.web.kept < 1
     ranked = run(folder, "stream.captions=3", selection=("rule={type: best, keep: 2}",), out="ranked")
-    assert ranked["counts"]["synthetic"] == 72
+    assert ranked.counts["synthetic"] == 72
     assert all(len(sample.texts) == 2 for sample in read(Manifest.load(folder / "ranked" / "web.json")).values())
 
 
@@ -429,8 +438,8 @@ def test_few_broken_shards_are_named_and_many_end_the_job(folder: Path):
     with pytest.raises(ShardError, match=rf"1 of 4 shards were set aside.*{web.shards[1].name} after 4 attempts.*cut short"):
         run(folder)
     figures = run(folder, "lost=0.25", workers=nowhere)
-    assert figures["counts"]["shards.dead"] == 1
-    assert web.shards[1].sha256 in figures["dead"][web.shards[1].name]["errors"][0]
+    assert len(figures.dead) == 1
+    assert web.shards[1].sha256 in figures.dead[web.shards[1].name]
     assert Manifest.load(folder / "out" / "web.json").meta["dead"] == [web.shards[1].name]
 
 

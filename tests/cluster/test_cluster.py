@@ -186,6 +186,7 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
 
     from blip.data.shards import write_shards
     from blip.runs.capfilt import capfilt
+    from blip.runs.context import RunContext
     from blip.storage import open_store
 
     data = tmp_path / "data"
@@ -217,7 +218,8 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
         killer = Thread(target=kill_one, args=(store,), daemon=True)
         if name == "killed":
             killer.start()
-        capfilt(str(tmp_path / "tiny.yaml"), [], store, "r", str(data), *models, str(out), workers=pods("capfilt"))
+        context = RunContext(preset=str(tmp_path / "tiny.yaml"), store=store)
+        capfilt(context, data=data, captioner=models[0], filter=models[1], out=out, workers=pods("capfilt"))
         kept = open_store(store)
         (job,) = {key.split("/")[1] for key in kept.list("capfilt/")}
         commits = [json.loads(kept.get(key)) for key in kept.list(f"capfilt/{job}/commit/")]
@@ -234,6 +236,7 @@ def test_pods_judge_as_one_process_does(bucket: str, tmp_path: Path):
     from tiny_models import both, model_folder, samples
 
     from blip.data.shards import write_shards
+    from blip.runs.context import RunContext
     from blip.runs.evaluate import evaluate
 
     data = tmp_path / "data"
@@ -243,6 +246,7 @@ def test_pods_judge_as_one_process_does(bucket: str, tmp_path: Path):
     overrides = ["evaluation.batch=4", "lease.seconds=5", "retrieval.rerank=5", "retrieval.text.tokens=12", "captioning.text.tokens=12"]
     figures = []
     for name, workers in (("alone", None), ("pods", pods("evaluate"))):
-        evaluate("shapes", overrides, f"{bucket}/{name}", "r", str(data), model, str(tmp_path / name), workers=workers)
-        figures.append([(tmp_path / name / file).read_bytes() for file in ("metrics.json", "captions.json")])
+        context = RunContext(preset="shapes", overrides=tuple(overrides), store=f"{bucket}/{name}")
+        result = evaluate(context, data=data, model=model, out=tmp_path / name, workers=workers)
+        figures.append((result.scores, (tmp_path / name / "captions.json").read_bytes()))
     assert figures[0] == figures[1]

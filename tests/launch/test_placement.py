@@ -1,19 +1,28 @@
 """Where a step's work is done."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from blip.cli import app
-from blip.config import ConfigError
+from blip.config import ConfigError, validate
 from blip.launch import placement
+from blip.launch.placement import Placement
 from blip.launch.trainjob import TrainJobConfig, render
+from blip.results import TrainResult
 from blip.runs import train as training
+from blip.runs.context import RunContext
+from blip.runs.train import train
 
+RESULT = TrainResult(steps=4, losses={"itc": 1.0}, curves={})
 STEP = {"image": "example/blip:3f2a1b0", "gpus": "8", "gpu_type": "nvidia.com/gpu", "cpu": "88", "memory": "900Gi", "pool": {"a": "b"}}
+
+
+def placed(**asked: Any) -> Placement:
+    return validate(Placement, {**STEP, **asked}, "jobs")
 
 
 @pytest.fixture
@@ -26,7 +35,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainJobConfig]:
         assert all(folder.is_dir() for folder in inputs.values())
         outputs["made"].mkdir()
         (outputs["made"] / "config.json").write_text("{}")
-        (outputs["made"] / "figures.json").write_text(json.dumps({"losses": {"itc": 1.0}}))
+        RESULT.save(outputs["made"] / "figures.json")
 
     monkeypatch.setattr(placement, "run_job", run)
     return asked
@@ -35,12 +44,10 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainJobConfig]:
 def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "init").mkdir()
-    data, out, init = str(tmp_path / "data"), str(tmp_path / "model"), str(tmp_path / "init")
-    figures = training.train_where_placed(
-        {**STEP, "nodes": "2"}, "captioner", "base", ["optimizer.lr=1e-4"], "s3://bucket/run", "r1", data, out, init
-    )
-    assert figures == {"losses": {"itc": 1.0}}
-    assert [path.name for path in Path(out).iterdir()] == ["config.json"]
+    context = RunContext(preset="base", overrides=("optimizer.lr=1e-4",), store="s3://bucket/run", revision="r1")
+    places = {"data": tmp_path / "data", "out": tmp_path / "model", "init": tmp_path / "init"}
+    assert train(context, "captioner", **places, placed=placed(nodes="2")) == RESULT
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
     (job,) = jobs
     assert (job.nodes, job.processes, job.gpus, job.handover) == (2, 8, 8, "s3://bucket/run/handover")
     assert job.args[:2] == ("train", "captioner")
@@ -54,11 +61,14 @@ def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], tmp_pa
 
 def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobConfig], tmp_path: Path):
     (tmp_path / "data").mkdir()
-    data, out = str(tmp_path / "data"), str(tmp_path / "model")
-    training.train_where_placed({**STEP, "nodes": "2", "workers": "4"}, "pretrain", "shapes", ["epochs=2"], "s3://b/r", "r1", data, out)
-    done = CliRunner().invoke(app, [*jobs[0].args, "--set", "no.such.key=1"])
-    assert done.exit_code == 42, "it got as far as the configuration"
-    assert "no" in done.output
+    context = RunContext(preset="shapes", overrides=("epochs=2",), store="s3://b/r", revision="r1")
+    train(context, "pretrain", data=tmp_path / "data", out=tmp_path / "model", placed=placed(nodes="2", workers="4"))
+    args = [arg.replace("/scratch", str(tmp_path / "scratch")) for arg in jobs[0].args]
+    (tmp_path / "scratch" / "in" / "data").mkdir(parents=True)
+    (tmp_path / "scratch" / "out" / "made").mkdir(parents=True)
+    done = CliRunner().invoke(app, [*args, "--set", "no.such.key=1"])
+    assert done.exit_code == 42
+    assert "unknown key no" in done.output, "it got as far as the configuration"
 
 
 def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.MonkeyPatch):
@@ -66,8 +76,7 @@ def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_RUN_NAME", "pretrain-again")
     texts = ["nodes=2", "workers=16", "gpus=8", "cpu=88", "memory=900Gi", "pool={gpu: a100}", "tolerations=[{operator: Exists}]"]
     found = placement.placement(texts, "example/blip:3f2a1b0")
-    job = {**placement.without("workers", found), "name": "pretrain", "processes": 8, "handover": "s3://b/handover"}
-    node = render(TrainJobConfig.model_validate(job))["spec"]["trainer"]
+    node = render(found.job(TrainJobConfig, name="pretrain", processes=8, handover="s3://b/handover"))["spec"]["trainer"]
     assert node["resourcesPerNode"]["limits"] == {"cpu": "88", "memory": "900Gi", "nvidia.com/gpu": "8"}
     told = {e["name"]: e.get("value") for e in node["env"]}
     assert (told["BLIP_GROUP"], told["MLFLOW_RUN_NAME"]) == ("run-7", "pretrain-again")
@@ -75,23 +84,23 @@ def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.Monk
 
 
 def test_one_node_trains_here(monkeypatch: pytest.MonkeyPatch, jobs: list[TrainJobConfig]):
-    monkeypatch.setattr(training, "train", lambda *given: {"given": given})
-    given = ("pretrain", "shapes", [], "store", "r1", "data", "out", None)
-    for asked in ({}, {"nodes": "1"}, {**STEP, "nodes": 1}):
-        assert training.train_where_placed(asked, *given) == {"given": given}
+    monkeypatch.setattr(training, "train_here", lambda *given: given[1])
+    for asked in (None, Placement(), placed(nodes="1"), placed(nodes=1)):
+        assert train(RunContext(preset="shapes"), "pretrain", data="data", out="out", placed=asked) == "pretrain"
     assert not jobs
 
 
 def test_a_store_that_nodes_do_not_share_is_refused(jobs: list[TrainJobConfig], tmp_path: Path):
+    context = RunContext(preset="shapes", store=str(tmp_path))
     with pytest.raises(ConfigError, match="handover"):
-        training.train_where_placed({**STEP, "nodes": 2}, "pretrain", "shapes", [], str(tmp_path), "r1", "data", "out")
+        train(context, "pretrain", data="data", out="out", placed=placed(nodes=2))
     assert not jobs
 
 
 def test_workers_are_pods_only_where_they_are_asked_for():
-    assert placement.workers({}, "evaluate") is None
-    assert placement.workers({**STEP, "nodes": "2"}, "evaluate") is None
-    assert placement.workers({**STEP, "workers": "1"}, "evaluate") is not None
-    assert placement.workers({**STEP, "workers": "16", "nodes": "2"}, "evaluate") is not None
-    with pytest.raises(ConfigError, match="workres"):
-        placement.workers({**STEP, "workers": "16", "workres": 2}, "evaluate")
+    assert placement.workers(Placement(), "evaluate") is None
+    assert placement.workers(placed(nodes="2"), "evaluate") is None
+    assert placement.workers(placed(workers="1"), "evaluate") is not None
+    assert placement.workers(placed(workers="16", nodes="2"), "evaluate") is not None
+    with pytest.raises(ConfigError, match="unknown key workres; did you mean workers"):
+        placement.placement(["workers=16", "workres=2"], "example/blip:3f2a1b0")

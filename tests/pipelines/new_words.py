@@ -1,10 +1,10 @@
-"""A pipeline that looks first, with the steps `look` and `ingest` of the real ones, and goes on only when there is something new."""
+"""A pipeline with the steps `find-new-shards` and `ingest` of the real ones, which goes on only when there is something new."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Markdown, Output
 
+from components.find_new_shards import find_new_shards
 from components.ingest import ingest
-from components.look import look
 
 
 @dsl.component(base_image="python-new-words:1", install_kfp_package=False)
@@ -18,11 +18,11 @@ def report(
 ):
     import pathlib
 
-    from blip.runs.new_shards import remember
+    from blip.runs.new_shards import mark_trained
 
     if pathlib.Path(trouble).exists():
         raise ValueError("no paper")
-    remember("blip", store, data.path)
+    mark_trained("blip", store, data.path)
     for path in (page.path, summary.path, card.path):
         pathlib.Path(path).write_text(pathlib.Path(data.path, "web.json").read_text())
 
@@ -37,11 +37,11 @@ def learn(source: str, overrides: list[str], store: str, trouble: str):
 def new_words(store: str, overrides: list[str], trouble: str):
     """Learns new words.
 
-    1. look: find new ones
+    1. find-new-shards: find new ones
     2. read: read them
     3. report: show them
     """
-    found = look(name="blip", preset="shapes", overrides=overrides, store=store)
-    found.set_display_name("look").set_retry(3, "60s").set_caching_options(False)
+    found = find_new_shards(name="blip", preset="shapes", overrides=overrides, store=store)
+    found.set_display_name("find-new-shards").set_retry(3, "60s").set_caching_options(False)
     with dsl.If(found.outputs["Output"] > 0, name="new words"):
         learn(source=found.outputs["manifest"], overrides=overrides, store=store, trouble=trouble)

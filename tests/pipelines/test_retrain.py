@@ -33,12 +33,12 @@ def spec(text) -> dict:
 
 
 def test_the_bootstrap_runs_under_the_condition_on_the_manifest_of_what_is_new(spec):
-    look, condition = spec["root"]["dag"]["tasks"]["look"], spec["root"]["dag"]["tasks"]["condition-1"]
-    assert condition["triggerPolicy"]["condition"] == "int(inputs.parameter_values['pipelinechannel--look-Output']) > 0"
+    look, condition = spec["root"]["dag"]["tasks"]["find-new-shards"], spec["root"]["dag"]["tasks"]["condition-1"]
+    assert condition["triggerPolicy"]["condition"] == "int(inputs.parameter_values['pipelinechannel--find-new-shards-Output']) > 0"
     assert not look["cachingOptions"].get("enableCache")
     (inner,) = spec["components"]["comp-condition-1"]["dag"]["tasks"].values()
     given = {name: one["componentInputParameter"] for name, one in inner["inputs"]["parameters"].items()}
-    assert given.pop("source") == "pipelinechannel--look-manifest"
+    assert given.pop("source") == "pipelinechannel--find-new-shards-manifest"
     assert given == {name: f"pipelinechannel--{name}" for name in bootstrap.component_spec.inputs if name != "source"}
     tasks = spec["components"][inner["componentRef"]["name"]]["dag"]["tasks"].values()
     assert {task["taskInfo"]["name"] for task in tasks} == {step.name for step in steps(bootstrap)}
@@ -72,7 +72,7 @@ def test_the_steps_are_placed_as_in_the_bootstrap(text, tmp_path):
         ours, theirs = (
             one.get("deploymentSpec") or one["platforms"]["kubernetes"]["deploymentSpec"] for one in (ours, theirs)
         )
-        assert ours["executors"].pop("exec-look")
+        assert ours["executors"].pop("exec-find-new-shards")
         assert ours == theirs
 
 
@@ -104,7 +104,7 @@ def test_only_what_is_new_is_learnt_from(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "show", lambda latest: typer.echo(str(Manifest.load(latest / "summary.json").samples)))
     project = Project(tmp_path)
     project.add("old", 0, 4)
-    all_steps = ["[1/3] look — find new ones", "[2/3] read — read them", "[3/3] report — show them"]
+    all_steps = ["[1/3] find-new-shards — find new ones", "[2/3] read — read them", "[3/3] report — show them"]
 
     (tmp_path / "trouble").touch()
     code, said = project.run()

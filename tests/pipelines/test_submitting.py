@@ -254,7 +254,7 @@ def test_steps_that_are_to_run_again_are_not_cached_in_that_run_alone(kubeflow):
     assert CliRunner().invoke(command.app, ["submit", "retrain", "--set", "store=s3://b", "--no-cache"]).exit_code == 0
     assert len(kubeflow.versions) == published, "a schedule's newest version keeps its cache"
     one, all_of_them = (made["pipeline_spec"] for made in kubeflow.runs[-2:])
-    assert uncached(one) == {"look", "plan", "capfilt"}
+    assert uncached(one) == {"find-new-shards", "plan", "capfilt"}
     assert uncached(all_of_them) == {step.name for step in steps(retrain)}
 
 

@@ -11,8 +11,10 @@ from PIL import Image
 
 from blip.data.datasets import shapes
 from blip.report import bootstrap_page
-from blip.report.bootstrap_page import Described, Gallery, Judged, Picture, Report, Scores, Step
+from blip.report.bootstrap_page import Described, Gallery, Judged, Picture, Report, Step
+from blip.report.html import minutes
 from blip.report.summary import Summary
+from blip.results import SOURCES, MatchHistogram, Source
 
 WORLD = shapes.ShapesConfig(gold=1, web=160, test=6, seed=3, two_objects=0.2)
 ORDER: dict[str, tuple[tuple[str, ...], float, str]] = {
@@ -86,6 +88,15 @@ def picture(rng: Random, sample: Any) -> Picture:
     return Picture(key=sample.key, image=sample.images[0], web=(judge(sample.texts[0]),), synthetic=(judge(written),))
 
 
+def histogram(source: Source, texts: list[Judged]) -> MatchHistogram:
+    """The texts of a source by truth and by twentieths of p(match)."""
+    bins: dict[bool | None, list[int]] = {known: [0] * 20 for known in (True, False, None)}
+    for text in texts:
+        if text.match is not None:
+            bins[text.true][min(int(text.match * 20), 19)] += 1
+    return MatchHistogram(source=source, true=tuple(bins[True]), false=tuple(bins[False]), unknown=tuple(bins[None]))
+
+
 def report(**changed: Any) -> Report:
     """A bootstrap of the world of shapes as it could have been."""
     rng = Random(0)
@@ -108,10 +119,7 @@ def report(**changed: Any) -> Report:
         "gate": "It beats the first model and the champion so far (version 2, text R@1 24.0%).",
         "steps": tuple(step(rng, name) for name in ORDER),
         "threshold": 0.5,
-        "scores": tuple(
-            bootstrap_page.scores(source, ((p.texts(source)[0].match, p.texts(source)[0].true) for p in pictures))
-            for source in ("web", "synthetic")
-        ),
+        "histograms": tuple(histogram(source, [p.texts(source)[0] for p in pictures]) for source in SOURCES),
         "galleries": (*bootstrap_page.galleries(pictures), *bootstrap_page.galleries(pictures, "synthetic", most=3)),
         "described": tuple(described),
         "bad": {"ingest": {"undecodable image": 3, "empty text": 12}, "capfilt": {"below threshold": 4392, "repeated text": 41}},
@@ -176,8 +184,9 @@ def test_a_world_without_known_truth_has_a_page_too():
     unknown = {"before": None, "after": None}
     kept = {"precision": None, "recall": None, "kept": 0.45}
     figures = FIGURES | {"noise": {"web": unknown, "synthetic": unknown}, "capfilt": {"web": kept, "synthetic": kept}, "registered": False}
-    counts = bootstrap_page.scores("web", [(0.2, None), (0.9, None)])
-    text = bootstrap_page.html(report(summary=Summary.model_validate(figures), scores=(counts,), galleries=(), described=()))
+    texts = [Judged(text="a text", match=match, kept=match >= 0.5) for match in (0.2, 0.9)]
+    counts = histogram("web", texts)
+    text = bootstrap_page.html(report(summary=Summary.model_validate(figures), histograms=(counts,), galleries=(), described=()))
     shown = " ".join(Tags(text).words)
     assert "Text R@1 rose from 6.3% to 28.4%; 45% of the web texts were kept." in shown
     assert "truth not known" in shown
@@ -201,11 +210,6 @@ def test_small_pictures_keep_their_pixels_and_large_ones_become_small():
     assert not large["crisp"]
     with Image.open(BytesIO(base64.b64decode(large["uri"].split(",")[1]))) as kept:
         assert kept.size == (256, 128)
-
-
-def test_scores_are_counted_by_truth():
-    counts = bootstrap_page.scores("web", [(0.0, True), (0.049, False), (0.05, False), (1.0, True), (0.97, None), (None, True)])
-    assert counts == Scores(source="web", true=(1, *[0] * 18, 1), false=(1, 1, *[0] * 18), unknown=(*[0] * 19, 1))
 
 
 def test_galleries_show_the_surest_the_least_sure_and_the_mistakes():
@@ -241,4 +245,4 @@ def test_markdown_has_the_table_and_the_ways_to_mlflow():
     ("seconds", "words"), [(None, ""), (4.24, "4.2 s"), (41.0, "41 s"), (59.7, "1:00 min"), (125.4, "2:05 min"), (4320.0, "1:12 h")]
 )
 def test_durations_are_read_by_people(seconds, words):
-    assert bootstrap_page.minutes(seconds) == words
+    assert minutes(seconds) == words

@@ -1,7 +1,6 @@
 """A step's own page shows what it did, and nothing of it comes from elsewhere."""
 
 import base64
-import json
 import re
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +14,7 @@ from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import samples, write_shards
 from blip.report import step_page
+from blip.results import Alarm, EvaluationResult, GateResult, IngestResult, SplitResult, TrainResult
 
 WORLD = shapes.ShapesConfig(gold=3, web=20, test=4, seed=3)
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def saved(made: step_page.Sheet, tmp_path: Path) -> str:
+def saved(made: step_page.StepPage, tmp_path: Path) -> str:
     made.save(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
@@ -42,8 +42,8 @@ def images(page: str) -> list[tuple[int, int]]:
 
 
 def test_data_shows_the_first_images_of_each_split_with_their_texts(folder: Path):
-    figures = {split: {"samples": n, "shards": 2, "counts": {}} for split, n in (("gold", 3), ("web", 20), ("test", 4))}
-    page = saved(step_page.data({**figures, "vocabulary": 64, "seconds": 1.0}, str(folder)), folder)
+    splits = {split: SplitResult(samples=n, shards=2) for split, n in (("gold", 3), ("web", 20), ("test", 4))}
+    page = saved(step_page.ingest_page(IngestResult(splits=splits, vocabulary=64), folder), folder)
     assert len(images(page)) == 3 + step_page.SHOWN + 4
     assert all(sample.texts[0] in page for sample in shapes.test_samples(WORLD))
     assert "web: 20 images in 2 shards" in page
@@ -55,26 +55,28 @@ def test_data_shows_what_can_be_shown_of_images_that_others_made(folder: Path):
     good, other, *_ = shapes.web_samples(WORLD)
     bad = [Sample("cut", [good.images[0][:60]], ["a cut"]), Sample("text", [b"no image"], ["a page"], image_ext="jpg")]
     write_shards([good, *bad, other], folder / "shards", "web", 4).save(folder / "web.json")
-    page = saved(step_page.data({"web": {"samples": 4, "shards": 1, "counts": {}}, "vocabulary": 64}, str(folder)), folder)
+    result = IngestResult(splits={"web": SplitResult(samples=4, shards=1)}, vocabulary=64)
+    page = saved(step_page.ingest_page(result, folder), folder)
     assert len(images(page)) == 2
 
 
 def test_training_shows_each_loss_and_says_what_went_wrong(tmp_path: Path):
     curves = {"itc": [(i, 6.0 - i / 100) for i in range(100)], "itm": [(0, 0.69), (50, float("nan")), (99, 0.4)]}
-    page = saved(
-        step_page.training("pretrain", {"steps": 1000, "curves": curves, "alarms": [{"name": "itm_at_prior", "step": 60}]}), tmp_path
-    )
+    alarms = (Alarm(name="itm_at_prior", step=60),)
+    result = TrainResult(steps=1000, losses={}, curves=curves, alarms=alarms)
+    page = saved(step_page.train_page("pretrain", result), tmp_path)
     assert page.count('class="line"') == 2
     assert "nan" not in page
     assert "itc, 5.01 at the end" in page
-    assert "1,000 steps · alarm itm_at_prior at step 60" in page
+    assert "1,000 steps · alarm itm at prior at step 60" in page
 
 
 def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
     first, second, *_ = samples(Manifest.load(folder / "test.json"))
     described = {first.id: first.texts[0], second.id: "a tiny purple hexagon"}
-    figures = {"retrieval": {"tr1": 25.0, "ir1": 100.0}, "captioning": {"cider": 3.4567}, "split": "test", "described": described}
-    page = saved(step_page.evaluation(figures, str(folder)), folder)
+    scores = {"retrieval": {"tr1": 25.0, "ir1": 100.0}, "captioning": {"cider": 3.4567}}
+    result = EvaluationResult(split="test", scores=scores, described=described)
+    page = saved(step_page.evaluation_page(result, folder), folder)
     assert len(images(page)) == 2
     assert 'width="80.0"' in page
     assert 'width="320.0"' in page
@@ -84,16 +86,16 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
 
 
 def test_an_evaluation_without_captions_shows_recalls_alone(folder: Path):
-    page = saved(step_page.evaluation({"retrieval": {"tr1": 25.0}, "split": "test", "described": {}}, str(folder)), folder)
+    result = EvaluationResult(split="test", scores={"retrieval": {"tr1": 25.0}})
+    page = saved(step_page.evaluation_page(result, folder), folder)
     assert "tr1" in page
     assert not images(page)
 
 
 def test_the_gate_shows_both_models(tmp_path: Path):
-    scores = {"before": {"retrieval": {"tr1": 10.0}}, "after": {"retrieval": {"tr1": 40.0}, "captioning": {"cider": 1.0}, "seconds": 3.0}}
-    for name, values in scores.items():
-        (tmp_path / name).write_text(json.dumps(values))
-    made = step_page.gate({"gate": "registered as version 1"}, str(tmp_path / "before"), str(tmp_path / "after"))
+    before = EvaluationResult(split="test", scores={"retrieval": {"tr1": 10.0}})
+    after = EvaluationResult(split="test", scores={"retrieval": {"tr1": 40.0}, "captioning": {"cider": 1.0}})
+    made = step_page.gate_page(GateResult(registered=True, version=1, reason="registered as version 1"), before, after)
     assert [(bar.name, bar.before, bar.after) for bar in made.bars] == [("retrieval.tr1", 10.0, 40.0)]
     page = saved(made, tmp_path)
     assert "registered as version 1" in page

@@ -21,6 +21,8 @@ from blip.config import ConfigError
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.data.shards import ShardError, write_shards
+from blip.results import EvaluationResult
+from blip.runs.context import RunContext
 from blip.runs.evaluate import evaluate
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
@@ -43,12 +45,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def evaluated(folder: Path, out: str, *overrides: str, store: str | None = None, workers=None) -> tuple[bytes, bytes]:
-    """Figures and captions."""
+def evaluated(folder: Path, out: str, *overrides: str, store: str | None = None, workers=None) -> tuple[EvaluationResult, bytes]:
+    """Figures, without what differs from run to run, and captions."""
     store = store or str(folder / f"store-{out}")
-    places = [str(folder / name) for name in ("data", "model", out)]
-    evaluate("shapes", [*RUN, *overrides], store, "r", *places, workers=workers)
-    return (folder / out / "metrics.json").read_bytes(), (folder / out / "captions.json").read_bytes()
+    context = RunContext(preset="shapes", overrides=(*RUN, *overrides), store=store, revision="r")
+    evaluate(context, data=folder / "data", model=folder / "model", out=folder / out, workers=workers)
+    result = EvaluationResult.load(folder / out / "metrics.json")
+    return result.model_copy(update={"seconds": 0.0}), (folder / out / "captions.json").read_bytes()
 
 
 @contextmanager
@@ -86,8 +89,7 @@ def test_workers_of_which_one_is_killed_find_what_one_alone_finds(folder: Path):
 
     assert evaluated(folder, "crew", workers=crew) == alone
     assert killed
-    figures = json.loads(alone[0])
-    assert {"tr1", "ir1"} <= set(figures["retrieval"])
+    assert {"tr1", "ir1"} <= set(alone[0].scores["retrieval"])
     assert [p["key"] for p in json.loads(alone[1])] == [f"{i:04d}" for i in range(20)]
 
 
@@ -134,13 +136,13 @@ def test_what_cannot_be_evaluated_is_left_out_and_counted(folder: Path):
         write_shards(some, folder / name, "test", 4).save(folder / "data" / f"{name}.json")
     figures = {}
     for name in ("good", "mixed"):
-        places = [str(folder / part) for part in ("data", "model", name)]
-        figures[name] = evaluate("shapes", [*RUN, f"split={name}"], str(folder / "store"), "r", *places)
-    assert figures["good"]["rejected"] == {}
-    assert sorted(figures["mixed"]["rejected"].values()) == [1, 1]
-    assert "empty text" in figures["mixed"]["rejected"]
+        context = RunContext(preset="shapes", overrides=(*RUN, f"split={name}"), store=str(folder / "store"))
+        figures[name] = evaluate(context, data=folder / "data", model=folder / "model", out=folder / name)
+    assert figures["good"].rejected == {}
+    assert sorted(figures["mixed"].rejected.values()) == [1, 1]
+    assert "empty text" in figures["mixed"].rejected
     for kind in ("retrieval", "captioning"):
-        assert figures["mixed"][kind] == pytest.approx(figures["good"][kind])
+        assert figures["mixed"].scores[kind] == pytest.approx(figures["good"].scores[kind])
     write_shards(bad, folder / "bad", "test", 4).save(folder / "data" / "bad.json")
     with pytest.raises(ConfigError, match="split bad: none of its 2 samples can be judged"):
         evaluated(folder, "out", "split=bad")
@@ -166,8 +168,9 @@ def test_what_is_no_sample_counts_for_nothing_that_was_evaluated(folder: Path):
 
 
 def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    context = RunContext(preset="shapes", store=str(folder / "store"))
     with pytest.raises(ConfigError, match=r"model '.*absent': name a model folder"):
-        evaluate("shapes", [], str(folder / "store"), "r", str(folder / "data"), str(folder / "absent"), str(folder / "out"))
+        evaluate(context, data=folder / "data", model=folder / "absent", out=folder / "out")
     for wrong, words in (("evaluation.limit=0", "limit"), ("evaluation.batch=0", "batch"), ("captioning=null", "both none")):
         with pytest.raises(ConfigError, match=words):
             evaluated(folder, "out", "retrieval=null", wrong, workers=nowhere)

@@ -13,6 +13,8 @@ from blip.data.discover import Limits, discover
 from blip.data.manifest import Layout, Manifest
 from blip.data.shards import ShardError, samples
 from blip.data.sources import find_tars
+from blip.results import IngestResult
+from blip.runs.context import RunContext
 from blip.runs.ingest import ingest
 
 
@@ -35,8 +37,9 @@ def pairs(count: int = 4, *, text: str = "txt", start: int = 0) -> list[tuple[st
     ]
 
 
-def run(folder: Path, source: str, *overrides: str) -> dict:
-    return ingest(source, "shapes", overrides, str(folder / "store"), "", str(folder / "data"))
+def run(folder: Path, source: str, *overrides: str) -> IngestResult:
+    context = RunContext(preset="shapes", overrides=overrides, store=str(folder / "store"))
+    return ingest(context, source, out=folder / "data")
 
 
 def test_a_folder_of_tars_is_taken_for_web_pairs(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -47,8 +50,8 @@ def test_a_folder_of_tars_is_taken_for_web_pairs(tmp_path: Path, caplog: pytest.
     others = [f"data.{split}={tmp_path / split}" for split in ("gold", "test")]
     for source in (tmp_path / "web #1", tmp_path / "web #1" / "*.tar", tmp_path / "web #1" / "{0,0}.tar", tmp_path / "web"):
         made = run(tmp_path, str(source), *others)
-        assert made["web"]["samples"] == 4
-        assert made["web"]["counts"] == {"member without key and extension": 1}
+        assert made.splits["web"].samples == 4
+        assert made.splits["web"].counts == {"member without key and extension": 1}
     assert "1 (member without key and extension)" in caplog.text
 
 
@@ -57,7 +60,7 @@ def test_the_vocabulary_of_tars_is_not_that_of_shapes(tmp_path: Path):
     for split in ("gold", "web", "test"):
         tar(tmp_path / split / "0.tar", *pairs(), ("z.png", picture(9)), ("z.txt", letters.encode()))
     made = run(tmp_path, "tars", *[f"data.{split}={tmp_path / split}" for split in ("gold", "web", "test")])
-    assert made["vocabulary"] > 256
+    assert made.vocabulary > 256
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_all_broken_tars_are_named_and_a_share_may_be_lost(tmp_path: Path):
         run(tmp_path, f"{tmp_path}/web/{{0..8}}.tar", *others)
     assert all(f"{i}.tar" in str(error.value) for i in (2, 5, 6, 8))
     made = run(tmp_path, f"{tmp_path}/web", *others, "data.lost=0.4")
-    assert (made["web"]["shards"], made["web"]["counts"]) == (5, {"tar that cannot be read": 3})
+    assert (made.splits["web"].shards, made.splits["web"].counts) == (5, {"tar that cannot be read": 3})
 
 
 @pytest.mark.parametrize("text", ["txt", "caption", "json"])
@@ -138,7 +141,7 @@ def test_a_setting_says_where_captions_are(tmp_path: Path):
     made = run(
         tmp_path, str(tmp_path / "web"), *splits, "data.without_text=1", "data.text_extension=.CAP", "tokenizer=null", "vocab_size=64"
     )
-    assert made["web"]["counts"] == {"no text": 4}
+    assert made.splits["web"].counts == {"no text": 4}
 
 
 def test_a_tar_of_which_most_is_of_no_use_ends_the_ingestion(tmp_path: Path):

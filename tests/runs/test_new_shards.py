@@ -12,8 +12,9 @@ from blip.data.datasets import shapes
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import write_shards
+from blip.runs.context import RunContext
 from blip.runs.ingest import ingest
-from blip.runs.new_shards import look, newest, remember
+from blip.runs.new_shards import find_new_shards, mark_trained, newest
 from blip.storage import open_store
 
 
@@ -43,18 +44,22 @@ def put(root: str, name: str, text: str) -> None:
     store.put(name, store.get(f"made/{made.shards[0].name}"))
 
 
-def tars(root: str) -> list[str]:
-    return ["data.type=tars", *(f"data.{split}={root}/{split}/" for split in ("gold", "web", "test"))]
+def tars(root: str) -> tuple[str, ...]:
+    return ("data.type=tars", *(f"data.{split}={root}/{split}/" for split in ("gold", "web", "test")))
+
+
+def told(root: str, store: str) -> RunContext:
+    return RunContext(preset="shapes", overrides=tars(root), store=store, revision="r1")
 
 
 def seen(root: str, store: str, name: str = "blip"):
-    return look(name, "shapes", tars(root), store, "r1")
+    return find_new_shards(told(root, store), name)
 
 
 def learn(store: str, manifest: Manifest, folder: Path, name: str = "blip") -> None:
     folder.mkdir(exist_ok=True)
     manifest.save(folder / "web.json")
-    remember(name, store, str(folder))
+    mark_trained(name, store, str(folder))
 
 
 def test_what_a_finished_run_has_learnt_from_is_not_new(root, tmp_path, read):
@@ -106,9 +111,20 @@ def test_a_growing_manifest_is_looked_at_without_its_tars(tmp_path):
     store, overrides = str(tmp_path / "store"), [*tars(str(tmp_path))[:3], f"data.web={tmp_path}/web.json", "data.test=none"]
     whole = write_shards([Sample(f"{i}", [b"image"], ["text"]) for i in range(4)], tmp_path / "gone", "web", 2)
     whole.model_copy(update={"shards": whole.shards[:1]}).save(tmp_path / "web.json")
-    learn(store, Manifest.load(look("blip", "shapes", overrides, store, "r1").manifest), tmp_path / "run")
+    learn(
+        store,
+        Manifest.load(
+            find_new_shards(RunContext(preset="shapes", overrides=tuple(overrides), store=store, revision="r1"), "blip").manifest
+        ),
+        tmp_path / "run",
+    )
     whole.save(tmp_path / "web.json")
-    assert Manifest.load(look("blip", "shapes", overrides, store, "r1").manifest).shards == whole.shards[1:]
+    assert (
+        Manifest.load(
+            find_new_shards(RunContext(preset="shapes", overrides=tuple(overrides), store=store, revision="r1"), "blip").manifest
+        ).shards
+        == whole.shards[1:]
+    )
 
 
 def test_the_newest_are_those_that_no_other_was_made_after():
@@ -120,7 +136,7 @@ def test_the_newest_are_those_that_no_other_was_made_after():
 
 def test_the_world_of_shapes_never_grows(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.type=shapes never has new shards; set ingest\.data\.type=tars"):
-        look("blip", "shapes", [], str(tmp_path), "r1")
+        find_new_shards(RunContext(preset="shapes", store=str(tmp_path)), "blip")
 
 
 def test_a_memory_that_something_else_wrote_is_named(tmp_path):
@@ -140,14 +156,14 @@ def test_an_ingest_of_what_is_new_holds_it_alone_and_names_its_parent(tmp_path, 
         write_shards(samples, f"{root}/{split}", split)
     web = [*shapes.web_samples(world)]
     write_shards(web[:4], f"{root}/web", "old")
-    ingest("tars", "shapes", tars(root), store, "r1", f"{root}/first")
-    remember("blip", store, f"{root}/first")
+    ingest(told(root, store), "tars", out=f"{root}/first")
+    mark_trained("blip", store, f"{root}/first")
     assert seen(root, store).shards == 0
     assert len(read) == 3, "a look reads no tar that an ingest has read"
 
     write_shards(web[4:], f"{root}/web", "new")
-    figures = ingest(seen(root, store).manifest, "shapes", tars(root), store, "r1", f"{root}/second")
-    assert figures["web"]["samples"] == 2
+    result = ingest(told(root, store), seen(root, store).manifest, out=f"{root}/second")
+    assert result.splits["web"].samples == 2
     assert len(read) == 4, "nor does the next ingest"
     old, new = (Manifest.load(tmp_path / run / "web.json") for run in ("first", "second"))
     assert new.parents == (old.digest,)

@@ -11,6 +11,8 @@ from mlflow import MlflowClient
 from tiny_models import both, model_folder
 
 from blip.config import ConfigError
+from blip.results import GateResult
+from blip.runs.context import RunContext
 from blip.runs.register import check_name, register
 from blip.tracking import champion
 from blip.tracking.server import mlflow_client
@@ -55,30 +57,31 @@ def gate(mlflow, model, tmp_path, name):
         (folder / "note.txt").write_text(folder.name)  # so that no two have one digest
         return folder
 
-    def run(before, after, *overrides: str, folder: Path | None = None) -> dict:
+    def run(before, after, *overrides: str, folder: Path | None = None) -> GateResult:
         folder = folder or another()
         paths = [figures(tmp_path / f"{when}.json", values) for when, values in (("before", before), ("after", after))]
-        return register(name, "shapes", overrides, "r1", str(folder), *paths)
+        context = RunContext(preset="shapes", overrides=overrides, revision="r1")
+        return register(context, name, model=folder, before=paths[0], after=paths[1])
 
     return run
 
 
 def figures(path: Path, values) -> str:
     if isinstance(values, tuple):
-        values = {"retrieval": {"mean": values[0]}, "captioning": {"cider": values[1]}}
-    path.write_text(values if isinstance(values, str) else json.dumps(values))
+        values = {"scores": {"retrieval": {"mean": values[0]}, "captioning": {"cider": values[1]}}}
+    path.write_text(values if isinstance(values, str) else json.dumps({"split": "test", **values}))
     return str(path)
 
 
 def test_a_better_model_is_the_champion_and_says_so_in_mlflow(gate, mlflow, name):
     made = gate(LOW, MIDDLE)
-    assert (made["registered"], made["version"]) == (True, 1)
-    assert made["gate"] == f"registered as version 1 of {name}, its champion: it beats the first model"
+    assert (made.registered, made.version) == (True, 1)
+    assert made.reason == f"registered as version 1 of {name}, its champion: it beats the first model"
     held = champion(name)
     assert held
     assert held.metrics == {"retrieval.mean": 5.0, "captioning.cider": 9.0}
     run = mlflow.get_run(str(mlflow.get_model_version(name, "1").run_id))
-    assert run.data.tags["gate"] == made["gate"]
+    assert run.data.tags["gate"] == made.reason
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
@@ -86,9 +89,9 @@ def test_a_better_model_is_the_champion_and_says_so_in_mlflow(gate, mlflow, name
 def test_a_score_that_is_no_number_is_refused(gate, name, score, whose):
     bad = (score, 2.0)
     made = gate(*((LOW, bad) if whose == "new" else (bad, MIDDLE)))
-    assert (made["registered"], made["version"]) == (False, None)
+    assert (made.registered, made.version) == (False, None)
     owner = "" if whose == "new" else "the first model's "
-    assert made["gate"] == f"not registered: {owner}retrieval.mean is {score}, which is no score"
+    assert made.reason == f"not registered: {owner}retrieval.mean is {score}, which is no score"
     assert champion(name) is None
 
 
@@ -104,31 +107,31 @@ def held_by(mlflow, gate, name, metrics: dict[str, float]) -> None:
 def test_a_champion_without_a_finite_score_is_replaced(gate, mlflow, name):
     held_by(mlflow, gate, name, {"retrieval.mean": math.nan, "captioning.cider": math.nan})
     made = gate(LOW, MIDDLE)
-    assert (made["registered"], made["version"]) == (True, 2)
-    assert "it beats the first model alone, for version 1 has no finite retrieval.mean, captioning.cider" in made["gate"]
+    assert (made.registered, made.version) == (True, 2)
+    assert "it beats the first model alone, for version 1 has no finite retrieval.mean, captioning.cider" in made.reason
 
 
 def test_a_champion_of_another_gate_does_not_block(gate, mlflow, name):
     held_by(mlflow, gate, name, {"vqa.accuracy": 70.0})
     made = gate(LOW, MIDDLE)
-    assert (made["registered"], made["version"]) == (True, 2)
-    assert made["gate"].endswith("(it has vqa.accuracy)")
+    assert (made.registered, made.version) == (True, 2)
+    assert made.reason.endswith("(it has vqa.accuracy)")
 
 
 def test_of_two_gates_the_scores_in_common_decide(gate, mlflow, name):
     held_by(mlflow, gate, name, {"vqa.accuracy": 70.0, "captioning.cider": 9.2})
     made = gate(LOW, MIDDLE)
-    assert made["gate"] == "not registered: captioning.cider is 9, the champion's (version 1) is 9.2"
+    assert made.reason == "not registered: captioning.cider is 9, the champion's (version 1) is 9.2"
     made = gate(LOW, HIGH)
-    assert made["registered"]
-    assert made["gate"].endswith("it beats the first model and version 1 (in captioning.cider alone)")
+    assert made.registered
+    assert made.reason.endswith("it beats the first model and version 1 (in captioning.cider alone)")
 
 
 def test_an_equal_model_does_not_take_the_champions_place_and_the_same_one_keeps_it(gate, tmp_path):
     first = gate(LOW, MIDDLE)
-    assert gate(LOW, MIDDLE)["gate"] == "not registered: no score is greater than the champion's (version 1)"
+    assert gate(LOW, MIDDLE).reason == "not registered: no score is greater than the champion's (version 1)"
     again = gate(LOW, MIDDLE, folder=tmp_path / "model-0")
-    assert (again["registered"], again["version"]) == (True, first["version"])
+    assert (again.registered, again.version) == (True, first.version)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +155,8 @@ def test_what_is_no_model_is_refused_before_anything_is_registered(gate, name, m
 
 
 def test_another_model_than_was_evaluated_is_refused(gate, model):
-    after = {"retrieval": {"mean": 5.0}, "captioning": {"cider": 9.0}, "model": model_digest(model)}
-    assert gate(LOW, after, folder=model)["registered"]
+    after = {"scores": {"retrieval": {"mean": 5.0}, "captioning": {"cider": 9.0}}, "digest": model_digest(model)}
+    assert gate(LOW, after, folder=model).registered
     with pytest.raises(ConfigError, match="is not the model that --after was measured of"):
         gate(LOW, after)
 
@@ -164,13 +167,12 @@ def test_another_model_than_was_evaluated_is_refused(gate, model):
         ("", "before.json is not JSON"),
         ("{", "before.json is not JSON"),
         ("[" * 100_000, "before.json is not JSON"),
-        ("[1]", "must hold a mapping, is a list"),
-        ("null", "must hold a mapping, is a NoneType"),
-        ("{}", "there are none"),
-        ('{"retrieval": {"mean": 1}}', "not all of retrieval.mean, captioning.cider were measured; there are retrieval.mean"),
-        ('{"retrieval": {"mean": null}, "captioning": {"cider": 1}}', "there are captioning.cider"),
-        ('{"retrieval": {"mean": "high"}, "captioning": {"cider": 1}}', "there are captioning.cider"),
-        ('{"retrieval": 5, "captioning": {"cider": 1}}', "there are captioning.cider"),
+        ("[1]", "must hold the metrics.json of a finished evaluate, holds a list"),
+        ("null", "must hold the metrics.json of a finished evaluate, holds a NoneType"),
+        ('{"split": "test", "scores": {}}', "there are none"),
+        ('{"split": "test", "scores": {"retrieval": {"mean": 1}}}', "captioning.cider was not measured; there are retrieval.mean"),
+        ('{"split": "test", "scores": {"retrieval": {"mean": "high"}}}', "scores.retrieval.mean"),
+        ('{"split": "test", "scores": {"retrieval": 5}}', "scores.retrieval"),
     ],
 )
 def test_garbled_figures_are_one_line(gate, text, said):
@@ -180,8 +182,8 @@ def test_garbled_figures_are_one_line(gate, text, said):
 
 
 def test_missing_figures_are_one_line(model, tmp_path):
-    with pytest.raises(ConfigError, match=r"--before .*none.json: No such file or directory; give the metrics.json"):
-        register("m", "shapes", (), "r1", str(model), str(tmp_path / "none.json"), str(tmp_path / "none.json"))
+    with pytest.raises(ConfigError, match=r"none.json: No such file or directory; name the metrics.json of a finished evaluate"):
+        register(RunContext(preset="shapes"), "m", model=model, before=tmp_path / "none.json", after=tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("name", ["blip", "my model", "o-2_b.3", "größe", "7"])

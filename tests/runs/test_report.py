@@ -1,5 +1,6 @@
 """The report of a bootstrap shows what was measured, whatever was not."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from tiny_models import samples
 
 from blip.data.shards import write_shards
 from blip.report.capfilt_figures import save_pictures
+from blip.runs.context import RunContext
 from blip.runs.report import STEPS, report
 from blip.runs.select import PICTURES
 
@@ -26,21 +28,18 @@ def figures(tmp_path: Path) -> dict[str, Any]:
     for name in ("test", "web", "bootstrapped"):
         manifest.save(kept / f"{name}.json")
     save_pictures((), kept / PICTURES)
-    cleaned = {
-        "noise": {"web": UNKNOWN, "synthetic": UNKNOWN},
-        "capfilt": {source: {"precision": None, "recall": None, "kept": 0.5} for source in ("web", "synthetic")},
-        "threshold": 0.5,
-        "scores": {},
-        "counts": {},
-    }
-    evaluated = {"retrieval": RECALLS, "captioning": {"cider": 0.5, "bleu4": 0.25}, "described": {}}
+    trained = {"steps": 4, "losses": {}, "curves": {}}
+    evaluated = {"split": "test", "scores": {"retrieval": RECALLS, "captioning": {"cider": 0.5, "bleu4": 0.25}}}
+    shares = {source: {"precision": None, "recall": None, "kept": 0.5} for source in ("web", "synthetic")}
     of_step = {
-        "ingest": {"web": SPLIT, "gold": SPLIT, "vocabulary": 64},
+        "ingest": {"splits": {"web": SPLIT, "gold": SPLIT}, "vocabulary": 64},
+        "capfilt": {"images": 4, "shards": 1},
+        "select": {"noise": {"web": UNKNOWN, "synthetic": UNKNOWN}, "capfilt": shares, "threshold": 0.5},
         "evaluate-before": evaluated,
-        "evaluate-after": evaluated,
-        "register": {"registered": False, "gate": "not registered: retrieval.mean is nan, which is no score"},
+        "evaluate-after": copy.deepcopy(evaluated),
+        "register": {"registered": False, "reason": "not registered: retrieval.mean is nan, which is no score"},
     }
-    return {name: {"seconds": 1.0, **(cleaned if name in ("capfilt", "select") else {}), **of_step.get(name, {})} for name in STEPS}
+    return {name: {"seconds": 1.0, **of_step.get(name, trained)} for name in STEPS}
 
 
 def made(tmp_path: Path, figures: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -50,7 +49,9 @@ def made(tmp_path: Path, figures: dict[str, Any]) -> tuple[str, str, dict[str, A
         paths[step] = str(tmp_path / f"{step}.json")
         Path(paths[step]).write_text(json.dumps(values))
     outs = [str(tmp_path / name) for name in ("page.html", "card.md", "summary.json")]
-    report(paths, str(tmp_path / "kept"), *outs, "abc1234")
+    page, card, summary = outs
+    context = RunContext(revision="abc1234")
+    report(context, paths, kept=tmp_path / "kept", page=page, card=card, summary=summary)
     page, card, summary = (Path(out).read_text() for out in outs)
     return page, card, json.loads(summary)
 
@@ -58,7 +59,7 @@ def made(tmp_path: Path, figures: dict[str, Any]) -> tuple[str, str, dict[str, A
 @pytest.mark.parametrize("left_out", [(), ("captioning",), ("retrieval",), ("captioning", "retrieval")])
 def test_what_an_evaluation_left_out_is_left_out_of_the_report(tmp_path, figures, left_out):
     for step in ("evaluate-before", "evaluate-after"):
-        figures[step] = {name: value for name, value in figures[step].items() if name not in left_out}
+        figures[step]["scores"] = {task: found for task, found in figures[step]["scores"].items() if task not in left_out}
     page, card, summary = made(tmp_path, figures)
     assert (summary["caption"] is None) == ("captioning" in left_out)
     assert (summary["retrieval"] is None) == ("retrieval" in left_out)
@@ -73,4 +74,4 @@ def test_digests_and_alarms_of_the_steps_stand_on_the_page(tmp_path, figures):
     assert "a" * 64 in page
     assert f"web {'d' * 64}, gold {'d' * 64}" in page
     for text in (page, card):
-        assert "captions_alike at step 40" in text
+        assert "captions alike at step 40" in text

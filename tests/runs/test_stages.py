@@ -1,13 +1,13 @@
 import pytest
 
 from blip.config import ConfigError, load
-from blip.runs.stages import check, configs, of
+from blip.runs.stages import check, configs, overrides_for
 
 
 def test_a_stage_gets_its_own_overrides_alone():
     overrides = ["pretrain.optimizer.lr=1e-3", "filter.epochs=2", "pretrain.epochs=1"]
-    assert of("pretrain", overrides) == ["optimizer.lr=1e-3", "epochs=1"]
-    assert of("captioner", overrides) == []
+    assert overrides_for("pretrain", overrides) == ["optimizer.lr=1e-3", "epochs=1"]
+    assert overrides_for("captioner", overrides) == []
 
 
 def test_the_debug_size_passes():
@@ -29,8 +29,8 @@ def test_an_unknown_preset_is_named():
 
 
 def test_what_a_run_may_spend_reaches_every_stage_and_an_override_goes_before():
-    assert of("pretrain", ["pretrain.epochs=2", "filter.epochs=1"], 100.0) == ["max_gpu_hours=100.0", "epochs=2"]
-    assert of("pretrain", []) == []
+    assert overrides_for("pretrain", ["pretrain.epochs=2", "filter.epochs=1"], 100.0) == ["max_gpu_hours=100.0", "epochs=2"]
+    assert overrides_for("pretrain", []) == []
     for stage in ("pretrain", "captioner", "filter", "capfilt", "evaluate"):
-        cfg = load(configs()[stage], stage, "shapes", of(stage, [], 100.0))
+        cfg = load(configs()[stage], stage, "shapes", overrides_for(stage, [], 100.0))
         assert cfg.max_gpu_hours == 100

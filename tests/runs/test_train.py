@@ -22,6 +22,7 @@ from blip.data.shards import write_shards
 from blip.data.tokenizer import Tokenizer
 from blip.models.weights.files import read, write
 from blip.runs.config import RunConfig
+from blip.runs.context import RunContext
 from blip.runs.ingest import ingest
 from blip.runs.train import count_steps, identify, train, views
 
@@ -35,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BLIP_TRACKING", "off")
-        ingest("shapes", "shapes", WORLD, str(root / "store"), "r", str(root / "data"))
+        ingest(RunContext(preset="shapes", overrides=WORLD, store=str(root / "store")), "shapes", out=root / "data")
     return root / "data"
 
 
@@ -163,8 +164,9 @@ def test_a_run_that_has_spent_what_it_may_does_not_begin(data: Path, tmp_path: P
     monkeypatch.setenv("BLIP_GROUP", "run-7")
     store = str(tmp_path / "store")
     ledger(store, "captioner").put("pretrain/1.json", json.dumps({"gpu_hours": 2.0}).encode())
+    context = RunContext(preset="shapes", overrides=("max_gpu_hours=1",), store=store)
     with pytest.raises(BudgetError, match=r"max_gpu_hours is 1 and the run has spent 2\.00"):
-        train("captioner", "shapes", ["max_gpu_hours=1"], store, "r", str(data), str(tmp_path / "model"))
+        train(context, "captioner", data=data, out=tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -179,7 +181,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def identity(data: Path, *overrides: str, init: Path | None = None) -> dict:
     cfg = load(RunConfig, "captioner", "shapes", overrides)
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
-    return identify(cfg, [Manifest.load(data / f"{source}.json") for source in cfg.sources], tokenizer, str(init) if init else None)
+    return identify(cfg, [Manifest.load(data / f"{source}.json") for source in cfg.sources], tokenizer, init)
 
 
 def test_a_run_is_known_by_what_goes_in_and_not_by_how_it_works(data: Path):
@@ -211,7 +213,8 @@ def test_weights_to_start_from_count_by_their_tensors(data: Path, tmp_path: Path
 def test_a_run_goes_on_after_a_fix_of_the_code(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO", "blip")
     for revision in ("first", "fixed"):
-        train("captioner", "shapes", FEW, str(tmp_path / "store"), revision, str(data), str(tmp_path / revision))
+        context = RunContext(preset="shapes", overrides=FEW, store=str(tmp_path / "store"), revision=revision)
+        train(context, "captioner", data=data, out=tmp_path / revision)
     assert len(list((tmp_path / "store" / "captioner").iterdir())) == 1
     assert "goes on from step 4 of 4, saved by revision first" in caplog.text
     first, fixed = (read(tmp_path / revision) for revision in ("first", "fixed"))
@@ -223,8 +226,9 @@ def test_zero_3_saves_the_same_model(data: Path, tmp_path: Path):
     made = {}
     for zero in (1, 3):
         # matrices that ZeRO-3 spreads: those of less than 1e5 elements it leaves whole
-        overrides = [*FEW, f"engine.zero={zero}", "model.text.feed_forward=2048"]
-        train("captioner", "shapes", overrides, str(tmp_path / f"store-{zero}"), "r", str(data), str(tmp_path / f"model-{zero}"))
+        overrides = (*FEW, f"engine.zero={zero}", "model.text.feed_forward=2048")
+        context = RunContext(preset="shapes", overrides=overrides, store=str(tmp_path / f"store-{zero}"))
+        train(context, "captioner", data=data, out=tmp_path / f"model-{zero}")
         made[zero] = read(tmp_path / f"model-{zero}")
     assert made[3].keys() == made[1].keys()
     assert any(tensor.numel() > 1e5 for tensor in made[3].values())
@@ -237,7 +241,7 @@ def test_a_place_that_cannot_hold_the_model_is_refused_before_the_training(data:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "model"):
         with pytest.raises(ConfigError, match=f"--out {out} cannot be written to"):
-            train("captioner", "shapes", FEW, str(tmp_path / "store"), "r", str(data), str(out))
+            train(RunContext(preset="shapes", overrides=FEW, store=str(tmp_path / "store")), "captioner", data=data, out=out)
     assert not (tmp_path / "store" / "captioner").exists()
 
 
@@ -263,10 +267,11 @@ def test_questions_are_learnt_and_those_without_answers_are_counted(tmp_path: Pa
         for i, picture in enumerate(pictures)
     ]
     data = stored(tmp_path, samples)
-    overrides = ["task={type: vqa}", "epochs=4", "loader.batch=8", "model.text.positions=40"]
-    found = train("captioner", "shapes", overrides, str(tmp_path / "store"), "r", str(data), str(tmp_path / "model"))
-    assert found["losses"]["vqa"] > 0
-    assert found["rejected"] == {"no answers": 3, "an answer that is no text": 2}
+    overrides = ("task={type: vqa}", "epochs=4", "loader.batch=8", "model.text.positions=40")
+    context = RunContext(preset="shapes", overrides=overrides, store=str(tmp_path / "store"))
+    found = train(context, "captioner", data=data, out=tmp_path / "model")
+    assert found.losses["vqa"] > 0
+    assert found.rejected == {"no answers": 3, "an answer that is no text": 2}
 
 
 @pytest.mark.usefixtures("quiet")
@@ -275,7 +280,8 @@ def test_statements_about_two_images_are_learnt_and_what_is_none_is_counted(tmp_
     samples = [Sample(f"{i:02}", pictures[i : i + 2], ["both show a circle"], {"label": i % 3 == 0}) for i in range(16)]
     samples[3].images, samples[5].meta = pictures[:1], {"label": "True"}
     data = stored(tmp_path, samples)
-    overrides = ["task={type: nlvr}", "epochs=4", "loader.batch=8", "model.text.positions=64"]
-    found = train("captioner", "shapes", overrides, str(tmp_path / "store"), "r", str(data), str(tmp_path / "model"))
-    assert found["losses"]["nlvr"] > 0
-    assert found["rejected"] == {"not two images": 1, "no label that is true or false": 1}
+    overrides = ("task={type: nlvr}", "epochs=4", "loader.batch=8", "model.text.positions=64")
+    context = RunContext(preset="shapes", overrides=overrides, store=str(tmp_path / "store"))
+    found = train(context, "captioner", data=data, out=tmp_path / "model")
+    assert found.losses["nlvr"] > 0
+    assert found.rejected == {"not two images": 1, "no label that is true or false": 1}

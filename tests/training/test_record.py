@@ -23,14 +23,14 @@ def test_curves_and_rejected_samples_go_on_from_the_checkpoint(tmp_path: Path):
     record = Record(Run(), open_store(tmp_path), 20)
     record(25, {"train/lm": 2.5})
     record.reject({(0, 3): "truncated image", (1, 0): "empty text"})  # the first is met again
-    assert record.figures()["curves"] == {"lm": [(10, 1.0), (20, 2.0), (25, 2.5)]}
+    assert record.curves() == {"lm": [(10, 1.0), (20, 2.0), (25, 2.5)]}
     assert record.rejected == {"truncated image": 1, "empty text": 2}
 
 
 def test_a_run_that_begins_knows_nothing_of_another(tmp_path: Path):
     kept(tmp_path)
     record = Record(Run(), open_store(tmp_path), 0)
-    assert record.figures()["curves"] == record.rejected == {}
+    assert record.curves() == record.rejected == {}
 
 
 @pytest.mark.parametrize("name", ["curves.json", "rejected.json"])
@@ -40,7 +40,7 @@ def test_a_record_that_is_cut_costs_curve_points_alone(tmp_path: Path, caplog: p
     (tmp_path / name).write_bytes(content)
     record = Record(Run(), open_store(tmp_path), 30)
     record(40, {"train/lm": 4.0})
-    assert record.figures()["losses"] == {"lm": 4.0}
+    assert record.losses() == {"lm": 4.0}
     assert len([r for r in caplog.records if "is passed over" in r.getMessage()]) == (content != b"{}")
 
 

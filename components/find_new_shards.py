@@ -1,4 +1,4 @@
-"""Look: which web shards there are that no finished run has learnt from."""
+"""Find new shards: the web tars that no finished run of a model has been trained on."""
 
 from kfp.dsl import Markdown, Output, OutputPath
 
@@ -6,7 +6,7 @@ from components.image import step
 
 
 @step
-def look(
+def find_new_shards(
     name: str,
     preset: str,
     overrides: list[str],
@@ -15,12 +15,12 @@ def look(
     card: Output[Markdown],
 ) -> int:
     """Counts the new shards; their manifest's URI is what a bootstrap takes as its source."""
-    from blip.runs.new_shards import look
-    from blip.runs.stages import check, of
-    from components.revision import revision
+    from blip.runs.new_shards import find_new_shards
+    from blip.runs.stages import check
+    from components.context import context
 
     check(preset, overrides)
-    new = look(name, preset, of("ingest", overrides), store, revision())
+    new = find_new_shards(context("ingest", preset, overrides, store), name)
     for path, text in ((manifest, new.manifest), (card.path, new.text)):
         with open(path, "w") as file:
             file.write(text)
