@@ -88,7 +88,7 @@ class ShardBootstrap:
         scores.write_bytes(to_parquet(tables))
         tally.update({f"ns.{part}": time for part, time in spent.items()})
         record = {"samples": images, "rejected": dict(rejected), "unexpected": rejected.details, "revision": self.revision}
-        return Output(scores, {}, record)
+        return Output(scores, record)
 
     def stream(self, source: ShardFile, pool: Executor, rejected: Rejected, spent: Counter[str]) -> Iterator[Chunk]:
         """The shard's pairs, captioned and scored."""

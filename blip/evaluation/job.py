@@ -122,7 +122,7 @@ def predict_all(
             report=job.config.report,
             before=budget.check,
             tally=tally,  # of all passes, as `began`
-            ahead=False,
+            prefetch=False,
             reports=home,
             began=began,
         )

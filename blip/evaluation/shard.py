@@ -79,7 +79,7 @@ class ShardPredictor(Generic[P]):
             check_unexpected(rejected, opened, self.unexpected, "evaluation.unexpected")
         file = folder / "predictions.pt"
         torch.save([vars(prediction) for prediction in predictions], file)
-        return Output(file, {}, {"samples": len(predictions), "rejected": dict(rejected), "unexpected": rejected.details})
+        return Output(file, {"samples": len(predictions), "rejected": dict(rejected), "unexpected": rejected.details})
 
     def examples(self, samples: Iterable[Sample], rejected: Rejected) -> Iterator[Example]:
         for sample in samples:

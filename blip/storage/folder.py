@@ -138,7 +138,7 @@ class FolderStore(Store):
 
     @contextmanager
     def temporary(self, key: str) -> Iterator[Path]:
-        """Yields a hidden path to write to, in the object's folder; at the end syncs the folder and removes the path."""
+        """Yields a hidden path to write to in the object's folder; at the end syncs the folder and removes the path."""
         path = self.path(key)
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         with self.errors(key):

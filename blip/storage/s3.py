@@ -156,7 +156,7 @@ class S3Store(Store):
         return self.put_conditionally(key, data, IfMatch=unquoted(tag))  # Ceph refuses a quoted one
 
     def put_conditionally(self, key: str, data: bytes, **condition: str) -> bool:
-        # If the response of a write is lost, the retry is refused because of the first write: metadata names the writer.
+        # If the response of a write is lost, its retry is refused because of it: the metadata tell whose write it was.
         writer = uuid.uuid4().hex
 
         def write(s3) -> None:
@@ -184,7 +184,7 @@ class S3Store(Store):
         return {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
 
     def call(self, key: str, request: Callable[[Any], T]) -> T:
-        """Returns the result of `request`, which also reads the body; retries transient failures with random backoff."""
+        """Returns the result of `request`, which reads the body too; retries transient failures with random backoff."""
         for attempt in range(self.attempts):
             try:
                 return request(s3_client(self.timeout, self.bucket))

@@ -55,7 +55,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(place: Path, way_out: str = "free some space, or choose another place") -> Iterator[None]:
-    """Turns errors of the operating system (disk full, read-only, quota) into a one-line StoreError that names `place`."""
+    """Turns errors of the operating system (disk full, read-only) into a one-line StoreError that names `place`."""
     try:
         yield
     except StoreError:

@@ -85,7 +85,7 @@ class Store(ABC):
 
     @abstractmethod
     def put_if(self, key: str, data: bytes, tag: str) -> bool:
-        """Replaces the object if its tag is `tag`; returns whether it did. Of writers with one tag, exactly one does."""
+        """Replaces the object if it has this tag; returns whether it did. Of writers with one tag, exactly one does."""
 
     @abstractmethod
     def join(self, *parts: str) -> Self:

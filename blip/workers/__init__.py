@@ -1,1 +1,1 @@
-"""Work on shards by any number of workers that come and go."""
+"""Jobs over the shards of a data set, processed by any number of workers that may join and leave at any time."""

@@ -1,4 +1,4 @@
-"""A model where workers find it."""
+"""Model folders as workers get them: through a shared file system or the store."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,29 +8,28 @@ from typing import Self
 from blip.config import Config, ConfigError
 from blip.digest import folder_digest, value_digest
 from blip.models.weights.files import SUFFIXES, WEIGHTS, tensors_digest
+from blip.models.weights.source import SIDE_FILE
 from blip.storage import FolderStore, Store, check_key, open_store, scratch
 
-LEFT_BEHIND = "training_state.safetensors"
-"""What a model folder may hold that only its own training needs."""
 RECORD = "run.json"
-"""The settings of the training, a record that nothing reads."""
+"""A file with the settings of the training, for the record; it is never read."""
 
 
 class ModelSource(Config):
-    """A model folder, known by its digest, and where workers find it."""
+    """A model folder, identified by its digest, and its location."""
 
     digest: str
-    """Of the tensors and of the other files; equal models are not always equal bytes."""
+    """Of the tensors and of the other files; equal models may differ in bytes."""
     at: str
     """The URI of the folder."""
     files: tuple[str, ...] = ()
-    """What lies there, where it was copied to the store: a listing may be old. Jobs of earlier versions do not say it."""
+    """The files of a copy in the store, as listings may be stale. Empty in jobs of earlier versions."""
 
     @classmethod
     def publish(cls, root: Store, role: str, folder: str | Path | None) -> Self:
-        """Returns the folder as it is where workers share the file system, else copies it to the store.
+        """Copies the folder to the store, unless the store is a folder and workers share the file system.
 
-        Raises ConfigError, which names the role, where there is none.
+        Raises ConfigError, which names the role, if there is no such folder.
         """
         if not folder or not Path(folder).is_dir():
             raise ConfigError(f"{role} {str(folder or '')!r}: name a model folder")
@@ -39,7 +38,7 @@ class ModelSource(Config):
             return cls(digest=digest, at=str(Path(folder).resolve()))
         home = root.join("models", digest)
         there = set(home.list())
-        paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name not in (LEFT_BEHIND, RECORD))
+        paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name not in (SIDE_FILE, RECORD))
         files = {path.relative_to(folder).as_posix(): path for path in paths}
         for key in files.keys() - there:
             home.put_file(key, files[key])
@@ -47,7 +46,7 @@ class ModelSource(Config):
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """The model as a local folder, for a while. Raises StoreError where a file's name would lead out of it."""
+        """Yields the model as a local folder. Raises StoreError if the name of a file leads outside of it."""
         store = open_store(self.at)
         if isinstance(store, FolderStore):
             yield store.folder
@@ -61,9 +60,10 @@ class ModelSource(Config):
 
 
 def model_digest(folder: Path) -> str:
-    """Returns what a model folder is known by: the digest of its tensors and of all other files but those of its own training.
+    """Returns the digest of a model folder's tensors and of its other files, without those of its training.
 
-    Raises WeightsError where it holds no weights.
+    Raises WeightsError if it holds no weights.
     """
     weights = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES}
-    return value_digest([tensors_digest(folder), folder_digest(folder, leave_out={*weights, *WEIGHTS, RECORD})])
+    others = folder_digest(folder, leave_out={*weights, *WEIGHTS, RECORD})
+    return value_digest([tensors_digest(folder), others])

@@ -1,4 +1,4 @@
-"""A worker: pulls shards until none is left, reading the next one and writing the last one while it computes."""
+"""A worker of a shard queue: it fetches the next shard and uploads the last output while it processes one."""
 
 import logging
 import math
@@ -21,21 +21,20 @@ from blip.workers.queue import Lease, ShardQueue, dump
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
-"""The longest pause before looking again for a shard whose worker went silent."""
+"""The longest pause between two attempts to claim a shard that another worker has leased."""
 
 
 @dataclass
 class Output:
-    """Files made of a shard: the file itself, and by ending what lies beside it; and what the commit record should say."""
+    """The output file of a shard, and further fields of its commit record."""
 
     file: Path
-    beside: Mapping[str, Path]
     record: dict[str, Any]
 
 
 @dataclass
 class Work:
-    """A shard in hand: its lease, its local file, and what goes when it is done."""
+    """A leased shard: its local file, an empty folder for its output, and the cleanup of both."""
 
     lease: Lease
     shard: Shard
@@ -46,15 +45,15 @@ class Work:
 
 
 Process = Callable[[Shard, Path, Path, Counter[str]], Output]
-"""`(shard, its local file, empty folder, tally)` to its output: the same bytes for the same shard. Counts as it goes in the tally."""
+"""Maps `(shard, its local file, empty folder, tally)` to the output, deterministically; updates the tally."""
 
 
 @dataclass
 class Worker:
-    """Processes the shards of a queue. They come from `source`, output goes to the queue's store under `data/`.
+    """Processes the shards of a queue. Reads them from `source`, writes outputs to the queue's store under `data/`.
 
-    A shard that cannot be read fails and is tried again, here or elsewhere; any other error ends the worker after its leases are given
-    back. A worker that is asked to go (SystemExit, KeyboardInterrupt) gives them back without blame.
+    A shard that cannot be read fails and is retried, by this worker or another. Any other error ends the worker after
+    it has released its leases. SystemExit and KeyboardInterrupt release them without counting an attempt.
     """
 
     queue: ShardQueue
@@ -64,14 +63,14 @@ class Worker:
     report: float = 1.0
     """Seconds between two progress reports."""
     before: Callable[[], None] = lambda: None
-    """Called before each shard; what it raises ends the worker, with blame for nobody."""
+    """Called before each shard; an exception ends the worker without counting an attempt at the shard."""
     tally: Counter[str] = field(default_factory=Counter)
-    ahead: bool = True
-    """Whether it takes the next shard while it works on one; where shards are few and long, it would keep that from an idle worker."""
+    prefetch: bool = True
+    """Whether to lease the next shard while one is processed; off where shards are few and other workers would idle."""
     reports: Store | None = None
-    """The store of its progress reports, `worker/NAME.json`; the queue's store if none."""
+    """The store of the progress reports, `worker/NAME.json`; None for the queue's store."""
     began: float = field(default_factory=time.monotonic)
-    """When this process began to work (`time.monotonic`), for one that works off several queues."""
+    """The start of this process's work (`time.monotonic`); shared by the workers of several queues in one process."""
     held: dict[str, Work] = field(default_factory=dict)
     over: Event = field(default_factory=Event)
 
@@ -81,41 +80,51 @@ class Worker:
         heart.start()
         with ExitStack() as stack:
             stack.push(self.release_all)
-            stack.callback(self.stop_heartbeat, heart)  # what is given back must not be renewed
-            fetcher, uploader = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
-            stack.callback(self.over.set)  # ends the fetcher, so that what is held at the end is known
-            following, last = fetcher.submit(self.next), None
+            stack.callback(self.stop_heartbeat, heart)  # a released lease must not be renewed
+            fetcher = stack.enter_context(ThreadPoolExecutor(1))
+            uploader = stack.enter_context(ThreadPoolExecutor(1))
+            stack.callback(self.over.set)  # ends the fetcher first, so that `held` is final when leases are released
+            following = fetcher.submit(self.claim_next)
+            upload: Future[None] | None = None
             while (work := following.result()) is not None:
-                if self.ahead:
-                    following = fetcher.submit(self.next)
+                if self.prefetch:
+                    following = fetcher.submit(self.claim_next)
                 self.before()
-                last = self.do(work, uploader, last) or last
-                if not self.ahead:
-                    following = fetcher.submit(self.next)
-            if last:
-                last.result()
+                upload = self.do(work, uploader, upload) or upload
+                if not self.prefetch:
+                    following = fetcher.submit(self.claim_next)
+            if upload:
+                upload.result()
 
-    def do(self, work: Work, uploader: ThreadPoolExecutor, last: Future[None] | None) -> Future[None] | None:
+    def do(self, work: Work, uploader: ThreadPoolExecutor, previous: Future[None] | None) -> Future[None] | None:
+        """Processes one shard and returns the upload of its output, or None if there is no output."""
         work.begun = self.queue.begin(work.lease)
         if not work.begun:
-            return self.close(work)
+            self.close(work)
+            return None
         began = time.monotonic()
         try:
             output = self.process(work.shard, work.path, work.folder, self.tally)
         except ShardError as e:
             self.queue.fail(work.lease, str(e))
-            return self.close(work)
+            self.close(work)
+            return None
         output.record["seconds"] = round(time.monotonic() - began, 3)
-        if last:
-            last.result()  # one upload at a time: no more output waits than is being made
+        if previous:
+            previous.result()  # one upload at a time bounds the disk space of waiting outputs
         return uploader.submit(self.publish, work, output)
 
-    def next(self) -> Work | None:
-        """The next shard, leased, fetched and verified; waits while others have all that is left; None when nothing is left."""
+    def claim_next(self) -> Work | None:
+        """Returns the next shard, leased, fetched and verified; None when none is left.
+
+        Waits while other workers hold all shards that are left.
+        """
         pause = 0.1
         while not self.over.is_set():
-            if lease := self.queue.claim():
-                if work := self.fetch(lease):
+            lease = self.queue.claim()
+            if lease:
+                work = self.fetch(lease)
+                if work:
                     return work
             elif not self.queue.pending():
                 return None
@@ -125,11 +134,12 @@ class Worker:
         return None
 
     def fetch(self, lease: Lease) -> Work | None:
+        """Fetches and verifies a leased shard; one that cannot be read counts as a failed attempt and returns None."""
         shard = self.shards[lease.shard]
         with ExitStack() as stack:
             folder = stack.enter_context(scratch("shard"))
             work = Work(lease, shard, folder, folder, stack)
-            self.held[lease.shard] = work  # from here on its lease is renewed
+            self.held[lease.shard] = work  # from here on the heartbeat renews its lease
             uri = f"{self.source.uri}/{shard.name}"
             try:
                 work.path = stack.enter_context(local_copy(self.source, shard.name))
@@ -143,18 +153,16 @@ class Worker:
             return work
 
     def publish(self, work: Work, output: Output) -> None:
-        """Writes the output under a name of its own, then says where it is: nobody sees it before, nobody changes it after.
+        """Uploads the output, then commits it.
 
-        The name ends in the digest of the file: attempts that differ write different objects, attempts that do not write the same one.
+        The object's name ends in the digest of the content: different outputs of one shard do not overwrite each other,
+        and equal ones share an object.
         """
         store = self.queue.store
         digest, size = file_digest(output.file), output.file.stat().st_size
-        stem = f"data/{work.shard.name.removesuffix('.tar')}-{digest[:16]}"
-        for ending, path in output.beside.items():
-            store.put_file(stem + ending, path)
-        name = stem + output.file.suffix
+        name = f"data/{work.shard.name.removesuffix('.tar')}-{digest[:16]}{output.file.suffix}"
         store.put_file(name, output.file)
-        store.read(name, size - 1, 1)  # raises where less has arrived
+        store.read(name, size - 1, 1)  # raises StoreError if the object is truncated
         self.queue.commit(work.lease, {"name": name, "sha256": digest, "bytes": size, **output.record})
         self.tally["shards"] += 1
         self.close(work)
@@ -164,10 +172,11 @@ class Worker:
         work.cleanup.close()
 
     def release_all(self, kind: type[BaseException] | None, error: BaseException | None, _trace) -> None:
-        """Gives back what is held: with blame where the shard in hand, and not the store, may have ended the worker."""
+        """Releases all leases; a shard in progress counts a failed attempt if it may have caused the error."""
+        is_failure = kind is not None and issubclass(kind, Exception) and not issubclass(kind, StoreError)
         for work in list(self.held.values()):
-            if work.begun and kind is not None and issubclass(kind, Exception) and not issubclass(kind, StoreError):
-                self.queue.fail(work.lease, f"{kind.__name__}: {error}")
+            if work.begun and is_failure:
+                self.queue.fail(work.lease, f"{type(error).__name__}: {error}")
             else:
                 self.queue.release(work.lease)
             self.close(work)
@@ -177,18 +186,20 @@ class Worker:
         heart.join()
 
     def heartbeat(self) -> None:
-        """Renews the leases and reports, until the end."""
-        renew, reports = self.queue.cfg.seconds / 4, self.reports or self.queue.store
-        renewed = told = -math.inf
+        """Renews the leases and writes progress reports until the worker ends."""
+        reports = self.reports or self.queue.store
+        renewal = self.queue.cfg.seconds / 4
+        renewed = reported = -math.inf
         while True:
-            ending, now = self.over.wait(min(self.report, renew) / 2), time.monotonic() - self.began
+            ending = self.over.wait(min(self.report, renewal) / 2)
+            now = time.monotonic() - self.began
             try:
-                if now - renewed >= renew:
+                if now - renewed >= renewal:
                     renewed = now
                     for work in list(self.held.values()):
                         self.queue.renew(work.lease)
-                if now - told >= self.report or ending:
-                    told = now
+                if now - reported >= self.report or ending:
+                    reported = now
                     reports.put(f"worker/{self.queue.worker}.json", dump({"seconds": round(now, 3), **self.tally}))
             except StoreError as e:
                 log.warning("worker %s could not report: %s", self.queue.worker, e)

@@ -51,7 +51,6 @@ def test_a_table_holds_what_was_found_out(tmp_path: Path):
     output = bootstrap(manifest, tmp_path / "out", tally)
     originals = {sample.key: sample for sample in samples(6)}
     assert list((tmp_path / "out").iterdir()) == [output.file]
-    assert output.beside == {}
     assert output.record["samples"] == tally["images"] == tally["web"] == tally["synthetic"] == 6
     assert output.record["revision"] == "revision-1"
     table = from_parquet(output.file.read_bytes())

@@ -1,11 +1,11 @@
-"""A worker of a pool in the tests: `python -m pool_worker JOB --name NAME --attached`; `POOL_WORKER` says how it fares."""
+"""A worker of a pool in the tests: `python -m pool_worker JOB --name NAME --attached`; `POOL_WORKER` sets its fate."""
 
 import os
 import signal
 import sys
 from pathlib import Path
 
-from crew import make_worker
+from worker_processes import make_worker
 
 from blip.data.manifest import Manifest
 from blip.storage import open_store

@@ -1,4 +1,4 @@
-"""What a job goes by, whatever its kind."""
+"""The identity and the folder of a job of any type."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -34,7 +34,9 @@ def manifest(tmp_path: Path) -> Manifest:
     return write_shards([Sample("a", [b"image"], ["text"])], tmp_path / "web", "web", per_shard=1)
 
 
-def job(manifest: Manifest, digest: str = "d", kind: type[CountJob] = CountJob, revision: str = "r", **config) -> CountJob:
+def job(
+    manifest: Manifest, digest: str = "d", kind: type[CountJob] = CountJob, revision: str = "r", **config
+) -> CountJob:
     models = {"counter": ModelSource(digest=digest, at="somewhere")}
     return kind(config=CountConfig(**config), input=manifest, models=models, revision=revision)
 

@@ -1,4 +1,4 @@
-"""Models on their way to workers."""
+"""Model folders as workers get them."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from blip.config import ConfigError
+from blip.models.weights.source import SIDE_FILE
 from blip.storage import open_store
 from blip.storage.s3 import S3Store
-from blip.workers.model import LEFT_BEHIND, RECORD, ModelSource, model_digest
+from blip.workers.model import RECORD, ModelSource, model_digest
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -19,16 +20,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     (tmp_path / "model" / "tokenizer").mkdir(parents=True)
-    for name in ("config.json", "tokenizer/vocab.txt", LEFT_BEHIND):
+    for name in ("config.json", "tokenizer/vocab.txt", SIDE_FILE):
         (tmp_path / "model" / name).write_text(name)
-    save_file({"a": torch.ones(2), "b": torch.zeros(1)}, tmp_path / "model" / "model.safetensors", metadata={"x": "1", "y": "2"})
+    save_file(
+        {"a": torch.ones(2), "b": torch.zeros(1)},
+        tmp_path / "model" / "model.safetensors",
+        metadata={"x": "1", "y": "2"},
+    )
     return tmp_path / "model"
 
 
 def test_equal_tensors_are_the_same_model_and_other_settings_another(model: Path, tmp_path: Path):
     found = ModelSource.publish(open_store(tmp_path), "model", model).digest
     save_file({"b": torch.zeros(1), "a": torch.ones(2)}, model / "model.safetensors", metadata={"y": "2"})
-    for name in (LEFT_BEHIND, RECORD):
+    for name in (SIDE_FILE, RECORD):
         (model / name).write_text("of another training")
     assert model_digest(model) == found
     (model / "tokenizer/vocab.txt").write_text("other words")
@@ -44,7 +49,7 @@ def test_a_model_is_whole_where_a_listing_is_old(model: Path, s3: str, monkeypat
     source = ModelSource.publish(open_store(s3), "model", model)
     monkeypatch.setattr(S3Store, "list", lambda *_: ["config.json"])
     with ModelSource.model_validate(source.model_dump(mode="json")).folder() as folder:
-        assert contents(folder) == {name: data for name, data in contents(model).items() if name != LEFT_BEHIND}
+        assert contents(folder) == {name: data for name, data in contents(model).items() if name != SIDE_FILE}
 
 
 def test_a_job_of_an_earlier_version_does_not_say_what_lies_there(model: Path, s3: str):

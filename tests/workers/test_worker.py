@@ -1,4 +1,4 @@
-"""Workers that come, go and fail: every shard is done, once, and the same whatever happens."""
+"""Workers that join, leave and fail: every shard is done once, with the same output."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from crew import LEASES, PROCESSES, make_worker, outcome, run_crew, run_worker, stand_in
+from worker_processes import LEASES, PROCESSES, make_worker, outcome, reverse_bytes, run_worker, run_workers
 
 from blip.data.manifest import Manifest, Shard
 from blip.data.sample import Sample
@@ -43,7 +43,7 @@ def queue(store: Store, manifest: Manifest, worker: str, cfg: LeaseConfig = QUIC
 
 
 class Clock:
-    """The time as leases know it."""
+    """The clock of leases."""
 
     now = 1000.0
 
@@ -61,11 +61,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_killed_workers_lose_nothing_and_do_nothing_twice_in_a_folder(tmp_path: Path):
     manifest, undisturbed, killed = write(tmp_path / "web"), str(tmp_path / "undisturbed"), str(tmp_path / "killed")
     make_worker(open_store(undisturbed), manifest, "alone").run()
-    assert run_crew(killed, manifest, kills=8) >= 4
+    assert run_workers(killed, manifest, kills=8) >= 4
     assert outcome(killed, manifest) == outcome(undisturbed, manifest)
 
 
-def test_killed_workers_lose_nothing_in_a_bucket_that_fails(tmp_path: Path, s3: str, proxy, monkeypatch: pytest.MonkeyPatch):
+def test_killed_workers_lose_nothing_in_a_bucket_that_fails(
+    tmp_path: Path, s3: str, proxy, monkeypatch: pytest.MonkeyPatch
+):
     """Throttling, resets, short bodies, slow reads, lost answers, old listings, and workers killed meanwhile."""
     with monkeypatch.context() as direct:
         direct.setenv("AWS_ENDPOINT_URL", f"http://{proxy.upstream}")
@@ -73,8 +75,10 @@ def test_killed_workers_lose_nothing_in_a_bucket_that_fails(tmp_path: Path, s3: 
     faults = [("GET", fault) for fault in ("503", "429", "reset", "truncated", "slow", "refused", "lost")]
     faults += [("PUT", fault) for fault in ("503", "refused", "lost")]
     for method, fault in random.Random(1).choices(faults, k=40):
-        proxy.fail(method, fault, "")  # and then an answer: one worker alone must not meet more failures in a row than it tries
-    assert run_crew(f"{s3}/job", manifest, kills=6) >= 3
+        proxy.fail(
+            method, fault, ""
+        )  # and then an answer: one worker alone must not meet more failures in a row than it tries
+    assert run_workers(f"{s3}/job", manifest, kills=6) >= 3
     assert len(proxy.faults) < 20
     proxy.faults.clear()
     write(tmp_path / "web")
@@ -98,7 +102,9 @@ def test_a_shard_belongs_to_one_worker_until_that_goes_silent(store: Store, mani
 
 
 @pytest.mark.parametrize("ahead", [0.1, 1.0, 3600.0])
-def test_a_worker_whose_clock_is_ahead_is_waited_for_no_longer_than_a_lease(store: Store, manifest: Manifest, clock: Clock, ahead: float):
+def test_a_worker_whose_clock_is_ahead_is_waited_for_no_longer_than_a_lease(
+    store: Store, manifest: Manifest, clock: Clock, ahead: float
+):
     fast, waiting = queue(store, manifest, "fast"), queue(store, manifest, "waiting")
     clock.now += ahead
     lease = fast.take(manifest.shards[0].name)
@@ -141,7 +147,7 @@ def test_a_killed_worker_an_hour_ahead_keeps_nobody_waiting(store: Store, manife
 
 
 def test_what_was_given_back_is_not_renewed(store: Store, manifest: Manifest, clock: Clock):
-    """A heartbeat may come between the two words of a worker that it failed, and that it holds the shard no more."""
+    """A heartbeat may come after a worker has failed a lease and before it has dropped it."""
     first, second = queue(store, manifest, "first"), queue(store, manifest, "second")
     failed, released = first.claim(), first.claim()
     first.begin(failed)
@@ -156,17 +162,23 @@ def test_what_was_given_back_is_not_renewed(store: Store, manifest: Manifest, cl
 
 
 def test_few_shards_are_done_at_once_by_as_many_workers(store: Store, manifest: Manifest):
-    """None is kept from a worker that comes later by a busy one: all meet over their shards."""
+    """A busy worker leases no shard that another could do: all process one at the same time."""
     meeting = Barrier(len(manifest.shards), timeout=30)
 
     def process(shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         meeting.wait()
-        return stand_in(shard, path, folder, tally)
+        return reverse_bytes(shard, path, folder, tally)
 
     leases = LeaseConfig(seconds=60)
-    workers = [make_worker(store, manifest, f"worker-{i}", leases, process, ahead=False) for i in range(len(manifest.shards))]
+    workers = [
+        make_worker(store, manifest, f"worker-{i}", leases, process, prefetch=False)
+        for i in range(len(manifest.shards))
+    ]
     with ThreadPoolExecutor(len(workers)) as pool:
-        runs = [pool.submit(worker.run) for worker in workers if not time.sleep(0.2)]
+        runs = []
+        for worker in workers:
+            time.sleep(0.2)
+            runs.append(pool.submit(worker.run))
         for run in runs:
             run.result()
     assert [worker.tally["shards"] for worker in workers] == [1] * len(workers)
@@ -182,7 +194,9 @@ def test_the_first_commit_stays(store: Store, manifest: Manifest, clock: Clock):
     assert committed(store, slow.shard)["name"] == "b"
 
 
-def test_a_listing_that_knows_nothing_makes_no_work_twice(store: Store, manifest: Manifest, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+def test_a_listing_that_knows_nothing_makes_no_work_twice(
+    store: Store, manifest: Manifest, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
     make_worker(store, manifest, "first", QUICK).run()
     clock.now += 1
     late = queue(store, manifest, "late")
@@ -191,7 +205,9 @@ def test_a_listing_that_knows_nothing_makes_no_work_twice(store: Store, manifest
     assert not late.pending()
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1000])])
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1000])]
+)
 def test_a_shard_that_cannot_be_read_is_set_aside_and_named(store: Store, manifest: Manifest, damage):
     bad = manifest.shards[1]
     damage(manifest.store.path(bad.name))
@@ -210,7 +226,7 @@ def test_a_shard_that_ends_its_workers_is_set_aside(store: Store, manifest: Mani
     def process(shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         if shard == bad:
             raise MemoryError("an image as large as the world")
-        return stand_in(shard, path, folder, tally)
+        return reverse_bytes(shard, path, folder, tally)
 
     ended = 0
     while True:
@@ -221,7 +237,9 @@ def test_a_shard_that_ends_its_workers_is_set_aside(store: Store, manifest: Mani
         else:
             break
     assert ended == 3
-    assert set_aside(store, bad.name)["errors"] == [f"worker worker-{i}: MemoryError: an image as large as the world" for i in range(3)]
+    assert set_aside(store, bad.name)["errors"] == [
+        f"worker worker-{i}: MemoryError: an image as large as the world" for i in range(3)
+    ]
     assert all(committed(store, shard.name) for shard in manifest.shards if shard != bad)
 
 
@@ -239,8 +257,10 @@ def test_a_worker_that_must_go_leaves_no_blame(tmp_path: Path, store: Store, man
     assert {got.shard for _ in manifest.shards if (got := other.claim())} == set(left)
 
 
-def test_a_worker_that_must_go_as_it_begins_leaves_no_blame(store: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
-    """The attempt is on record, and the worker does not know it yet."""
+def test_a_worker_that_must_go_as_it_begins_leaves_no_blame(
+    store: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+):
+    """The attempt is recorded, and the worker is interrupted before `begin` returns."""
     begin = ShardQueue.begin
 
     def begin_and_go(self: ShardQueue, lease) -> bool:
@@ -259,7 +279,7 @@ def test_a_failure_in_between_counts_what_was_done(store: Store, manifest: Manif
     def process(shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         if tally["images"] == 2:
             raise ShardError("it cannot be read as a tar: it is a poem")
-        return stand_in(shard, path, folder, tally)
+        return reverse_bytes(shard, path, folder, tally)
 
     worker = make_worker(store, manifest, "one", QUICK, process)
     worker.run()
