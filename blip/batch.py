@@ -1,4 +1,4 @@
-"""What travels from the loader to a task: images, texts and what is known about them."""
+"""Batches: the images and texts that the loader passes to a task."""
 
 import hashlib
 from dataclasses import dataclass, field, fields, replace
@@ -24,19 +24,19 @@ class Tokens:
 
 @dataclass
 class Example:
-    """A sample whose image is decoded, uint8 `(3, H, W)`, or `(F, 3, H, W)` of several; its texts; and what it says of itself."""
+    """A sample with its decoded image, uint8 `(3, H, W)`, or `(F, 3, H, W)` if it has several."""
 
     key: str
     image: Tensor
     texts: list[str]
     meta: dict[str, Any] = field(default_factory=dict)
     id: str = ""
-    """What the sample is known by among all, for keys may begin again in every shard; empty where the key alone is."""
+    """The sample's id in the whole data set (keys may repeat across shards); empty if the key is unique."""
 
 
 @dataclass
 class Batch:
-    """Samples side by side: uint8 images `(B, 3, H, W)` or `(B, F, 3, H, W)`, their texts, and whatever the task needs beyond."""
+    """Stacked samples: uint8 images `(B, 3, H, W)` or `(B, F, 3, H, W)`, their texts, and what else a task adds."""
 
     keys: list[str]
     images: Tensor
@@ -44,7 +44,7 @@ class Batch:
     image_ids: Tensor | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
-    """What each sample is known by among all; where none is given, the keys."""
+    """The samples' ids in the whole data set; the keys by default."""
 
     def __post_init__(self):
         self.ids = self.ids or self.keys
@@ -54,7 +54,7 @@ class Batch:
 
     @classmethod
     def of(cls, examples: list[Example], text: Tokens | None = None, **extra: Any) -> Self:
-        """Stacks the images of examples; an image is known by its example's id."""
+        """Stacks the images of examples; `image_ids` are hashes of the examples' ids."""
         ids = [e.id or e.key for e in examples]
         numbers = torch.tensor([hash_id(name) for name in ids])
         return cls([e.key for e in examples], torch.stack([e.image for e in examples]), text, numbers, extra, ids)
@@ -66,5 +66,5 @@ class Batch:
 
 
 def hash_id(name: str) -> int:
-    """A number that stands for a sample's id, the same in every process."""
+    """Returns a 56-bit hash of a sample's id, the same in every process."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())

@@ -1,1 +1,1 @@
-"""From bytes to batches."""
+"""Data: from tars of encoded samples to batches."""

@@ -1,4 +1,4 @@
-"""RandomAugment: two operations by chance on a training image (BLIP's variant of RandAugment, arXiv 1909.13719)."""
+"""RandomAugment: two random operations on a training image (BLIP's variant of RandAugment, arXiv 1909.13719)."""
 
 import math
 from typing import Literal
@@ -7,11 +7,20 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 Operation = Literal[
-    "identity", "autocontrast", "brightness", "sharpness", "equalize", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"
+    "identity",
+    "autocontrast",
+    "brightness",
+    "sharpness",
+    "equalize",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
 ]
 OPERATIONS: tuple[Operation, ...] = Operation.__args__
 Affine = tuple[float, float, float, float, float, float]
-"""Where a pixel `(x, y)` comes from: `(a x + b y + c, d x + e y + f)`."""
+"""Maps a pixel `(x, y)` to its source: `(a x + b y + c, d x + e y + f)`."""
 
 OPERATIONS_PER_IMAGE = 2
 STRENGTH = 0.5
@@ -19,22 +28,26 @@ STRENGTH = 0.5
 FILL = (128, 128, 128)
 
 
-def random_augment(image: Image.Image, rng: np.random.Generator, factors: Literal["corrected", "reference"]) -> Image.Image:
+def random_augment(
+    image: Image.Image, rng: np.random.Generator, factors: Literal["corrected", "reference"]
+) -> Image.Image:
     """Draws two operations with replacement and applies each with probability 1/2.
 
-    `corrected` makes brightness and sharpness 1 +- 0.45 times what they were. In the reference the factor at this strength is 1.0, so
-    that the two change nothing. Every operation gives what OpenCV gives there, up to one level of 255 where pixels are interpolated.
+    `corrected` scales brightness and sharpness by 1 +- 0.45. In the reference the factor at this strength is 1.0, so
+    they change nothing. All operations equal OpenCV's, up to one level of 255 where pixels are interpolated.
     """
     for _ in range(OPERATIONS_PER_IMAGE):
         operation = OPERATIONS[rng.integers(len(OPERATIONS))]
         sign = 1 if rng.random() < 0.5 else -1
         if rng.random() < 0.5:
-            image = apply_operation(image, operation, sign, 1 + sign * 0.9 * STRENGTH if factors == "corrected" else 1.0)
+            image = apply_operation(
+                image, operation, sign, 1 + sign * 0.9 * STRENGTH if factors == "corrected" else 1.0
+            )
     return image
 
 
 def apply_operation(image: Image.Image, operation: Operation, sign: int, factor: float) -> Image.Image:
-    """One operation at the fixed strength; `sign` turns it the other way, `factor` is that of brightness and sharpness."""
+    """Applies one operation at the fixed strength; `sign` is its direction, `factor` that of brightness and sharpness."""
     shear, shift, angle = sign * 0.3 * STRENGTH, sign * 10 * STRENGTH, sign * math.radians(30 * STRENGTH)
     match operation:
         case "identity":
@@ -61,9 +74,10 @@ def apply_operation(image: Image.Image, operation: Operation, sign: int, factor:
 
 
 def warp(image: Image.Image, source: Affine) -> Image.Image:
-    """Pulls every pixel from its source, bilinearly; what lies outside is grey.
+    """Resamples every pixel bilinearly from its source; outside of the image is grey.
 
-    Coordinates are those of OpenCV, which the reference uses: pixel centres are whole numbers, and edges blend into what lies outside.
+    Coordinates are those of OpenCV, which the reference uses: pixel centres are whole numbers, and edges blend with the
+    fill colour.
     """
     a, b, c, d, e, f = source
     framed = ImageOps.expand(image, 1, FILL)

@@ -1,4 +1,4 @@
-"""Shards at hand: open files of the ones in use, and local copies of the ones that lie elsewhere."""
+"""Shard cache: open files of the shards in use, and local copies of the shards in remote stores."""
 
 import fcntl
 import logging
@@ -21,19 +21,20 @@ from blip.storage import MissingKeyError, Store
 log = logging.getLogger(__name__)
 
 OPEN_SHARDS = 512
-"""Files open at a time in a process; systems commonly allow 1024."""
+"""Open files of a process; systems commonly allow 1024."""
 
 
 OLD_TEMPORARY = 24 * 3600
-"""Seconds after which a temporary file belongs to a process that was killed."""
+"""Age in seconds after which a temporary file is assumed to be left by a killed process."""
 
 
 class ShardCache:
-    """Opens shards by number. Where the store is a folder they are read in place; else they are copied whole to a local folder.
+    """Opens shards by number: in place in a local store, else as whole copies in a local folder.
 
-    A copy is named by its digest and appears there only once verified, so processes of one machine share the folder: one fetches, the
-    others wait. Each process verifies a copy before it reads from it for the first time, and fetches one that was altered again. The
-    copies used least recently go when there are more than `limit` bytes. With `ranged` nothing is copied.
+    Copies are named by digest and renamed into place after they are verified, so the processes of a machine share the
+    folder: one downloads, the others wait for its lock. Each process verifies a copy before it first reads it, and
+    downloads it again if it was altered. The least recently used copies are removed when they exceed `limit` bytes.
+    With `ranged` nothing is copied.
     """
 
     def __init__(self, shards: Sequence[tuple[Store, Shard]], folder: Path, limit: int, ranged: bool = False):
@@ -51,6 +52,7 @@ class ShardCache:
         return shard
 
     def open_number(self, number: int) -> OpenShard:
+        """Opens a shard that is not open yet."""
         store, shard = self.shards[number]
         if path := store.path(shard.name):
             file = ShardFile(store, shard, path, verified=number in self.verified)
@@ -61,7 +63,7 @@ class ShardCache:
         return ShardFile(store, shard, self.copy(number), verified=True)
 
     def copy(self, number: int) -> Path:
-        """The verified local copy of a shard, fetched if there is none."""
+        """Returns the verified local copy of a shard; downloads it if there is none."""
         store, shard = self.shards[number]
         path = self.folder / f"{shard.sha256}.tar"
         if self.is_valid(number, path):
@@ -78,7 +80,8 @@ class ShardCache:
         return path
 
     def is_valid(self, number: int, path: Path) -> bool:
-        """Marks a copy as used now, and returns whether it is there and, when this process first sees it, what the manifest says."""
+        """Marks a copy as used, and returns whether it exists and matches the manifest; each process checks the digest
+        once."""
         if not mark_used(path):
             return False
         if number not in self.verified:
@@ -92,7 +95,8 @@ class ShardCache:
         return True
 
     def evict(self, keep: Path) -> None:
-        """Removes the copies used least recently, and what killed processes left; processes that have a copy open read on."""
+        """Removes the least recently used copies, and files left by killed processes. Processes keep the files that
+        they have open."""
         for path in [*self.folder.glob("*.tmp"), *self.folder.glob(".*.tmp")]:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > OLD_TEMPORARY:
@@ -117,9 +121,9 @@ class ShardCache:
 
 
 def private_folder() -> Path:
-    """The folder for copies below the system's temporary one, which belongs to this user and is closed to all others.
+    """Returns a folder for copies in the system's temporary folder, accessible to this user only.
 
-    Raises ConfigError where somebody else made it first.
+    Raises ConfigError if it belongs to another user, who could replace the copies.
     """
     folder = Path(tempfile.gettempdir()) / f"blip-shards-{os.getuid()}"
     with suppress(FileExistsError):
@@ -136,7 +140,7 @@ def private_folder() -> Path:
 
 
 def mark_used(path: Path) -> bool:
-    """Marks a copy as used now, and says whether it is there."""
+    """Sets a copy's modification time to now; returns whether the copy exists."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -145,6 +149,7 @@ def mark_used(path: Path) -> bool:
 
 
 def fetch_verified(store: Store, shard: Shard, path: Path) -> None:
+    """Downloads a shard to `path`, which appears only if the digest is right. Raises ShardError."""
     uri = f"{store.uri}/{shard.name}"
     temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Data sets that somebody else wrote: any tars of samples become a manifest."""
+"""Manifests of tars that other tools wrote."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError
 
 THREADS = 8
-"""Tars that are read at a time."""
+"""Tars that are read concurrently."""
 NO_TEXT = "no text"
 log = logging.getLogger(__name__)
 
@@ -30,32 +30,33 @@ UNREADABLE_TAR = "tar that cannot be read"
 
 
 class Limits(Config):
-    """How much of somebody else's tars may be of no use before reading them ends with an error."""
+    """How much of the tars may be unusable before reading them fails."""
 
     lost: float = Field(default=0.0, ge=0, le=1)
-    """The share of tars that may be missing or broken; they are left out and counted. With 0, one ends the reading."""
+    """Largest share of tars that may be missing or broken; they are left out and counted. With 0, one is an error."""
     unusable: float = Field(default=0.5, ge=0, le=1)
-    """The share of what a tar holds that may belong to no sample with an image. What is more is most likely a misunderstanding, of names
-    for example, for which there is `keys`."""
+    """Largest share of a tar's members that may belong to no sample with an image. More is most likely a misreading of
+    names, for which there is `keys`."""
     without_text: float = Field(default=0.9, ge=0, le=1)
-    """The share of samples that may have no text that can be read; 1 takes images alone. `text_extension` and `text_field` say where
-    texts are."""
+    """Largest share of samples that may have no readable text; 1 accepts images alone. `text_extension` and
+    `text_field` set where texts are."""
 
 
 ACCEPT_READABLE = Limits(unusable=1, without_text=1)
-"""Whatever tars hold, they are taken if they can be read."""
+"""Limits that accept every tar that can be read."""
 
 
 class Reading(Config):
-    """What was learnt of a tar by reading it whole."""
+    """The result of reading one tar."""
 
     stamp: str
-    """What the store's listing said of the tar before it was read: while it says the same, reading it again would tell nothing new."""
+    """The tar's entry in the store's listing (size, time or ETag) before it was read; if unchanged, it is not read
+    again."""
     shard: Shard
     rejected: dict[str, int] = Field(default_factory=dict)
     """What was left out, by reason."""
     without_text: dict[str, int] = Field(default_factory=dict)
-    """Samples without a text that can be read, by reason."""
+    """Samples without a readable text, by reason."""
 
 
 def discover(
@@ -67,20 +68,25 @@ def discover(
     layout: Layout = Layout(),  # noqa: B008
     limits: Limits = ACCEPT_READABLE,
 ) -> Manifest:
-    """The manifest that `source` names: a manifest's file; a tar, or tars by pattern (`web/{00000..00041}.tar`, `web/*.tar`), folder or
-    prefix; or several such places of tars.
+    """Returns the manifest of `source`.
 
-    Tars are read once, whole, for their digests and samples. Save the manifest to do so only once, or give a
-    store as `memory`, and only tars that are new or were replaced will be read. Shards whose digests are `known` are left out.
-    Raises ConfigError where no tar is found, and ShardError that names every tar that is missing or broken, where they are more than
-    `limits` allow, or a tar or all of them hold too little of use.
+    A source is a manifest's file; a tar; tars by pattern (`web/{00000..00041}.tar`, `web/*.tar`), folder or prefix; or
+    several such places of tars.
+
+    Tars are read once, completely, for their digests and samples. With a store as `memory`, results are kept there, and
+    later calls read only new and replaced tars. Shards whose digests are `known` are left out.
+
+    Raises ConfigError if there is no tar. Raises ShardError, which names every missing or broken tar, if they exceed
+    `limits`, or if too little of a tar, or of all, is usable.
     """
     sources = [str(source)] if isinstance(source, str | Path) else list(source)
     if len(sources) == 1 and sources[0].endswith(".json"):
         whole = Manifest.load(sources[0])
         return whole.model_copy(update={"shards": tuple(shard for shard in whole.shards if shard.sha256 not in known)})
     if not sources or any(one.endswith(".json") for one in sources):
-        raise ConfigError(f"sources {', '.join(sources) or 'of tars: none is named'}: name one manifest (.json), or tars alone")
+        raise ConfigError(
+            f"sources {', '.join(sources) or 'of tars: none is named'}: name one manifest (.json), or tars alone"
+        )
     store, stamps = find_tars(sources)
     read = load_readings(memory, store.uri) if memory else {}
     before = dict(read)
@@ -107,18 +113,24 @@ def discover(
                     found.append(made)
     finally:
         if memory and read != before:
-            memory.put(readings_key(store.uri), json.dumps([reading.model_dump() for reading in read.values()]).encode())
+            memory.put(
+                readings_key(store.uri), json.dumps([reading.model_dump() for reading in read.values()]).encode()
+            )
     check_limits(store, found, broken, len(stamps), limits)
-    counts = sum((Counter(reading.rejected) + Counter(reading.without_text) for reading in found), Counter({UNREADABLE_TAR: len(broken)}))
+    counts = sum(
+        (Counter(reading.rejected) + Counter(reading.without_text) for reading in found),
+        Counter({UNREADABLE_TAR: len(broken)}),
+    )
     shards = tuple(reading.shard for reading in found)
     return Manifest(name=name or store.uri.rpartition("/")[2], root=store.uri, shards=shards, counts=dict(+counts))
 
 
 def check_limits(store: Store, found: Sequence[Reading], broken: Sequence[str], asked: int, limits: Limits) -> None:
-    """Raises ShardError where the tars are of less use than the limits allow."""
+    """Raises ShardError if more of the tars is unusable than the limits allow."""
     if len(broken) > limits.lost * asked:
         raise ShardError(
-            f"{len(broken)} of {asked} tars cannot be read, more than data.lost={limits.lost:g} allows:" + "".join(f"\n{e}" for e in broken)
+            f"{len(broken)} of {asked} tars cannot be read, more than data.lost={limits.lost:g} allows:"
+            + "".join(f"\n{e}" for e in broken)
         )
     for message in broken:
         log.warning("left out: %s", message)
@@ -139,7 +151,10 @@ def check_limits(store: Store, found: Sequence[Reading], broken: Sequence[str], 
 
 
 def load_readings(memory: Store, root: str) -> dict[str, Reading]:
-    """What is remembered of the tars below a URI, by key. Of two who write at once one is forgotten, which costs reading again."""
+    """Returns the stored readings of the tars below a URI, by key.
+
+    The last of two concurrent writers wins; the other's tars are read again next time.
+    """
     origin = f"{memory.uri}/{readings_key(root)}"
     try:
         found = json.loads(memory.get(readings_key(root)))
@@ -154,12 +169,13 @@ def load_readings(memory: Store, root: str) -> dict[str, Reading]:
 
 
 def readings_key(root: str) -> str:
-    """The key under which what was read below a URI is remembered."""
+    """Returns the key under which the readings of the tars below a URI are stored."""
     return f"{hashlib.sha256(root.encode()).hexdigest()[:16]}.json"
 
 
 def scan_tar(store: Store, key: str, stamp: str, layout: Layout) -> Reading:
-    """Reads a tar for what a manifest says of it, and for what cannot be used of it. Raises ShardError that names the tar."""
+    """Reads a tar for its entry in the manifest and for counts of what is unusable. Raises ShardError, which names the
+    tar."""
     uri = f"{store.uri}/{key}"
     rejected = Rejected()
     try:
@@ -174,7 +190,7 @@ def scan_tar(store: Store, key: str, stamp: str, layout: Layout) -> Reading:
                 layout=layout,
             )
             with ShardFile(store, shard, path, verified=True, index=index) as file:
-                return Reading(stamp=stamp, shard=shard, rejected=dict(rejected), without_text=without_text(file))
+                return Reading(stamp=stamp, shard=shard, rejected=dict(rejected), without_text=count_without_text(file))
     except MissingKeyError:
         raise ShardError(f"shard {uri} is missing") from None
     except tarfile.TarError as e:
@@ -185,8 +201,8 @@ def scan_tar(store: Store, key: str, stamp: str, layout: Layout) -> Reading:
         raise ShardError(f"shard {uri} cannot be read: {type(e).__name__}: {e}") from e
 
 
-def without_text(file: ShardFile) -> dict[str, int]:
-    """How many samples of a shard have no text that can be read, by reason."""
+def count_without_text(file: ShardFile) -> dict[str, int]:
+    """Counts the samples of a shard without a readable text, by reason."""
     reasons = Rejected()
     for row in range(len(file)):
         try:

@@ -1,4 +1,4 @@
-"""Images: from encoded bytes to RGB pixels as people see them. Training, CapFilt, evaluation and pages all decode here."""
+"""Image decoding: from encoded bytes to upright RGB images. Training, CapFilt, evaluation and reports all decode here."""
 
 import io
 import warnings
@@ -12,22 +12,23 @@ from PIL import Image, ImageCms
 from blip.data.sample import BadSample
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""What is decoded. Pillow's other decoders serve no data set, and some start programs."""
+"""Formats that are decoded. No data set needs Pillow's other decoders, and some start programs."""
 
 MAX_PIXELS = 2**25
-"""Pixels of an image, 33.5 million by default: decoding one takes up to some 16 bytes a pixel, 540 MB."""
+"""Default limit of an image's pixels, 33.5 million: decoding takes up to 16 bytes a pixel, 540 MB."""
 
 MOST_PIXELS = 178_956_970
-"""The largest limit that can be set: Pillow opens nothing larger."""
+"""The largest limit that can be set, Pillow's own."""
 
 MAX_SIDE = 65535
-"""Pixels of a side; more is a mistake or an attack."""
+"""Largest side in pixels; more is a mistake or an attack."""
 
 PIXELS_A_BYTE = 256
-"""More than this a baseline JPEG cannot hold: each of its blocks takes two bits at least, and of 10 blocks the most are 512 pixels."""
+"""Most pixels in a byte of a baseline JPEG: each block takes at least two bits, and 10 blocks have at most 512 pixels.
+"""
 
 STRIP_PIXELS = 2**20
-"""Pixels of deep grey that are scaled at a time: the arithmetic takes several times the memory of the pixels."""
+"""Pixels of deep grey that are scaled at a time, to bound the memory of the float arithmetic."""
 
 WHITE_IS_ZERO = 0
 """TIFF's photometric interpretation of negatives."""
@@ -39,29 +40,30 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Decoded:
-    """The pixels of an encoded image, and what its header says of it."""
+    """A decoded image, and facts from its header."""
 
     image: Image.Image
-    """RGB, upright, on white; its first frame."""
+    """RGB, upright, on white; the first frame."""
     size: tuple[int, int]
-    """Width and height, upright, as they were encoded; `image` is smaller where a JPEG was too large to decode whole."""
+    """Encoded width and height, upright; `image` is smaller if a JPEG was too large to decode at full size."""
     mode: str
-    """Pillow's name of the encoded pixels' kind: `RGB`, `L`, `P`, `CMYK`, `I;16` ..."""
+    """Pillow's mode of the encoded image: `RGB`, `L`, `P`, `CMYK`, `I;16` ..."""
     animated: bool
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Returns the RGB image in encoded bytes as people see it. Raises BadSample, also for more than `max_pixels` pixels.
+    """Returns the RGB image in encoded bytes as viewers show it. Raises BadSample, also for more than `max_pixels`
+    pixels.
 
-    Transparent pixels are laid on white, the EXIF orientation is applied, deep greys are scaled to 8 bits, colours are brought to sRGB
-    where an embedded ICC profile describes others, and of an animation the first frame is taken. A baseline JPEG above the limit is
-    decoded at 1/2, 1/4 or 1/8 of its sides.
+    Transparent pixels are composited on white, the EXIF orientation is applied, deep greys are scaled to 8 bits,
+    colours with an embedded ICC profile are converted to sRGB, and an animation's first frame is used. A baseline JPEG
+    above the limit is decoded at 1/2, 1/4 or 1/8 of its sides.
     """
     return decode_with_facts(data, max_pixels).image
 
 
 def decode_with_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """As `decode`, with the header's facts. Raises BadSample for whatever Pillow raises."""
+    """As `decode`, with the header's facts. Raises BadSample for any exception of Pillow."""
     try:
         opened = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Image.UnidentifiedImageError:
@@ -87,7 +89,7 @@ def decode_with_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
 
 
 def to_upright_rgb(image: Image.Image) -> Image.Image:
-    """As `decode`, for an image of Pillow, of any size. Raises BadSample if its pixels cannot be read."""
+    """As `decode`, for a Pillow image of any size. Raises BadSample if its pixels cannot be read."""
     try:
         return upright(to_rgb(image), orientation_of(image))
     except Exception as e:
@@ -95,7 +97,7 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_bad_sample(data: bytes, error: Exception) -> BadSample:
-    """The reason for an exception of Pillow; one that its decoders do not raise on purpose is named by its type."""
+    """Returns the reason for an exception of Pillow; unusual exceptions are named by type."""
     if "truncated" in str(error) or is_cut_webp(data):
         return BadSample("image is cut short")
     if isinstance(error, MemoryError):
@@ -105,12 +107,12 @@ def to_bad_sample(data: bytes, error: Exception) -> BadSample:
 
 
 def is_cut_webp(data: bytes) -> bool:
-    """Whether a WebP file has fewer bytes than it declares; its decoder says no more than that it failed."""
+    """Returns whether a WebP file has fewer bytes than it declares; the decoder's error does not distinguish this."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
 
 
 def limit_size(opened: Image.Image, size: int, max_pixels: int) -> None:
-    """Lets a large baseline JPEG be decoded smaller. Raises BadSample for what is too large and cannot be."""
+    """Sets up a large baseline JPEG to be decoded smaller. Raises BadSample if an image is too large and cannot be."""
     width, height = opened.size
     if max(width, height) > MAX_SIDE:
         raise BadSample("image has a side of more than 65535 pixels")
@@ -129,7 +131,7 @@ def limit_size(opened: Image.Image, size: int, max_pixels: int) -> None:
 
 
 def correct_transparency(opened: Image.Image, data: bytes) -> None:
-    """Brings the transparent colour of a PNG to the depth of Pillow's pixels, which it leaves in the depth of the file."""
+    """Scales a PNG's transparent colour to the depth of Pillow's pixels; Pillow leaves it in the file's depth."""
     colour = opened.info.get("transparency")
     if opened.format != "PNG" or colour is None:
         return
@@ -141,7 +143,7 @@ def correct_transparency(opened: Image.Image, data: bytes) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB of 8 bits, transparent pixels on white."""
+    """Returns the image in 8-bit RGB, transparent pixels on white."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return deep_grey(image)
     if image.mode == "La":  # TIFF's premultiplied grey, which Pillow brings to LA alone
@@ -152,7 +154,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An image with transparency of any kind as a white page shows it."""
+    """Composites an image with any kind of transparency on white."""
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     alpha = rgba.getchannel("A")
     colours = managed(rgba.convert("RGB"), image.info.get("icc_profile"))
@@ -164,7 +166,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def beside_white(image: Image.Image, filled: tuple[int, int, int, int] | None) -> Image.Image:
-    """An image of which a frame fills only a part, as a GIF's may; the rest is white."""
+    """Fills with white what the frame of a GIF does not cover."""
     if filled in (None, (0, 0, *image.size)):
         return image
     page = Image.new("RGB", image.size, "white")
@@ -173,7 +175,7 @@ def beside_white(image: Image.Image, filled: tuple[int, int, int, int] | None) -
 
 
 def managed(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The image in RGB; in sRGB where its profile describes other colours. A profile that cannot be used is passed over."""
+    """Returns the image in RGB, converted to sRGB if its profile differs. An invalid profile is ignored."""
     if profile and image.mode in ("RGB", "L", "CMYK"):
         try:
             transform = transform_of(profile, image.mode)
@@ -192,24 +194,29 @@ def transformed(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Im
 
 @lru_cache(maxsize=32)
 def transform_of(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform from a profile to sRGB; None where it changes nothing that is seen, as of the many spellings of sRGB."""
+    """Returns the transform from a profile to sRGB; None if it has no visible effect, as with the many variants of
+    sRGB."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
+    transform = ImageCms.buildTransform(
+        source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC
+    )
     if mode not in ("RGB", "L"):
         return transform
     levels = np.arange(0, 256, 17, dtype=np.uint8)
     probe = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(16, 256, 3) if mode == "RGB" else levels[None]
     before = Image.fromarray(probe)
-    change = np.asarray(transformed(before, transform), dtype=np.int16) - np.asarray(before.convert("RGB"), dtype=np.int16)
+    change = np.asarray(transformed(before, transform), dtype=np.int16) - np.asarray(
+        before.convert("RGB"), dtype=np.int16
+    )
     return None if np.abs(change).max() <= MIN_VISIBLE_CHANGE else transform
 
 
 MIN_VISIBLE_CHANGE = 3
-"""Steps of 255 by which a profile must change some colour to count as another than sRGB."""
+"""Levels of 255 that a profile must change some colour by to count as different from sRGB."""
 
 
 def deep_grey(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits scaled to them: by its file's depth, or where that tells nothing, by the values that occur."""
+    """Scales grey of more than 8 bits to 8: by the file's depth or, if that is unknown, by the range of values."""
     values = np.asarray(image)
     low, high = grey_range(image, values)
     negative = tiff_tag(image, 262) == WHITE_IS_ZERO
@@ -223,17 +230,19 @@ def deep_grey(image: Image.Image) -> Image.Image:
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         page = Image.new("RGB", image.size, "white")
-        page.paste(grey.convert("RGB"), mask=Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255))))
+        page.paste(
+            grey.convert("RGB"), mask=Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255)))
+        )
         return page
     return grey.convert("RGB")
 
 
 def grey_range(image: Image.Image, values: NDArray[np.generic]) -> tuple[float, float]:
-    """The values that are black and white.
+    """Returns the values of black and white.
 
-    16 bits (and TIFF's 12) go from 0 to their largest number. Whole numbers of 32 bits and real ones say nothing of the kind: they are
-    taken for shares where all lie in 0 to 1 (real ones), for 8 bits where they lie in 0 to 255, for 16 bits where they lie in 0 to
-    65535 (whole ones), and are stretched from the least to the largest otherwise.
+    16 bits (and TIFF's 12) range from 0 to the largest number. 32-bit integers and floats declare no range: 0 to 1 is
+    assumed if all values are in it (floats), 0 to 255 if all are in it, 0 to 65535 likewise (integers), and otherwise
+    the values' own range.
     """
     if image.mode.startswith("I;16"):
         bits = tiff_tag(image, 258)
@@ -249,13 +258,13 @@ def grey_range(image: Image.Image, values: NDArray[np.generic]) -> tuple[float, 
 
 
 def tiff_tag(image: Image.Image, number: int) -> object:
-    """A tag of a TIFF's first page; None of other files."""
+    """Returns a tag of a TIFF's first page; None for other formats."""
     tags = getattr(image, "tag_v2", None)
     return tags.get(number) if tags is not None else None
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 (upright) where there is none or it cannot be read."""
+    """Returns the EXIF orientation, 1 to 8; 1 (upright) if it is missing or invalid."""
     try:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # damaged EXIF raises whatever its parser runs into; viewers show such images as they are
@@ -272,7 +281,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings an image of an EXIF orientation upright."""
+"""The transpose that makes an image of an EXIF orientation upright."""
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -280,7 +289,7 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def is_animated(opened: Image.Image) -> bool:
-    """Whether there are frames after the first; a broken one counts, too. MPO is a photograph with its preview."""
+    """Returns whether there are further frames, readable or not. MPO does not count: it is a photograph with a preview."""
     if opened.format == "MPO":
         return False
     try:

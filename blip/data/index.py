@@ -1,4 +1,4 @@
-"""Where the members of each sample lie in a shard, so that any sample is one read."""
+"""Shard indexes: the offsets of each sample's members, so that any sample is one read."""
 
 import hashlib
 import json
@@ -13,14 +13,15 @@ from blip.data.names import KeyRule, Members, group_members
 from blip.data.tar import read_members
 
 IndexEntry = tuple[str, Members] | tuple[str, Members, list[str]]
-"""A sample's key and members; and its texts, where the index knows better than the members."""
+"""A sample's key and members, and its texts if a selection chose among them."""
 
 
 class Index:
-    """The samples of a shard in their order, each with the place of its members.
+    """The samples of a shard in order, each with the offsets of its members.
 
-    Kept as it is stored, one line of JSON a sample (`["key", {"png": [offset, size]}]`), and read a line at a time: a loader holds the
-    indexes of hundreds of shards at once. A third element has the sample's texts where a selection chose among them.
+    Stored as one line of JSON a sample (`["key", {"png": [offset, size]}]`), with the texts as a third element if a
+    selection chose among them. Lines are parsed on access, since a loader has the indexes of hundreds of shards in
+    memory.
     """
 
     def __init__(self, lines: bytes):
@@ -33,9 +34,9 @@ class Index:
 
     @classmethod
     def scan(cls, path: Path, rejected: Counter[str], keys: KeyRule = "auto") -> Self:
-        """Reads the headers of a tar that somebody else may have written; what is no sample with an image is counted by reason.
+        """Reads the headers of a tar; members that belong to no sample with an image are counted by reason.
 
-        Raises tarfile.TarError where the file is no tar or ends early.
+        Raises tarfile.TarError if the file is not a tar or is cut short.
         """
         return cls.of(group_members(read_members(path, rejected), keys, rejected).items())
 
@@ -48,7 +49,7 @@ class Index:
         return len(self.ends)
 
     def __getitem__(self, row: int) -> tuple[str, Members, list[str] | None]:
-        """Key, members, and the texts chosen, if any were."""
+        """Returns the key, the members, and the chosen texts, None if there was no selection."""
         start = self.ends[row - 1] + 1 if row else 0
         key, members, *texts = json.loads(self.lines[start : self.ends[row]])
         return key, members, texts[0] if texts else None

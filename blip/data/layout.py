@@ -1,4 +1,4 @@
-"""A sample as members of a tar, in img2dataset's layout, and back."""
+"""Conversion between samples and members of a tar, in img2dataset's layout."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,20 @@ from blip.data.names import TEXT_EXTENSIONS, Members, image_extensions
 from blip.data.sample import BadSample, Sample
 
 TEXT_FIELDS = ("texts", "captions", "caption", "text")
-"""Fields of a sample's json that hold its text or texts, the first one counting."""
+"""Fields of a sample's json that contain its text or texts, in order of precedence."""
 MAX_IMAGE_BYTES, MAX_JSON_BYTES, MAX_TEXT_BYTES = 256 << 20, 16 << 20, 1 << 20
-"""Bytes of a member that are read at most."""
+"""Largest members that are read, in bytes."""
 MAX_TEXTS = 1000
-"""Texts of a sample at most."""
+"""Largest number of texts of a sample."""
 MAX_JSON_DEPTH = 64
-"""Levels of a sample's json at most: what is nested deeper cannot be written again."""
+"""Deepest nesting of a sample's json: values that are nested too deeply cannot be written again."""
 
 
 def pack(sample: Sample) -> dict[str, bytes]:
-    """Extension to bytes: `png`, or `0.png` and on of several; `txt` where there is one text, else `texts` inside `json`."""
+    """Returns a sample's members by extension.
+
+    The image is `png`, several are `0.png`, `1.png` ...; a single text is `txt`, several are `texts` in `json`.
+    """
     if len(sample.images) == 1:
         members = {sample.image_ext: sample.images[0]}
     else:
@@ -35,9 +38,9 @@ def pack(sample: Sample) -> dict[str, bytes]:
 
 
 def select_members(members: Members, layout: Layout, chosen: bool) -> tuple[Members, bool]:
-    """The members that a sample is made of, and whether one was left out because it is too large to hold a text.
+    """Returns the members that a sample is made of, and whether one was left out because it is too large for a text.
 
-    No text's is among them where the texts were `chosen` already. Raises BadSample where an image is too large.
+    Text members are left out if the texts are already `chosen`. Raises BadSample if an image is too large.
     """
     images = image_extensions(members)
     if any(members[name][1] > MAX_IMAGE_BYTES for name in images):
@@ -49,22 +52,28 @@ def select_members(members: Members, layout: Layout, chosen: bool) -> tuple[Memb
     return fitting, len(fitting) < len(found)
 
 
-def unpack(key: str, members: Mapping[str, bytes], layout: Layout, chosen: Sequence[str] | None = None, too_large: bool = False) -> Sample:
-    """The sample of a key, with the texts that were `chosen` or else with those that its members hold.
+def unpack(
+    key: str, members: Mapping[str, bytes], layout: Layout, chosen: Sequence[str] | None = None, too_large: bool = False
+) -> Sample:
+    """Returns the sample with the `chosen` texts, or else with those of its members.
 
-    Texts that are empty are left out. Where none can be read, `text_fault` of the sample says why. Raises BadSample where it has no image.
+    Empty texts are left out. If no text can be read, the sample's `text_fault` has the reason. Raises BadSample if
+    there is no image.
     """
     names = image_extensions(members)
     if not names:
         raise BadSample("no image")
     meta, json_fault = parse_json(members["json"]) if "json" in members else ({}, "")
-    texts, text_fault = (list(chosen), "") if chosen is not None else find_texts(members, meta, json_fault, layout, too_large)
+    texts, text_fault = (
+        (list(chosen), "") if chosen is not None else find_texts(members, meta, json_fault, layout, too_large)
+    )
     meta.pop("texts", None)
     return Sample(key, [members[name] for name in names], texts, meta, names[0].rpartition(".")[2], text_fault)
 
 
 def read_texts(members: Mapping[str, bytes], layout: Layout, too_large: bool) -> tuple[list[str], str]:
-    """The texts that a sample's members hold; where there are none, why, or an empty reason where nothing claims to be one."""
+    """Returns the texts of a sample's members and, if there are none, the reason; it is empty if no member claims to be
+    one."""
     meta, json_fault = parse_json(members["json"]) if "json" in members else ({}, "")
     return find_texts(members, meta, json_fault, layout, too_large)
 
@@ -75,7 +84,7 @@ def without_images(members: Members) -> Members:
 
 
 def text_extensions(layout: Layout) -> tuple[str, ...]:
-    """The extensions of the members that may hold a text."""
+    """Returns the extensions of the members that may contain a text."""
     if layout.text_extension:
         return (layout.text_extension,)
     return () if layout.text_field else TEXT_EXTENSIONS
@@ -84,12 +93,14 @@ def text_extensions(layout: Layout) -> tuple[str, ...]:
 def find_texts(
     members: Mapping[str, bytes], meta: Mapping[str, Any], json_fault: str, layout: Layout, too_large: bool
 ) -> tuple[list[str], str]:
-    """As `read_texts`, with the json that was read."""
+    """As `read_texts`, with the parsed json."""
     texts, fault = named_texts(members, meta, json_fault, layout)
     return (texts, fault) if texts or not too_large else ([], "text is too large")
 
 
-def named_texts(members: Mapping[str, bytes], meta: Mapping[str, Any], json_fault: str, layout: Layout) -> tuple[list[str], str]:
+def named_texts(
+    members: Mapping[str, bytes], meta: Mapping[str, Any], json_fault: str, layout: Layout
+) -> tuple[list[str], str]:
     for extension in text_extensions(layout):
         if extension in members:
             return decode_text(members[extension])
@@ -125,14 +136,16 @@ def usable_texts(values: Sequence[Any]) -> tuple[list[str], str]:
 
 
 def parse_json(data: bytes) -> tuple[dict[str, Any], str]:
-    """What a sample's json holds, and what is wrong with it, in which case it counts as empty.
+    """Returns a sample's json and, if it is invalid, an empty mapping and the reason.
 
-    Halves of surrogate pairs, which cut texts leave behind and no encoding takes, become U+FFFD.
+    Lone surrogates, which cut texts contain and no encoding accepts, become U+FFFD.
     """
     try:
         meta = json.loads(data, parse_constant=lambda _: None)
         if b"\\ud" in data.lower():
-            meta = json.loads(json.dumps(meta, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+            meta = json.loads(
+                json.dumps(meta, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            )
     except (ValueError, RecursionError):
         return {}, "json cannot be decoded"
     if not isinstance(meta, dict):
@@ -143,7 +156,7 @@ def parse_json(data: bytes) -> tuple[dict[str, Any], str]:
 
 
 def json_depth(value: Any) -> int:
-    """Levels of lists and mappings in a value."""
+    """Returns the levels of nested lists and mappings."""
     level, reached = [value], 0
     while level := [v for v in level if isinstance(v, dict | list)]:
         reached += 1

@@ -1,4 +1,4 @@
-"""Batches of samples for training: the same ones in the same order on any number of processes, from any step on."""
+"""Training batches: the same samples in the same order on any number of processes, from any step on."""
 
 import hashlib
 import os
@@ -20,7 +20,14 @@ from blip.data.manifest import Manifest
 from blip.data.plan import Plan
 from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample, too_many_unexpected
 from blip.data.shards import ShardError
-from blip.data.shared_memory import REMEDY, check_shared_memory, exit_on_send_error, format_megabytes, free_bytes, size_bytes
+from blip.data.shared_memory import (
+    REMEDY,
+    check_shared_memory,
+    exit_on_send_error,
+    format_megabytes,
+    free_bytes,
+    size_bytes,
+)
 from blip.storage import StoreError
 
 Prepared = TypeVar("Prepared")
@@ -28,13 +35,13 @@ Collated = TypeVar("Collated")
 Prepare = Callable[[Sample, np.random.Generator], Prepared]
 Collate = Callable[[list[Prepared]], Collated]
 Place = tuple[int, int]
-"""Shard and row."""
+"""Shard number and row."""
 
 FETCH_THREADS = 4
 
 
 class Rejection(NamedTuple):
-    """Why a sample is left out; `detail` says more of an error that is unexpected, and is empty otherwise."""
+    """Why a sample is left out; `detail` describes an unexpected error, and is empty otherwise."""
 
     reason: str
     detail: str
@@ -44,26 +51,27 @@ class LoaderConfig(Config):
     batch: int = Field(default=64, ge=1, le=10_000_000)
     """Samples of an optimizer step, over all processes."""
     micro_batch: int | None = Field(default=None, ge=1)
-    """Samples that one process takes at a time, gradients accumulating; none is all of its part. To go on unchanged on another number
-    of processes, this must stay."""
+    """Samples of a forward pass in one process, with gradient accumulation; by default the process's whole part of the
+    batch. To resume with equal batches on another number of processes, keep it unchanged."""
     streams: int = Field(default=64, ge=1, le=1_000_000)
-    """Stretches of the data that a batch draws from at once; the order of samples depends on it."""
+    """Parts of the data from which a batch draws concurrently; the order of samples depends on it."""
     window: int = Field(default=4, ge=1, le=1_000_000)
-    """Shards that a stream mixes at a time; the order of samples depends on it."""
+    """Shards that a stream shuffles together; the order of samples depends on it."""
     workers: int = Field(default=0, ge=0, le=1024)
-    """Processes that read and decode beside the training; with none, it happens in between."""
+    """Processes that read and decode beside the training; with 0, the training process does."""
     prefetch: int = Field(default=2, ge=1, le=1024)
-    """Micro-batches that a worker has ready."""
+    """Micro-batches that a worker prepares in advance."""
     ranged: bool = False
-    """Read samples from the bucket one by one rather than whole shards: for shards that no local disk holds. Digests are not verified."""
+    """Request single samples from the bucket instead of whole shards, for shards larger than the local disk. Digests
+    are not verified."""
     unexpected: float = Field(default=0.01, ge=0, le=1)
-    """The share of the data's samples over which the code may fail in ways that it does not know, before the training ends. Each is left
-    out and named in the log. Three may fail in any case, but with 0 none."""
+    """Largest share of samples with unexpected errors before the training fails. Each is left out and logged. Three are
+    always tolerated, except with 0."""
     cache: str | None = None
-    """The local folder for copies of shards; none is one in the system's temporary folder, shared by all runs of a user and by nobody
-    else. Whoever may write to the folder decides what is learnt from."""
+    """The local folder for copies of shards; by default one in the system's temporary folder, shared by the runs of a
+    user and closed to others. Users who can write to the folder control the training data."""
     cache_gb: float = Field(default=100.0, gt=0)
-    """What these copies may take on the disk."""
+    """Largest size of these copies, in GB."""
 
     @model_validator(mode="after")
     def micro_batches_fill_a_batch(self) -> Self:
@@ -76,14 +84,17 @@ class LoaderConfig(Config):
 
 
 class Loader(Generic[Collated]):
-    """Endless micro-batches of this rank over one or several data sets, from optimizer step `start_step` on.
+    """Endless micro-batches of one rank over one or several data sets, from optimizer step `start_step` on.
 
-    `prepare` makes of a sample what `collate` makes a batch of; its random generator depends on seed, epoch and the sample's key alone.
-    The samples of a step depend on the data, the seed and the config's batch, streams and window: the parts of ranks in their order,
-    and of a rank's micro-batches in theirs, are the global batch. A sample that `prepare` refuses by BadSample is counted by reason and
-    replaced by the next good one of its shard, and so is one over which it fails otherwise, within `cfg.unexpected`. With workers,
-    `prepare` and `collate` run in their processes.
-    Raises ConfigError where batch, data and processes do not fit, ShardError where a shard is missing or altered.
+    `prepare` converts a sample to what `collate` makes a batch of; its random generator depends only on seed, epoch and
+    the sample's key. The samples of a step depend only on the data, the seed and the config's batch, streams and
+    window: the global batch is the concatenation of the ranks' parts, and a rank's part that of its micro-batches.
+
+    A sample for which `prepare` raises BadSample is counted by reason and replaced by the next good one of its shard;
+    so is one with an unexpected error, within `cfg.unexpected`. With workers, `prepare` and `collate` run in their
+    processes.
+
+    Raises ConfigError if batch, data and processes do not fit, ShardError if a shard is missing or altered.
     """
 
     def __init__(
@@ -104,12 +115,14 @@ class Loader(Generic[Collated]):
             manifest.check_counts()
         stored = [(manifest.store, shard) for manifest in manifests for shard in manifest.shards]
         self.plans = [Plan([s.samples for _, s in stored], seed, cfg.batch, cfg.streams, cfg.window) for _ in range(2)]
-        """One to read by and one to look ahead with: a plan remembers the epoch that it is in."""
+        """For reading and for prefetching: a plan caches the state of one epoch."""
         self.remote = not cfg.ranged and any(store.path(shard.name) is None for store, shard in stored)
         if self.remote:
             check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
         folder = private_folder() if self.remote and not cfg.cache else Path(cfg.cache or "")
-        self.reader = MicroBatchReader(ShardCache(stored, folder, int(cfg.cache_gb * 1e9), cfg.ranged), prepare, collate, seed)
+        self.reader = MicroBatchReader(
+            ShardCache(stored, folder, int(cfg.cache_gb * 1e9), cfg.ranged), prepare, collate, seed
+        )
         self.bad: dict[Place, Rejection] = {}
 
     @property
@@ -119,16 +132,16 @@ class Loader(Generic[Collated]):
 
     @property
     def samples(self) -> int:
-        """Samples of the data, the ones that an epoch leaves out included."""
+        """Samples of the data, including those that an epoch leaves out."""
         return self.plans[0].total
 
     @property
     def rejected(self) -> Counter[str]:
-        """How many samples this rank could not use so far, by reason; each counts once."""
+        """Samples that this rank could not use so far, by reason; each is counted once."""
         return Counter(fault.reason for fault in self.bad.values())
 
     def __iter__(self) -> Iterator[Collated]:
-        """Micro-batches, `accumulation` a step; the step counts as made when its last one is handed out."""
+        """Yields micro-batches, `accumulation` a step; `step` increases before the last one of a step is yielded."""
         for done, (batch, bad) in enumerate(self.read(), start=1):
             self.bad.update(bad)
             self.check_unexpected()
@@ -137,7 +150,7 @@ class Loader(Generic[Collated]):
             yield batch
 
     def check_unexpected(self) -> None:
-        """Raises ShardError where unexpected errors cost more of the samples than the configuration allows."""
+        """Raises ShardError if unexpected errors affect more of the samples than the configuration allows."""
         details = [fault.detail for fault in self.bad.values() if fault.detail]
         if too_many_unexpected(len(details), self.samples, self.cfg.unexpected):
             raise ShardError(
@@ -155,9 +168,10 @@ class Loader(Generic[Collated]):
             self.reader.cache.close()
 
     def in_workers(self, tasks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[Collated, dict[Place, Rejection]]]:
-        """What workers make of the tasks, in their order. Raises ConfigError at once where /dev/shm is too small for it.
+        """Yields the workers' results in the order of the tasks.
 
-        Raises StoreError where a worker ends by itself: for want of memory, or of room there once others have filled it.
+        Raises ConfigError before the first if /dev/shm is too small. Raises StoreError if a worker dies: of lack of
+        memory, or of /dev/shm if other programs fill it.
         """
         self.check_first_batch()
         batches = DataLoader(
@@ -180,14 +194,15 @@ class Loader(Generic[Collated]):
             raise StoreError(f"{ended} It had {free} of {size} in /dev/shm left, if that was it: {REMEDY}") from e
 
     def check_first_batch(self) -> None:
-        """Makes the first batch here, to know what one takes, and compares all that are there at a time with the room."""
+        """Prepares the first batch in this process for its size. Raises ConfigError if /dev/shm is too small for all
+        concurrent ones."""
         plan = self.plans[0]
         batch, _ = self.reader[self.step // plan.steps, plan.rows(self.step, *self.part(0, self.micro_batch))]
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         check_shared_memory(batch, local * (self.cfg.workers * self.cfg.prefetch + self.accumulation + 1))
 
     def tasks(self, step: int, fetchers: ThreadPoolExecutor) -> Iterator[tuple[int, np.ndarray]]:
-        """Epoch and rows of every micro-batch of this rank; shards that come into use soon are sent for."""
+        """Yields epoch and rows of this rank's micro-batches; starts the download of shards that are used soon."""
         plan, ahead = self.plans
         share = self.micro_batch * self.accumulation
         lead = ahead.window // ahead.each // 2
@@ -202,12 +217,13 @@ class Loader(Generic[Collated]):
                 yield now // plan.steps, plan.rows(now, *self.part(i * self.micro_batch, self.micro_batch))
 
     def part(self, offset: int, size: int) -> tuple[int, int]:
+        """Returns the range of this rank's samples in the global batch, from `offset` on."""
         begin = self.rank * self.micro_batch * self.accumulation + offset
         return begin, begin + size
 
 
 class MicroBatchReader(Generic[Prepared, Collated]):
-    """Makes one micro-batch from its epoch and rows; travels to workers."""
+    """Prepares a micro-batch from its epoch and rows; is pickled to workers."""
 
     def __init__(self, cache: ShardCache, prepare: Prepare[Prepared], collate: Collate[Prepared, Collated], seed: int):
         self.cache, self.prepare, self.collate, self.seed = cache, prepare, collate, seed
@@ -218,7 +234,8 @@ class MicroBatchReader(Generic[Prepared, Collated]):
         return self.collate([self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]), bad
 
     def good(self, epoch: int, number: int, row: int, bad: dict[Place, Rejection]) -> Prepared:
-        """The sample of a row or, where it is bad, the next good one of its shard: neither processes nor earlier samples matter."""
+        """Returns the sample of a row or, if it is bad, the next good one of its shard, independent of processes and
+        earlier samples."""
         shard = self.cache[number]
         for place in (*range(row, len(shard)), *range(row)):
             try:
@@ -228,28 +245,38 @@ class MicroBatchReader(Generic[Prepared, Collated]):
             except BadSample as e:
                 bad[number, place] = Rejection(str(e), e.detail if isinstance(e, UnexpectedError) else "")
         store, entry = self.cache.shards[number]
-        reasons = ", ".join(sorted({fault.reason for (shard_number, _), fault in bad.items() if shard_number == number}))
-        raise ShardError(f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}")
+        reasons = ", ".join(
+            sorted({fault.reason for (shard_number, _), fault in bad.items() if shard_number == number})
+        )
+        raise ShardError(
+            f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}"
+        )
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """The random numbers of a sample in an epoch."""
-    return np.random.default_rng(int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest()))
+    """Returns the random generator of a sample in an epoch."""
+    return np.random.default_rng(
+        int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest())
+    )
 
 
 def split_batch(cfg: LoaderConfig, world: int) -> tuple[int, int]:
-    """Size and number of a process's micro-batches in a step. Raises ConfigError where they do not fit."""
+    """Returns the size and the number of a process's micro-batches in a step. Raises ConfigError if they do not fit."""
     share, rest = divmod(cfg.batch, world)
     if rest:
-        raise ConfigError(f"loader.batch is {cfg.batch}, which {world} processes cannot share: make it a multiple of their number")
+        raise ConfigError(
+            f"loader.batch is {cfg.batch}, which {world} processes cannot share: make it a multiple of their number"
+        )
     size = cfg.micro_batch or share
     if share % size:
-        raise ConfigError(f"loader.micro_batch is {size}, but each of {world} processes has {share} samples of a batch: make it a divisor")
+        raise ConfigError(
+            f"loader.micro_batch is {size}, but each of {world} processes has {share} samples of a batch: make it a divisor"
+        )
     return size, share // size
 
 
 def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> None:
-    """Raises ConfigError where the copies in use at a time would push one another out."""
+    """Raises ConfigError if the shards in concurrent use exceed the cache's size."""
     here = min(1.0, int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world)
     used = sum(sizes) if plan.streams == 1 else min(sum(sizes), max(sizes) * (cfg.window + 1) * plan.streams * here)
     if used > cfg.cache_gb * 1e9:
@@ -260,13 +287,14 @@ def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> 
 
 
 def init_worker(worker: int) -> None:
-    """Prepares a process that reads and decodes beside the training."""
+    """Initialises a loader worker."""
     leave_process_group(worker)
     exit_on_send_error()
 
 
 def leave_process_group(worker: int) -> None:  # noqa: ARG001
-    """Lets the training alone end its workers: a launcher sends SIGTERM to a whole group, and the step at hand still needs its data."""
+    """Detaches the worker from the process group, so that a launcher's SIGTERM reaches only the trainer, whose current
+    step still needs data."""
     os.setpgid(0, 0)
 
 

@@ -1,4 +1,4 @@
-"""What a data set is: its shards by digest, where it came from, and what was left out."""
+"""Manifests: a data set's shards by digest, its origin, and counts of what was left out."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,17 @@ from blip.storage import Store, StoreError, check_key, locate, open_store
 
 
 class Layout(Config):
-    """How the members of a tar become samples."""
+    """How the members of a tar are grouped into samples."""
 
     keys: KeyRule = "auto"
-    """Where the key in a member's name ends: at its `first` dot (`000.seg.png` belongs to `000.jpg`), at its `last` one (`photo.v2.jpg` is
-    `photo.v2`), or, `auto`, wherever images get a key of their own."""
+    """Where the key in a member's name ends: at its `first` dot (`000.seg.png` belongs to `000.jpg`), at its `last` one
+    (`photo.v2.jpg` is `photo.v2`), or, with `auto`, at the dot for which images get distinct keys."""
     text_extension: str = ""
-    """The extension of the members that hold the texts; empty for the first of txt, caption, cap and text that a sample has, and then
-    for its json."""
+    """The extension of the members that contain the texts. If empty, the first of txt, caption, cap and text that a
+    sample has, then its json."""
     text_field: str = ""
-    """The field of a sample's json that holds its text or texts; empty for the first of texts, captions, caption and text that it has.
-    With one of these two settings, texts are read from nowhere else."""
+    """The field of a sample's json that contains its text or texts. If empty, the first of texts, captions, caption and
+    text that the json has. If this or `text_extension` is set, texts are read from nowhere else."""
 
     @field_validator("text_extension")
     @classmethod
@@ -35,33 +35,34 @@ class Shard(Config):
     """One tar of a data set."""
 
     name: str
-    """Its key, relative to the manifest's root."""
+    """The tar's key, relative to the manifest's root."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
     samples: int = Field(ge=0)
     index: str = ""
-    """The key of an index of some of its samples and texts; empty for the one beside it, of all."""
+    """The key of an index that selects samples and texts; empty for the index beside the shard, which lists all."""
     index_root: str = ""
-    """The URI below which that index lies; empty where it lies below the manifest's root, as the shard does."""
+    """The URI below which that index is stored; empty if it is below the manifest's root."""
     index_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
-    """Digest of that index; empty where an earlier version wrote the manifest: then the index beside the shard is not believed."""
+    """Digest of that index; empty in manifests of earlier versions, for which the index beside the shard is not used.
+    """
     layout: Layout = Layout()
-    """How its members are read."""
+    """How the members are grouped into samples."""
 
 
 class Manifest(Config):
-    """A data set's shards and their history. This small file, not the bytes, is what passes between steps."""
+    """A data set's shards and provenance. Pipeline steps pass this small file, not the shards."""
 
     name: str
     root: str
-    """The URI below which the shards lie."""
+    """The URI below which the shards are stored."""
     shards: tuple[Shard, ...] = ()
     parents: tuple[str, ...] = ()
-    """Digests of the manifests that this one was made from."""
+    """Digests of the manifests from which this one was made."""
     revision: str = ""
-    """The code's revision that made it."""
+    """Revision of the code that made it."""
     counts: dict[str, int] = Field(default_factory=dict)
-    """How often what happened: samples left out by reason, and whatever else its maker counted."""
+    """Samples left out by reason, and other counts of the step that wrote the manifest."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -74,17 +75,20 @@ class Manifest(Config):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything but where it lies and its revision: a data set stays the same when it moves, or its maker is mended."""
-        return value_digest(self.model_dump(exclude={"root": True, "revision": True, "shards": {"__all__": {"index_root"}}}))
+        """SHA-256 of all fields but the root and the revision: moving a data set, or changing the code, does not change
+        it."""
+        return value_digest(
+            self.model_dump(exclude={"root": True, "revision": True, "shards": {"__all__": {"index_root"}}})
+        )
 
     def save(self, uri: str | Path) -> None:
-        """Writes the manifest to a file or an object; the same manifest gives the same bytes."""
+        """Writes the manifest to a file or an object; equal manifests are written as equal bytes."""
         store, key = locate(uri)
         store.put(key, json.dumps(self.model_dump(), indent=1, sort_keys=True).encode() + b"\n")
 
     @classmethod
     def load(cls, uri: str | Path) -> Self:
-        """Reads a manifest. Raises MissingKeyError where there is none, ConfigError where something else stands."""
+        """Reads a manifest. Raises MissingKeyError if it does not exist, ConfigError if it is not valid."""
         store, key = locate(uri)
         try:
             values = json.loads(store.get(key))
@@ -107,7 +111,7 @@ class Manifest(Config):
         return manifest
 
     def check_shards(self, origin: str) -> None:
-        """Raises ConfigError that names a shard that cannot be as the manifest says."""
+        """Raises ConfigError if a shard's key is invalid or occurs twice."""
         names: set[str] = set()
         for shard in self.shards:
             for key in (shard.name, shard.index) if shard.index else (shard.name,):
@@ -120,7 +124,8 @@ class Manifest(Config):
             names.add(shard.name)
 
     def check_counts(self) -> None:
-        """Raises ConfigError that names a shard that has not the bytes for its samples: no order of them should be drawn up."""
+        """Raises ConfigError if a shard is too small for its number of samples, before memory is allocated for their
+        order."""
         for shard in self.shards:
             if shard.samples > shard.bytes // MIN_SAMPLE_BYTES:
                 raise ConfigError(
@@ -130,4 +135,4 @@ class Manifest(Config):
 
 
 MIN_SAMPLE_BYTES = 512
-"""Bytes of a sample in a tar at least: a member's header."""
+"""Smallest size of a sample in a tar: one member's header."""

@@ -1,4 +1,4 @@
-"""Which members of a tar are one sample: the key and the extension in each member's name."""
+"""Grouping of a tar's members into samples by the key and the extension in each member's name."""
 
 import re
 from collections import Counter, defaultdict
@@ -9,28 +9,44 @@ from typing import Literal, NamedTuple
 from blip.data.tar import Member
 
 WRITABLE_KEY = re.compile(r"(?:.*/)?[^/.]+")
-"""A key that is safe to write: without a dot in its last part."""
-IMAGE_EXTENSIONS = ("jpeg", "jpg", "png", "webp", "avif", "bmp", "gif", "j2k", "jfif", "jp2", "pbm", "pgm", "ppm", "tif", "tiff")
+"""Keys that may be written: the last part has no dot."""
+IMAGE_EXTENSIONS = (
+    "jpeg",
+    "jpg",
+    "png",
+    "webp",
+    "avif",
+    "bmp",
+    "gif",
+    "j2k",
+    "jfif",
+    "jp2",
+    "pbm",
+    "pgm",
+    "ppm",
+    "tif",
+    "tiff",
+)
 IMAGE_EXTENSION = re.compile(rf"(?:\d{{1,9}}\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})")
-"""An extension that holds an image: `png`, or `0.png`, `1.png` of several."""
+"""An extension of an image: `png`, or `0.png`, `1.png` if a sample has several."""
 TEXT_EXTENSIONS = ("txt", "caption", "cap", "text")
-"""Extensions that hold a text, the first one counting."""
+"""Extensions of texts, in order of precedence."""
 MAX_PATH, MAX_NAME = 4096, 255
-"""Characters of a member's name, and of its last part: what file systems allow."""
+"""Longest member's name, and longest last part of it, in characters: the limits of file systems."""
 
 KeyRule = Literal["auto", "first", "last"]
-"""Where a name's key ends: at the first dot of its last part, at its last dot, or as `keys_and_extensions` finds out."""
+"""Where a name's key ends: at the first dot of its last part, at its last dot, or as `KnownKeys` infers."""
 Members = dict[str, tuple[int, int]]
 """Extension to (offset, size) in bytes."""
 
 EXTRA_IMAGE = "further image of a sample"
 HIDDEN_MEMBER = "hidden member"
 HARMLESS = (EXTRA_IMAGE, HIDDEN_MEMBER)
-"""Counted, and no loss: images beside a sample's own (`000.seg.png`), and the files that systems hide in folders."""
+"""Reasons that cost no sample: images beside a sample's own (`000.seg.png`), and hidden files of file managers."""
 
 
 class MemberName(NamedTuple):
-    """A name's text, and where the first and the last dot of its last part are."""
+    """A name, with the positions of the first and the last dot in its last part."""
 
     text: str
     first: int
@@ -60,7 +76,7 @@ class MemberName(NamedTuple):
 
 @dataclass
 class StemKinds:
-    """What stands under a stem."""
+    """The kinds of members that share a stem."""
 
     image: bool = False
     text: bool = False
@@ -68,9 +84,9 @@ class StemKinds:
 
 
 def group_members(members: Iterable[Member], split: KeyRule, rejected: Counter[str]) -> dict[str, Members]:
-    """The samples of a tar, in the order of their first members; members of one sample may stand anywhere.
+    """Returns the samples of a tar in the order of their first members; a sample's members need not be adjacent.
 
-    What belongs to no sample with an image is counted by reason.
+    Members that belong to no sample with an image are counted in `rejected` by reason.
     """
     named = [(name, member) for member in members if (name := parse_name(member.name, rejected))]
     keys = find_keys([name for name, _ in named], split)
@@ -97,13 +113,17 @@ def group_members(members: Iterable[Member], split: KeyRule, rejected: Counter[s
 
 
 def image_extensions(members: Iterable[str]) -> list[str]:
-    """The extensions that hold the images: one without a number, the first of IMAGES, else those with numbers, `2.png` before `10.png`."""
+    """Returns the extensions of a sample's images in order.
+
+    An extension without a number wins, the first of IMAGE_EXTENSIONS; else all with numbers, `2.png` before `10.png`.
+    """
     names = list(filter(IMAGE_EXTENSION.fullmatch, members))
     single = sorted((name for name in names if "." not in name), key=IMAGE_EXTENSIONS.index)
     return single[:1] or sorted(names, key=lambda name: (int(name.partition(".")[0]), name))
 
 
 def parse_name(raw: str, rejected: Counter[str]) -> MemberName | None:
+    """Returns the parsed name; None, with the reason counted, if it is too long, hidden, or without key and extension."""
     text = printable(raw)
     base = text.rfind("/") + 1
     if len(text) > MAX_PATH or len(text) - base > MAX_NAME:
@@ -120,13 +140,13 @@ def parse_name(raw: str, rejected: Counter[str]) -> MemberName | None:
 
 
 def printable(name: str) -> str:
-    """A name with bytes that are not UTF-8, and characters that do not print, written as `\\xNN`."""
+    """Returns a name with bytes that are not UTF-8, and control characters, escaped as `\\xNN`."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def find_keys(names: list[MemberName], split: KeyRule) -> list[str]:
-    """The key in each name."""
+    """Returns the key of each name."""
     match split:
         case "first":
             return [name.head for name in names]
@@ -138,12 +158,15 @@ def find_keys(names: list[MemberName], split: KeyRule) -> list[str]:
 
 
 class KnownKeys:
-    """The keys that a tar's names are known to have, under the rule `auto`.
+    """Infers the keys of a tar's names: the rule `auto`.
 
-    WebDataset splits at the first dot (`000.jpg`, `000.seg.png`, `000.txt` are one sample), but many files have dots in their names
-    (`photo.v2.12.jpg`, `photo.v2.12.txt`). A name's key is its longest beginning that is known as a key, or else all before its last dot.
-    Known up to the first dot is what has an image of its own (`000.jpg`), or other members and only numbered images (`k.json`, `k.0.png`,
-    `k.1.png`). Known up to a later dot is what has an image and a text of its own.
+    WebDataset splits at the first dot (`000.jpg`, `000.seg.png`, `000.txt` are one sample), but many files have dots in
+    their names (`photo.v2.12.jpg`, `photo.v2.12.txt`). A name's key is its longest prefix that is a known key, or else
+    all before its last dot.
+
+    A prefix up to the first dot is known if it has an image of its own (`000.jpg`), or other members and only numbered
+    images (`k.json`, `k.0.png`, `k.1.png`). A prefix up to a later dot is known if it has an image and a text of its
+    own.
     """
 
     def __init__(self, names: Iterable[MemberName]):

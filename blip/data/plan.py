@@ -1,4 +1,4 @@
-"""Which sample comes when: an order that knows the data, a seed and the batch, and nothing of processes."""
+"""The order of samples: a pure function of the data, the seed and the batch, independent of processes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,20 +8,24 @@ from blip.config import ConfigError
 
 
 class Plan:
-    """The order of samples over endless epochs, found for any step without walking there.
+    """The order of samples over endless epochs; any step is computed directly.
 
-    An epoch puts the shards in a random order, end to end. Its streams are equal, adjoining stretches of that line; a batch takes as many
-    samples from each, and a stream draws them at random from a window of a few shards that moves along. So a few shards for each stream
-    are open at a time, and part of a batch needs only part of the streams. Where there are no more shards than streams, the whole
-    epoch is one window. What does not fill a last batch is left out, another part of the data each epoch.
+    An epoch concatenates the shards in a random order. Its streams are equal, adjacent ranges of that line; a batch
+    takes the same number of samples from each stream, which draws them at random from a moving window of a few shards.
+    So each stream needs a few open shards at a time, and a part of a batch needs only some of the streams. If there are
+    no more shards than streams, the whole epoch is one window. The samples that do not fill a last batch are left out,
+    others in each epoch.
     """
 
     def __init__(self, counts: Sequence[int], seed: int, batch: int, streams: int, window: int):
-        """`counts` samples of each shard; `batch` samples of a step; at most `streams`, each with a window of `window` shards."""
+        """`counts`: samples of each shard; `batch`: samples of a step; `streams`: the largest number of streams;
+        `window`: shards of a stream's window. Raises ConfigError if the data is smaller than a batch."""
         self.counts, self.seed, self.batch = np.asarray(counts, np.int64), seed, batch
         self.total = int(self.counts.sum())
         if self.total < batch:
-            raise ConfigError(f"loader.batch is {batch}, but the data has {self.total} samples: a batch cannot be larger than the data")
+            raise ConfigError(
+                f"loader.batch is {batch}, but the data has {self.total} samples: a batch cannot be larger than the data"
+            )
         self.steps = self.total // batch
         few = len(counts) <= streams
         self.streams = 1 if few else max(n for n in range(1, streams + 1) if batch % n == 0)
@@ -32,21 +36,26 @@ class Plan:
         self.windows: dict[int, tuple[int, np.ndarray]] = {}
 
     def rows(self, step: int, begin: int, end: int) -> np.ndarray:
-        """Shard and row `(end - begin, 2)` of the samples `begin` to `end` of the batch of a step, counted over all epochs."""
+        """Returns shard and row `(end - begin, 2)` of the samples `begin` to `end` of a step's batch; steps count over
+        all epochs."""
         return self.locate(np.concatenate([self.shuffled(*part) for part in self.parts(step, begin, end)]))
 
     def shards(self, step: int, begin: int, end: int) -> set[int]:
-        """The shards that the windows of these samples lie in."""
+        """Returns the shards that the windows of these samples touch."""
         found: set[int] = set()
         for stream, first, last in self.parts(step, begin, end):
             low, high = self.window_at(stream, first)[1], self.window_at(stream, last - 1)[2]
             (left, before), (right, after) = self.places(np.array([low, high - 1]) + stream * self.length)
-            between = self.order[left : right + 1] if before <= after else np.append(self.order[left:], self.order[: right + 1])
+            between = (
+                self.order[left : right + 1]
+                if before <= after
+                else np.append(self.order[left:], self.order[: right + 1])
+            )
             found.update(between.tolist())
         return found
 
     def parts(self, step: int, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Stream, and first and last place in it, of the samples of a batch."""
+        """Yields stream, first and last position in it, of a range of a batch."""
         epoch, step = divmod(step, self.steps)
         self.start_epoch(epoch)
         for stream in range(begin // self.each, -(-end // self.each)):
@@ -55,6 +64,7 @@ class Plan:
             yield stream, step * self.each + first, step * self.each + last
 
     def start_epoch(self, epoch: int) -> None:
+        """Computes the order of an epoch's shards, unless it is the current one."""
         if epoch == self.epoch:
             return
         rng = np.random.default_rng([self.seed, epoch])
@@ -64,7 +74,7 @@ class Plan:
         self.rotation = int(rng.integers(self.total))
 
     def shuffled(self, stream: int, first: int, last: int) -> np.ndarray:
-        """Places `first` to `last` of a stream, as positions on the epoch's line."""
+        """Returns positions on the epoch's line for the positions `first` to `last` of a stream."""
         found = []
         while first < last:
             number, low, high = self.window_at(stream, first)
@@ -77,18 +87,20 @@ class Plan:
         return np.concatenate(found) + stream * self.length
 
     def window_at(self, stream: int, place: int) -> tuple[int, int, int]:
-        """The window of a place in a stream: number, first and last place. Streams move on at different times, not all at once."""
+        """Returns number, first and last position of the window at a position of a stream. Streams change windows at
+        different times."""
         shift = self.window * stream // self.streams
         number = (place + shift) // self.window
         return number, max(0, number * self.window - shift), min(self.length, (number + 1) * self.window - shift)
 
     def locate(self, line: np.ndarray) -> np.ndarray:
-        """Shard and row `(N, 2)` of positions on the epoch's line."""
+        """Returns shard and row `(N, 2)` of positions on the epoch's line."""
         places, positions = self.places(line).T
         shards = self.order[places]
         return np.stack([shards, positions - self.ends[places] + self.counts[shards]], 1)
 
     def places(self, line: np.ndarray) -> np.ndarray:
-        """The place of the shard in the epoch's order, and the turned position, `(N, 2)` of positions on the epoch's line."""
+        """Returns the shard's index in the epoch's order, and the rotated position, `(N, 2)` of positions on the
+        epoch's line."""
         positions = (line + self.rotation) % self.total
         return np.stack([np.searchsorted(self.ends, positions, side="right"), positions], 1)

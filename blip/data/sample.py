@@ -1,4 +1,4 @@
-"""What every data set is made of: images and the texts that belong to them."""
+"""Samples: encoded images, their texts, and the reasons for which samples are left out."""
 
 import logging
 from collections import Counter
@@ -12,17 +12,17 @@ from blip.storage import StoreError
 log = logging.getLogger(__name__)
 
 ALWAYS_ALLOWED = 3
-"""Unexpected errors that a job outlives whatever their share, unless its share is 0."""
+"""Unexpected errors that a job tolerates whatever their share, unless the allowed share is 0."""
 MAX_DETAILS = 20
-"""Unexpected errors that are kept with key and message."""
+"""Unexpected errors that are recorded with key and message."""
 
 
 class BadSample(ValueError):  # noqa: N818
-    """A sample that cannot be used. Its message is the reason alone, a few words without values: samples are counted by it."""
+    """A sample that cannot be used. The message is a reason without values, since samples are counted by it."""
 
 
 class UnexpectedError(BadSample):
-    """A sample over which the code failed in a way that it does not know; `detail` has the sample, the error's type and its message."""
+    """An error that no check anticipates; `detail` names the sample, the error's type and its message."""
 
     def __init__(self, sample: str, error: Exception):
         super().__init__(f"unexpected {type(error).__name__}")
@@ -30,7 +30,7 @@ class UnexpectedError(BadSample):
 
 
 class Rejected(Counter[str]):
-    """How many samples were left out, by reason, and the details of those that nobody expected to fail."""
+    """Counts of the samples that were left out, by reason, with the details of unexpected errors."""
 
     def __init__(self, *counts: Any):
         super().__init__(*counts)
@@ -52,9 +52,9 @@ def format_counts(counts: Mapping[str, int]) -> str:
 
 @contextmanager
 def one_sample(name: str) -> Iterator[None]:
-    """Turns what goes wrong over one sample into a BadSample that names it, so that it costs nothing but this sample.
+    """Converts exceptions to BadSample, so that an error costs one sample; `name` identifies it in the log.
 
-    Errors of the store pass through: they are no fault of the sample.
+    StoreError passes through: the sample is not its cause.
     """
     try:
         yield
@@ -67,29 +67,29 @@ def one_sample(name: str) -> Iterator[None]:
 
 
 def too_many_unexpected(unexpected: int, samples: int, share: float) -> bool:
-    """Whether so many unexpected errors among so many samples are more than a job may outlive."""
+    """Returns whether the number of unexpected errors exceeds the allowed share of the samples."""
     allowed = max(ALWAYS_ALLOWED, share * samples) if share else 0
     return unexpected > allowed
 
 
 @dataclass
 class Sample:
-    """Encoded images (one, two, or the frames of a video), their texts, and what is known about them besides."""
+    """Encoded images (one, two, or the frames of a video) with their texts and metadata."""
 
     key: str
     images: list[bytes]
     texts: list[str]
-    """None of them is empty."""
+    """No text is empty."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """Plain JSON values."""
+    """JSON values."""
     image_ext: str = "png"
-    """Such as `png`; the same for all images."""
+    """The extension without a dot, such as `png`; the same for all images."""
     text_fault: str = field(default="", compare=False)
-    """Why a text that came with the sample cannot be read; empty where it can, and where none came."""
+    """Why the sample's text cannot be read; empty if it can be, or if the sample has none."""
     shard: str = field(default="", compare=False)
-    """SHA-256 of the shard that it lies in; empty where it lies in none."""
+    """SHA-256 of the shard that contains the sample; empty if it is in none."""
 
     @property
     def id(self) -> str:
-        """What the sample is known by among all: keys may begin again in every shard."""
+        """The sample's id in the whole data set: keys may repeat across shards."""
         return f"{self.shard[:12]}/{self.key}" if self.shard else self.key

@@ -1,4 +1,4 @@
-"""Shards: tars of samples, written once, named by their content and verified before they are read."""
+"""Shards: tars of samples, written once, named by digest and verified before they are read."""
 
 import logging
 import os
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 
 WRITTEN_LAYOUT = Layout(keys="first")
-"""How the shards that are written here are read: their keys have no dot."""
+"""Layout of the shards that this module writes: their keys have no dot."""
 MAX_GAP = 64 * 1024
-"""Bytes between a sample's members that are read along with them; what lies further apart is read one by one."""
+"""Bytes between a sample's members up to which they are read in one request."""
 
 
 class ShardError(StoreError):
-    """A shard that is missing, cut short or altered; the message names it and its digest."""
+    """A shard is missing, cut short or altered; the message has its URI and digest."""
 
 
 def write_shards(
@@ -45,9 +45,10 @@ def write_shards(
     counts: Mapping[str, int] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Writes samples to tars `NAME-000000-DIGEST.tar` below `root` and returns their manifest, unsaved.
+    """Writes samples to tars `NAME-000000-DIGEST.tar` below `root` and returns their manifest, without saving it.
 
-    The same samples give the same bytes, names and manifest. `counts` is read at the end: whoever yields the samples may go on counting.
+    Equal samples give equal bytes, names and manifests. `counts` is read after the last sample, so the iterable may
+    update it.
     """
     store, rest, shards = open_store(root), iter(samples), []
     while chunk := list(islice(rest, per_shard)):
@@ -64,7 +65,10 @@ def write_shards(
 
 
 def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
-    """Writes one tar and its index. Its name ends in its digest: two attempts at the same work write the same object, others another."""
+    """Writes one tar and its index. The name ends in the content's digest, so identical retries are idempotent.
+
+    Raises ValueError if a key occurs twice or cannot be written.
+    """
     with scratch("shard") as folder:
         path = folder / "shard.tar"
         seen = set()
@@ -79,7 +83,9 @@ def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
         rejected: Counter[str] = Counter()
         index = Index.scan(path, rejected, WRITTEN_LAYOUT.keys)
         if len(index) < len(seen):
-            raise ValueError(f"shard {store.uri}/{stem}: {len(seen)} samples became {len(index)}; left out: {dict(rejected)}")
+            raise ValueError(
+                f"shard {store.uri}/{stem}: {len(seen)} samples became {len(index)}; left out: {dict(rejected)}"
+            )
         digest = file_digest(path)
         shard = Shard(
             name=f"{stem}-{digest[:8]}.tar",
@@ -95,15 +101,15 @@ def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
 
 
 def samples(manifest: Manifest) -> Iterator[Sample]:
-    """Every sample of a manifest, shard by shard. Raises ShardError."""
+    """Yields all samples of a manifest, shard by shard. Raises ShardError."""
     for shard in manifest.shards:
         yield from read_shard(manifest.store, shard)
 
 
 def read_shard(store: Store, shard: Shard, rejected: Counter[str] | None = None) -> Iterator[Sample]:
-    """The samples of a shard in their order, after its digest was found right.
+    """Yields a shard's samples in order, after its digest is verified.
 
-    Bad samples are skipped, counted by reason in `rejected` and told to the log. Raises ShardError.
+    Bad samples are skipped, logged, and counted by reason in `rejected`. Raises ShardError.
     """
     reasons = Rejected()
     with open_shard(store, shard, reasons) as file:
@@ -115,7 +121,7 @@ def read_shard(store: Store, shard: Shard, rejected: Counter[str] | None = None)
 
 
 class OpenShard(ABC):
-    """A shard whose samples are read in any order."""
+    """A shard with random access to its samples."""
 
     uri: str
     shard: Shard
@@ -125,14 +131,14 @@ class OpenShard(ABC):
         return len(self.index)
 
     def __getitem__(self, row: int) -> Sample:
-        """The sample of a row. Raises BadSample, also where texts came with it and none of them can be read."""
+        """Returns the sample of a row. Raises BadSample, also if it has texts of which none can be read."""
         sample = self.image_and_texts(row)
         if sample.text_fault:
             raise BadSample(sample.text_fault)
         return sample
 
     def image_and_texts(self, row: int) -> Sample:
-        """The sample of a row, without texts where none can be read. Raises BadSample where it has no image."""
+        """Returns the sample of a row, without texts if none can be read. Raises BadSample if it has no image."""
         with one_sample(f"{row} of shard {self.uri}"):
             key, members, chosen = self.index[row]
             needed, too_large = select_members(members, self.shard.layout, chosen is not None)
@@ -141,7 +147,8 @@ class OpenShard(ABC):
             return sample
 
     def texts(self, row: int) -> list[str]:
-        """The texts of a row alone. Raises BadSample where some came with it and none of them can be read."""
+        """Returns the texts of a row without reading its images. Raises BadSample if there are some and none can be
+        read."""
         with one_sample(f"{row} of shard {self.uri}"):
             _, members, chosen = self.index[row]
             needed, too_large = select_members(members, self.shard.layout, chosen is not None)
@@ -153,7 +160,7 @@ class OpenShard(ABC):
             return texts
 
     def contents(self, places: Members) -> dict[str, bytes]:
-        """The members at some places: together where they lie side by side, else one by one. Raises BadSample where one is cut short."""
+        """Reads members: in one request if they are adjacent, else one by one. Raises BadSample if one is cut short."""
         if not places:
             return {}
         start = min(offset for offset, _ in places.values())
@@ -181,9 +188,9 @@ class OpenShard(ABC):
 
 
 class ShardFile(OpenShard):
-    """A shard in a local file, verified when it is opened unless it was before. Raises ShardError.
+    """A shard in a local file. Raises ShardError if its size or digest is wrong; `verified` skips the digest.
 
-    What its tar holds beside the samples is counted in `rejected` where the tar must be scanned, for want of an index beside it.
+    If there is no index beside it, the tar is scanned, and what is no sample is counted in `rejected`.
     """
 
     def __init__(
@@ -198,7 +205,11 @@ class ShardFile(OpenShard):
         self.uri, self.shard = f"{store.uri}/{shard.name}", shard
         if not verified:
             verify_shard(path, shard, self.uri)
-        self.index = index or find_index(store, shard) or index_tar(path, shard, self.uri, Counter() if rejected is None else rejected)
+        self.index = (
+            index
+            or find_index(store, shard)
+            or index_tar(path, shard, self.uri, Counter() if rejected is None else rejected)
+        )
         try:
             self.file = path.open("rb", buffering=0)
         except FileNotFoundError:
@@ -215,7 +226,8 @@ class ShardFile(OpenShard):
 
 
 class RangedShard(OpenShard):
-    """A shard read where it lies, sample by sample. It needs its index, which is verified; of the shard itself nothing but sizes is."""
+    """A shard in a store, of which single samples are requested. The index is required and verified; the shard's bytes
+    are not."""
 
     def __init__(self, store: Store, shard: Shard):
         self.uri, self.shard = f"{store.uri}/{shard.name}", shard
@@ -231,11 +243,11 @@ class RangedShard(OpenShard):
         return self.store.read(self.shard.name, offset, size)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: there is no open file."""
 
 
 def good_samples(file: OpenShard, rejected: Rejected) -> Iterator[Sample]:
-    """The samples of an open shard in their order; bad ones are counted by reason."""
+    """Yields the samples of an open shard in order; bad ones are counted by reason."""
     for row in range(len(file)):
         try:
             sample = file[row]
@@ -246,7 +258,7 @@ def good_samples(file: OpenShard, rejected: Rejected) -> Iterator[Sample]:
 
 
 def check_unexpected(rejected: Rejected, file: OpenShard, share: float, setting: str) -> None:
-    """Raises ShardError where unexpected errors cost more of a shard's samples than a setting allows."""
+    """Raises ShardError if unexpected errors affect more of a shard's samples than the setting allows."""
     if too_many_unexpected(rejected.unexpected, len(file), share):
         raise ShardError(
             f"shard {file.uri}: {rejected.unexpected} of {len(file)} samples failed unexpectedly, more than {setting}={share:g} allows; "
@@ -256,7 +268,7 @@ def check_unexpected(rejected: Rejected, file: OpenShard, share: float, setting:
 
 @contextmanager
 def open_shard(store: Store, shard: Shard, rejected: Rejected) -> Iterator[ShardFile]:
-    """The shard's file, for a while."""
+    """Opens a shard as a local file. Raises ShardError if it is missing."""
     try:
         with local_copy(store, shard.name) as path, ShardFile(store, shard, path, rejected) as file:
             yield file
@@ -266,7 +278,8 @@ def open_shard(store: Store, shard: Shard, rejected: Rejected) -> Iterator[Shard
 
 @contextmanager
 def local_copy(store: Store, key: str) -> Iterator[Path]:
-    """An object as a local file: in place where it is one, else a copy for as long as it is needed. Raises MissingKeyError."""
+    """Provides an object as a local file: the file itself in a local store, else a temporary copy. Raises
+    MissingKeyError."""
     if path := store.path(key):
         if not path.is_file():
             raise MissingKeyError(f"{store.uri}/{key} does not exist")
@@ -279,12 +292,14 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
 
 
 def verify_shard(path: Path, shard: Shard, uri: str) -> None:
-    """Compares a local file with what the manifest says of the shard. Raises ShardError."""
+    """Compares a local file's size and digest with the manifest's. Raises ShardError."""
     try:
         size = path.stat().st_size
         if size != shard.bytes:
             what = "is cut short" if size < shard.bytes else "is too long"
-            raise ShardError(f"shard {uri} {what}: {size} bytes where the manifest says {shard.bytes} with sha256 {shard.sha256}")
+            raise ShardError(
+                f"shard {uri} {what}: {size} bytes where the manifest says {shard.bytes} with sha256 {shard.sha256}"
+            )
         found = file_digest(path)
     except FileNotFoundError:
         raise missing_shard(shard, uri) from None
@@ -305,21 +320,25 @@ def index_key(shard: Shard) -> str:
 
 
 def find_index(store: Store, shard: Shard) -> Index | None:
-    """The stored index of a shard, if it is the one that the manifest names by its digest; None where the tar tells as much.
+    """Returns a shard's stored index if its digest is the manifest's; None if the index can be rebuilt from the tar.
 
-    Raises ShardError where a selection's index is missing or altered: the tar does not know what was selected.
+    Raises ShardError if a selection's index is missing or altered, since the tar does not contain the selection.
     """
     home = open_store(shard.index_root) if shard.index_root else store
     key = f"{home.uri}/{index_key(shard)}"
     if not shard.index_sha256:
         if shard.index:
-            raise ShardError(f"shard {store.uri}/{shard.name}: the manifest has no digest of its selection's index {key}; select again")
+            raise ShardError(
+                f"shard {store.uri}/{shard.name}: the manifest has no digest of its selection's index {key}; select again"
+            )
         return None
     try:
         index = Index(home.get(index_key(shard)))
     except MissingKeyError:
         if shard.index:
-            raise ShardError(f"shard {store.uri}/{shard.name}: the index of its selection, {key}, is missing; select again") from None
+            raise ShardError(
+                f"shard {store.uri}/{shard.name}: the index of its selection, {key}, is missing; select again"
+            ) from None
         return None
     if index.digest != shard.index_sha256:
         if shard.index:
@@ -335,7 +354,7 @@ def find_index(store: Store, shard: Shard) -> Index | None:
 
 
 def index_tar(path: Path, shard: Shard, uri: str, rejected: Counter[str]) -> Index:
-    """The index of a shard as its tar's headers tell it. Raises ShardError."""
+    """Builds a shard's index from the tar's headers. Raises ShardError if it is not the manifest's."""
     try:
         index = Index.scan(path, rejected, shard.layout.keys)
     except tarfile.TarError as e:
@@ -343,7 +362,9 @@ def index_tar(path: Path, shard: Shard, uri: str, rejected: Counter[str]) -> Ind
     except FileNotFoundError:
         raise missing_shard(shard, uri) from None
     if len(index) != shard.samples:
-        raise ShardError(f"shard {uri} with sha256 {shard.sha256} has {len(index)} samples where the manifest says {shard.samples}")
+        raise ShardError(
+            f"shard {uri} with sha256 {shard.sha256} has {len(index)} samples where the manifest says {shard.samples}"
+        )
     if shard.index_sha256 and index.digest != shard.index_sha256:
         raise ShardError(
             f"shard {uri}: an index of its members has sha256 {index.digest} where the manifest says {shard.index_sha256}; ingest it again"

@@ -1,4 +1,5 @@
-"""Room in /dev/shm, through which loader workers hand over their batches: one that finds none would let training wait for ever."""
+"""Space in /dev/shm, through which loader workers pass batches; without a check, a full one blocks the training
+forever."""
 
 import os
 from collections.abc import Mapping
@@ -12,13 +13,11 @@ from torch import Tensor
 from blip.config import ConfigError
 
 SHM = Path("/dev/shm")
-REMEDY = (
-    "set loader.workers=0, lower loader.prefetch or loader.micro_batch, or make it larger (docker run --shm-size, an emptyDir in memory)"
-)
+REMEDY = "set loader.workers=0, lower loader.prefetch or loader.micro_batch, or make it larger (docker run --shm-size, an emptyDir in memory)"
 
 
 def check_shared_memory(batch: Any, batches: int) -> None:
-    """Raises ConfigError where so many batches like this one find no room at a time."""
+    """Raises ConfigError if /dev/shm is too small for this number of batches of this size."""
     needed, free = tensor_bytes(batch) * batches, free_bytes()
     if needed > free:
         raise ConfigError(
@@ -28,7 +27,7 @@ def check_shared_memory(batch: Any, batches: int) -> None:
 
 
 def tensor_bytes(value: Any) -> int:
-    """The bytes of all tensors in a batch."""
+    """Returns the bytes of all tensors in a batch."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if is_dataclass(value):
@@ -53,7 +52,8 @@ def format_megabytes(count: int) -> str:
 
 
 def exit_on_send_error() -> None:
-    """Lets this process end where a batch cannot be handed over: by default that is printed, and who waits for the batch is not told."""
+    """Ends this process if a batch cannot be sent: by default the error is only printed, and the receiver waits
+    forever."""
 
     def end(error: Exception, _: object) -> None:
         os.write(2, f"a loader worker cannot hand over a batch: {error}\n".encode())

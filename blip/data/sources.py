@@ -1,4 +1,4 @@
-"""Where tars lie: a tar, a folder, a prefix, a pattern with braces or stars, or several of them, become keys of one store."""
+"""Tar sources: resolves tars, folders, prefixes, and patterns with braces or wildcards to keys of one store."""
 
 import re
 from collections import Counter
@@ -12,21 +12,23 @@ from blip.config import ConfigError
 from blip.storage import Store, locate, open_store
 
 MAX_TARS = 1_000_000
-"""Tars that a brace pattern may name."""
-ACCEPTED_SOURCES = "a manifest (.json), a tar, a pattern such as web/{00000..00041}.tar or web/*.tar, a folder or a prefix of tars"
+"""Largest number of tars in a brace pattern."""
+ACCEPTED_SOURCES = (
+    "a manifest (.json), a tar, a pattern such as web/{00000..00041}.tar or web/*.tar, a folder or a prefix of tars"
+)
 WILDCARD = re.compile(r"[*?[]")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 SHOWN_KINDS = 5
-"""Kinds of files that are named where there is no tar."""
+"""Extensions that an error lists if there is no tar."""
 
 Stamps = dict[str, str]
-"""Keys with what a listing tells of their content; empty for one that a pattern names and that is not there."""
+"""Keys with their entry in the store's listing; empty for a tar of a pattern that does not exist."""
 
 
 def find_tars(sources: Sequence[str]) -> tuple[Store, Stamps]:
-    """The tars of all sources, as keys below what their places have in common.
+    """Returns the common store of all sources, and the tars as keys in it.
 
-    Raises ConfigError where a source names none, and where sources lie in different stores.
+    Raises ConfigError if a source has no tar, or if the sources are in different stores.
     """
     found = [find_source(source) for source in sources]
     if len(found) == 1:
@@ -35,7 +37,9 @@ def find_tars(sources: Sequence[str]) -> tuple[Store, Stamps]:
     root = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False)))
     root = [parts[0] for parts in root]
     if len(root) < (3 if "://" in found[0][0].uri else 1):
-        raise ConfigError(f"sources {', '.join(sources)} lie in different stores; a data set lies in one folder or bucket")
+        raise ConfigError(
+            f"sources {', '.join(sources)} lie in different stores; a data set lies in one folder or bucket"
+        )
     stamps: Stamps = {}
     for (_, keys), place in zip(found, places, strict=True):
         stamps |= {"/".join([*place[len(root) :], key]): stamp for key, stamp in keys.items()}
@@ -43,7 +47,7 @@ def find_tars(sources: Sequence[str]) -> tuple[Store, Stamps]:
 
 
 def find_source(source: str) -> tuple[Store, Stamps]:
-    """The store of a source, and its tars."""
+    """Returns the store of one source, and its tars."""
     if not source.strip():
         raise ConfigError(f"a source of tars is empty; name {ACCEPTED_SOURCES}")
     if "{" in source:
@@ -64,14 +68,16 @@ def find_source(source: str) -> tuple[Store, Stamps]:
 
 
 def expand_braces(source: str) -> tuple[Store, Stamps]:
-    """The tars that a pattern with braces names, whether they are there or not; of stars in it, those that are there."""
+    """Returns the tars of a brace pattern, existing or not; if it also has wildcards, the existing ones."""
     check_brace_count(source)
     try:
         names = expand_urls(source)
     except (ValueError, RecursionError) as e:
         raise ConfigError(f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: {e}") from None
     if "{" in names[0]:
-        raise ConfigError(f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: its braces hold no .. and no comma")
+        raise ConfigError(
+            f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: its braces hold no .. and no comma"
+        )
     if any(WILDCARD.search(name) or not name.endswith(".tar") for name in names):
         return find_tars(names)
     start = source.partition("{")[0]
@@ -82,7 +88,7 @@ def expand_braces(source: str) -> tuple[Store, Stamps]:
 
 
 def check_brace_count(source: str) -> None:
-    """Raises ConfigError where a brace pattern names more tars than anybody has, before they are listed."""
+    """Raises ConfigError if a brace pattern has too many tars, before they are listed."""
     number = 1
     for inside in re.findall(r"\{([^{}]*)", source):
         ends = re.fullmatch(r"(-?\d{1,100})\.\.(-?\d{1,100})(?:\.\.(-?\d{1,100}))?", inside)
@@ -92,11 +98,13 @@ def check_brace_count(source: str) -> None:
         else:
             number *= inside.count(",") + 1
     if number > MAX_TARS:
-        raise ConfigError(f"{source!r} names {number:,} tars; a pattern may name {MAX_TARS:,}, a folder or a prefix any number")
+        raise ConfigError(
+            f"{source!r} names {number:,} tars; a pattern may name {MAX_TARS:,}, a folder or a prefix any number"
+        )
 
 
 def match_wildcards(source: str) -> tuple[Store, Stamps]:
-    """The tars that a pattern with stars names: `*` and `?` stand for anything but a slash, `**` for anything."""
+    """Returns the tars that match a pattern: `*` and `?` match anything but a slash, `**` matches anything."""
     start = source[: WILDCARD.search(source).start()]  # pyright: ignore[reportOptionalMemberAccess]
     store, prefix = locate(f"{start}*")
     below = len(start) - len(prefix[:-1])
@@ -105,7 +113,7 @@ def match_wildcards(source: str) -> tuple[Store, Stamps]:
 
 
 def regex_pieces(pattern: str) -> Iterator[str]:
-    """A pattern with stars as pieces of a regular expression."""
+    """Translates a wildcard pattern to parts of a regular expression."""
     for piece in re.findall(r"\*\*|\*|\?|\[[^\]]+\]|.", pattern):
         match piece:
             case "**":
@@ -123,21 +131,25 @@ def regex_pieces(pattern: str) -> Iterator[str]:
 
 
 def list_tars(store: Store, prefix: str = "") -> Stamps:
-    """The keys of a store's tars with their stamps."""
+    """Returns the keys of a store's tars with their stamps."""
     return {key: stamp for key, stamp in store.stamps(prefix).items() if key.endswith(".tar")}
 
 
 def describe_contents(source: str) -> str:
-    """What lies where no tar was found, in words."""
+    """Describes for an error the files of a place without tars."""
     keys = open_store(source).list()
     if not keys:
         return ", where nothing is"
     kinds = Counter(file_extension(PurePosixPath(key)) for key in keys)
     named = ", ".join(f"{number:,} {name or 'without extension'}" for name, number in kinds.most_common(SHOWN_KINDS))
-    more = "; tars are read in place, so uncompress them" if any(name.startswith((".tar", ".tgz")) for name in kinds) else ""
+    more = (
+        "; tars are read in place, so uncompress them"
+        if any(name.startswith((".tar", ".tgz")) for name in kinds)
+        else ""
+    )
     return f" (there are {named}{more})"
 
 
 def file_extension(path: PurePosixPath) -> str:
-    """The extension of a file, `.tar.gz` and its like as one."""
+    """Returns a file's extension; double ones such as `.tar.gz` as one."""
     return "".join(path.suffixes[-2:]) if path.suffix in COMPRESSED_SUFFIXES else path.suffix

@@ -1,4 +1,4 @@
-"""The members of a tar that somebody else wrote: whatever stands there, one bad header costs one member."""
+"""Tolerant tar reading: a bad header costs one member, not the tar."""
 
 import os
 import re
@@ -10,24 +10,25 @@ from typing import BinaryIO, NamedTuple
 
 BLOCK_SIZE = tarfile.BLOCKSIZE
 MAX_HEADER = 32 * 1024
-"""Bytes of an extended header (long names, attributes) at most; tarfile would read any number, and search it in quadratic time."""
+"""Largest extended header (long names, attributes) in bytes; tarfile reads any size, and searches it in quadratic time.
+"""
 LONG_NUMBER = re.compile(rb"\d{400}")
-"""More digits in a row than any header needs: the patterns that tarfile looks for take a time quadratic in their number."""
+"""More digits in a row than a header needs: tarfile's patterns take time quadratic in their number."""
 STRIDE = 1 << 20
-"""Bytes looked through at a time for the next header."""
+"""Bytes that are searched at a time for the next header."""
 COMPRESSION_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
     name: str
-    """May hold surrogates that stand for bytes that are not UTF-8."""
+    """May contain surrogate escapes of bytes that are not UTF-8."""
     offset: int
-    """Of its content, in bytes."""
+    """Offset of the content, in bytes."""
     size: int
 
 
 class HeaderFile:
-    """The file as tarfile sees it: headers are read, content is not, and no header is large."""
+    """File object for tarfile that reads headers of limited size, and no content."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
@@ -43,10 +44,10 @@ class HeaderFile:
 
 
 def read_members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
-    """The regular files of a tar in their order. Others, and those whose header cannot be believed, are counted by reason.
+    """Yields the regular files of a tar in order. Other members, and those with invalid headers, are counted by reason.
 
-    After a header that cannot be read, or that declares more bytes than the file has, the next sound one is searched for.
-    Raises tarfile.ReadError where the file is no tar or is cut short.
+    After a header that cannot be read, or that declares more bytes than the file has, the next valid header is searched
+    for. Raises tarfile.ReadError if the file is not a tar or is cut short.
     """
     with path.open("rb") as file:
         end = os.fstat(file.fileno()).st_size
@@ -68,7 +69,9 @@ def read_members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
             file.seek(position)
             try:
                 header = tarfile.TarInfo.fromtarfile(tar)
-            except Exception as e:  # tarfile raises whatever int(), decode() and slices raise over bytes that make no sense
+            except (
+                Exception
+            ) as e:  # tarfile raises whatever int(), decode() and slices raise over bytes that make no sense
                 following = next_header(file, max(position + BLOCK_SIZE, file.tell()))
                 if position == 0 and following is None:
                     raise tarfile.ReadError(describe_non_tar(block, end, e)) from e
@@ -90,7 +93,7 @@ TOO_LARGE = "member is larger than its file"
 
 
 def why_unusable(header: tarfile.TarInfo, end: int) -> str:
-    """Why a member is not used; empty where nothing is wrong, and for folders."""
+    """Returns why a member cannot be used; empty if it can be, and for folders."""
     if header.isdir():
         return ""
     if header.issym() or header.islnk():
@@ -105,7 +108,7 @@ def why_unusable(header: tarfile.TarInfo, end: int) -> str:
 
 
 def next_header(file: BinaryIO, start: int) -> int | None:
-    """The first place from `start` on, in whole blocks, where a sound header stands; None where there is none."""
+    """Returns the position of the first valid header at a block boundary from `start` on; None if there is none."""
     position = -(-start // BLOCK_SIZE) * BLOCK_SIZE
     while True:
         file.seek(position)
@@ -137,7 +140,7 @@ def ends_in_zeros(file: BinaryIO, end: int) -> bool:
 
 
 def describe_non_tar(block: bytes, size: int, error: Exception) -> str:
-    """What a file is that does not begin as a tar does."""
+    """Describes for an error a file that does not begin with a tar's header."""
     for magic, name in COMPRESSION_MAGIC.items():
         if block.startswith(magic):
             return f"it is compressed ({name}); tars are read in place, so uncompress it"

@@ -1,4 +1,4 @@
-"""Texts: how they are cleaned, and how they become token ids and text again."""
+"""Text cleaning and tokenization."""
 
 import json
 import os
@@ -21,32 +21,41 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BLIP_TOKENS = ("[DEC]", "[ENC]")
-"""Start a text that is written, and a text that is read together with an image; the last two entries of the vocabulary, in this order."""
+"""First tokens of the text decoder's input, and of the image-grounded text encoder's; the last two entries of the
+vocabulary, in this order."""
 ALPHABET = 1000
-"""Letters that a trained vocabulary holds, the most frequent, or a quarter of its size if that is more; a word with another is [UNK]."""
+"""Most frequent letters in a trained vocabulary, at least (a quarter of its size if that is more); words with others
+are [UNK]."""
 
 
 class Tokenizer:
-    """BERT's lower-case WordPiece with [DEC] and [ENC] behind its vocabulary."""
+    """BERT's lower-case WordPiece, with [DEC] and [ENC] appended to the vocabulary."""
 
     def __init__(self, backend: tokenizers.Tokenizer, origin: str = "tokenizer"):
         missing = [token for token in BERT_TOKENS if backend.token_to_id(token) is None]
         if missing:
-            raise ConfigError(f"{origin} lacks {', '.join(missing)}: a WordPiece vocabulary as BERT's has all of {', '.join(BERT_TOKENS)}")
+            raise ConfigError(
+                f"{origin} lacks {', '.join(missing)}: a WordPiece vocabulary as BERT's has all of {', '.join(BERT_TOKENS)}"
+            )
         backend.add_special_tokens([*BERT_TOKENS, *BLIP_TOKENS])
         self.backend = backend
         vocab = backend.get_vocab()
         self.vocab_size = len(vocab)
         if sorted(vocab.values()) != list(range(len(vocab))):
-            raise ConfigError(f"{origin}: its {len(vocab)} tokens are not numbered from 0 on without gaps; copy it anew from where it came")
-        self.pad, self.cls, self.sep, self.dec, self.enc = (vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", *BLIP_TOKENS))
+            raise ConfigError(
+                f"{origin}: its {len(vocab)} tokens are not numbered from 0 on without gaps; copy it anew from where it came"
+            )
+        self.pad, self.cls, self.sep, self.dec, self.enc = (
+            vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", *BLIP_TOKENS)
+        )
         backend.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls), ("[SEP]", self.sep)]
         )
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Self:
-        """Reads a folder of ours or of transformers, such as `bert-base-uncased`, or a `vocab.txt` with a token a line."""
+        """Reads a folder written by `save` or by transformers, such as `bert-base-uncased`, or a `vocab.txt` with one
+        token a line."""
         path = Path(path)
         vocab = path if path.is_file() else path / "vocab.txt"
         if (path / "tokenizer.json").is_file():
@@ -59,14 +68,16 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
-        """Learns a vocabulary of at most `vocab_size` entries from texts, all special tokens counted; the same from the same texts.
+        """Trains a vocabulary of at most `vocab_size` entries, including special tokens; deterministic.
 
-        Accents stay, for in other scripts they are vowels; BERT's own vocabularies have none.
+        Accents are kept, since in other scripts they are vowels; BERT's own vocabularies have none.
         """
         texts = list(texts)
         backend = wordpiece({}, accents=True)
         assert backend.normalizer is not None
-        letters = Counter(c for text in texts for c in sorted(set(backend.normalizer.normalize_str(text))) if not c.isspace())
+        letters = Counter(
+            c for text in texts for c in sorted(set(backend.normalizer.normalize_str(text))) if not c.isspace()
+        )
         alphabet = sorted(letter for letter, _ in letters.most_common(max(ALPHABET, vocab_size // 4)))
         # The trainer numbers letters inside words in no certain order, and breaks ties by number; so they are given to it as known.
         known = [*BERT_TOKENS, *alphabet, *("##" + letter for letter in alphabet)]
@@ -77,7 +88,9 @@ class Tokenizer:
                 f"tokenizer: vocabulary of {vocab_size} is too small, letters and special tokens alone are {least}; raise vocab_size, or "
                 "name a tokenizer (ingest.vocab_size or ingest.tokenizer in a pipeline)"
             )
-        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=known, limit_alphabet=0, show_progress=False)
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size, special_tokens=known, limit_alphabet=0, show_progress=False
+        )
         backend.train_from_iterator(texts, trainer)
         return cls(wordpiece(backend.get_vocab(), accents=True))
 
@@ -89,13 +102,19 @@ class Tokenizer:
         self.backend.no_padding()
         self.backend.save(str(folder / "tokenizer.json"))
         self.backend.model.save(str(folder))
-        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]}
+        settings = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": True,
+            "bos_token": "[DEC]",
+            "additional_special_tokens": ["[ENC]"],
+        }
         if getattr(self.backend.normalizer, "strip_accents", None) is False:
             settings["strip_accents"] = False
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
     def encode(self, texts: Sequence[str], max_length: int, pad_to: Literal["longest", "max"] = "longest") -> Tokens:
-        """Ids `(B, L)`, int64, and mask: [CLS] first, [SEP] last, cut to `max_length` and padded to the longest or to `max_length`."""
+        """Returns ids `(B, L)`, int64, and mask: [CLS] first, [SEP] last, truncated to `max_length`, padded to the
+        longest or to `max_length`."""
         self.backend.enable_truncation(max_length)
         encodings = self.backend.encode_batch_fast(list(texts))
         length = max_length if pad_to == "max" else max((len(e) for e in encodings), default=0)
@@ -107,7 +126,7 @@ class Tokenizer:
         return Tokens(ids, mask)
 
     def unknown(self, texts: Iterable[str]) -> float:
-        """The share of tokens, from 0 to 1, that are [UNK] in texts; special tokens do not count."""
+        """Returns the share of [UNK] among the tokens of texts, 0 to 1, without special tokens."""
         self.backend.no_truncation()
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         unk = self.backend.get_vocab()["[UNK]"]
@@ -115,12 +134,13 @@ class Tokenizer:
         return sum(encoding.ids.count(unk) for encoding in encodings) / max(tokens, 1)
 
     def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
-        """Texts of rows of ids `(B, L)`, or of rows of different lengths; special tokens are left out, marks join their words."""
+        """Returns the texts of rows of ids `(B, L)`, which may differ in length, without special tokens; punctuation is
+        joined to words."""
         return [join_punctuation(text) for text in self.backend.decode_batch([list(map(int, row)) for row in ids])]
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    """A `tokenizer.json`. Raises ConfigError for what is none."""
+    """Reads a `tokenizer.json`. Raises ConfigError if it is invalid."""
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
         backend.no_truncation()
@@ -135,11 +155,13 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
 
 
 def read_vocab(path: Path) -> dict[str, int]:
-    """The numbers of the tokens in a `vocab.txt`. Raises ConfigError where it is none."""
+    """Reads a `vocab.txt` as token to id. Raises ConfigError if it is invalid."""
     try:
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as e:
-        raise ConfigError(f"tokenizer {path}: is not UTF-8 ({e.reason} at byte {e.start}); a vocabulary has a token a line") from None
+        raise ConfigError(
+            f"tokenizer {path}: is not UTF-8 ({e.reason} at byte {e.start}); a vocabulary has a token a line"
+        ) from None
     if twice := [token for token, count in Counter(tokens).items() if count > 1]:
         raise ConfigError(
             f"tokenizer {path}: has {len(twice)} tokens more than once, among them {twice[0]!r}: a vocabulary has each in one line"
@@ -148,7 +170,7 @@ def read_vocab(path: Path) -> dict[str, int]:
 
 
 def keeps_accents(path: Path) -> bool:
-    """Whether a `tokenizer_config.json` says that accents stay. Raises ConfigError for what is none."""
+    """Returns whether a `tokenizer_config.json` keeps accents. Raises ConfigError if it is invalid."""
     if not path.is_file():
         return False
     try:
@@ -159,7 +181,7 @@ def keeps_accents(path: Path) -> bool:
 
 
 def wordpiece(vocab: dict[str, int], accents: bool = False) -> tokenizers.Tokenizer:
-    """BERT's lower-case tokenizer of a vocabulary, which strips letters of their accents unless `marks` stay."""
+    """Returns BERT's lower-case tokenizer with a vocabulary; accents are stripped unless `accents` is set."""
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False if accents else None)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -167,12 +189,24 @@ def wordpiece(vocab: dict[str, int], accents: bool = False) -> tokenizers.Tokeni
     return backend
 
 
-JOINED_PUNCTUATION = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve", " 're": "'re"}
-"""What stands apart as tokens and together in texts, in the order in which the reference's decoder replaces it."""
+JOINED_PUNCTUATION = {
+    " .": ".",
+    " ?": "?",
+    " !": "!",
+    " ,": ",",
+    " ' ": "'",
+    " n't": "n't",
+    " 'm": "'m",
+    " 's": "'s",
+    " 've": "'ve",
+    " 're": "'re",
+}
+"""Token sequences and how they are joined in text, in the order of the reference's decoder."""
 
 
 def join_punctuation(text: str) -> str:
-    """`a man ' s hat` to `a man's hat`: the tokenizers library cleans token by token, and misses what three tokens make up."""
+    """Joins `a man ' s hat` to `a man's hat`: the tokenizers library joins token by token, and misses sequences of
+    three."""
     for apart, together in JOINED_PUNCTUATION.items():
         text = text.replace(apart, together)
     return text
@@ -182,13 +216,13 @@ CAPTION_PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
 
 
 def clean_caption(text: str, max_words: int = 30) -> str:
-    """A caption as models read it: lower case, punctuation away, at most `max_words` words."""
+    """Returns a caption as models read it: lower case, without punctuation, at most `max_words` words."""
     text = CAPTION_PUNCTUATION.sub(" ", text.lower())
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
 
 
 def clean_question(text: str, max_words: int = 50) -> str:
-    """A question as models read it: as a caption, but punctuation leaves no space behind."""
+    """Returns a question as models read it: as a caption, but punctuation is removed, not replaced by spaces."""
     text = CAPTION_PUNCTUATION.sub("", text.lower()).rstrip(" ")
     return " ".join(text.split(" ")[:max_words])

@@ -1,4 +1,4 @@
-"""Images: from RGB pictures to uint8 tensors, and to what the image encoder reads."""
+"""Image transforms: from RGB images to uint8 tensors, and to the image encoder's input."""
 
 import math
 from collections.abc import Callable
@@ -17,28 +17,30 @@ from blip.data.images import MAX_PIXELS, MOST_PIXELS
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of the images that CLIP was trained on; the ViT expects them."""
+"""Channel statistics of CLIP's training images, which the ViT expects."""
 
 Transform = Callable[[Image.Image], Tensor]
 
 
 class TransformConfig(Config):
-    """What happens to a training image."""
+    """Transforms of a training image."""
 
     size: int = Field(default=224, ge=1)
-    """Pixels of a side."""
+    """Side of the square image, in pixels."""
     min_scale: float = Field(default=0.2, gt=0, le=1)
-    """A random crop keeps at least this share of the area (0.2 in pre-training, 0.5 in fine-tuning); 1 leaves the image whole."""
+    """Smallest share of the area that a random crop keeps (0.2 in pre-training, 0.5 in fine-tuning); with 1, images are
+    not cropped."""
     flip: bool = True
-    """Mirror every second image, left to right."""
+    """Mirror images left to right with probability 1/2."""
     augment: Literal["none", "corrected", "reference"] = "corrected"
-    """RandomAugment; `reference` leaves brightness and sharpness as they are, as BLIP's code does by oversight."""
+    """RandomAugment; `reference` does not change brightness and sharpness, an oversight in BLIP's code."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
-    """An image of more is a bad sample; baseline JPEGs are reduced instead. Bounds memory: decoding takes up to 16 bytes a pixel."""
+    """An image with more pixels is a bad sample, except baseline JPEGs, which are decoded smaller. Bounds memory:
+    decoding takes up to 16 bytes a pixel."""
 
 
 def train_transform(cfg: TransformConfig, rng: np.random.Generator) -> Transform:
-    """Random crop, flip and RandomAugment by `rng`, to uint8 `(3, size, size)`."""
+    """Returns the transform to uint8 `(3, size, size)` with random crop, flip and RandomAugment drawn from `rng`."""
 
     def transform(image: Image.Image) -> Tensor:
         if cfg.min_scale < 1:
@@ -55,7 +57,7 @@ def train_transform(cfg: TransformConfig, rng: np.random.Generator) -> Transform
 
 
 def eval_transform(size: int) -> Transform:
-    """The whole image, its aspect ratio not kept, to uint8 `(3, size, size)`."""
+    """Returns the transform of the whole image to uint8 `(3, size, size)`, regardless of its aspect ratio."""
     return lambda image: to_tensor(resize(image, size))
 
 
@@ -64,7 +66,7 @@ def resize(image: Image.Image, size: int) -> Image.Image:
 
 
 def random_box(image: Image.Image, min_scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A crop of a share of the area between `min_scale` and 1 and an aspect ratio between 3/4 and 4/3, as torchvision draws it."""
+    """Returns a crop with `min_scale` to 1 of the area and an aspect ratio of 3/4 to 4/3, drawn as torchvision does."""
     width, height = image.size
     for _ in range(10):
         area = width * height * rng.uniform(min_scale, 1)
@@ -84,12 +86,14 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """What the image encoder reads: uint8 images `(..., 3, H, W)` as float32 of mean 0 and deviation 1, on their device."""
+    """Returns the image encoder's input: uint8 images `(..., 3, H, W)` as float32 of mean 0 and deviation 1, on their
+    device."""
     scale, shift = scale_and_shift(images.device)
     return torch.addcmul(shift, images.to(torch.float32), scale)
 
 
 @cache
 def scale_and_shift(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the factor and the offset that normalise each channel, cached by device."""
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
     return 1 / (255 * std), -mean / std

@@ -22,7 +22,10 @@ def manifest(root: Path, restart: bool) -> Manifest:
     store = open_store(root)
     shards = []
     for number in range(4):
-        part = [Sample(f"{i if restart else 5 * number + i:04d}", [picture(5 * number + i)], [f"dog {number} {i}"]) for i in range(5)]
+        part = [
+            Sample(f"{i if restart else 5 * number + i:04d}", [picture(5 * number + i)], [f"dog {number} {i}"])
+            for i in range(5)
+        ]
         shards.append(write_shard(store, f"part-{number}", part))
     return Manifest(name="gold", root=store.uri, shards=tuple(shards))
 

@@ -18,7 +18,14 @@ from blip.data.sample import BadSample, Sample
 from blip.data.transforms import TransformConfig
 from blip.evaluation.job import EvaluateConfig, example
 
-RED, GREEN, BLUE, GREY, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (0, 0, 0), (255, 255, 255)
+RED, GREEN, BLUE, GREY, BLACK, WHITE = (
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (128, 128, 128),
+    (0, 0, 0),
+    (255, 255, 255),
+)
 BLOCK = 16
 """Pixels of a side of a block: JPEG's chroma blocks, so that colours do not mix."""
 
@@ -93,7 +100,9 @@ def tiff(values: np.ndarray, mode: str = "", tags: dict[int, int] | None = None)
     for number, value in (tags or {}).items():
         info[number] = value
     return encoded(
-        Image.fromarray(values) if mode == "" else Image.frombytes(mode, values.shape[::-1], values.tobytes()), "TIFF", tiffinfo=info
+        Image.fromarray(values) if mode == "" else Image.frombytes(mode, values.shape[::-1], values.tobytes()),
+        "TIFF",
+        tiffinfo=info,
     )
 
 
@@ -127,7 +136,10 @@ def swapped_profile() -> bytes:
     count = int.from_bytes(profile[128:132])
     places = {bytes(profile[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
     red, green = places[b"rXYZ"], places[b"gXYZ"]
-    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = profile[green + 4 : green + 12], profile[red + 4 : red + 12]
+    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = (
+        profile[green + 4 : green + 12],
+        profile[red + 4 : red + 12],
+    )
     return bytes(profile)
 
 
@@ -166,21 +178,41 @@ KINDS: dict[str, tuple[Callable[[], bytes], np.ndarray, int]] = {
         blocks((RED, GREEN, BLUE), (GREY, (127,) * 3, WHITE)),
         1,
     ),
-    "RGBA of 16 bits": (lambda: png(6, 16, 48, 32, big_endian(np.asarray(with_alpha(SCENE)).astype(int) * 257)), HOLED, 0),
+    "RGBA of 16 bits": (
+        lambda: png(6, 16, 48, 32, big_endian(np.asarray(with_alpha(SCENE)).astype(int) * 257)),
+        HOLED,
+        0,
+    ),
     "RGBA webp": (lambda: encoded(with_alpha(SCENE), "WEBP", lossless=True, exact=True), HOLED, 0),
     "RGBA tiff": (lambda: encoded(with_alpha(SCENE), "TIFF"), HOLED, 0),
-    "LA": (lambda: encoded(with_alpha(GREYS, BLACK).convert("LA"), "PNG"), blocks((WHITE, (85,) * 3, (170,) * 3, WHITE)), 0),
+    "LA": (
+        lambda: encoded(with_alpha(GREYS, BLACK).convert("LA"), "PNG"),
+        blocks((WHITE, (85,) * 3, (170,) * 3, WHITE)),
+        0,
+    ),
     "LA of 16 bits": (
         lambda: png(4, 16, 64, 16, big_endian(np.stack([RAMP * 257, np.where(RAMP == 0, 0, 65535)], -1))),
         blocks((WHITE, (85,) * 3, (170,) * 3, WHITE)),
         0,
     ),
     "P": (lambda: encoded(paletted(), "PNG"), SCENE, 0),
-    "P with a transparent index": (lambda: encoded(paletted(), "PNG", transparency=index_of(paletted(), RED)), HOLED, 0),
+    "P with a transparent index": (
+        lambda: encoded(paletted(), "PNG", transparency=index_of(paletted(), RED)),
+        HOLED,
+        0,
+    ),
     "P with transparent bytes": (palette_by_bytes, HOLED, 0),
     "gif": (lambda: encoded(paletted(), "GIF"), SCENE, 0),
-    "gif with a transparent index": (lambda: encoded(paletted(), "GIF", transparency=index_of(paletted(), RED)), HOLED, 0),
-    "gif in a part of its screen": (gif_in_a_part, blocks((RED, GREEN, BLUE, WHITE), (GREY, BLACK, WHITE, WHITE), (WHITE,) * 4), 0),
+    "gif with a transparent index": (
+        lambda: encoded(paletted(), "GIF", transparency=index_of(paletted(), RED)),
+        HOLED,
+        0,
+    ),
+    "gif in a part of its screen": (
+        gif_in_a_part,
+        blocks((RED, GREEN, BLUE, WHITE), (GREY, BLACK, WHITE, WHITE), (WHITE,) * 4),
+        0,
+    ),
     "L": (lambda: encoded(Image.fromarray(GREYS).convert("L"), "PNG"), GREYS, 0),
     "L of 2 bits": (lambda: png(0, 2, 4, 1, [bytes([0b00011011])]), GREYS[::BLOCK, ::BLOCK], 0),
     "L of 2 bits with a transparent grey": (
@@ -194,7 +226,11 @@ KINDS: dict[str, tuple[Callable[[], bytes], np.ndarray, int]] = {
         0,
     ),
     "1": (lambda: encoded(Image.fromarray(RAMP > 100), "PNG"), blocks((BLACK, BLACK, WHITE, WHITE)), 0),
-    "1 with a transparent grey": (lambda: png(0, 1, 8, 1, [bytes([0b00001111])], tRNS=b"\0\0"), np.array([[WHITE] * 8]), 0),
+    "1 with a transparent grey": (
+        lambda: png(0, 1, 8, 1, [bytes([0b00001111])], tRNS=b"\0\0"),
+        np.array([[WHITE] * 8]),
+        0,
+    ),
     "I;16 png": (lambda: encoded(Image.fromarray((RAMP * 257).astype(np.uint16)), "PNG"), GREYS, 0),
     "I;16 with a transparent grey": (
         lambda: png(0, 16, 64, 16, big_endian(RAMP * 257), tRNS=b"\0\0"),
@@ -236,7 +272,11 @@ KINDS: dict[str, tuple[Callable[[], bytes], np.ndarray, int]] = {
         3,
     ),
     "a broken profile": (lambda: encoded(Image.fromarray(SCENE), "PNG", icc_profile=b"no profile"), SCENE, 0),
-    "a profile of other colours": (lambda: encoded(Image.fromarray(SCENE).convert("CMYK"), "TIFF", icc_profile=SRGB), SCENE, 0),
+    "a profile of other colours": (
+        lambda: encoded(Image.fromarray(SCENE).convert("CMYK"), "TIFF", icc_profile=SRGB),
+        SCENE,
+        0,
+    ),
     **{
         f"orientation {number}, {format}": (
             lambda number=number, format=format: turned(number, format),
@@ -261,7 +301,12 @@ def test_it_looks_as_people_see_it(kind: str):
 
 def test_ordinary_images_have_the_bytes_of_the_decoder():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (61, 47, 3), dtype=np.uint8))
-    for data in (encoded(noise, "JPEG"), encoded(noise, "PNG"), encoded(noise, "WEBP"), encoded(noise.convert("L"), "JPEG")):
+    for data in (
+        encoded(noise, "JPEG"),
+        encoded(noise, "PNG"),
+        encoded(noise, "WEBP"),
+        encoded(noise.convert("L"), "JPEG"),
+    ):
         assert decode(data).tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
 
 
@@ -273,7 +318,9 @@ def test_the_size_is_that_of_the_upright_image(orientation: int, size: tuple[int
 
 
 def test_broken_exif_leaves_the_image_as_it_is():
-    data = encoded(Image.fromarray(SCENE), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0\0\0\0")
+    data = encoded(
+        Image.fromarray(SCENE), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0\0\0\0"
+    )
     assert np.asarray(decode(data)).shape == SCENE.shape
 
 
@@ -343,7 +390,9 @@ def test_bombs_take_no_memory(data: bytes, reason: str, tmp_path: Path):
         "except BadSample as e: print(e)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "bomb")], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "bomb")], capture_output=True, text=True, check=True
+    )
     said, grown = done.stdout.splitlines()
     assert said == reason
     assert int(grown) < 100_000, "KiB"
@@ -354,7 +403,9 @@ def test_large_photographs_are_decoded_smaller_and_known_by_their_size():
     found = decode_with_facts(encoded(photo, "JPEG"), 200_000)
     assert (found.image.size, found.size) == ((450, 300), (900, 600))
     whole = decode(encoded(photo, "JPEG"))
-    assert abs(np.asarray(whole.resize((450, 300), Image.Resampling.BOX), dtype=int) - np.asarray(found.image)).mean() < 5
+    assert (
+        abs(np.asarray(whole.resize((450, 300), Image.Resampling.BOX), dtype=int) - np.asarray(found.image)).mean() < 5
+    )
     with pytest.raises(BadSample, match="too many pixels"):
         decode(encoded(photo, "JPEG", progressive=True), 200_000)
     with pytest.raises(BadSample, match="too many pixels"):

@@ -30,7 +30,9 @@ def prepare(sample: Sample, rng: np.random.Generator) -> tuple[str, str, int]:
 
 
 def write(root: str | Path, name: str, count: int = 237, per_shard: int = 12, bad: range = range(0)) -> Manifest:
-    samples = (Sample(f"{name}/{i:05d}", [b"bad" if i in bad else b"image"], [f"{i} a", f"{i} b"]) for i in range(count))
+    samples = (
+        Sample(f"{name}/{i:05d}", [b"bad" if i in bad else b"image"], [f"{i} a", f"{i} b"]) for i in range(count)
+    )
     return write_shards(samples, root, name, per_shard)
 
 
@@ -40,7 +42,9 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     return [write(root, "web", bad=range(30, 41)), write(root, "gold", count=50)]
 
 
-def loader(manifests: list[Manifest], cfg: LoaderConfig = CFG, rank: int = 0, world: int = 1, start: int = 0, **options) -> Loader[list]:
+def loader(
+    manifests: list[Manifest], cfg: LoaderConfig = CFG, rank: int = 0, world: int = 1, start: int = 0, **options
+) -> Loader[list]:
     return Loader(manifests, prepare, list, cfg, rank, world, start, seed=3, **options)
 
 
@@ -106,7 +110,9 @@ def test_an_epoch_has_every_good_sample(manifests: list[Manifest]):
 
 def test_randomness_is_the_samples_own(manifests: list[Manifest]):
     rows = {row[0]: row for batch in take(loader(manifests), 17) for row in batch}
-    other_order = {row[0]: row for batch in take(loader(manifests[:1], CFG.model_copy(update={"streams": 2})), 14) for row in batch}
+    other_order = {
+        row[0]: row for batch in take(loader(manifests[:1], CFG.model_copy(update={"streams": 2})), 14) for row in batch
+    }
     common = rows.keys() & other_order.keys()
     assert len(common) > 180
     assert all(rows[key] == other_order[key] for key in common)
@@ -126,7 +132,9 @@ def test_bad_samples_are_replaced_and_counted_once(manifests: list[Manifest]):
 
 def test_a_shard_without_a_good_sample_is_named(tmp_path: Path):
     manifest = write(tmp_path, "web", count=24, bad=range(12))
-    with pytest.raises(ShardError, match=r"web-000000-\w+\.tar with sha256 \w+ has no sample that can be used: image cannot be decoded"):
+    with pytest.raises(
+        ShardError, match=r"web-000000-\w+\.tar with sha256 \w+ has no sample that can be used: image cannot be decoded"
+    ):
         take(loader([manifest]), 2)
 
 
@@ -153,7 +161,9 @@ def test_workers_go_with_a_training_that_fails(tmp_path: Path):
         "raise RuntimeError('as a step may')",
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    failed = subprocess.run([sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, timeout=120)
+    failed = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert failed.returncode == 1, failed.stderr
     assert "as a step may" in failed.stderr
 
@@ -165,7 +175,9 @@ def test_a_bucket_gives_the_same_batches(tmp_path: Path, s3: str, change: dict):
     source = loader([write(s3, "web", 60)], CFG.model_copy(update={"cache": str(cache), **change}))
     assert take(source, 5) == rows
     copies = sorted(p.name for p in cache.iterdir()) if cache.exists() else []
-    assert copies == ([] if change.get("ranged") else sorted(f"{shard.sha256}.tar" for _, shard in source.reader.cache.shards))
+    assert copies == (
+        [] if change.get("ranged") else sorted(f"{shard.sha256}.tar" for _, shard in source.reader.cache.shards)
+    )
 
 
 def test_a_bucket_is_read_through_failures(tmp_path: Path, s3: str, proxy):
@@ -223,7 +235,9 @@ PRIVATE = ["unshare", "--mount"]
 """Gives a process a view of the file system of its own, in which /dev/shm is as small as a test wants it."""
 
 
-@pytest.mark.skipif(subprocess.run([*PRIVATE, "true"], check=False, capture_output=True).returncode != 0, reason="it takes root")
+@pytest.mark.skipif(
+    subprocess.run([*PRIVATE, "true"], check=False, capture_output=True).returncode != 0, reason="it takes root"
+)
 @pytest.mark.parametrize(
     ("size", "fill", "said"),
     [
@@ -232,11 +246,17 @@ PRIVATE = ["unshare", "--mount"]
             "",
             r"ConfigError: .* /dev/shm, which has 8.4 MB free of 8.4 MB, but 6 batches .* take 18.0 MB: set loader",
         ),
-        ("40m", "fill", r"StoreError: .*DataLoader worker.* It had \d.\d MB of 41.9 MB in /dev/shm left.*: set loader.workers=0"),
+        (
+            "40m",
+            "fill",
+            r"StoreError: .*DataLoader worker.* It had \d.\d MB of 41.9 MB in /dev/shm left.*: set loader.workers=0",
+        ),
         ("40m", "", ""),
     ],
 )
-def test_workers_that_find_no_room_in_shared_memory_end_the_training_in_one_line(tmp_path: Path, size: str, fill: str, said: str):
+def test_workers_that_find_no_room_in_shared_memory_end_the_training_in_one_line(
+    tmp_path: Path, size: str, fill: str, said: str
+):
     write(tmp_path / "data", "web", 400, 400).save(tmp_path / "web.json")
     script = Path(__file__).with_name("read_with_workers.py")
     command = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} {script} {tmp_path / 'web.json'} '{fill}'"
@@ -248,7 +268,9 @@ def test_workers_that_find_no_room_in_shared_memory_end_the_training_in_one_line
         assert re.search(said, lines[0])
 
 
-def test_copies_lie_where_nobody_else_can_write_and_are_verified_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str):
+def test_copies_lie_where_nobody_else_can_write_and_are_verified_once_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str
+):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     manifest = write(f"{s3}/data", "web", count=24)
     rows = take(loader([manifest]), 1)

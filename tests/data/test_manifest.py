@@ -14,7 +14,14 @@ SHARDS = tuple(Shard(name=f"web-{i}.tar", sha256=f"{i:064x}", bytes=100 * i, sam
 @pytest.mark.parametrize("where", ["folder", "s3"])
 def test_a_manifest_comes_back(where: str, tmp_path: Path, request: pytest.FixtureRequest):
     uri = f"{tmp_path if where == 'folder' else request.getfixturevalue('s3')}/deep/web.json"
-    manifest = Manifest(name="web", root="data", shards=SHARDS, parents=("a" * 64,), counts={"no image": 3}, meta={"é": [1, {"a": None}]})
+    manifest = Manifest(
+        name="web",
+        root="data",
+        shards=SHARDS,
+        parents=("a" * 64,),
+        counts={"no image": 3},
+        meta={"é": [1, {"a": None}]},
+    )
     manifest.save(uri)
     assert Manifest.load(uri) == manifest
     assert manifest.samples == 60
@@ -41,7 +48,10 @@ def test_the_digest_speaks_of_content_alone():
         ("[]", "must be a mapping"),
         ('{"name": "web"}', "root"),
         ('{"name": "web", "root": "x", "shard": []}', "unknown key shard; did you mean shards"),
-        ('{"name": "web", "root": "x", "shards": [{"name": "a", "sha256": "abc", "bytes": 1, "samples": 1}]}', r"shards\.0\.sha256"),
+        (
+            '{"name": "web", "root": "x", "shards": [{"name": "a", "sha256": "abc", "bytes": 1, "samples": 1}]}',
+            r"shards\.0\.sha256",
+        ),
     ],
 )
 def test_a_wrong_manifest_is_explained(tmp_path: Path, content: str, rule: str):

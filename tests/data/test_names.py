@@ -49,7 +49,9 @@ def test_extensions_of_webdataset_stay_with_their_sample():
     found, rejected = samples(*each("N.jpg", "N.seg.png", "N.txt", "N.capfilt.json", count=2))
     assert found == {str(i): ["capfilt.json", "jpg", "seg.png", "txt"] for i in range(2)}
     assert rejected == {"further image of a sample": 2}
-    assert samples(*each("N.0.png", "N.1.png", "N.json", count=2))[0] == {str(i): ["0.png", "1.png", "json"] for i in range(2)}
+    assert samples(*each("N.0.png", "N.1.png", "N.json", count=2))[0] == {
+        str(i): ["0.png", "1.png", "json"] for i in range(2)
+    }
     assert list(samples(*each("a.N.jpg", "a.N.txt", "a.N.capfilt.json", count=2))[0]) == ["a.0", "a.1"]
 
 

@@ -77,14 +77,20 @@ def packed(members: Members) -> bytes:
     """A tar whose headers say what they are told to, whatever content follows."""
     blocks = []
     for info, data in members:
-        blocks.append(info.tobuf(tarfile.PAX_FORMAT if info.pax_headers else tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+        blocks.append(
+            info.tobuf(tarfile.PAX_FORMAT if info.pax_headers else tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+        )
         blocks.append(data + bytes(-len(data) % 512))
     return b"".join(blocks) + bytes(10240)
 
 
 def sound(rng: random.Random) -> Members:
     names = [f"{i:04d}" for i in range(GOOD)]
-    return [one for name in names for one in (member(f"{name}.png", picture(rng)), member(f"{name}.txt", f"a dog {name}".encode()))]
+    return [
+        one
+        for name in names
+        for one in (member(f"{name}.png", picture(rng)), member(f"{name}.txt", f"a dog {name}".encode()))
+    ]
 
 
 TEXTS: list[bytes] = [
@@ -119,9 +125,33 @@ TEXTS: list[bytes] = [
     b'{"caption": "nul \\u0000 char"}',
     b'{"caption": 1e999}',
 ]
-NAMES = ["odd", "caf\udce9", "with space", "photo.v2.12", "12.05", "../../up", "/etc/passwd", "x" * 300, "a/" * 400 + "b", "日本"]
+NAMES = [
+    "odd",
+    "caf\udce9",
+    "with space",
+    "photo.v2.12",
+    "12.05",
+    "../../up",
+    "/etc/passwd",
+    "x" * 300,
+    "a/" * 400 + "b",
+    "日本",
+]
 NAMES += [".hidden", "a.__key__"]
-EXTENSIONS = ["png", "JPG", "jpeg", "webp", "0.png", "seg.png", "1" * 5000 + ".jpg", "__key__", "__url__", "txt.png", "", "gif"]
+EXTENSIONS = [
+    "png",
+    "JPG",
+    "jpeg",
+    "webp",
+    "0.png",
+    "seg.png",
+    "1" * 5000 + ".jpg",
+    "__key__",
+    "__url__",
+    "txt.png",
+    "",
+    "gif",
+]
 
 
 def odd_texts(rng: random.Random, members: Members) -> None:
@@ -166,7 +196,11 @@ def odd_headers(rng: random.Random, members: Members) -> None:
             member("odd.png", data, pax_headers={"size": str(1 << 40)}),
             member("odd.png", data, pax_headers={"size": str(1 << 95)}),
             member("odd.png", data, pax_headers={"size": "-512"}),
-            member("odd.png", data, pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 40)}),
+            member(
+                "odd.png",
+                data,
+                pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 40)},
+            ),
             member("odd.png", data, pax_headers={"GNU.sparse.map": "0,10", "GNU.sparse.size": str(1 << 40)}),
             member("odd.png", data, pax_headers={"comment": "x" * 100_000}),
             member("odd.png", b"", type=tarfile.SYMTYPE, linkname="0000.png"),
@@ -285,8 +319,12 @@ def test_no_odd_tar_ends_in_a_traceback_or_loses_a_sample_uncounted(tmp_path: Pa
             for way in (learnt, captioned, evaluated):
                 with suppress(ShardError) if "flipped" in kind else nullcontext():
                     used, rejected = way(manifest)
-                    assert used + rejected.total() >= manifest.samples, f"{seed}: {kind}: {way.__name__}: {used} {rejected} {manifest}"
-                    assert "flipped" in kind or used >= GOOD, f"{seed}: {kind}: {way.__name__}: {used} {rejected} {manifest.counts}"
+                    assert used + rejected.total() >= manifest.samples, (
+                        f"{seed}: {kind}: {way.__name__}: {used} {rejected} {manifest}"
+                    )
+                    assert "flipped" in kind or used >= GOOD, (
+                        f"{seed}: {kind}: {way.__name__}: {used} {rejected} {manifest.counts}"
+                    )
                     unexpected = [reason for reason in rejected if reason.startswith("unexpected")]
                     assert not unexpected, f"{seed}: {kind}: {way.__name__}: {unexpected}"
             outcomes["read"] += 1
@@ -326,7 +364,10 @@ def test_no_odd_index_gives_other_samples(tmp_path: Path):
                 odd[row] = bytes(b if rng.random() > 0.1 else rng.randrange(256) for b in odd[row])
             case 3:
                 key, members = json.loads(odd[0])
-                odd[0] = json.dumps([key, {name: [1 << rng.randrange(20, 90), 1 << 62] for name in members}]).encode() + b"\n"
+                odd[0] = (
+                    json.dumps([key, {name: [1 << rng.randrange(20, 90), 1 << 62] for name in members}]).encode()
+                    + b"\n"
+                )
         index.write_bytes(b"".join(odd))
         assert list(read_shard(manifest.store, shard)) == samples
 

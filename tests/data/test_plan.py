@@ -14,7 +14,9 @@ def epoch_of(plan: Plan, epoch: int = 0) -> np.ndarray:
     return np.concatenate([plan.rows(epoch * plan.steps + t, 0, plan.batch) for t in range(plan.steps)])
 
 
-@pytest.mark.parametrize(("counts", "batch", "streams"), [(MANY, 64, 16), (MANY, 60, 16), (FEW, 64, 16), ([1], 1, 64), ([8], 8, 64)])
+@pytest.mark.parametrize(
+    ("counts", "batch", "streams"), [(MANY, 64, 16), (MANY, 60, 16), (FEW, 64, 16), ([1], 1, 64), ([8], 8, 64)]
+)
 def test_an_epoch_has_every_sample_once_but_for_the_tail(counts: list[int], batch: int, streams: int):
     plan = Plan(counts, 1, batch, streams, window=4)
     tails = set()

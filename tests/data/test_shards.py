@@ -54,7 +54,9 @@ def test_samples_of_every_kind_come_back(root: str):
 
 
 def test_the_same_samples_give_the_same_shards(tmp_path: Path):
-    one, two = (write_shards(pairs(25), tmp_path / folder, "web", 10, parents=["p"], revision="r") for folder in ("one", "two"))
+    one, two = (
+        write_shards(pairs(25), tmp_path / folder, "web", 10, parents=["p"], revision="r") for folder in ("one", "two")
+    )
     assert one.digest == two.digest
     files = sorted(p.name for p in (tmp_path / "one").iterdir())
     assert len(files) == 6
@@ -81,7 +83,9 @@ def test_counts_may_grow_while_samples_are_written(tmp_path: Path):
 def test_plain_webdataset_reads_our_shards(tmp_path: Path):
     manifest = write_shards(pairs(3), tmp_path, "web")
     seen = list(webdataset.WebDataset(str(tmp_path / manifest.shards[0].name), shardshuffle=False))
-    assert [(s["__key__"], s["png"], s["txt"]) for s in seen] == [(f"{i:08d}", b"image %d" % i, b"text %d" % i) for i in range(3)]
+    assert [(s["__key__"], s["png"], s["txt"]) for s in seen] == [
+        (f"{i:08d}", b"image %d" % i, b"text %d" % i) for i in range(3)
+    ]
     assert json.loads(seen[2]["json"]) == {"truth": 2}
 
 
@@ -95,7 +99,10 @@ def test_a_key_that_would_lose_samples_is_refused(tmp_path: Path, key: str):
     ("harm", "what"),
     [
         (lambda path, _: path.unlink(), "is missing"),
-        (lambda path, data: path.write_bytes(data[: len(data) // 2]), "is cut short: 5120 bytes where the manifest says 10240"),
+        (
+            lambda path, data: path.write_bytes(data[: len(data) // 2]),
+            "is cut short: 5120 bytes where the manifest says 10240",
+        ),
         (lambda path, data: path.write_bytes(data.replace(b"image 1", b"image 7")), "was altered: its sha256 is"),
         (lambda path, data: path.write_bytes(data + b"\0"), "is too long"),
     ],
@@ -114,7 +121,9 @@ def test_a_harmed_shard_is_named_with_its_digest(tmp_path: Path, harm, what: str
 def test_a_shard_missing_from_a_bucket_is_named(s3: str):
     manifest = write_shards(pairs(2), s3, "web")
     manifest.store.delete(manifest.shards[0].name)
-    with pytest.raises(ShardError, match=f"shard {s3}/{manifest.shards[0].name} is missing.*{manifest.shards[0].sha256}"):
+    with pytest.raises(
+        ShardError, match=f"shard {s3}/{manifest.shards[0].name} is missing.*{manifest.shards[0].sha256}"
+    ):
         read(manifest)
 
 

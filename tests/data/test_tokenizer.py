@@ -23,7 +23,9 @@ def words() -> Tokenizer:
 
 
 @pytest.mark.parametrize(
-    "case", json.loads((GOLDEN / "misc.json").read_text())["text_cleaning"], ids=lambda c: f"{c['text'][:12]}-{c['max_words']}"
+    "case",
+    json.loads((GOLDEN / "misc.json").read_text())["text_cleaning"],
+    ids=lambda c: f"{c['text'][:12]}-{c['max_words']}",
 )
 def test_cleaning_equals_the_reference(case):
     assert clean_caption(case["text"], case["max_words"]) == case["caption"]
@@ -89,7 +91,11 @@ def test_trained_tokenizer_reads_back_and_by_transformers(tmp_path):
     expected = ours.encode(TEXTS, 12, "max").ids
     assert torch.equal(again.encode(TEXTS, 12, "max").ids, expected)
     assert theirs(TEXTS, max_length=12, truncation=True, padding="max_length")["input_ids"] == expected.tolist()
-    assert (theirs.bos_token_id, theirs.convert_tokens_to_ids("[ENC]"), len(theirs)) == (ours.dec, ours.enc, ours.vocab_size)
+    assert (theirs.bos_token_id, theirs.convert_tokens_to_ids("[ENC]"), len(theirs)) == (
+        ours.dec,
+        ours.enc,
+        ours.vocab_size,
+    )
     assert ours.decode(expected[2:3]) == ["two hearts and a star"]
 
 

@@ -34,7 +34,9 @@ def test_normalisation_is_by_channel_and_takes_frames():
     normal = normalise(images)
     assert normal.shape == images.shape
     assert normal[0, 0, :, 0, 0].tolist() == pytest.approx([-m / s for m, s in zip(MEAN, STD, strict=True)])
-    assert normal[1, 2, :, 3, 3].tolist() == pytest.approx([(1 - m) / s for m, s in zip(MEAN, STD, strict=True)], rel=1e-5)
+    assert normal[1, 2, :, 3, 3].tolist() == pytest.approx(
+        [(1 - m) / s for m, s in zip(MEAN, STD, strict=True)], rel=1e-5
+    )
 
 
 def test_an_image_of_the_right_size_passes_unchanged(photo):

@@ -1,1 +1,1 @@
-"""Every data set is read once, into samples."""
+"""Data sets that are generated or converted to samples."""

@@ -67,7 +67,11 @@ def test_every_caption_is_true_and_most_tell_everything():
     scenes = [shapes.random_scene(rng, two_objects=0.5) for _ in range(300)]
     captions = [shapes.write_caption(scene, rng) for scene in scenes]
     assert all(map(shapes.is_true, scenes, captions))
-    claims = [claims for scene, text in zip(scenes, captions, strict=True) if len(scene["objects"]) == 1 and (claims := parse_claims(text))]
+    claims = [
+        claims
+        for scene, text in zip(scenes, captions, strict=True)
+        if len(scene["objects"]) == 1 and (claims := parse_claims(text))
+    ]
     assert sum(len(c.things[0]) == 4 and c.ground is not None for c in claims) > 0.6 * len(claims)
 
 
@@ -124,7 +128,12 @@ def test_clean_splits_have_five_true_captions_that_differ(split):
 
 def test_exactly_half_of_the_web_is_wrong_in_three_ways():
     samples = list(shapes.web_samples(CFG))
-    assert Counter(s.meta["truth"]["noise"] for s in samples) == {None: 100, "other image": 40, "changed attribute": 40, "advert": 20}
+    assert Counter(s.meta["truth"]["noise"] for s in samples) == {
+        None: 100,
+        "other image": 40,
+        "changed attribute": 40,
+        "advert": 20,
+    }
     for sample in samples:
         truth = sample.meta["truth"]
         assert truth["true"] is (truth["noise"] is None)

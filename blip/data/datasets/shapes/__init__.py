@@ -1,7 +1,8 @@
-"""The embedded data set: a small world of rendered scenes whose truth is known.
+"""The embedded data set: rendered scenes with ground truth.
 
-A scene has one or two objects with shape, colour, size and place on a coloured ground; sentences of a small grammar describe it, and since
-the same grammar reads sentences, any text can be judged. The truth travels in `meta["truth"]` and is for evaluation alone.
+A scene has one or two objects with shape, colour, size and place on a coloured ground. A small grammar generates
+sentences about scenes and parses them, so whether a text is true can be decided. The truth is in `meta["truth"]`, for
+evaluation alone.
 """
 
 from blip.data.datasets.shapes.scenes import Scene, Thing, random_scene, render_scene

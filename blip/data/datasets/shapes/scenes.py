@@ -1,4 +1,4 @@
-"""What there is: scenes, drawn by chance, and their pictures."""
+"""Random scenes, and their images."""
 
 import io
 import math
@@ -40,20 +40,20 @@ GROUNDS: dict[str, Colour] = {
     "beige": (224, 202, 150),
 }
 RADII = {"small": 0.17, "large": 0.28}
-"""Of the picture's side."""
+"""In sides of the image."""
 PLACES = {"left": (0.25, 0.5), "right": (0.75, 0.5), "top": (0.5, 0.25), "bottom": (0.5, 0.75), "middle": (0.5, 0.5)}
-"""Centres, of the picture's side."""
+"""Centres, in sides of the image."""
 SIDES = (("left", "right"), ("top", "bottom"))
-"""Where two objects stand."""
+"""Places of two objects."""
 JITTER = 0.02
-"""How far an object may stand off its place, of the picture's side."""
+"""Largest offset of an object from its place, in sides of the image."""
 TINT = 4
-"""How far a colour may be off its name, of 255."""
+"""Largest offset of a colour channel from the named colour, of 255."""
 SUPERSAMPLING = 4
 
 
 def star_corners(points: int, inner: float) -> Points:
-    """The corners of a star, its first point up, the hollows at `inner` of the radius."""
+    """Returns the corners of a star with its first point up; inner corners are at `inner` of the radius."""
     turns = ((i * math.pi / points, inner if i % 2 else 1.0) for i in range(2 * points))
     return tuple((r * math.sin(a), -r * math.cos(a)) for a, r in turns)
 
@@ -68,12 +68,12 @@ OUTLINES: dict[str, Points] = {
 }  # fmt: skip
 """Corners, in radii."""
 ROUND = {"circle": 0.0, "ring": 0.55}
-"""Radius of the hole, of the radius."""
+"""Radius of the hole, in radii."""
 SHAPE_NAMES = (*ROUND, *OUTLINES)
 
 
 def random_scene(rng: Random, two_objects: float = 0.0) -> Scene:
-    """A scene by chance, with two objects that differ in shape or colour in a share `two_objects` of the draws."""
+    """Draws a scene; a share `two_objects` of scenes has two objects, which differ in shape or colour."""
     ground = rng.choice(tuple(GROUNDS))
     if rng.random() >= two_objects:
         return Scene(ground=ground, objects=[random_thing(rng, rng.choice(tuple(PLACES)))])
@@ -84,11 +84,14 @@ def random_scene(rng: Random, two_objects: float = 0.0) -> Scene:
 
 
 def random_thing(rng: Random, place: str) -> Thing:
-    return Thing(shape=rng.choice(SHAPE_NAMES), colour=rng.choice(tuple(COLOURS)), size=rng.choice(tuple(RADII)), place=place)
+    return Thing(
+        shape=rng.choice(SHAPE_NAMES), colour=rng.choice(tuple(COLOURS)), size=rng.choice(tuple(RADII)), place=place
+    )
 
 
 def change_attribute(scene: Scene, rng: Random) -> Scene:
-    """The scene with one attribute of one object, or the ground, changed; of two objects the places are swapped."""
+    """Returns the scene with one attribute of one object, or the ground, changed; the places of two objects are
+    swapped."""
     objects = [item.copy() for item in scene["objects"]]
     item = rng.choice(objects)
     match rng.choice(("ground", "shape", "colour", "size", "place")):
@@ -112,7 +115,7 @@ def choose_other(names: Iterable[str], than: str, rng: Random) -> str:
 
 
 def render_scene(scene: Scene, rng: Random, size: int = 32) -> bytes:
-    """The scene as a PNG of `size` pixels a side; places and colours vary a little by chance."""
+    """Renders the scene as a PNG of `size` pixels a side; places and colours vary slightly at random."""
     side = size * SUPERSAMPLING
     ground = vary_colour(GROUNDS[scene["ground"]], rng)
     image = Image.new("RGB", (side, side), ground)

@@ -1,4 +1,4 @@
-"""What is said of scenes: one grammar that writes true sentences, and reads any text to judge it."""
+"""The grammar of scenes: generates true sentences, and parses texts to decide whether they are true."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,10 +24,12 @@ RELATION_PHRASES = {
     ("top", "bottom"): ("above", "higher than"),
     ("bottom", "top"): ("below", "under"),
 }
-"""How a thing stands to another one, by the places of both."""
-GROUND_PHRASES = {ground: (f"on a {ground} ground", f"on {ground}", f"against a {ground} background") for ground in GROUNDS}
+"""Relations of a thing to another one, by the places of both."""
+GROUND_PHRASES = {
+    ground: (f"on a {ground} ground", f"on {ground}", f"against a {ground} background") for ground in GROUNDS
+}
 MENTIONED = 0.97
-"""How often a caption tells each of size, place and ground: nearly all captions tell everything, as a filter must learn to judge it."""
+"""Probability that a caption mentions each of size, place and ground: a filter must learn to judge each of them."""
 
 FORMS = (
     "{thing}",
@@ -57,20 +59,20 @@ FORMS = (
     "{place} {thing} and {there} {other}",
     "{place} {thing} and {there} {other} {ground}",
 )
-"""Sentences; `hue` is the ground's bare name, `there` the place of the other thing."""
+"""Sentence templates; `hue` is the bare name of the ground, `there` the place of the other thing."""
 OPENERS = ("there is ", "a photo of ", "this picture shows ")
-"""May come before the thing where the sentence starts with it."""
+"""Optional before the thing in sentences that start with it."""
 VERBS = ("there is ", "is ", "we see ")
-"""May come before the thing where its place or its ground comes first."""
+"""Optional before the thing in sentences that start with its place or its ground."""
 
 
 def openers_of(form: str) -> tuple[str, ...]:
-    """What may come before the thing in a sentence."""
+    """Returns the phrases that may precede the thing in a template."""
     return () if "picture" in form else OPENERS if form.startswith("{thing}") else VERBS
 
 
 def slots_of(form: str) -> frozenset[str]:
-    """What a sentence tells."""
+    """Returns the facts that a template mentions."""
     return frozenset("ground" if slot == "hue" else slot for _, slot, _, _ in Formatter().parse(form) if slot)
 
 
@@ -78,7 +80,7 @@ FORMS_BY_SLOTS = {told: [form for form in FORMS if slots_of(form) == told] for t
 
 
 def write_caption(scene: Scene, rng: Random) -> str:
-    """A true sentence about a scene; of two objects it tells of both, or of one alone."""
+    """Returns a true sentence about a scene; of two objects it mentions both, or one."""
     told = scene["objects"] if rng.random() < 0.75 else scene["objects"][:1]
     first, *others = rng.sample(told, k=len(told))
     words = {
@@ -105,25 +107,30 @@ def write_caption(scene: Scene, rng: Random) -> str:
 
 
 def noun_phrase(thing: Thing, rng: Random) -> str:
-    """A noun phrase with its article."""
+    """Returns a noun phrase with its article."""
     size = rng.choice(SIZE_PHRASES[thing["size"]]) + " " if rng.random() < MENTIONED else ""
     phrase = f"{size}{thing['colour']} {thing['shape']}"
     return f"an {phrase}" if phrase.startswith("o") else f"a {phrase}"
 
 
-MEANING_BY_PHRASE = {words: meaning for synonyms in (SIZE_PHRASES, PLACE_PHRASES, GROUND_PHRASES) for meaning, phrases in synonyms.items() for words in phrases}
+MEANING_BY_PHRASE = {
+    words: meaning
+    for synonyms in (SIZE_PHRASES, PLACE_PHRASES, GROUND_PHRASES)
+    for meaning, phrases in synonyms.items()
+    for words in phrases
+}
 PLACES_BY_RELATION = {words: places for places, phrases in RELATION_PHRASES.items() for words in phrases}
 
 
 class Claims(NamedTuple):
-    """What a sentence says: of each thing some of its attributes, and perhaps the ground."""
+    """The claims of a sentence: some attributes of each thing, and perhaps the ground."""
 
     things: tuple[dict[str, str], ...]
     ground: str | None
 
 
 def is_true(scene: Scene, text: str) -> bool:
-    """Whether every claim of a text holds for a scene; a text that is no sentence of this world claims nothing and is not true."""
+    """Returns whether every claim of a text holds for a scene; a text outside of the grammar is not true."""
     claims = parse_claims(text)
     if claims is None or claims.ground not in (None, scene["ground"]):
         return False
@@ -134,7 +141,7 @@ def is_true(scene: Scene, text: str) -> bool:
 
 
 def parse_claims(text: str) -> Claims | None:
-    """What a sentence of this world claims; None where the text is none."""
+    """Returns the claims of a sentence; None if the text is outside of the grammar."""
     text = clean_caption(text)
     match = next(filter(None, (pattern.fullmatch(text) for pattern in PATTERNS)), None)
     if match is None:
@@ -149,7 +156,7 @@ def parse_claims(text: str) -> Claims | None:
 
 
 def slot_pattern(slot: str, phrases: Iterable[str]) -> str:
-    """The pattern of a slot, the longest phrase tried first."""
+    """Returns the pattern of a slot; longer phrases are tried first."""
     return f"(?P<{slot}>{'|'.join(sorted(phrases, key=len, reverse=True))})"
 
 
@@ -158,13 +165,17 @@ def all_phrases(synonyms: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def noun_pattern(suffix: str = "") -> str:
-    """The pattern of a noun phrase; size and colour may be missing."""
-    size, colour, shape = slot_pattern("size" + suffix, all_phrases(SIZE_PHRASES)), slot_pattern("colour" + suffix, COLOURS), slot_pattern("shape" + suffix, SHAPE_NAMES)
+    """Returns the pattern of a noun phrase; size and colour are optional."""
+    size, colour, shape = (
+        slot_pattern("size" + suffix, all_phrases(SIZE_PHRASES)),
+        slot_pattern("colour" + suffix, COLOURS),
+        slot_pattern("shape" + suffix, SHAPE_NAMES),
+    )
     return f"an? (?:{size} )?(?:{colour} )?{shape}"
 
 
 def sentence_pattern(form: str) -> re.Pattern[str]:
-    """The pattern of a sentence; openers and verbs are read wherever a model may put them."""
+    """Returns the pattern of a template; openers and verbs are accepted in all of them."""
     return re.compile(
         form.format(
             thing=f"(?:{'|'.join((*OPENERS, *VERBS))})?{noun_pattern()}",

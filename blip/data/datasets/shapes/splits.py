@@ -1,4 +1,4 @@
-"""The world as a data set: clean gold, a noisy web, and a test."""
+"""The splits of the embedded data set: clean gold, noisy web, and test."""
 
 from collections.abc import Iterator
 from random import Random
@@ -13,18 +13,18 @@ from blip.data.sample import Sample
 
 
 class ShapesConfig(Config):
-    """How much of the world there is."""
+    """Size and noise of the embedded data set."""
 
     gold: int = Field(default=3000, ge=0, le=100_000_000)
     """Images with five true captions each."""
     web: int = Field(default=8000, ge=0, le=100_000_000)
-    """Images with one text each, of which a share is wrong."""
+    """Images with one text each, a share of which is wrong."""
     test: int = Field(default=300, ge=0, le=100_000_000)
-    """Images with five true captions each, to judge by."""
+    """Images with five true captions each, for evaluation."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Another seed, another world's pictures; an image depends on seed, split and its number alone."""
+    """Random seed; an image depends only on seed, split and its number."""
     size: int = Field(default=32, ge=16, le=4096)
-    """Pixels of a side."""
+    """Side of the images, in pixels."""
     noise: float = Field(default=0.5, ge=0, le=1)
     """Share of wrong texts in web."""
     two_objects: float = Field(default=0.1, ge=0, le=1)
@@ -33,11 +33,11 @@ class ShapesConfig(Config):
 
 NoiseKind = Literal["other image", "advert", "changed attribute"]
 NOISE_KINDS: tuple[NoiseKind, ...] = ("other image", "other image", "advert", "changed attribute", "changed attribute")
-"""Of wrong texts, in their shares."""
+"""Kinds of wrong texts, in proportion."""
 NOISE_BLOCK = 20
-"""In every so many images the share of wrong texts is exact; chance says which of them are wrong."""
+"""Consecutive images in which the share of wrong texts is exact; which of them are wrong is random."""
 CAPTIONS_PER_IMAGE = 5
-"""Captions of an image, as COCO has."""
+"""As in COCO."""
 ADVERTS = (
     "buy now at the best price",
     "free shipping on all orders",
@@ -54,19 +54,20 @@ ADVERTS = (
 
 
 def gold_samples(cfg: ShapesConfig) -> Iterator[Sample]:
-    """Images with five true captions that differ."""
+    """Yields images with five different true captions."""
     return (captioned_sample(cfg, "gold", i) for i in range(cfg.gold))
 
 
 def test_samples(cfg: ShapesConfig) -> Iterator[Sample]:
-    """As gold, of other images."""
+    """As `gold_samples`, with other images."""
     return (captioned_sample(cfg, "test", i) for i in range(cfg.test))
 
 
 def web_samples(cfg: ShapesConfig) -> Iterator[Sample]:
-    """Images with a text each, of which `cfg.noise` are wrong: captions of other images, adverts, or captions with one attribute changed.
+    """Yields images with one text each, of which `cfg.noise` are wrong: captions of other images, adverts, or captions
+    with one attribute changed.
 
-    The truth of a sample also has `true`, and `noise`: the kind of a wrong text, else None.
+    The sample's truth also has `true`, and `noise`: the kind of a wrong text, else None.
     """
     for i in range(cfg.web):
         rng, noise = image_rng(cfg, "web", i), noise_kind(cfg, i)
@@ -91,7 +92,7 @@ def image_rng(cfg: ShapesConfig, split: str, index: int) -> Random:
 
 
 def noise_kind(cfg: ShapesConfig, index: int) -> NoiseKind | None:
-    """What is wrong with a web text."""
+    """Returns the kind of noise of a web text; None if the text is true."""
     block, place = divmod(index, NOISE_BLOCK)
     wrong = round((block + 1) * NOISE_BLOCK * cfg.noise) - round(block * NOISE_BLOCK * cfg.noise)
     rank = image_rng(cfg, "noise", block).sample(range(NOISE_BLOCK), NOISE_BLOCK)[place]
@@ -99,7 +100,7 @@ def noise_kind(cfg: ShapesConfig, index: int) -> NoiseKind | None:
 
 
 def wrong_text(scene: Scene, noise: NoiseKind, rng: Random, cfg: ShapesConfig) -> str:
-    """A text that is not true of a scene; one that is by accident is drawn again."""
+    """Returns a text that is not true of a scene; texts that are true by accident are drawn again."""
     if noise == "advert":
         return rng.choice(ADVERTS).format(rng.randrange(1000, 10000))
     while True:
