@@ -16,6 +16,8 @@ LARGEST = 1_000_000
 """Bytes of YAML that still fit into one object of the cluster, with what the server adds to them."""
 LARGEST_SOURCE = 100_000
 """Bytes of a component's source: it travels as one command-line argument, of which the kernel takes 128 KiB."""
+SHORTEST_RETRY_WINDOW = 24 * 3600
+"""Seconds. The controller counts the window from the first attempt's start, and a step of training takes days."""
 VALUES = {"STRING", "NUMBER_INTEGER", "NUMBER_DOUBLE", "BOOLEAN", "LIST"}
 """What a step may take; in a mapping integers become floats on one machine and stay integers on a cluster."""
 
@@ -80,7 +82,10 @@ def in_container(container: Tree, known: Tree) -> Faults:
 
 
 def in_placement(container: Tree, placed: Tree, known: Tree) -> Faults:
-    """Node selector, tolerations and shared memory of a step that asks for GPUs."""
+    """User of a step; node selector, tolerations and shared memory of one that asks for GPUs."""
+    user = placed.get("securityContext", {})
+    if not user.get("runAsNonRoot") or int(user.get("runAsUser", 0)) == 0:
+        yield "names no user other than root, so that the namespace refuses its pod: kubernetes.set_security_context"
     selector = placed.get("nodeSelector", {})
     default = known.get(selector.get("nodeSelectorJson", {}).get("componentInputParameter"), {}).get("defaultValue", {})
     for label, value in {**selector.get("labels", {}), **default}.items():
@@ -134,12 +139,25 @@ def in_task(task: Tree, around: Tree, spec: Tree) -> Faults:
             "is cached and takes no `settings` of the plan: no cache sees a change of the library, of a configuration, or of files "
             "that it names"
         )
-    if "executorLabel" in component and not task.get("retryPolicy", {}).get("maxRetryCount"):
-        yield "is not retried when its node gets lost: set_retry"
+    if "executorLabel" in component:
+        yield from in_retries(task.get("retryPolicy", {}))
     if task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED":
         yield "is an exit handler, which fails around loops and rules out outputs: let the steps themselves clean up"
     if item:
         yield from in_loop(task, component, spec)
+
+
+def in_retries(policy: Tree) -> Faults:
+    """How often and how long a step is tried again."""
+    if not policy.get("maxRetryCount"):
+        yield "is not retried when its node gets lost: set_retry"
+        return
+    window = policy.get("backoffMaxDuration", "0s")
+    if float(window.removesuffix("s")) < SHORTEST_RETRY_WINDOW:
+        yield (
+            f"is tried again only within {window} of its first start, and later attempts are ended then: "
+            f"set_retry(..., backoff_max_duration) of at least {SHORTEST_RETRY_WINDOW}s"
+        )
 
 
 def is_cached(task: Tree) -> bool:

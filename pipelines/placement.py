@@ -19,10 +19,18 @@ CONFIG = {key: variable for variable, key in job.SETTINGS.items()}
 SHARED_MEMORY = os.environ.get("BLIP_SHARED_MEMORY", "32Gi")
 """Size of /dev/shm, through which loader workers and NCCL pass data; it counts against the memory limit and is fixed when compiling."""
 
+RETRIES, FIRST_PAUSE, PAUSE_FACTOR = 3, "60s", 2.0
+RETRY_WINDOW = "2592000s"
+"""How long after its first attempt began a step may be tried again: 30 days. The controller also ends a later attempt at that moment."""
+USER = 10001
+"""User and group of the image. The restricted pod security standard wants a pod to name a user other than root."""
+
 
 def on_cluster(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
-    """What every step has: its name here and in MLflow, the image, credentials, and retries with backoff for nodes that get lost."""
-    task.set_display_name(name).set_container_image(image).set_retry(3, "60s", 2.0, "1800s")
+    """What every step has: its name here and in MLflow, the image, its user, credentials, and retries for nodes that get lost."""
+    task.set_display_name(name).set_container_image(image)
+    task.set_retry(RETRIES, FIRST_PAUSE, PAUSE_FACTOR, RETRY_WINDOW)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     kubernetes.use_secret_as_env(task, SECRET, SECRETS, optional=True)
     kubernetes.use_config_map_as_env(task, CONFIG_MAP, CONFIG, optional=True)

@@ -1,10 +1,12 @@
 import pytest
 import yaml
 from kfp import compiler
+from step_pods import refusals, step_pod
 
 from pipelines import lint
 from pipelines.bootstrap import bootstrap
 from pipelines.parameters import steps
+from pipelines.retrain import retrain
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,22 @@ def test_gpu_steps_are_placed_and_the_others_are_not(text):
     assert placed["exec-train"]["emptyDirMounts"] == [
         {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "32Gi", "volumeName": "shm"}
     ]
+
+
+@pytest.mark.parametrize("pipeline", [bootstrap, retrain], ids=["bootstrap", "retrain"])
+def test_the_restricted_standard_takes_the_pod_of_every_step(pipeline, tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(pipeline, str(path))
+    spec, platform = yaml.safe_load_all(path.read_text())
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert placed.keys() == spec["deploymentSpec"]["executors"].keys()
+    assert {name: refusals(step_pod(executor)) for name, executor in placed.items()} == {name: [] for name in placed}
+
+
+def test_the_standard_refuses_a_step_that_names_no_user():
+    assert refusals(step_pod({})) == ["main: runAsNonRoot != true"]
+
+
+def test_every_step_is_tried_again_for_days(tasks):
+    windows = {name: int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s")) for name, task in tasks.items()}
+    assert min(windows.values()) >= 14 * 24 * 3600

@@ -2,6 +2,7 @@
 # ruff: noqa: ARG001
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import compiler, dsl, kubernetes
@@ -58,8 +59,14 @@ def faults(tmp_path: Path):
     return find
 
 
+def lasting(task: Any) -> dsl.PipelineTask:
+    """The task with a user and with retries, as every step has them."""
+    kubernetes.set_security_context(task, run_as_user=10001, run_as_non_root=True)
+    return task.set_retry(3, backoff_max_duration="86400s")
+
+
 def one(**arguments) -> dsl.PipelineTask:
-    return say(settings=SETTINGS, **arguments).set_retry(3)
+    return lasting(say(settings=SETTINGS, **arguments))
 
 
 def test_nothing_is_wrong_with_a_careful_pipeline(faults):
@@ -151,21 +158,21 @@ def test_a_secret_in_a_variable(faults):
 
 def test_packages_installed_at_the_start(faults):
     def trapped():
-        greedy(settings=SETTINGS).set_retry(3)
+        lasting(greedy(settings=SETTINGS))
 
     assert any("installs packages when it starts" in fault for fault in faults(trapped))
 
 
 def test_a_container_component(faults):
     def trapped():
-        contained(settings=SETTINGS).set_retry(3)
+        lasting(contained(settings=SETTINGS))
 
     assert any("is a container component" in fault for fault in faults(trapped))
 
 
 def test_a_cached_step_without_the_settings_of_the_plan(faults):
     def trapped():
-        careless().set_retry(3)
+        lasting(careless())
 
     (fault,) = faults(trapped)
     assert fault.startswith("root.careless: is cached and takes no `settings` of the plan")
@@ -173,14 +180,14 @@ def test_a_cached_step_without_the_settings_of_the_plan(faults):
 
 def test_a_step_that_is_not_cached_needs_no_settings(faults):
     def trapped():
-        careless().set_retry(3).set_caching_options(False)
+        lasting(careless()).set_caching_options(False)
 
     assert faults(trapped) == []
 
 
 def test_numbers_in_a_mapping(faults):
     def trapped():
-        mapped(settings=SETTINGS, sizes={"batch": 32}).set_retry(3)
+        lasting(mapped(settings=SETTINGS, sizes={"batch": 32}))
 
     (fault,) = faults(trapped)
     assert "input sizes is STRUCT, in which integers become floats" in fault
@@ -203,9 +210,8 @@ def test_a_text_put_together_in_the_pipeline(faults):
 
 def test_a_step_that_is_not_cached(faults):
     def trapped():
-        read(
-            settings=SETTINGS, text=write(settings=SETTINGS).set_retry(3).set_caching_options(False).outputs["text"]
-        ).set_retry(3)
+        written = lasting(write(settings=SETTINGS)).set_caching_options(False)
+        lasting(read(settings=SETTINGS, text=written.outputs["text"]))
 
     assert faults(trapped) == ["root.write: is not cached, so that all that takes its artifacts runs again each time"]
 
@@ -213,10 +219,10 @@ def test_a_step_that_is_not_cached(faults):
 def test_a_nested_pipeline_that_gives_away_what_is_not_cached(faults):
     @dsl.pipeline(name="inner")
     def inner() -> dsl.Dataset:
-        return write(settings=SETTINGS).set_retry(3).set_caching_options(False).outputs["text"]  # pyright: ignore[reportReturnType]
+        return lasting(write(settings=SETTINGS)).set_caching_options(False).outputs["text"]  # pyright: ignore[reportReturnType]
 
     def trapped():
-        read(settings=SETTINGS, text=inner().output).set_retry(3)
+        lasting(read(settings=SETTINGS, text=inner().output))
 
     assert faults(trapped) == [
         "comp-inner.write: is not cached, so that all that takes its artifacts runs again each time"
@@ -232,9 +238,29 @@ def test_a_step_need_not_be_cached_where_only_its_parameters_are_taken(faults):
 
 def test_a_step_that_is_not_retried(faults):
     def trapped():
-        say(settings=SETTINGS)
+        one().set_retry(0)
 
     assert faults(trapped) == ["root.say: is not retried when its node gets lost: set_retry"]
+
+
+@pytest.mark.parametrize("window", ["1800s", "86399s", None])
+def test_a_retry_window_shorter_than_a_step(faults, window):
+    def trapped():
+        one().set_retry(3, "60s", 2.0, window)
+
+    (fault,) = faults(trapped)
+    assert f"root.say: is tried again only within {window or '3600s'} of its first start" in fault
+
+
+@pytest.mark.parametrize("context", [{}, {"run_as_non_root": True}, {"run_as_user": 10001}, {"run_as_user": 0, "run_as_non_root": True}])
+def test_a_step_whose_pod_the_namespace_refuses(faults, context):
+    def trapped():
+        task = say(settings=SETTINGS).set_retry(3, backoff_max_duration="86400s")
+        if context:
+            kubernetes.set_security_context(task, **context)
+
+    (fault,) = faults(trapped)
+    assert fault.startswith("exec-say: names no user other than root")
 
 
 def test_an_exit_handler(faults):
