@@ -26,7 +26,7 @@ from blip.tasks.model_folder import load_task, read_model_config
 from blip.tasks.retrieval import RetrievalConfig
 from blip.tasks.task import EvaluableTask, P, Predict
 from blip.workers.job import Job, WorkConfig
-from blip.workers.queue import ShardQueue, finished, records
+from blip.workers.queue import ShardQueue, finished, shard_records
 from blip.workers.worker import Worker
 
 PASSES = ("predict", "rerank")
@@ -168,7 +168,7 @@ def counted(job: EvaluationJob, home: Store, tasks: Tasks) -> tuple[int, dict[st
 def samples_done(job: EvaluationJob, home: Store, tasks: Tasks) -> int:
     """Returns how many samples are done, counted once for each pass."""
     wanted = job.quotas  # what was left out counts as asked for: a tar may hold more that is no sample than its manifest counts
-    done = (records(at, list(wanted))[0] for kind, task in tasks.items() for at in passes(home, kind, task))
+    done = (shard_records(at, list(wanted))[0] for kind, task in tasks.items() for at in passes(home, kind, task))
     return sum(wanted[name] for part in done for name in part)
 
 

@@ -19,8 +19,8 @@ from blip.storage import Store, open_store, probe
 from blip.tracking import DataInput, Run, start_run
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
-from blip.workers.progress import Tallies, Workers, follow
-from blip.workers.queue import reasons, records
+from blip.workers.progress import Tallies, Workers, wait_for_workers
+from blip.workers.queue import last_errors, shard_records
 
 
 def capfilt(
@@ -65,7 +65,7 @@ def capfilt(
         return CapFiltResult(
             images=sum(record["samples"] for record in scores.done.values()),
             shards=len(scores.done),
-            dead=reasons(scores.dead),
+            dead=last_errors(scores.dead),
             rejected=dict(scores.rejected),
             speed=speed,
             digest=scores.source.digest,
@@ -80,7 +80,7 @@ def watch(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> Speed:
 
     Returns images a second, those of each worker, and the share of time that each part of the work took.
     """
-    done, dead = records(store, job.shards)
+    done, dead = shard_records(store, job.shards)
     if len(done) + len(dead) == len(job.shards):
         log.info("every shard of job %s is done already", job.identity)
         return Speed()
@@ -89,10 +89,10 @@ def watch(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> Speed:
     with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar:
 
         def look() -> None:
-            bar.advance(min(behind + int(tallies.sum("images")), bar.total) - bar.done, tallies.beside_the_bar())
-            run.metrics(tallies.curves(), step=round(tallies.seconds))
+            bar.advance(min(behind + int(tallies.sum("images")), bar.total) - bar.done, tallies.bar_figures())
+            run.metrics(tallies.metrics(), step=round(tallies.seconds))
 
-        follow(tallies, workers, job.config.report, look)
+        wait_for_workers(tallies, workers, job.config.report, look)
     return tallies.speed()
 
 

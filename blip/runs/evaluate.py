@@ -24,8 +24,8 @@ from blip.tasks.captioning import CaptionPrediction
 from blip.tracking import DataInput, start_run
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
-from blip.workers.progress import Tallies, Workers, follow
-from blip.workers.queue import own_name
+from blip.workers.progress import Tallies, Workers, wait_for_workers
+from blip.workers.queue import new_worker_name
 
 CAPTIONS, METRICS = "captions.json", "metrics.json"
 DESCRIBED = 12
@@ -69,11 +69,11 @@ def evaluate(
             log.info("it was evaluated before, as %s says; delete that to evaluate anew", home.uri)
         elif processes == 1:
             with going_in_order():
-                predict_all(job, home, tasks, image_size(model), own_name(), bar.advance)
+                predict_all(job, home, tasks, image_size(model), new_worker_name(), bar.advance)
         else:
             tallies = Tallies.since_now(home, 0)
             start = workers or (lambda uri: on_this_machine(uri, processes, Path(out, "logs")))
-            follow(tallies, start, cfg.report, lambda: bar.advance(min(done + int(tallies.sum("images")), total) - bar.done))
+            wait_for_workers(tallies, start, cfg.report, lambda: bar.advance(min(done + int(tallies.sum("images")), total) - bar.done))
             bar.advance(samples_done(job, home, tasks) - bar.done)  # what was begun before this attempt is in nobody's tally
         scores, described = {}, {}
         evaluated, left_out = counted(job, home, tasks)

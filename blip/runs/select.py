@@ -20,7 +20,7 @@ from blip.report.capfilt_figures import Figures, save_pictures
 from blip.results import SOURCES, SelectResult, numbers
 from blip.runs.context import RunContext
 from blip.tracking import DataInput, start_run
-from blip.workers.queue import reasons
+from blip.workers.queue import last_errors
 
 SCORES, MANIFEST, METRICS, PICTURES = "scores.json", "bootstrapped.json", "metrics.json", "pictures.json"
 OWN = (SCORES, MANIFEST, METRICS, PICTURES, "logs", "store")
@@ -55,7 +55,7 @@ def select(context: RunContext, *, data: str | Path, out: str | Path, page: str 
         write_source(source, folder)
         pictures = figures.pictures()
         save_pictures(pictures, folder / PICTURES)
-        result = figures.result(manifest, reasons(scores.dead), run.url, time.monotonic() - began)
+        result = figures.result(manifest, last_errors(scores.dead), run.url, time.monotonic() - began)
         result.save(folder / METRICS)
         if page:
             Path(page).parent.mkdir(parents=True, exist_ok=True)

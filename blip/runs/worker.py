@@ -26,14 +26,14 @@ from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
 from blip.workers.job import type_of
 from blip.workers.local_pool import on_this_machine
-from blip.workers.progress import LOOK
-from blip.workers.queue import ShardQueue, own_name
+from blip.workers.progress import CHECK_SECONDS
+from blip.workers.queue import ShardQueue, new_worker_name
 from blip.workers.worker import Worker
 
 
 def work(uri: str, name: str = "") -> None:
     """Works on the job of a folder in the store until all its shards are done or set aside."""
-    {"capfilt": caption_and_filter, "evaluation": evaluation_job.work}[type_of(uri)](uri, name or own_name())
+    {"capfilt": caption_and_filter, "evaluation": evaluation_job.work}[type_of(uri)](uri, name or new_worker_name())
 
 
 def caption_and_filter(uri: str, name: str) -> None:
@@ -109,7 +109,7 @@ def main(
             return
         with on_this_machine(job, count) as working:
             while working():
-                time.sleep(LOOK)
+                time.sleep(CHECK_SECONDS)
     except ConfigError as e:
         log.error("%s", e)
         sys.exit(EXIT_CONFIG)

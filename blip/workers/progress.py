@@ -1,4 +1,4 @@
-"""Progress of a job while its workers run, of each of them and of all together."""
+"""The progress of a job: what its workers have reported, each and in total."""
 
 import json
 import time
@@ -13,103 +13,118 @@ from blip.results import Speed
 from blip.storage import Store
 from blip.workers.queue import READERS
 
-SHOWN = 4
-"""Workers named beside the progress bar at most."""
-PARTS = ("input", "encode", "decode", "filter")
-LOOK = 0.2
-"""Seconds between two checks whether workers of this machine still run."""
+MAX_SHOWN = 4
+"""Workers shown beside the progress bar at most."""
+STAGES = ("input", "encode", "decode", "filter")
+"""The stages of CapFilt whose time the workers report."""
+CHECK_SECONDS = 0.2
+"""Seconds between two checks whether worker processes are still running."""
 
 Tally = dict[str, float]
-"""What a worker, or all of them, have counted so far, and the `seconds` they were at work."""
+"""The counts of one worker or of all, and the `seconds` over which they were counted."""
 Workers = Callable[[str], AbstractContextManager[Callable[[], bool]]]
-"""Starts workers for a job's URI and returns a function that says whether they run; leaving the context ends them."""
+"""Starts workers for a job's URI and yields a function that returns whether any is running; stops them at the end."""
 
 
-def follow(tallies: "Tallies", workers: Workers, every: float, look: Callable[[], None]) -> None:
-    """Waits until no worker of a job is at work; calls `look` with new tallies every so many seconds, and once more at the end."""
-    with workers(tallies.store.uri) as working:
-        looked, busy = 0.0, True
-        while busy:
-            busy = working()
-            if busy and time.monotonic() - looked < every:
-                time.sleep(LOOK)
+def wait_for_workers(tallies: "Tallies", workers: Workers, every: float, on_update: Callable[[], None]) -> None:
+    """Runs workers until none is left; updates the tallies and calls `on_update` every so many seconds and at the end."""
+    with workers(tallies.store.uri) as is_running:
+        updated, running = 0.0, True
+        while running:
+            running = is_running()
+            if running and time.monotonic() - updated < every:
+                time.sleep(CHECK_SECONDS)
                 continue
-            looked = time.monotonic()
+            updated = time.monotonic()
             tallies.read()
-            look()
+            on_update()
 
 
 @dataclass
 class Tallies:
-    """What the workers of a job have reported since a moment.
+    """What the workers of a job have counted since the creation of this object.
 
-    A report that was there before and stays as it is belongs to a worker that is gone. One that changes belongs to a worker that an
-    earlier attempt of this step started and that goes on; what it had counted before is left out.
+    An older report that never changes belongs to a worker that is gone. One that changes belongs to a worker that an
+    earlier attempt of this step started; its counts from before are subtracted.
     """
 
     store: Store
-    """The job's."""
+    """The store of the job."""
     shards: int
-    """Done before."""
+    """Shards that were done before."""
     before: dict[str, Tally]
-    """The reports that were there, by worker."""
+    """The reports from before, by worker."""
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     workers: dict[str, Tally] = field(default_factory=dict)
 
     @classmethod
     def since_now(cls, store: Store, shards: int) -> Self:
-        return cls(store, shards, reports(store))
+        return cls(store, shards, read_reports(store))
 
     def read(self) -> None:
+        """Updates the tallies from the workers' reports."""
         self.seconds = time.monotonic() - self.began
-        now = reports(self.store)
-        self.workers = {name: since(tally, self.before.get(name, {})) for name, tally in now.items() if tally != self.before.get(name)}
+        reports = read_reports(self.store)
+        changed = {name: tally for name, tally in reports.items() if tally != self.before.get(name)}
+        self.workers = {name: difference(tally, self.before.get(name, {})) for name, tally in changed.items()}
 
     def sum(self, name: str) -> float:
         return sum(tally.get(name, 0) for tally in self.workers.values())
 
-    def beside_the_bar(self) -> dict[str, float]:
-        """Shards done, the mean p(match) of texts so far, and the rates of the first workers."""
-        rates = {name: rate(tally) for name, tally in list(self.workers.items())[:SHOWN]}
-        return {"shards": self.shards + self.sum("shards"), **self.matches(), **(rates if len(rates) > 1 else {})}
+    def bar_figures(self) -> dict[str, float]:
+        """Returns the shards done, the mean p(match) by source, and the images per second of the first workers."""
+        figures = {"shards": self.shards + self.sum("shards"), **self.mean_matches()}
+        if len(self.workers) > 1:
+            shown = list(self.workers.items())[:MAX_SHOWN]
+            figures |= {name: images_per_second(tally) for name, tally in shown}
+        return figures
 
-    def matches(self) -> dict[str, float]:
-        """The mean p(match) so far by source: what is kept of them is decided later, over all shards."""
+    def mean_matches(self) -> dict[str, float]:
+        """Returns the mean p(match) of the texts scored so far, by source."""
         scored = {source: self.sum(f"{source}.scored") for source in ("web", "synthetic")}
         return {f"match_{source}": self.sum(f"{source}.match") / count for source, count in scored.items() if count}
 
-    def curves(self) -> dict[str, float]:
-        """The same for the record, of all workers and of each."""
-        whole = {"shards": self.shards + self.sum("shards"), "images_per_second": self.sum("images") / self.seconds, **self.matches()}
-        each = {f"{name}/images_per_second": rate(tally) for name, tally in self.workers.items()}
-        each |= {f"{name}/shards": tally.get("shards", 0) for name, tally in self.workers.items()}
-        return {f"capfilt/{name}": value for name, value in {**whole, **each}.items()}
+    def metrics(self) -> dict[str, float]:
+        """Returns the metrics of all workers together and of each, for tracking."""
+        metrics = {
+            "shards": self.shards + self.sum("shards"),
+            "images_per_second": self.sum("images") / self.seconds,
+            **self.mean_matches(),
+        }
+        for name, tally in self.workers.items():
+            metrics[f"{name}/images_per_second"] = images_per_second(tally)
+            metrics[f"{name}/shards"] = tally.get("shards", 0)
+        return {f"capfilt/{name}": value for name, value in metrics.items()}
 
     def speed(self) -> Speed:
+        """Logs and returns the images per second, and the share of each stage in the workers' time."""
         for name, tally in self.workers.items():
-            log.info("%s: %d shards, %d images, %.0f images/s", name, tally.get("shards", 0), tally.get("images", 0), rate(tally))
-        spent = {part: self.sum(f"ns.{part}") for part in PARTS}
+            shards, images = tally.get("shards", 0), tally.get("images", 0)
+            log.info("%s: %d shards, %d images, %.0f images/s", name, shards, images, images_per_second(tally))
+        nanoseconds = {stage: self.sum(f"ns.{stage}") for stage in STAGES}
+        total = sum(nanoseconds.values()) or 1
         return Speed(
             images_per_second=self.sum("images") / self.seconds,
-            workers={name: rate(tally) for name, tally in self.workers.items()},
-            shares={part: time / (sum(spent.values()) or 1) for part, time in spent.items()},
+            workers={name: images_per_second(tally) for name, tally in self.workers.items()},
+            shares={stage: time / total for stage, time in nanoseconds.items()},
         )
 
 
-def reports(store: Store) -> dict[str, Tally]:
-    """Returns the newest report of each worker of a job."""
+def read_reports(store: Store) -> dict[str, Tally]:
+    """Returns the latest report of each worker of a job."""
     keys = store.list("worker/")
     with ThreadPoolExecutor(READERS) as pool:
-        found = map(json.loads, pool.map(store.get, keys))
-        return {key.removeprefix("worker/").removesuffix(".json"): tally for key, tally in zip(keys, found, strict=True)}
+        reports = map(json.loads, pool.map(store.get, keys))
+        return {
+            key.removeprefix("worker/").removesuffix(".json"): tally for key, tally in zip(keys, reports, strict=True)
+        }
 
 
-def since(tally: Tally, before: Tally) -> Tally:
+def difference(tally: Tally, before: Tally) -> Tally:
     """Returns what was counted after an earlier report."""
     return {name: value - before.get(name, 0) for name, value in tally.items()}
 
 
-def rate(tally: Tally) -> float:
-    """Images a second."""
+def images_per_second(tally: Tally) -> float:
     return tally.get("images", 0) / max(tally["seconds"], 1e-9)

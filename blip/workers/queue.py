@@ -1,4 +1,4 @@
-"""A queue of shards in a store: workers take leases, and the first commit of a shard is the truth."""
+"""A queue of shards in a store: workers take leases, and the first commit of a shard is final."""
 
 import json
 import random
@@ -18,62 +18,73 @@ from blip.data.shards import ShardError
 from blip.storage import Store
 
 READERS = 16
-"""Small objects read from a store at a time."""
-Record = dict[str, Any]
-"""What is written of a shard."""
+"""Concurrent reads of small objects from a store."""
+ShardRecord = dict[str, Any]
+"""The content of a shard's lease, its commit, or the report of its failures."""
 
 
 class LeaseConfig(Config):
     seconds: float = Field(default=60.0, gt=0)
-    """A worker that has not been heard of for so long is taken for dead, and others do its shards."""
+    """Seconds without a renewal after which a lease expires and other workers may take the shard."""
     attempts: int = Field(default=4, ge=1)
-    """A shard that so many workers have begun and not finished is set aside and named in the report."""
+    """Attempts at a shard before it is set aside and named in the report."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """One worker's right to do one shard, the `number`-th that was given for it (from 1)."""
+    """The right of one worker to process a shard; `number` counts the leases of the shard from 1."""
 
     shard: str
     number: int
 
 
 class ShardQueue:
-    """The shards of a job, done by any number of workers that come and go.
+    """The shards of a job, processed by any number of workers that may join and leave at any time.
 
-    In the job's store `commit/SHARD.json` says that a shard is done and where its output lies, `dead/SHARD.json` that it was set aside.
-    `lease/SHARD.json` only saves work: when two workers do one shard all the same, whichever commits first wins.
-    Clocks of workers need not agree. A lease that ends further ahead than it is long was given by a clock that is ahead, and counts from
-    when this worker saw it first; one of a clock that is behind ends too early, so that work is done twice and nothing else.
+    In the job's store `commit/SHARD.json` marks a shard as done and names its output; `dead/SHARD.json` marks one as
+    set aside. `lease/SHARD.json` only avoids duplicate work: if two workers process one shard, the first commit wins.
+    The clocks of workers need not agree. A lease that expires later than its length from now comes from a clock that is
+    ahead, and is timed from when this worker first saw it; one from a clock that is behind expires early, which costs
+    duplicate work only.
     """
 
     def __init__(self, store: Store, shards: Sequence[str], worker: str, cfg: LeaseConfig):
         self.store, self.worker, self.cfg = store, worker, cfg
         self.shards = list(shards)
-        random.Random(worker).shuffle(self.shards)  # workers that look in different places seldom meet
+        random.Random(worker).shuffle(self.shards)  # a different order per worker makes contention rare
         self.settled: set[str] = set()
-        self.given_back: set[Lease] = set()
-        self.seen: dict[str, tuple[str, float]] = {}  # the tag of a shard's lease, and when this worker saw it first
-        self.lock = Lock()  # threads of this worker must not take one another's change for a rival's
+        self.returned: set[Lease] = set()
+        self.seen: dict[
+            str, tuple[str, float]
+        ] = {}  # by shard: the tag of its lease, and when this worker first saw it
+        self.lock = Lock()  # threads of this worker must not mistake each other's updates for another worker's
 
     def pending(self) -> list[str]:
-        """Shards neither done nor set aside, as far as the store's listing knows, in this worker's order."""
+        """Returns the shards neither done nor set aside according to the store's listing, in this worker's order."""
         for kind in ("commit", "dead"):
-            self.settled.update(key.removeprefix(f"{kind}/").removesuffix(".json") for key in self.store.list(f"{kind}/"))
+            keys = self.store.list(f"{kind}/")
+            self.settled.update(key.removeprefix(f"{kind}/").removesuffix(".json") for key in keys)
         return [shard for shard in self.shards if shard not in self.settled]
 
     def claim(self) -> Lease | None:
-        """A lease on a shard that nobody works on; None when there is none at the moment."""
-        return next((lease for shard in self.pending() if (lease := self.take(shard))), None)
+        """Returns a lease on a free shard, or None if there is none at the moment."""
+        for shard in self.pending():
+            lease = self.take(shard)
+            if lease:
+                return lease
+        return None
 
     def take(self, shard: str) -> Lease | None:
-        """A lease on this shard if it is free, or if its worker went silent."""
-        key, found = f"lease/{shard}.json", self.store.get_tagged(f"lease/{shard}.json")
+        """Returns a lease on this shard if it is free or its lease has expired, else None."""
+        key = f"lease/{shard}.json"
+        found = self.store.get_tagged(key)
         if found is None:
-            record = {"number": 1, "attempts": 0, "errors": []}
+            record = {"number": 1, "attempts": 0, "errors": [], "begun": False, **self.terms()}
+            won = self.store.put_new(key, dump(record))
         else:
-            record = json.loads(found[0])
-            if self.is_held(shard, record, found[1]):
+            data, tag = found
+            record = json.loads(data)
+            if self.is_held(shard, record, tag):
                 return None
             if record["begun"]:
                 record["errors"].append(f"worker {record['worker']} went silent")
@@ -82,21 +93,23 @@ class ShardQueue:
                     self.set_aside(shard, record)
                 return None
             record["number"] += 1
-        record |= {"begun": False, **self.mine()}
-        won = self.store.put_if(key, dump(record), found[1]) if found else self.store.put_new(key, dump(record))
-        if not won or self.is_settled(shard):  # the listing may have been old, a read is not
+            record |= {"begun": False, **self.terms()}
+            won = self.store.put_if(key, dump(record), tag)
+        if not won or self.is_settled(shard):  # listings may be stale, reads are not
             return None
         return Lease(shard, record["number"])
 
-    def is_held(self, shard: str, record: Record, tag: str) -> bool:
-        """Whether a lease has not run out; its worker writes it again, with another tag, as long as it lives."""
+    def is_held(self, shard: str, record: ShardRecord, tag: str) -> bool:
+        """Returns whether a lease has not expired. Each renewal changes the tag."""
         now = time.time()
         if self.seen.get(shard, ("", 0.0))[0] != tag:
             self.seen[shard] = tag, now
+        _, first_seen = self.seen[shard]
         length = record.get("seconds", self.cfg.seconds)
-        return now < min(record["expires"], self.seen[shard][1] + length)
+        return now < min(record["expires"], first_seen + length)
 
-    def mine(self) -> Record:
+    def terms(self) -> ShardRecord:
+        """Returns the fields of a lease that begins now."""
         return {"worker": self.worker, "expires": time.time() + self.cfg.seconds, "seconds": self.cfg.seconds}
 
     def is_settled(self, shard: str) -> bool:
@@ -105,100 +118,124 @@ class ShardQueue:
         return shard in self.settled
 
     def begin(self, lease: Lease) -> bool:
-        """Counts an attempt: from here on a silence speaks against the shard. False when the lease has passed to another worker."""
+        """Counts an attempt, which an expiry of the lease turns into a failed one.
+
+        Returns False if the lease has passed to another worker.
+        """
         with self.lock:
             return self.update(lease, attempts=1, begun=True) is not None
 
     def renew(self, lease: Lease) -> bool:
-        """Prolongs a lease; False when it was given back or has passed to another worker."""
+        """Prolongs a lease; returns False if it was released or has passed to another worker."""
         with self.lock:
-            return lease not in self.given_back and self.update(lease) is not None
+            return lease not in self.returned and self.update(lease) is not None
 
     def release(self, lease: Lease) -> None:
-        """Gives a lease back as if it had never been taken: the worker must go, the shard is not to blame."""
+        """Releases a lease and undoes the count of its attempt: the worker ends for a reason other than the shard."""
         with self.lock:
-            self.given_back.add(lease)
+            self.returned.add(lease)
             self.update(lease, forgiven=True, begun=False, expires=0.0)
 
     def fail(self, lease: Lease, error: str) -> None:
-        """Gives a lease back after a failed attempt; after the last one the shard is set aside."""
+        """Releases a lease after a failed attempt; sets the shard aside after the last one."""
         with self.lock:
-            self.given_back.add(lease)
-            rest = time.time() + self.cfg.seconds / 20  # what failed may pass, with the store or on another machine
-            record = self.update(lease, begun=False, expires=rest, error=f"worker {self.worker}: {error}")
+            self.returned.add(lease)
+            retry_at = time.time() + self.cfg.seconds / 20  # the cause may be transient, or limited to one machine
+            record = self.update(lease, begun=False, expires=retry_at, error=f"worker {self.worker}: {error}")
         if record and record["attempts"] >= self.cfg.attempts:
             self.set_aside(lease.shard, record)
 
-    def update(self, lease: Lease, attempts: int = 0, error: str = "", forgiven: bool = False, **changes: Any) -> Record | None:
-        """Changes the lease's record if it is still this worker's, and returns it; an attempt that is forgiven does not count."""
+    def update(
+        self, lease: Lease, attempts: int = 0, error: str = "", forgiven: bool = False, **changes: Any
+    ) -> ShardRecord | None:
+        """Updates the record of a lease and returns it, or returns None if another worker holds the lease.
+
+        Adds `attempts` to the count and `error` to the list; `forgiven` takes back an attempt that has begun.
+        """
         key = f"lease/{lease.shard}.json"
         data, tag = self.store.get_tagged(key) or (b"{}", "")
         record = json.loads(data)
         if (record.get("worker"), record.get("number")) != (self.worker, lease.number):
             return None
-        counted = record["attempts"] + attempts - (forgiven and record["begun"])
-        record |= {"attempts": counted, "errors": record["errors"] + [error] * bool(error), **self.mine(), **changes}
+        record["attempts"] += attempts
+        if forgiven and record["begun"]:
+            record["attempts"] -= 1
+        if error:
+            record["errors"].append(error)
+        record |= {**self.terms(), **changes}
         return record if self.store.put_if(key, dump(record), tag) else None
 
-    def set_aside(self, shard: str, record: Record) -> None:
-        self.store.put_new(f"dead/{shard}.json", dump({"shard": shard, "attempts": record["attempts"], "errors": record["errors"]}))
+    def set_aside(self, shard: str, record: ShardRecord) -> None:
+        report = {"shard": shard, "attempts": record["attempts"], "errors": record["errors"]}
+        self.store.put_new(f"dead/{shard}.json", dump(report))
         self.settled.add(shard)
 
-    def commit(self, lease: Lease, record: Record) -> bool:
-        """Says that a shard is done; False when another worker has said so before, whose record stays."""
-        won = self.store.put_new(f"commit/{lease.shard}.json", dump({"shard": lease.shard, "worker": self.worker, **record}))
+    def commit(self, lease: Lease, record: ShardRecord) -> bool:
+        """Marks a shard as done; returns False if another worker has committed it before, whose record stays."""
+        commit = {"shard": lease.shard, "worker": self.worker, **record}
+        won = self.store.put_new(f"commit/{lease.shard}.json", dump(commit))
         self.settled.add(lease.shard)
         return won
 
 
-def committed(store: Store, shard: str) -> Record | None:
-    """The shard's commit record, read and not listed: a listing may be old."""
-    found = store.get_tagged(f"commit/{shard}.json")
+def committed(store: Store, shard: str) -> ShardRecord | None:
+    """Returns the commit record of a shard, or None. Reads the object, as listings may be stale."""
+    return read_record(store, f"commit/{shard}.json")
+
+
+def set_aside(store: Store, shard: str) -> ShardRecord | None:
+    """Returns the attempts and errors of a shard that was set aside, or None."""
+    return read_record(store, f"dead/{shard}.json")
+
+
+def read_record(store: Store, key: str) -> ShardRecord | None:
+    found = store.get_tagged(key)
     return json.loads(found[0]) if found else None
 
 
-def set_aside(store: Store, shard: str) -> Record | None:
-    """How often and why a shard failed, if it was set aside."""
-    found = store.get_tagged(f"dead/{shard}.json")
-    return json.loads(found[0]) if found else None
-
-
-def own_name() -> str:
-    """A name for a worker that no other has."""
+def new_worker_name() -> str:
+    """Returns a unique name for a worker: the host's name and six random digits."""
     return f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
 
 
-def records(store: Store, shards: Sequence[str]) -> tuple[dict[str, Record], dict[str, Record]]:
-    """The commit records of all shards that are done and what is known of those set aside, by shard, in the order given."""
+def shard_records(store: Store, shards: Sequence[str]) -> tuple[dict[str, ShardRecord], dict[str, ShardRecord]]:
+    """Returns the records of committed shards and of those set aside, by name in the order of `shards`."""
     with ThreadPoolExecutor(READERS) as pool:
-        done = {name: record for name, record in zip(shards, pool.map(lambda n: committed(store, n), shards), strict=True) if record}
+        commits = list(pool.map(lambda name: committed(store, name), shards))
+        done = {name: record for name, record in zip(shards, commits, strict=True) if record}
         rest = [name for name in shards if name not in done]
-        dead = {name: record for name, record in zip(rest, pool.map(lambda n: set_aside(store, n), rest), strict=True) if record}
+        reports = list(pool.map(lambda name: set_aside(store, name), rest))
+        dead = {name: record for name, record in zip(rest, reports, strict=True) if record}
     return done, dead
 
 
-def reasons(dead: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def last_errors(dead: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Returns the last error of each shard that was set aside."""
     return {name: record["errors"][-1] if record["errors"] else "" for name, record in dead.items()}
 
 
-def finished(store: Store, shards: Sequence[str], lost: float = 0.0) -> tuple[dict[str, Record], dict[str, Record]]:
-    """As `records`, of shards that are all settled.
+def finished(
+    store: Store, shards: Sequence[str], lost: float = 0.0
+) -> tuple[dict[str, ShardRecord], dict[str, ShardRecord]]:
+    """Returns the records as `shard_records` does, once all shards are done or set aside.
 
-    Raises ShardError where they are not, or where more than the share `lost` of them was set aside.
+    Raises ShardError if any is neither, or if more than the share `lost` of them was set aside.
     """
-    done, dead = records(store, shards)
+    done, dead = shard_records(store, shards)
     missing = [name for name in shards if name not in done and name not in dead]
     if missing:
-        raise ShardError(f"job {store.uri}: {len(missing)} shards are not done, {missing[0]} among them; start workers again")
+        raise ShardError(
+            f"job {store.uri}: {len(missing)} shards are not done, {missing[0]} among them; start workers again"
+        )
     if len(dead) > lost * len(shards):
         name, record = next(iter(dead.items()))
         raise ShardError(
             f"job {store.uri}: {len(dead)} of {len(shards)} shards were set aside where lost={lost} is allowed; "
-            f"{name} after {record['attempts']} attempts: {record['errors'][-1]}. Delete dead/ and lease/ there to try again"
+            f"{name} after {record['attempts']} attempts: {record['errors'][-1]}. "
+            "Delete dead/ and lease/ there to try again"
         )
     return done, dead
 
 
-def dump(record: Record) -> bytes:
+def dump(record: ShardRecord) -> bytes:
     return json.dumps(record, sort_keys=True).encode()

@@ -22,7 +22,7 @@ from blip.launch.trainjob import TrainJobConfig, render
 from blip.launch.workers import WorkersConfig, on_cluster
 from blip.storage import StoreError, open_store
 from blip.workers.model import ModelSource
-from blip.workers.progress import Tallies, follow
+from blip.workers.progress import Tallies, wait_for_workers
 
 WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w-1", "uid": "u", "blockOwnerDeletion": False}
 COMPLETE, FAILED = (
@@ -204,7 +204,7 @@ def test_the_api_server_is_asked_no_more_often_than_the_interval(api, tmp_path, 
     monkeypatch.setattr(kubernetes, "INTERVAL", 0.2)
     api.play.extend([[]] * 5 + [[COMPLETE]])
     began, asked = time.monotonic(), len(api.requests)
-    follow(Tallies.since_now(open_store(tmp_path), 0), on_cluster(WorkersConfig.model_validate(WORKERS)), 0.01, lambda: None)
+    wait_for_workers(Tallies.since_now(open_store(tmp_path), 0), on_cluster(WorkersConfig.model_validate(WORKERS)), 0.01, lambda: None)
     assert api.play == deque()
     assert time.monotonic() - began >= 5 * 0.2
     assert len(api.requests) - asked < 20

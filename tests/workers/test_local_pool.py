@@ -118,5 +118,5 @@ def test_reports_of_the_past_are_told_from_those_of_running_workers(tmp_path: Pa
         "running": {"seconds": 2, "images": 20, "shards": 1, "web": 3},
         "new": {"seconds": 1, "images": 8},
     }
-    assert tallies.curves()["capfilt/running/images_per_second"] == 10
-    assert tallies.beside_the_bar()["shards"] == 14
+    assert tallies.metrics()["capfilt/running/images_per_second"] == 10
+    assert tallies.bar_figures()["shards"] == 14
