@@ -18,7 +18,7 @@ from blip.cli import app
 from blip.data.tokenizer import Tokenizer, clean_caption, clean_question
 from blip.data.transforms import TransformConfig, eval_transform, normalise
 from blip.models.bert import TextConfig
-from blip.models.med import MED, MEDConfig, with_first
+from blip.models.med import MED, MEDConfig, replace_first
 from blip.models.vision import VisionConfig
 from blip.models.weights.files import WeightsError, read
 from blip.models.weights.load import load
@@ -138,7 +138,7 @@ def test_the_processor_prepares_images_and_texts_as_we_do(tmp_path: Path):
     theirs = processor(images=image, text="the red square", return_tensors="pt")
     torch.testing.assert_close(theirs["pixel_values"][0], ours, atol=0.05, rtol=0)
     tokenizer = Tokenizer.from_folder(source / "tokenizer")
-    expected = with_first(tokenizer.encode(["the red square"], 20).ids, tokenizer.enc)
+    expected = replace_first(tokenizer.encode(["the red square"], 20).ids, tokenizer.enc)
     assert theirs["input_ids"].tolist() == expected.tolist(), "matching reads its text from [ENC]"
     assert (processor.tokenizer.bos_token_id, processor.tokenizer.convert_tokens_to_ids("[ENC]")) == (tokenizer.dec, tokenizer.enc)
 
@@ -196,7 +196,7 @@ def test_the_cards_lines_answer(tmp_path: Path):
     tokenizer = Tokenizer.from_folder(tmp_path / "model" / "tokenizer")
     lines = "print(inputs['input_ids'][0].tolist())\n"
     _, ids, _ = run_card(out, lines)
-    expected = with_first(tokenizer.encode([clean_question("What is red?")], 35).ids, tokenizer.enc)
+    expected = replace_first(tokenizer.encode([clean_question("What is red?")], 35).ids, tokenizer.enc)
     assert json.loads(ids) == expected[0].tolist()
 
 
