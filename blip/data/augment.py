@@ -47,7 +47,7 @@ def random_augment(
 
 
 def apply_operation(image: Image.Image, operation: Operation, sign: int, factor: float) -> Image.Image:
-    """Applies one operation at the fixed strength; `sign` is its direction, `factor` that of brightness and sharpness."""
+    """Applies one operation at the fixed strength, in the direction `sign`; brightness and sharpness use `factor`."""
     shear, shift, angle = sign * 0.3 * STRENGTH, sign * 10 * STRENGTH, sign * math.radians(30 * STRENGTH)
     match operation:
         case "identity":
@@ -81,6 +81,6 @@ def warp(image: Image.Image, source: Affine) -> Image.Image:
     """
     a, b, c, d, e, f = source
     framed = ImageOps.expand(image, 1, FILL)
-    # Pillow's pixel centres are at halves; and the frame moves the source by one.
+    # Pillow's pixel centres are at halves, and the frame moves the source by one pixel.
     moved = (a, b, c + 1.5 - (a + b) / 2, d, e, f + 1.5 - (d + e) / 2)
     return framed.transform(image.size, Image.Transform.AFFINE, moved, Image.Resampling.BILINEAR, fillcolor=FILL)

@@ -38,7 +38,10 @@ class ShardCache:
     """
 
     def __init__(self, shards: Sequence[tuple[Store, Shard]], folder: Path, limit: int, ranged: bool = False):
-        self.shards, self.folder, self.limit, self.ranged = shards, folder, limit, ranged
+        self.shards = shards
+        self.folder = folder
+        self.limit = limit
+        self.ranged = ranged
         self.open: OrderedDict[int, OpenShard] = OrderedDict()
         self.verified: set[int] = set()
 
@@ -46,7 +49,8 @@ class ShardCache:
         if number in self.open:
             self.open.move_to_end(number)
             return self.open[number]
-        shard = self.open[number] = self.open_number(number)
+        shard = self.open_number(number)
+        self.open[number] = shard
         if len(self.open) > OPEN_SHARDS:
             self.open.popitem(last=False)[1].close()
         return shard
@@ -54,7 +58,8 @@ class ShardCache:
     def open_number(self, number: int) -> OpenShard:
         """Opens a shard that is not open yet."""
         store, shard = self.shards[number]
-        if path := store.path(shard.name):
+        path = store.path(shard.name)
+        if path:
             file = ShardFile(store, shard, path, verified=number in self.verified)
             self.verified.add(number)
             return file
@@ -75,7 +80,7 @@ class ShardCache:
             if not self.is_valid(number, path):
                 fetch_verified(store, shard, path)
                 self.verified.add(number)
-                lock.unlink(missing_ok=True)  # who waits for it holds the file still, and finds the copy
+                lock.unlink(missing_ok=True)  # processes that wait for the lock have it open, and then find the copy
                 self.evict(keep=path)
         return path
 
@@ -89,7 +94,7 @@ class ShardCache:
             try:
                 verify_shard(path, shard, str(path))
             except ShardError as e:
-                log.warning("the local copy of shard %s/%s is fetched again: %s", store.uri, shard.name, e)
+                log.warning("the local copy of shard %s/%s is downloaded again: %s", store.uri, shard.name, e)
                 return False
             self.verified.add(number)
         return True
@@ -131,8 +136,8 @@ def private_folder() -> Path:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise ConfigError(
-            f"{folder} is not a folder of this user, so copies of shards in it cannot be trusted: remove it, or set loader.cache to a "
-            "folder that nobody else may write to"
+            f"{folder} is not a folder of this user, so copies of shards in it cannot be trusted: remove it, or set "
+            "loader.cache to a folder that no other user may write to"
         )
     if status.st_mode & 0o077:
         folder.chmod(0o700)

@@ -85,7 +85,7 @@ def discover(
         return whole.model_copy(update={"shards": tuple(shard for shard in whole.shards if shard.sha256 not in known)})
     if not sources or any(one.endswith(".json") for one in sources):
         raise ConfigError(
-            f"sources {', '.join(sources) or 'of tars: none is named'}: name one manifest (.json), or tars alone"
+            f"sources {', '.join(sources) or 'of tars: none is given'}: give one manifest (.json), or only tars"
         )
     store, stamps = find_tars(sources)
     read = load_readings(memory, store.uri) if memory else {}
@@ -138,15 +138,17 @@ def check_limits(store: Store, found: Sequence[Reading], broken: Sequence[str], 
         lost = sum(number for reason, number in reading.rejected.items() if reason not in HARMLESS)
         if lost > limits.unusable * (lost + reading.shard.samples):
             raise ShardError(
-                f"shard {store.uri}/{reading.shard.name}: {format_counts(reading.rejected)} and {reading.shard.samples} samples: too little can be "
-                f"used; see data.keys for how names are read, or raise data.unusable={limits.unusable:g}"
+                f"shard {store.uri}/{reading.shard.name}: {format_counts(reading.rejected)} and "
+                f"{reading.shard.samples} samples: too little can be used; see data.keys for how names are read, "
+                f"or raise data.unusable={limits.unusable:g}"
             )
     samples = sum(reading.shard.samples for reading in found)
     without = sum((Counter(reading.without_text) for reading in found), Counter())
     if without.total() > limits.without_text * samples:
         raise ShardError(
-            f"{without.total()} of {samples} samples in {store.uri} have no text that can be read: {format_counts(without)}; say where texts are by "
-            f"data.text_extension or data.text_field, or raise data.without_text={limits.without_text:g} to take images alone"
+            f"{without.total()} of {samples} samples in {store.uri} have no text that can be read: "
+            f"{format_counts(without)}; set data.text_extension or data.text_field, or raise "
+            f"data.without_text={limits.without_text:g} to accept images alone"
         )
 
 
@@ -161,9 +163,9 @@ def load_readings(memory: Store, root: str) -> dict[str, Reading]:
     except MissingKeyError:
         return {}
     except (ValueError, RecursionError) as e:
-        raise ConfigError(f"{origin} is not JSON: {e}; delete it, and tars are read again") from None
+        raise ConfigError(f"{origin} is not JSON: {e}; delete it to read the tars again") from None
     if not isinstance(found, list) or not all(isinstance(values, dict) for values in found):
-        raise ConfigError(f"{origin} is no list of what was read; delete it, and tars are read again")
+        raise ConfigError(f"{origin} is not a list of readings; delete it to read the tars again")
     readings = [validate(Reading, values, origin) for values in found]
     return {reading.shard.name: reading for reading in readings}
 

@@ -1,4 +1,4 @@
-"""Image decoding: from encoded bytes to upright RGB images. Training, CapFilt, evaluation and reports all decode here."""
+"""Image decoding: from encoded bytes to upright RGB images. Training, CapFilt, evaluation and reports all use it."""
 
 import io
 import warnings
@@ -33,7 +33,7 @@ STRIP_PIXELS = 2**20
 WHITE_IS_ZERO = 0
 """TIFF's photometric interpretation of negatives."""
 
-# Damaged metadata is no fault of the pixels, and the number of pixels is checked below.
+# Pixels are usable even if metadata is damaged, and `limit_size` checks their number.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -118,7 +118,7 @@ def limit_size(opened: Image.Image, size: int, max_pixels: int) -> None:
         raise BadSample("image has a side of more than 65535 pixels")
     if width * height <= max_pixels:
         return
-    # A progressive JPEG is held whole in memory before it is made smaller.
+    # Pillow decodes a progressive JPEG at full size before it scales it.
     if opened.format not in ("JPEG", "MPO") or "progressive" in opened.info:
         raise BadSample("image has too many pixels")
     if width * height > PIXELS_A_BYTE * size:
@@ -146,7 +146,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Returns the image in 8-bit RGB, transparent pixels on white."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return deep_grey(image)
-    if image.mode == "La":  # TIFF's premultiplied grey, which Pillow brings to LA alone
+    if image.mode == "La":  # TIFF's premultiplied grey, which Pillow converts only to LA
         image = image.convert("LA")
     if image.has_transparency_data:
         return on_white(image)
@@ -267,7 +267,7 @@ def orientation_of(image: Image.Image) -> int:
     """Returns the EXIF orientation, 1 to 8; 1 (upright) if it is missing or invalid."""
     try:
         value = image.getexif().get(0x0112, 1)
-    except Exception:  # damaged EXIF raises whatever its parser runs into; viewers show such images as they are
+    except Exception:  # damaged EXIF raises exceptions of any type; viewers then ignore the orientation
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -289,10 +289,10 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def is_animated(opened: Image.Image) -> bool:
-    """Returns whether there are further frames, readable or not. MPO does not count: it is a photograph with a preview."""
+    """Returns whether there are further frames, readable or not; not for MPO, a photograph with a preview."""
     if opened.format == "MPO":
         return False
     try:
         return getattr(opened, "is_animated", False)
-    except Exception:  # a GIF looks for its second frame only now, and its parser raises whatever it runs into
+    except Exception:  # Pillow reads a GIF's second frame here, and may raise exceptions of any type
         return True

@@ -154,8 +154,8 @@ class Loader(Generic[Collated]):
         details = [fault.detail for fault in self.bad.values() if fault.detail]
         if too_many_unexpected(len(details), self.samples, self.cfg.unexpected):
             raise ShardError(
-                f"{len(details)} of {self.samples} samples failed unexpectedly, more than loader.unexpected={self.cfg.unexpected:g} "
-                f"allows; the first: {details[0]}"
+                f"{len(details)} of {self.samples} samples failed unexpectedly, more than "
+                f"loader.unexpected={self.cfg.unexpected:g} allows; the first: {details[0]}"
             )
 
     def read(self) -> Iterator[tuple[Collated, dict[Place, Rejection]]]:
@@ -182,16 +182,16 @@ class Loader(Generic[Collated]):
             num_workers=self.cfg.workers,
             worker_init_fn=init_worker,
             prefetch_factor=self.cfg.prefetch,
-            generator=torch.Generator(),  # its own: the global one would differ with and without workers
+            generator=torch.Generator(),  # not the global one, which would be drawn from only if there are workers
         )
         try:
             yield from batches
-        except RuntimeError as e:
-            if "DataLoader worker" not in str(e):
+        except (RuntimeError, EOFError, ConnectionError) as e:
+            message = worker_failure(e)
+            if not message:
                 raise
             free, size = format_megabytes(free_bytes()), format_megabytes(size_bytes())
-            ended = str(e).splitlines()[0]
-            raise StoreError(f"{ended} It had {free} of {size} in /dev/shm left, if that was it: {REMEDY}") from e
+            raise StoreError(f"{message}; {free} of {size} in /dev/shm were free. If it was full, {REMEDY}") from e
 
     def check_first_batch(self) -> None:
         """Prepares the first batch in this process for its size. Raises ConfigError if /dev/shm is too small for all
@@ -245,12 +245,25 @@ class MicroBatchReader(Generic[Prepared, Collated]):
             except BadSample as e:
                 bad[number, place] = Rejection(str(e), e.detail if isinstance(e, UnexpectedError) else "")
         store, entry = self.cache.shards[number]
-        reasons = ", ".join(
-            sorted({fault.reason for (shard_number, _), fault in bad.items() if shard_number == number})
-        )
+        found = {rejection.reason for (bad_shard, _), rejection in bad.items() if bad_shard == number}
+        reasons = ", ".join(sorted(found))
         raise ShardError(
             f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}"
         )
+
+
+def worker_failure(error: Exception) -> str:
+    """Returns the message of an error that means that a worker died; empty for other errors.
+
+    PyTorch reports the death or, if the worker was sending a batch, the connection to it breaks. Errors that a worker
+    raised begin with "Caught".
+    """
+    message = str(error).partition("\n")[0]
+    if isinstance(error, RuntimeError):
+        return message.rstrip(".") if "DataLoader worker" in str(error) else ""
+    if message.startswith("Caught "):
+        return ""
+    return f"a DataLoader worker ended: {error!r}"
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
@@ -270,7 +283,8 @@ def split_batch(cfg: LoaderConfig, world: int) -> tuple[int, int]:
     size = cfg.micro_batch or share
     if share % size:
         raise ConfigError(
-            f"loader.micro_batch is {size}, but each of {world} processes has {share} samples of a batch: make it a divisor"
+            f"loader.micro_batch is {size}, but each of {world} processes has {share} samples of a batch: "
+            "make it a divisor"
         )
     return size, share // size
 
@@ -281,8 +295,9 @@ def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> 
     used = sum(sizes) if plan.streams == 1 else min(sum(sizes), max(sizes) * (cfg.window + 1) * plan.streams * here)
     if used > cfg.cache_gb * 1e9:
         raise ConfigError(
-            f"loader.cache_gb is {cfg.cache_gb}, but {used / 1e9:.1f} GB of shards are in use at a time ({plan.streams} streams, "
-            f"windows of {cfg.window} shards): raise it, lower loader.streams or loader.window, or set loader.ranged"
+            f"loader.cache_gb is {cfg.cache_gb}, but {used / 1e9:.1f} GB of shards are in use at a time "
+            f"({plan.streams} streams, windows of {cfg.window} shards): raise it, lower loader.streams or "
+            "loader.window, or set loader.ranged"
         )
 
 

@@ -95,13 +95,13 @@ class Manifest(Config):
         except (ValueError, RecursionError) as e:
             raise ConfigError(f"manifest {uri} is not JSON: {e}") from None
         if not isinstance(values, dict):
-            raise ConfigError(f"manifest {uri} must be a mapping of keys to values, is a {type(values).__name__}")
+            raise ConfigError(f"manifest {uri} must be a mapping of keys to values, but is a {type(values).__name__}")
         try:
             written = json.dumps(values, ensure_ascii=False).encode()
         except (UnicodeEncodeError, RecursionError) as e:
-            raise ConfigError(f"manifest {uri} holds what cannot be written again: {e}") from None
+            raise ConfigError(f"manifest {uri} has values that cannot be written again: {e}") from None
         if b"\\u0000" in written:
-            raise ConfigError(f"manifest {uri} holds a NUL character, which no name has")
+            raise ConfigError(f"manifest {uri} has a NUL character, which no name may have")
         manifest = validate(cls, values, f"manifest {uri}")
         try:
             open_store(manifest.root)
@@ -120,7 +120,7 @@ class Manifest(Config):
                 except StoreError as e:
                     raise ConfigError(f"{origin}: shards: {e}") from None
             if shard.name in names:
-                raise ConfigError(f"{origin}: shards: {shard.name!r} stands there twice; leave one of them out")
+                raise ConfigError(f"{origin}: shards: {shard.name!r} occurs twice; remove one")
             names.add(shard.name)
 
     def check_counts(self) -> None:
@@ -129,8 +129,8 @@ class Manifest(Config):
         for shard in self.shards:
             if shard.samples > shard.bytes // MIN_SAMPLE_BYTES:
                 raise ConfigError(
-                    f"manifest {self.name} of {self.root}: {shard.name!r} cannot hold {shard.samples:,} samples in {shard.bytes:,} bytes, "
-                    f"since each takes {MIN_SAMPLE_BYTES} or more; ingest the tars again"
+                    f"manifest {self.name} of {self.root}: {shard.name!r} cannot hold {shard.samples:,} samples in "
+                    f"{shard.bytes:,} bytes, since each takes {MIN_SAMPLE_BYTES} or more; ingest the tars again"
                 )
 
 

@@ -123,7 +123,7 @@ def image_extensions(members: Iterable[str]) -> list[str]:
 
 
 def parse_name(raw: str, rejected: Counter[str]) -> MemberName | None:
-    """Returns the parsed name; None, with the reason counted, if it is too long, hidden, or without key and extension."""
+    """Parses a name; None, with the reason counted, if it is too long, hidden, or without key and extension."""
     text = printable(raw)
     base = text.rfind("/") + 1
     if len(text) > MAX_PATH or len(text) - base > MAX_NAME:
@@ -172,7 +172,7 @@ class KnownKeys:
     def __init__(self, names: Iterable[MemberName]):
         self.kinds: defaultdict[str, StemKinds] = defaultdict(StemKinds)
         heads: dict[str, str] = {}
-        odd: set[str] = set()  # heads of images with more than a number between head and extension
+        odd: set[str] = set()  # heads of images with more than a number before the extension
         for name in names:
             kinds = self.kinds[name.stem]
             heads[name.stem] = name.head
@@ -188,7 +188,8 @@ class KnownKeys:
             if stem == head:
                 known = kinds.image or head not in odd
             else:
-                known = kinds.image and (kinds.text or (kinds.json and not self.has_image(head)))
+                has_text = kinds.text or (kinds.json and not self.has_image(head))
+                known = kinds.image and has_text
             if known:
                 self.known.add(stem)
 

@@ -24,7 +24,8 @@ class Plan:
         self.total = int(self.counts.sum())
         if self.total < batch:
             raise ConfigError(
-                f"loader.batch is {batch}, but the data has {self.total} samples: a batch cannot be larger than the data"
+                f"loader.batch is {batch}, but the data has {self.total} samples: "
+                "a batch cannot be larger than the data"
             )
         self.steps = self.total // batch
         few = len(counts) <= streams

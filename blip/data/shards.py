@@ -50,7 +50,9 @@ def write_shards(
     Equal samples give equal bytes, names and manifests. `counts` is read after the last sample, so the iterable may
     update it.
     """
-    store, rest, shards = open_store(root), iter(samples), []
+    store = open_store(root)
+    rest = iter(samples)
+    shards = []
     while chunk := list(islice(rest, per_shard)):
         shards.append(write_shard(store, f"{name}-{len(shards):06d}", chunk))
     return Manifest(
@@ -76,7 +78,8 @@ def write_shard(store: Store, stem: str, samples: Iterable[Sample]) -> Shard:
             for sample in samples:
                 if sample.key in seen or not WRITABLE_KEY.fullmatch(sample.key):
                     raise ValueError(
-                        f"shard {store.uri}/{stem}: the key {sample.key!r} comes twice or has a dot, which ends a key in a tar"
+                        f"shard {store.uri}/{stem}: the key {sample.key!r} occurs twice or has a dot, "
+                        "which ends a key in a tar"
                     )
                 seen.add(sample.key)
                 tar.write({"__key__": sample.key, **pack(sample)})
@@ -202,7 +205,8 @@ class ShardFile(OpenShard):
         verified: bool = False,
         index: Index | None = None,
     ):
-        self.uri, self.shard = f"{store.uri}/{shard.name}", shard
+        self.uri = f"{store.uri}/{shard.name}"
+        self.shard = shard
         if not verified:
             verify_shard(path, shard, self.uri)
         self.index = (
@@ -230,14 +234,16 @@ class RangedShard(OpenShard):
     are not."""
 
     def __init__(self, store: Store, shard: Shard):
-        self.uri, self.shard = f"{store.uri}/{shard.name}", shard
+        self.uri = f"{store.uri}/{shard.name}"
+        self.shard = shard
         index = find_index(store, shard)
         if index is None:
             raise ShardError(
                 f"shard {self.uri} has no index beside it that is the manifest's ({index_key(shard)}, sha256 "
                 f"{shard.index_sha256 or 'not known'}): it can only be read whole, so set loader.ranged=false"
             )
-        self.store, self.index = store, index
+        self.store = store
+        self.index = index
 
     def read(self, offset: int, size: int) -> bytes:
         return self.store.read(self.shard.name, offset, size)
@@ -261,8 +267,8 @@ def check_unexpected(rejected: Rejected, file: OpenShard, share: float, setting:
     """Raises ShardError if unexpected errors affect more of a shard's samples than the setting allows."""
     if too_many_unexpected(rejected.unexpected, len(file), share):
         raise ShardError(
-            f"shard {file.uri}: {rejected.unexpected} of {len(file)} samples failed unexpectedly, more than {setting}={share:g} allows; "
-            f"the first: {rejected.details[0]}"
+            f"shard {file.uri}: {rejected.unexpected} of {len(file)} samples failed unexpectedly, more than "
+            f"{setting}={share:g} allows; the first: {rejected.details[0]}"
         )
 
 
@@ -280,7 +286,8 @@ def open_shard(store: Store, shard: Shard, rejected: Rejected) -> Iterator[Shard
 def local_copy(store: Store, key: str) -> Iterator[Path]:
     """Provides an object as a local file: the file itself in a local store, else a temporary copy. Raises
     MissingKeyError."""
-    if path := store.path(key):
+    path = store.path(key)
+    if path:
         if not path.is_file():
             raise MissingKeyError(f"{store.uri}/{key} does not exist")
         yield path
@@ -329,7 +336,8 @@ def find_index(store: Store, shard: Shard) -> Index | None:
     if not shard.index_sha256:
         if shard.index:
             raise ShardError(
-                f"shard {store.uri}/{shard.name}: the manifest has no digest of its selection's index {key}; select again"
+                f"shard {store.uri}/{shard.name}: the manifest has no digest of its selection's index {key}; "
+                "select again"
             )
         return None
     try:
@@ -343,10 +351,10 @@ def find_index(store: Store, shard: Shard) -> Index | None:
     if index.digest != shard.index_sha256:
         if shard.index:
             raise ShardError(
-                f"the index {key} of a selection was altered: its sha256 is {index.digest} where the manifest says {shard.index_sha256}; "
-                "select again"
+                f"the index {key} of a selection was altered: its sha256 is {index.digest} where the manifest says "
+                f"{shard.index_sha256}; select again"
             )
-        log.warning("index %s is not the one that the manifest names by digest, so the shard is read without it", key)
+        log.warning("the digest of index %s is not the manifest's, so the shard is read without it", key)
         return None
     if len(index) != shard.samples:
         raise ShardError(f"the index {key} has {len(index)} samples where the manifest says {shard.samples}")
@@ -367,6 +375,7 @@ def index_tar(path: Path, shard: Shard, uri: str, rejected: Counter[str]) -> Ind
         )
     if shard.index_sha256 and index.digest != shard.index_sha256:
         raise ShardError(
-            f"shard {uri}: an index of its members has sha256 {index.digest} where the manifest says {shard.index_sha256}; ingest it again"
+            f"shard {uri}: an index of its members has sha256 {index.digest} where the manifest says "
+            f"{shard.index_sha256}; ingest it again"
         )
     return index

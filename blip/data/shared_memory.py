@@ -13,16 +13,21 @@ from torch import Tensor
 from blip.config import ConfigError
 
 SHM = Path("/dev/shm")
-REMEDY = "set loader.workers=0, lower loader.prefetch or loader.micro_batch, or make it larger (docker run --shm-size, an emptyDir in memory)"
+REMEDY = (
+    "set loader.workers=0, lower loader.prefetch or loader.micro_batch, or make it larger "
+    "(docker run --shm-size, an emptyDir in memory)"
+)
 
 
 def check_shared_memory(batch: Any, batches: int) -> None:
     """Raises ConfigError if /dev/shm is too small for this number of batches of this size."""
-    needed, free = tensor_bytes(batch) * batches, free_bytes()
+    needed = tensor_bytes(batch) * batches
+    free = free_bytes()
     if needed > free:
         raise ConfigError(
-            f"loader.workers hand over batches through {SHM}, which has {format_megabytes(free)} free of {format_megabytes(size_bytes())}, "
-            f"but {batches} batches at a time take {format_megabytes(needed)}: {REMEDY}"
+            f"loader.workers pass batches through {SHM}, which has {format_megabytes(free)} free of "
+            f"{format_megabytes(size_bytes())}, but {batches} batches at a time take {format_megabytes(needed)}: "
+            f"{REMEDY}"
         )
 
 
@@ -38,13 +43,13 @@ def tensor_bytes(value: Any) -> int:
 
 
 def free_bytes() -> int:
-    told = os.statvfs(SHM)
-    return told.f_bavail * told.f_frsize
+    status = os.statvfs(SHM)
+    return status.f_bavail * status.f_frsize
 
 
 def size_bytes() -> int:
-    told = os.statvfs(SHM)
-    return told.f_blocks * told.f_frsize
+    status = os.statvfs(SHM)
+    return status.f_blocks * status.f_frsize
 
 
 def format_megabytes(count: int) -> str:
@@ -56,7 +61,7 @@ def exit_on_send_error() -> None:
     forever."""
 
     def end(error: Exception, _: object) -> None:
-        os.write(2, f"a loader worker cannot hand over a batch: {error}\n".encode())
+        os.write(2, f"a loader worker cannot send a batch: {error}\n".encode())
         os._exit(1)
 
     Queue._on_queue_feeder_error = staticmethod(end)  # pyright: ignore[reportAttributeAccessIssue]

@@ -38,7 +38,7 @@ def find_tars(sources: Sequence[str]) -> tuple[Store, Stamps]:
     root = [parts[0] for parts in root]
     if len(root) < (3 if "://" in found[0][0].uri else 1):
         raise ConfigError(
-            f"sources {', '.join(sources)} lie in different stores; a data set lies in one folder or bucket"
+            f"sources {', '.join(sources)} are in different stores; a data set must be in one folder or bucket"
         )
     stamps: Stamps = {}
     for (_, keys), place in zip(found, places, strict=True):
@@ -49,7 +49,7 @@ def find_tars(sources: Sequence[str]) -> tuple[Store, Stamps]:
 def find_source(source: str) -> tuple[Store, Stamps]:
     """Returns the store of one source, and its tars."""
     if not source.strip():
-        raise ConfigError(f"a source of tars is empty; name {ACCEPTED_SOURCES}")
+        raise ConfigError(f"a source of tars is empty; give {ACCEPTED_SOURCES}")
     if "{" in source:
         return expand_braces(source)
     if source.endswith(".tar") and not WILDCARD.search(source):
@@ -63,7 +63,7 @@ def find_source(source: str) -> tuple[Store, Stamps]:
     if not stamps and WILDCARD.search(source):
         store, stamps = match_wildcards(source)
     if not stamps:
-        raise ConfigError(f"no .tar below {source!r}{describe_contents(source)}; name {ACCEPTED_SOURCES}")
+        raise ConfigError(f"no .tar below {source!r}{describe_contents(source)}; give {ACCEPTED_SOURCES}")
     return store, stamps
 
 
@@ -76,7 +76,7 @@ def expand_braces(source: str) -> tuple[Store, Stamps]:
         raise ConfigError(f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: {e}") from None
     if "{" in names[0]:
         raise ConfigError(
-            f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: its braces hold no .. and no comma"
+            f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: its braces have no .. and no comma"
         )
     if any(WILDCARD.search(name) or not name.endswith(".tar") for name in names):
         return find_tars(names)
@@ -99,7 +99,8 @@ def check_brace_count(source: str) -> None:
             number *= inside.count(",") + 1
     if number > MAX_TARS:
         raise ConfigError(
-            f"{source!r} names {number:,} tars; a pattern may name {MAX_TARS:,}, a folder or a prefix any number"
+            f"{source!r} names {number:,} tars; a pattern may name {MAX_TARS:,}, "
+            "a folder or a prefix may have any number"
         )
 
 

@@ -52,7 +52,7 @@ def read_members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
     with path.open("rb") as file:
         end = os.fstat(file.fileno()).st_size
         headers = HeaderFile(file)
-        # tarfile reads ahead when it opens a file for reading; for writing it does nothing before it is asked to
+        # tarfile reads headers when it opens a file for reading, but does nothing when it opens one for writing
         tar = tarfile.TarFile(fileobj=headers, mode="w", encoding="utf-8", errors="surrogateescape")  # pyright: ignore[reportArgumentType]
         position: int | None = 0
         finished = False
@@ -61,7 +61,7 @@ def read_members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
             block = file.read(BLOCK_SIZE)
             if len(block) == BLOCK_SIZE and not any(block):
                 finished = True
-                position = next_header(file, position + BLOCK_SIZE)  # another tar may stand behind this one
+                position = next_header(file, position + BLOCK_SIZE)  # another tar may be appended
                 continue
             if not block:
                 break
@@ -69,9 +69,7 @@ def read_members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
             file.seek(position)
             try:
                 header = tarfile.TarInfo.fromtarfile(tar)
-            except (
-                Exception
-            ) as e:  # tarfile raises whatever int(), decode() and slices raise over bytes that make no sense
+            except Exception as e:  # tarfile raises what int(), decode() and slicing raise for invalid bytes
                 following = next_header(file, max(position + BLOCK_SIZE, file.tell()))
                 if position == 0 and following is None:
                     raise tarfile.ReadError(describe_non_tar(block, end, e)) from e
@@ -115,7 +113,7 @@ def next_header(file: BinaryIO, start: int) -> int | None:
         data = file.read(STRIDE)
         found = data.find(b"ustar")
         while found >= 0:
-            begin = found - 257  # where the mark stands in a header
+            begin = found - 257  # the magic's offset in a header
             if begin >= 0 and begin % BLOCK_SIZE == 0 and is_header(data[begin : begin + BLOCK_SIZE]):
                 return position + begin
             found = data.find(b"ustar", found + 1)
@@ -127,7 +125,7 @@ def next_header(file: BinaryIO, start: int) -> int | None:
 def is_header(block: bytes) -> bool:
     try:
         tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except Exception:  # as above
+    except Exception:  # as in read_members
         return False
     return True
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from blip.batch import Tokens
 from blip.config import ConfigError
 
-# A batch of captions is too small to gain from threads, and a process that used them may not fork loader workers quietly.
+# A batch of captions is too small to gain from threads, and after their use the library warns of each fork of a worker.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -35,7 +35,8 @@ class Tokenizer:
         missing = [token for token in BERT_TOKENS if backend.token_to_id(token) is None]
         if missing:
             raise ConfigError(
-                f"{origin} lacks {', '.join(missing)}: a WordPiece vocabulary as BERT's has all of {', '.join(BERT_TOKENS)}"
+                f"{origin} lacks {', '.join(missing)}: a WordPiece vocabulary such as BERT's has all of "
+                f"{', '.join(BERT_TOKENS)}"
             )
         backend.add_special_tokens([*BERT_TOKENS, *BLIP_TOKENS])
         self.backend = backend
@@ -43,7 +44,8 @@ class Tokenizer:
         self.vocab_size = len(vocab)
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise ConfigError(
-                f"{origin}: its {len(vocab)} tokens are not numbered from 0 on without gaps; copy it anew from where it came"
+                f"{origin}: its {len(vocab)} tokens are not numbered from 0 on without gaps; "
+                "copy it again from its source"
             )
         self.pad, self.cls, self.sep, self.dec, self.enc = (
             vocab[token] for token in ("[PAD]", "[CLS]", "[SEP]", *BLIP_TOKENS)
@@ -79,14 +81,15 @@ class Tokenizer:
             c for text in texts for c in sorted(set(backend.normalizer.normalize_str(text))) if not c.isspace()
         )
         alphabet = sorted(letter for letter, _ in letters.most_common(max(ALPHABET, vocab_size // 4)))
-        # The trainer numbers letters inside words in no certain order, and breaks ties by number; so they are given to it as known.
+        # The trainer numbers letters inside words in an arbitrary order, and breaks ties by number. So they are passed
+        # as special tokens, which keep their order.
         known = [*BERT_TOKENS, *alphabet, *("##" + letter for letter in alphabet)]
         size = vocab_size - len(BLIP_TOKENS)
         if size < len(known):
             least = len(known) + len(BLIP_TOKENS)
             raise ConfigError(
-                f"tokenizer: vocabulary of {vocab_size} is too small, letters and special tokens alone are {least}; raise vocab_size, or "
-                "name a tokenizer (ingest.vocab_size or ingest.tokenizer in a pipeline)"
+                f"tokenizer: vocabulary of {vocab_size} is too small, letters and special tokens alone are {least}; "
+                "raise vocab_size, or name a tokenizer (ingest.vocab_size or ingest.tokenizer in a pipeline)"
             )
         trainer = trainers.WordPieceTrainer(
             vocab_size=size, special_tokens=known, limit_alphabet=0, show_progress=False
@@ -146,11 +149,13 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         backend.encode("a \u4e00")
-    except BaseException as e:  # the library raises Exception itself, and panics of its Rust are not even that
+    except BaseException as e:  # the library raises plain Exception, and BaseException for panics in Rust
         if isinstance(e, KeyboardInterrupt | SystemExit):
             raise
-        said = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise ConfigError(f"tokenizer {path}: cannot be read ({said[:200]}); copy it anew from where it came") from None
+        message = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ConfigError(
+            f"tokenizer {path}: cannot be read ({message[:200]}); copy it again from its source"
+        ) from None
     return backend
 
 
@@ -162,9 +167,11 @@ def read_vocab(path: Path) -> dict[str, int]:
         raise ConfigError(
             f"tokenizer {path}: is not UTF-8 ({e.reason} at byte {e.start}); a vocabulary has a token a line"
         ) from None
-    if twice := [token for token, count in Counter(tokens).items() if count > 1]:
+    twice = [token for token, count in Counter(tokens).items() if count > 1]
+    if twice:
         raise ConfigError(
-            f"tokenizer {path}: has {len(twice)} tokens more than once, among them {twice[0]!r}: a vocabulary has each in one line"
+            f"tokenizer {path}: has {len(twice)} tokens more than once, among them {twice[0]!r}: "
+            "a vocabulary has each in one line"
         )
     return {token: i for i, token in enumerate(tokens)}
 
@@ -176,7 +183,7 @@ def keeps_accents(path: Path) -> bool:
     try:
         settings = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as e:
-        raise ConfigError(f"tokenizer {path}: is no JSON ({e})") from None
+        raise ConfigError(f"tokenizer {path}: is not JSON ({e})") from None
     return isinstance(settings, dict) and settings.get("strip_accents") is False
 
 

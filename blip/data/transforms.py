@@ -75,7 +75,7 @@ def random_box(image: Image.Image, min_scale: float, rng: np.random.Generator) -
         if 0 < w <= width and 0 < h <= height:
             x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
             return x, y, x + w, y + h
-    # No crop fits a long and narrow image: the largest one in its middle.
+    # No crop fits a long and narrow image: return the largest centred one.
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     x, y = (width - w) // 2, (height - h) // 2
     return x, y, x + w, y + h

@@ -1,4 +1,4 @@
-"""Reads batches of 3 MB with two workers; once some are there it fills /dev/shm, if it is told to."""
+"""Reads batches of 3 MB with two workers; with `fill`, keeps /dev/shm full from the fourth batch on."""
 
 import os
 import sys
@@ -20,17 +20,18 @@ def prepare(sample: Sample, _: np.random.Generator) -> Example:
 
 
 def fill_up(path: str) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with suppress(OSError):
         while True:
             os.write(file, bytes(1 << 12))
+    os.close(file)
 
 
 def main(manifest: str, fill: str) -> None:
     loader = Loader([Manifest.load(manifest)], prepare, Batch.of, LoaderConfig(batch=4, workers=2))
     try:
         for step, _ in enumerate(loader):
-            if fill and step == 3:
+            if fill and step >= 3:
                 fill_up("/dev/shm/filler")
             if step == 100:
                 break

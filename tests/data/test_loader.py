@@ -14,7 +14,7 @@ import torch
 
 from blip.config import ConfigError
 from blip.data.cache import ShardCache
-from blip.data.loader import Loader, LoaderConfig
+from blip.data.loader import Loader, LoaderConfig, worker_failure
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
 from blip.data.shards import RangedShard, ShardError, write_shards
@@ -249,7 +249,7 @@ PRIVATE = ["unshare", "--mount"]
         (
             "40m",
             "fill",
-            r"StoreError: .*DataLoader worker.* It had \d.\d MB of 41.9 MB in /dev/shm left.*: set loader.workers=0",
+            r"StoreError: .*DataLoader worker.* \d.\d MB of 41.9 MB in /dev/shm were free.* set loader.workers=0",
         ),
         ("40m", "", ""),
     ],
@@ -259,7 +259,8 @@ def test_workers_that_find_no_room_in_shared_memory_end_the_training_in_one_line
 ):
     write(tmp_path / "data", "web", 400, 400).save(tmp_path / "web.json")
     script = Path(__file__).with_name("read_with_workers.py")
-    command = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} {script} {tmp_path / 'web.json'} '{fill}'"
+    read = f"{sys.executable} {script} {tmp_path / 'web.json'} '{fill}'"
+    command = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {read}"
     ended = subprocess.run([*PRIVATE, "sh", "-c", command], check=False, capture_output=True, text=True, timeout=120)
     lines = [line for line in ended.stderr.splitlines() if "Error" in line and "loader worker cannot" not in line]
     assert len(lines) == (said != ""), ended.stderr
@@ -319,3 +320,9 @@ def test_numbers_that_cannot_be_are_refused_before_an_order_is_drawn_up(manifest
     many = manifests[0].shards[0].model_copy(update={"samples": 10**9})
     with pytest.raises(ConfigError, match=r"cannot hold 1,000,000,000 samples in [\d,]+ bytes"):
         loader([manifests[0].model_copy(update={"shards": (many,)})])
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
+def test_a_worker_that_ends_while_it_sends_is_reported(error: Exception):
+    assert worker_failure(error).startswith("a DataLoader worker ended")
+    assert worker_failure(type(error)("Caught an error in DataLoader worker process 0.\nTraceback")) == ""

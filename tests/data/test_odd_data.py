@@ -1,4 +1,4 @@
-"""Whatever tars, names, texts, images and indexes hold: no traceback, no hang, bounded memory, and every sample is used or counted."""
+"""Odd tars, names, texts, images and indexes: no traceback, no hang, bounded memory, all samples used or counted."""
 
 import io
 import json

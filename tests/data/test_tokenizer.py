@@ -18,7 +18,7 @@ TEXTS = ["a red square on the left of a green picture", "a small red circle, lef
 
 @pytest.fixture(scope="module")
 def words() -> Tokenizer:
-    """The vocabulary of the golden files that are in the repository, whichever are tested: it has the words used here."""
+    """The vocabulary of the golden files in the repository, which has the words used here."""
     return Tokenizer.from_folder("tests/golden/vocab.txt")
 
 
@@ -108,7 +108,8 @@ def test_a_folder_with_a_vocabulary_alone_is_enough(tmp_path):
 
 
 def test_training_gives_the_same_vocabulary_in_every_process():
-    script = f"from blip.data.tokenizer import Tokenizer; print(sorted(Tokenizer.train({TEXTS!r}, 80).backend.get_vocab().items()))"
+    train = f"Tokenizer.train({TEXTS!r}, 80)"
+    script = f"from blip.data.tokenizer import Tokenizer; print(sorted({train}.backend.get_vocab().items()))"
     elsewhere = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert elsewhere == f"{sorted(Tokenizer.train(TEXTS, 80).backend.get_vocab().items())}\n"
 

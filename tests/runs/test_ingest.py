@@ -72,7 +72,7 @@ def test_the_vocabulary_of_tars_is_not_that_of_shapes(tmp_path: Path):
         ("{0..9999999999}.tar", "names 10,000,000,000 tars"),
         ("{a,b}{0..99999}{0..99999}.tar", "names 20,000,000,000 tars"),
         ("{x", "is no brace pattern"),
-        ("{x}.tar", "braces hold no"),
+        ("{x}.tar", "braces have no"),
         ("", "is empty"),
         (" ", "is empty"),
     ],
@@ -103,7 +103,7 @@ def test_several_places_are_one_data_set(tmp_path: Path):
 def test_sources_in_several_buckets_are_refused(s3: str, tmp_path: Path):
     tar(tmp_path / "a" / "0.tar", *pairs())
     Manifest(name="x", root=s3).store.put_file("0.tar", tmp_path / "a" / "0.tar")
-    with pytest.raises(ConfigError, match="lie in different stores"):
+    with pytest.raises(ConfigError, match="are in different stores"):
         discover([str(tmp_path / "a"), s3])
 
 
@@ -132,7 +132,7 @@ def test_a_setting_says_where_captions_are(tmp_path: Path):
     tar(tmp_path / "web" / "0.tar", *pairs(text="alt.json"))
     tar(tmp_path / "gold" / "0.tar", *pairs(text="alt.json"))
     splits = ["data.gold=" + str(tmp_path / "gold"), "data.test=" + str(tmp_path / "gold")]
-    with pytest.raises(ShardError, match=r"4 of 4 samples in .* have no text .*: 4 \(no text\); say where .*data\.text_field"):
+    with pytest.raises(ShardError, match=r"4 of 4 samples in .* have no text .*: 4 \(no text\); set data\.text_extension or data\.text_field"):
         run(tmp_path, str(tmp_path / "web"), *splits)
     run(tmp_path, str(tmp_path / "web"), *splits, "data.text_field=alt")
     web = Manifest.load(tmp_path / "data" / "web.json")
