@@ -1,4 +1,4 @@
-"""`python -m pipelines`: the pipelines as files, on this machine, and on a cluster of Kubeflow Pipelines."""
+"""`python -m pipelines`: compile the pipelines, run them on this machine, or on Kubeflow Pipelines."""
 
 import contextlib
 import importlib
@@ -20,14 +20,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines import cron, lint, local, parameters
-from pipelines.cluster import Cluster, ClusterError
+from pipelines.cluster import KubeflowError, KubeflowPipelines
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-NAMES = ("bootstrap", "retrain")
-Name = Annotated[str, typer.Argument(metavar="PIPELINE", help=f"One of: {', '.join(NAMES)}.")]
+PIPELINES = ("bootstrap", "retrain")
+Name = Annotated[str, typer.Argument(metavar="PIPELINE", help=f"One of: {', '.join(PIPELINES)}.")]
 Names = Annotated[
-    list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(NAMES)}; by default all.")
+    list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(PIPELINES)}; by default all.")
 ]
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="NAME=VALUE", help="A parameter, or STAGE.KEY of a configuration.")
@@ -39,30 +39,30 @@ Again = Annotated[
 Schedule = Annotated[str, typer.Argument(help="The schedule's name.")]
 
 
-MISTAKE = 42
-"""Exit code where the same command cannot succeed, as the library's command line has it."""
+EXIT_MISTAKE = 42
+"""Exit code if the same command cannot succeed, as of `blip`."""
 
 
 def screen(stream: IO[str] | None = None) -> Console:
-    """Standard output, or another stream, as it is now, whatever kfp is made to write elsewhere later."""
+    """Returns a console on the current standard output, or another stream; later redirections do not affect it."""
     return Console(file=stream or sys.stdout, soft_wrap=True, highlight=False)
 
 
-def find(name: str) -> GraphComponent:
-    """The pipeline that the module of that name defines."""
-    if name not in NAMES:
-        raise parameters.ParameterError(f"there is no pipeline {name}; choices: {', '.join(NAMES)}")
+def find_pipeline(name: str) -> GraphComponent:
+    """Returns the pipeline of that name. Raises ParameterError if there is none."""
+    if name not in PIPELINES:
+        raise parameters.ParameterError(f"there is no pipeline {name}; choices: {', '.join(PIPELINES)}")
     return getattr(importlib.import_module(f"pipelines.{name}"), name)
 
 
 @app.command("compile")
-def compile_(names: Names = [*NAMES], out: Path = Path("build")) -> None:  # noqa: B006
-    """Write the YAML that Kubeflow Pipelines takes, once the lint finds nothing in it."""
+def compile_(names: Names = [*PIPELINES], out: Path = Path("build")) -> None:  # noqa: B006
+    """Write the YAML for Kubeflow Pipelines; it is linted first."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         path = out / f"{name}.yaml"
-        compiler.Compiler().compile(find(name), str(path))
-        if faults := lint.faults(path.read_text()):
+        compiler.Compiler().compile(find_pipeline(name), str(path))
+        if faults := lint.faults(path.read_text(encoding="utf-8")):
             path.unlink()
             raise SystemExit("\n".join(faults))
         screen().print(path)
@@ -76,13 +76,14 @@ def run(
     no_cache: NoCache = False,
     again: Again = [],  # noqa: B006
 ) -> None:
-    """Run the pipeline on this machine; what ran before with the same inputs comes from the cache."""
-    pipeline, console = find(name), screen()
-    repeated = to_repeat(pipeline, no_cache, again)
-    here = {"store": str(root.resolve() / "store")} if "store" in (pipeline.component_spec.inputs or {}) else {}
-    arguments = {**here, **parameters.values(pipeline, settings)}
+    """Run the pipeline on this machine; steps that ran with the same inputs come from the cache."""
+    pipeline, console = find_pipeline(name), screen()
+    repeated = steps_to_repeat(pipeline, no_cache, again)
+    arguments = parameters.values(pipeline, settings)
+    if "store" in (pipeline.component_spec.inputs or {}):
+        arguments.setdefault("store", str(root.resolve() / "store"))
     try:
-        outputs = local.run(pipeline, arguments, root.resolve(), console, repeated)
+        outputs = local.run_locally(pipeline, arguments, root.resolve(), console, repeated)
     except local.StepError as error:
         way_on = (
             "correct the setting; what was done stays done"
@@ -90,38 +91,39 @@ def run(
             else "the same command goes on from there"
         )
         console.print(f"[red]✗[/] {escape(str(error))}\n[dim]{way_on}[/]")
-        raise SystemExit(MISTAKE if error.is_mistake else 1) from None
+        raise SystemExit(EXIT_MISTAKE if error.is_mistake else 1) from None
     except KeyboardInterrupt as error:
         console.print("[red]✗[/] stopped; nothing is left running\n[dim]the same command goes on from there[/]")
         raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
     if "report" not in outputs:
-        # a condition left it out, and the last step says why
+        # a condition excluded the report; the card of the last step explains it
         *_, last = outputs.values()
-        console.print(escape(local.artifacts(last)["card"].read_text()))
+        console.print(escape(local.artifacts(last)["card"].read_text(encoding="utf-8")))
         return
     latest = publish(outputs["report"], root)
-    show(latest)
+    print_summary(latest)
     for step, made in outputs.items():
         for alarm in local.alarms(made):
             console.print(f"[yellow]! {step}: {escape(alarm)}[/]")
     console.print(f"report  {latest / 'report.html'}\nMLflow  make mlflow")
 
 
-def to_repeat(pipeline: GraphComponent, no_cache: bool, again: list[str]) -> list[str]:
-    """The steps that run whatever was done before. Raises ParameterError for one that the pipeline does not have."""
+def steps_to_repeat(pipeline: GraphComponent, no_cache: bool, again: list[str]) -> list[str]:
+    """Returns the steps that run in any case. Raises ParameterError for a step that the pipeline does not have."""
     names = [step.name for step in parameters.steps(pipeline)]
-    for unknown in (name for name in again if name not in names):
-        raise parameters.ParameterError(f"--again {unknown}: there is no such step; choices: {', '.join(names)}")
+    for name in again:
+        if name not in names:
+            raise parameters.ParameterError(f"--again {name}: there is no such step; choices: {', '.join(names)}")
     return names if no_cache else again
 
 
-def show(latest: Path) -> None:
-    """Prints the table of before and after; the library that knows it stays out of this process."""
+def print_summary(latest: Path) -> None:
+    """Prints the table of before and after, in a process of its own since the import takes seconds."""
     subprocess.run([sys.executable, "-m", "blip.cli", "summary", latest / "summary.json"], check=True)
 
 
 def publish(report: local.Outputs, root: Path) -> Path:
-    """Puts the report where people look for it, `latest` among the runs."""
+    """Copies the report to its run's folder, points the link `latest` to that folder, and returns the link."""
     found = local.artifacts(report)
     folder = found["page"].parent.parent
     shutil.copy2(found["page"], folder / "report.html")
@@ -141,9 +143,9 @@ def submit(
     no_cache: NoCache = False,
     again: Again = [],  # noqa: B006
 ) -> None:
-    """Run the pipeline on the cluster at KFP_HOST, as its newest version; with --no-cache or --again as it is here, unpublished."""
-    pipeline = find(name)
-    repeated = to_repeat(pipeline, no_cache, again)
+    """Run the pipeline on the cluster at KFP_HOST, published as its newest version unless --no-cache or --again is given."""
+    pipeline = find_pipeline(name)
+    repeated = steps_to_repeat(pipeline, no_cache, again)
     arguments = parameters.values(pipeline, settings)
     with cluster() as kubeflow:
         run = kubeflow.submit(pipeline, arguments, repeated)
@@ -160,7 +162,7 @@ def schedule(
     title: Annotated[str, typer.Option("--name", help="The schedule's name; the pipeline's by default.")] = "",
 ) -> None:
     """Run the pipeline's newest version on a schedule, in place of the schedule of the same name."""
-    pipeline, when = find(name), cron.check(when)
+    pipeline, when = find_pipeline(name), cron.check_cron(when)
     arguments = parameters.values(pipeline, settings)
     with cluster() as kubeflow:
         kubeflow.schedule(pipeline, title or name, when, arguments)
@@ -172,13 +174,9 @@ def list_() -> None:
     """Show the schedules."""
     table = Table("schedule", "cron", "state", "since", box=None)
     with cluster() as kubeflow:
-        for one in kubeflow.schedules():
-            table.add_row(
-                one.display_name,
-                one.trigger.cron_schedule.cron,
-                str(one.status or one.mode),
-                f"{one.created_at:%Y-%m-%d}",
-            )
+        for entry in kubeflow.schedules():
+            state = str(entry.status or entry.mode)
+            table.add_row(entry.display_name, entry.trigger.cron_schedule.cron, state, f"{entry.created_at:%Y-%m-%d}")
     screen().print(table)
 
 
@@ -191,7 +189,7 @@ def pause(title: Schedule) -> None:
 
 @app.command()
 def resume(title: Schedule) -> None:
-    """Let a paused schedule run again; times that went by are not made up for."""
+    """Resume a paused schedule; missed times are not made up for."""
     with cluster() as kubeflow:
         kubeflow.resume(title)
 
@@ -204,20 +202,20 @@ def delete(title: Schedule) -> None:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Cluster]:
-    """Kubeflow Pipelines; what it refuses becomes a ClusterError."""
+def cluster() -> Iterator[KubeflowPipelines]:
+    """Yields the client of Kubeflow Pipelines, whose API errors become KubeflowError."""
     try:
-        yield Cluster()
+        yield KubeflowPipelines()
     except ApiException as error:
         try:
-            said = json.loads(error.body or "")["message"]
+            message = json.loads(error.body or "")["message"]
         except (ValueError, KeyError):
-            said = error.body
-        raise ClusterError(f"Kubeflow Pipelines answered {error.status} {error.reason}: {said}") from None
+            message = error.body
+        raise KubeflowError(f"Kubeflow Pipelines answered {error.status} {error.reason}: {message}") from None
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal that asks to end, treated as Ctrl-C is."""
+class SignalInterrupt(KeyboardInterrupt):
+    """A termination signal, handled as Ctrl-C."""
 
     def __init__(self, number: int):
         super().__init__(f"signal {number}")
@@ -225,11 +223,14 @@ class Stopped(KeyboardInterrupt):
 
 
 def interrupt(number: int, _: object) -> None:
-    raise Stopped(number)
+    raise SignalInterrupt(number)
 
 
 def main() -> None:
-    """The command line: a mistake is one line and exit code 42, a cluster's refusal has 1; a signal ends the running step first."""
+    """Runs the command line. A mistake is one line and exit code 42, a refusal of the cluster one line and code 1.
+
+    A signal ends the running step first.
+    """
     from blip.logs import use_utf8
 
     use_utf8()
@@ -239,8 +240,8 @@ def main() -> None:
         app()
     except (parameters.ParameterError, cron.CronError) as error:
         screen(sys.stderr).print(escape(str(error)))
-        raise SystemExit(MISTAKE) from None
-    except (ClusterError, local.RootError) as error:
+        raise SystemExit(EXIT_MISTAKE) from None
+    except (KubeflowError, local.RootError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -1,4 +1,4 @@
-"""A pipeline on Kubeflow Pipelines: published as a version, run once, or run on a schedule."""
+"""Pipelines on Kubeflow Pipelines: publishing a version, a single run, and schedules."""
 
 import contextlib
 import hashlib
@@ -26,36 +26,36 @@ from components.revision import revision
 from pipelines import cron, lint
 
 EXPERIMENT = "blip"
-PAGE = 100
-ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR")
-"""States that a run does not leave."""
-POLL = 5.0
-"""Seconds between two questions how a run is."""
-TOKEN = "/var/run/secrets/kubeflow/pipelines/token"
-"""Where a pod that may speak to Kubeflow Pipelines finds its projected token, unless KF_PIPELINES_SA_TOKEN_PATH says otherwise."""
+PAGE_SIZE = 100
+FINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR")
+"""The final states of a run."""
+STATE_POLL_SECONDS = 5.0
+"""Seconds between two requests for the state of a run."""
+TOKEN_PATH = "/var/run/secrets/kubeflow/pipelines/token"
+"""The path of a pod's projected token for Kubeflow Pipelines, unless KF_PIPELINES_SA_TOKEN_PATH overrides it."""
 
 
-class ClusterError(RuntimeError):
-    """Kubeflow Pipelines cannot do it; the message says what is missing or wrong, and the way out."""
+class KubeflowError(RuntimeError):
+    """Kubeflow Pipelines refuses a request or is unreachable; the message names the reason and the way out."""
 
 
-class PassingError(Exception):
-    """Kubeflow Pipelines does not answer now and may later."""
+class TransientError(Exception):
+    """Kubeflow Pipelines does not answer, and a retry may succeed."""
 
 
 @contextlib.contextmanager
-def unsaid() -> Iterator[None]:
-    """kfp prints links of its own, to pages that its host may not have."""
+def silenced() -> Iterator[None]:
+    """Hides kfp's output within the context: links to pages that the host may not have."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
-class Cluster:
-    """Kubeflow Pipelines, where the environment says it is.
+class KubeflowPipelines:
+    """A client of Kubeflow Pipelines, configured by the environment.
 
-    KFP_HOST is its address; without one it is sought from inside the cluster, then by way of the kubeconfig (KUBECONFIG, KFP_CONTEXT).
-    KFP_TOKEN authenticates, else in a pod its service account. KFP_NAMESPACE is for installations of several users, KFP_CA_FILE for
-    certificates of one's own.
+    KFP_HOST is the address; without it, the service inside the cluster is used, then the kubeconfig (KUBECONFIG,
+    KFP_CONTEXT). KFP_TOKEN authenticates, otherwise the service account of the pod. KFP_NAMESPACE is for multi-user
+    installations, KFP_CA_FILE for private certificates.
     """
 
     def __init__(self) -> None:
@@ -63,46 +63,49 @@ class Cluster:
         self.namespace = os.environ.get("KFP_NAMESPACE") or None
         self.client = connect(self.host, self.namespace)
 
-    @unsaid()
+    @silenced()
     def publish(self, pipeline: GraphComponent) -> tuple[str, str]:
-        """Makes the pipeline's newest version what it is here, and returns the ids of pipeline and version.
+        """Publishes the pipeline as its newest version, and returns the ids of pipeline and version.
 
-        The same pipeline from the same revision is the same version; a superseded one is uploaded anew, since schedules take the newest.
+        The same pipeline at the same revision is the same version. An older version is uploaded again, since schedules
+        run the newest.
         """
         with package(pipeline) as (path, version):
-            identity = self.known(str(pipeline.name))
+            identity = self.pipeline_id(str(pipeline.name))
             if not identity:
                 identity = self.client.upload_pipeline(
                     str(path), str(pipeline.name), namespace=self.namespace
                 ).pipeline_id
             listed = (
                 self.client.list_pipeline_versions(
-                    identity, page_size=PAGE, sort_by="created_at desc"
+                    identity, page_size=PAGE_SIZE, sort_by="created_at desc"
                 ).pipeline_versions
                 or []
             )
-            names = [one.display_name for one in listed]
+            names = [entry.display_name for entry in listed]
             if names and names[0].startswith(version):
                 return identity, listed[0].pipeline_version_id
-            free = version if version not in names else f"{version}.{sum(name.startswith(version) for name in names)}"
-            return identity, self.client.upload_pipeline_version(str(path), free, identity).pipeline_version_id
+            count = sum(name.startswith(version) for name in names)
+            free_name = f"{version}.{count}" if version in names else version
+            return identity, self.client.upload_pipeline_version(str(path), free_name, identity).pipeline_version_id
 
-    def known(self, name: str) -> str | None:
-        """The id of the pipeline of that name."""
-        found = self.client.list_pipelines(namespace=self.namespace, filter=called(name)).pipelines
+    def pipeline_id(self, name: str) -> str | None:
+        """Returns the id of the pipeline of that name, or None if there is none."""
+        found = self.client.list_pipelines(namespace=self.namespace, filter=name_filter(name)).pipelines
         return found[0].pipeline_id if found else None
 
-    @unsaid()
+    @silenced()
     def submit(self, pipeline: GraphComponent, arguments: dict[str, Any], again: Collection[str] = ()) -> str:
-        """Runs the pipeline once and returns the id of the run; steps named in `again` are not taken from the cache.
+        """Runs the pipeline once and returns the run's id; steps named in `again` are not taken from the cache.
 
-        The switch is no part of a version: schedules take the newest one, and are to go on with their caches.
+        With `again`, the pipeline is not published: schedules run the newest version, which must keep its caching.
         """
-        require(pipeline, arguments)
+        require_arguments(pipeline, arguments)
         name = f"{pipeline.name} {revision()}"
         if again:
             with package(pipeline) as (path, _):
-                path.write_text(without_cache(path.read_text(), again))
+                text = path.read_text(encoding="utf-8")
+                path.write_text(without_cache(text, again), encoding="utf-8")
                 return self.client.run_pipeline(self.experiment(), name, str(path), params=arguments).run_id
         identity, version = self.publish(pipeline)
         run = self.client.run_pipeline(
@@ -111,48 +114,49 @@ class Cluster:
         return run.run_id
 
     def wait(self, run: str, seconds: float) -> str:
-        """Returns the state in which a run ends, however it ends. Raises ClusterError for one that goes on after so many seconds.
+        """Waits for a run to end and returns its final state. Raises KubeflowError if it runs longer than `seconds`.
 
-        kfp's own call waits for ever for a run that was cancelled, and ends with the first answer that fails.
+        kfp's own call never returns for a run that was cancelled, and raises at the first failed request.
         """
-        until, state = time.monotonic() + seconds, "not known"
+        deadline, state = time.monotonic() + seconds, "not known"
         while True:
-            with contextlib.suppress(PassingError):
+            with contextlib.suppress(TransientError):
                 state = self.state(run)
-            if state in ENDED:
+            if state in FINAL_STATES:
                 return state
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 page = f"{self.host}/#/runs/details/{run}"
-                raise ClusterError(
-                    f"run {run} is {state} after {seconds / 3600:g} hours and goes on: see {page}, or wait longer (--wait)"
+                hours = f"{seconds / 3600:g} hours"
+                raise KubeflowError(
+                    f"run {run} is {state} after {hours} and goes on: see {page}, or wait longer (--wait)"
                 )
-            time.sleep(min(POLL, max(0.0, until - time.monotonic())))
+            time.sleep(min(STATE_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
     def state(self, run: str) -> str:
-        """Returns a run's state now. Raises PassingError where Kubeflow Pipelines is away or busy."""
+        """Returns a run's current state. Raises TransientError if Kubeflow Pipelines is unavailable or overloaded."""
         try:
             return str(self.client.get_run(run).state).upper()
         except api.ApiException as error:
             status = error.status or 0
             if status == 401:
-                self.client = connect(self.host, self.namespace)  # with a token that has not run out
+                self.client = connect(self.host, self.namespace)  # with a fresh token
             elif 400 <= status < 500 and status != 429:
                 raise
-            raise PassingError from None
+            raise TransientError from None
         except urllib3.exceptions.HTTPError:
-            raise PassingError from None
+            raise TransientError from None
 
     def schedule(self, pipeline: GraphComponent, name: str, when: str, arguments: dict[str, Any]) -> str:
-        """Runs the pipeline's newest version again and again, and returns the schedule's id.
+        """Runs the pipeline's newest version on a schedule, and returns the schedule's id.
 
-        One run goes at a time, and none makes up for times that were missed. A schedule of the same name gives way to the new one.
+        Runs do not overlap, and missed times are not made up for. Replaces a schedule of the same name.
         """
-        when = cron.check(when)
-        require(pipeline, arguments)
+        when = cron.check_cron(when)
+        require_arguments(pipeline, arguments)
         identity, _ = self.publish(pipeline)
         former = self.schedules(name)
         made = self.client._recurring_run_api.recurring_run_service_create_recurring_run(
-            # kfp's own call insists on a version, and would run that one for ever
+            # kfp's own call requires a version, and the schedule would stay at it
             recurring_run=api.V2beta1RecurringRun(
                 display_name=name,
                 experiment_id=self.experiment(),
@@ -165,55 +169,51 @@ class Cluster:
                 runtime_config=api.V2beta1RuntimeConfig(parameters=arguments),
             )
         )
-        for one in former:
-            self.client.delete_recurring_run(one.recurring_run_id)
+        for schedule in former:
+            self.client.delete_recurring_run(schedule.recurring_run_id)
         return made.recurring_run_id
 
     def schedules(self, name: str = "") -> list[Any]:
-        """The schedules of this project, or those of one name."""
-        wanted = called(name) if name else None
-        return (
-            self.client.list_recurring_runs(
-                experiment_id=self.experiment(), page_size=PAGE, filter=wanted
-            ).recurring_runs
-            or []
-        )
+        """Returns the schedules of this project, or only those of one name."""
+        wanted = name_filter(name) if name else None
+        answer = self.client.list_recurring_runs(experiment_id=self.experiment(), page_size=PAGE_SIZE, filter=wanted)
+        return answer.recurring_runs or []
 
-    def named(self, name: str) -> list[Any]:
-        """The schedules of one name. Raises ClusterError where there is none."""
-        if found := self.schedules(name):
-            return found
-        raise ClusterError(
-            f"there is no schedule {name}; there are: {', '.join(one.display_name for one in self.schedules()) or 'none'}"
-        )
+    def schedules_named(self, name: str) -> list[Any]:
+        """Returns the schedules of one name. Raises KubeflowError if there is none."""
+        found = self.schedules(name)
+        if not found:
+            others = ", ".join(schedule.display_name for schedule in self.schedules()) or "none"
+            raise KubeflowError(f"there is no schedule {name}; there are: {others}")
+        return found
 
     def pause(self, name: str) -> None:
-        for one in self.named(name):
-            self.client.disable_recurring_run(one.recurring_run_id)
+        for schedule in self.schedules_named(name):
+            self.client.disable_recurring_run(schedule.recurring_run_id)
 
     def resume(self, name: str) -> None:
-        for one in self.named(name):
-            self.client.enable_recurring_run(one.recurring_run_id)
+        for schedule in self.schedules_named(name):
+            self.client.enable_recurring_run(schedule.recurring_run_id)
 
     def delete(self, name: str) -> None:
-        for one in self.named(name):
-            self.client.delete_recurring_run(one.recurring_run_id)
+        for schedule in self.schedules_named(name):
+            self.client.delete_recurring_run(schedule.recurring_run_id)
 
-    @unsaid()
+    @silenced()
     def experiment(self) -> str:
         return self.client.create_experiment(EXPERIMENT, namespace=self.namespace).experiment_id
 
 
 def connect(host: str, namespace: str | None) -> Any:
-    """A `kfp.Client`, whose answers have no types that could be checked. Raises ClusterError where there is no way to a server."""
+    """Returns a `kfp.Client`, typed Any since its answers have no types. Raises KubeflowError if it has no address."""
     warnings.filterwarnings("ignore", module="kfp")
     token = os.environ.get("KFP_TOKEN")
-    projected = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", TOKEN)).is_file()
+    projected = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", TOKEN_PATH)).is_file()
     kubeconfig = Path(os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep)[0]).expanduser()
     if host:
-        probe(host)
+        check_host(host)
     elif "KUBERNETES_SERVICE_HOST" not in os.environ and not kubeconfig.is_file():
-        raise ClusterError(
+        raise KubeflowError(
             f"no way to Kubeflow Pipelines: give KFP_HOST=https://..., or a kubeconfig (there is none at {kubeconfig})"
         )
     return Client(
@@ -226,39 +226,39 @@ def connect(host: str, namespace: str | None) -> Any:
     )
 
 
-def probe(host: str) -> None:
-    """Asks whether anybody answers, in seconds: kfp would try for half a minute. Raises ClusterError."""
+def check_host(host: str) -> None:
+    """Raises KubeflowError if the host does not answer within 10 seconds; kfp would retry for half a minute."""
     if not host.startswith(("http://", "https://")):
-        raise ClusterError(f"KFP_HOST={host} must begin with http:// or https://")
+        raise KubeflowError(f"KFP_HOST={host} must begin with http:// or https://")
     try:
         trusted = ssl.create_default_context(cafile=os.environ.get("KFP_CA_FILE"))
         urlopen(f"{host}/apis/v2beta1/healthz", timeout=10, context=trusted).close()
     except HTTPError:
-        return  # it answers; whether it lets us in is for the token to say
+        return  # it answers; the token is checked by later requests
     except OSError as error:
-        raise ClusterError(f"Kubeflow Pipelines at {host} does not answer ({error}): correct KFP_HOST") from None
+        raise KubeflowError(f"Kubeflow Pipelines at {host} does not answer ({error}): correct KFP_HOST") from None
 
 
-def called(name: str) -> str:
-    """A filter for what is shown under a name."""
+def name_filter(name: str) -> str:
+    """Returns a filter on the display name."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
 @contextlib.contextmanager
 def package(pipeline: GraphComponent) -> Iterator[tuple[Path, str]]:
-    """The pipeline as a file, and the name of its version: the code's revision and the digest of what was compiled."""
+    """Yields the compiled pipeline's path and version: the code's revision and the digest of the compiled pipeline."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{pipeline.name}.yaml"
         compiler.Compiler().compile(pipeline, str(path))
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if faults := lint.faults(text):
-            raise ClusterError("\n".join(faults))
+            raise KubeflowError("\n".join(faults))
         content = json.dumps(list(yaml.safe_load_all(text)), sort_keys=True)
         yield path, f"{revision()}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def without_cache(text: str, names: Collection[str]) -> str:
-    """A compiled pipeline in which the steps of those names are not cached, wherever they are: kfp's switch leaves out nested ones."""
+    """Returns a compiled pipeline without caching for the named steps, including nested ones, unlike kfp's switch."""
     spec, *platform = yaml.safe_load_all(text)
     groups = [spec["root"], *spec["components"].values()]
     for group in groups:
@@ -268,7 +268,7 @@ def without_cache(text: str, names: Collection[str]) -> str:
     return yaml.safe_dump_all([spec, *platform], sort_keys=False)
 
 
-def require(pipeline: GraphComponent, arguments: dict[str, Any]) -> None:
-    """Raises ClusterError where a parameter without a default is missing: the run would fail in its first step."""
+def require_arguments(pipeline: GraphComponent, arguments: dict[str, Any]) -> None:
+    """Raises KubeflowError if a parameter without a default has no value: the run would fail in its first step."""
     if missing := [name for name in pipeline.required_inputs if not arguments.get(name)]:
-        raise ClusterError(f"{pipeline.name} needs {', '.join(missing)}: --set {missing[0]}=...")
+        raise KubeflowError(f"{pipeline.name} needs {', '.join(missing)}: --set {missing[0]}=...")

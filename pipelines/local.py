@@ -1,4 +1,4 @@
-"""A pipeline on one machine: step after step in the order of its docstring, shown as they go, resumed from the cache."""
+"""Runs a pipeline on one machine: one step at a time, in the order of its docstring, resumed from the cache."""
 
 import contextlib
 import copy
@@ -25,75 +25,68 @@ from kfp.local.status import Status
 from rich.console import Console
 from rich.markup import escape
 
-from components.revision import revision
-from pipelines.parameters import Step, steps
+from components.revision import ROOT, revision
+from pipelines.parameters import PipelineStep, steps
+from pipelines.processes import end_process
+from pipelines.run_lock import RunLock, locked
 
-HERE = "python-of-this-machine"
-"""The image of every step: the cache compares images, and steps of this machine have none, whatever a cluster would run."""
-ROOT = Path(__file__).parent.parent
-"""The checkout: steps import `components` from it."""
-GRACE = 20.0
-"""Seconds that a step gets to save its state after Ctrl-C."""
-POLL = 0.05
-"""Seconds between two looks whether a step's processes have ended."""
+LOCAL_IMAGE = "python-of-this-machine"
+"""The image of every step: steps run without one here, but the cache compares it."""
 ALARMS = "alarms"
-"""The key of a step's figures that holds its alarms."""
-
-REVISION = "revision.txt"
-"""A file beside a step's artifacts: the code's revision that made them."""
+"""The key of the alarms among a step's figures."""
+REVISION_FILE = "revision.txt"
+"""The file beside a step's artifacts that holds the revision of the code that made them."""
 
 Outputs = dict[str, Any]
 
 
 class StepError(RuntimeError):
-    """A step failed; the message says which, why, and where its log is."""
+    """A step failed; the message names the step, the reason and the log."""
 
     @property
     def is_mistake(self) -> bool:
-        """Whether the settings are wrong, so that the same command cannot succeed."""
+        """Whether a setting is wrong, so that the same command cannot succeed."""
         return " failed: ConfigError: " in str(self).partition("\n")[0]
 
 
-class RootError(RuntimeError):
-    """A run cannot work in its folder; the message names the folder, the reason and the way out."""
-
-
-def run(
+def run_locally(
     pipeline: GraphComponent, arguments: dict[str, Any], root: Path, console: Console, again: Collection[str] = ()
 ) -> dict[str, Outputs]:
-    """Runs what is not in the cache under `root` yet, and returns the outputs of each step that a condition did not leave out, in order.
+    """Runs the steps that are not in the cache under `root`, and returns the outputs of each step, in order.
 
-    Steps named in `again` run whatever the cache holds, and with them all that takes what they make.
-    Raises StepError for the first step that fails, after which the next run goes on from there, and RootError.
+    A step that a condition excludes has no outputs. Steps named in `again` run in any case, and with them all steps
+    that take their outputs. Raises StepError for the first step that fails, from which the next run resumes, and
+    RootError.
     """
     numbered = steps(pipeline)
-    image = {"image": HERE} if "image" in (pipeline.component_spec.inputs or {}) else {}
+    image = {"image": LOCAL_IMAGE} if "image" in (pipeline.component_spec.inputs or {}) else {}
     spec = in_order(pipeline.pipeline_spec, numbered)
     warnings.filterwarnings("ignore", module="kfp")
-    with alone(root, console) as lock, tempfile.TemporaryDirectory(prefix="blip-") as scratch:
+    with locked(root, console) as lock, tempfile.TemporaryDirectory(prefix="blip-") as scratch:
         local.init(
             local.SubprocessRunner(use_venv=False), str(root), os.path.join(scratch, "workspace"), enable_caching=True
         )
-        watched = Watch(numbered, console, scratch, lock, again)
-        # kfp tells its whole mind, executor inputs and all, on standard output
-        with watched.in_place(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        runner = StepRunner(numbered, console, scratch, lock, again)
+        # kfp prints executor inputs and much else to standard output
+        with runner.installed(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             pipeline_orchestrator.run_local_pipeline(spec, {**arguments, **image})
-    return watched.outputs
+    return runner.outputs
 
 
-def in_order(pipeline_spec: Any, numbered: list[Step]) -> Any:
-    """The pipeline as one machine runs it: one step at a time, in the order of the docstring, without retries.
+def in_order(pipeline_spec: Any, numbered: list[PipelineStep]) -> Any:
+    """Returns the pipeline for one machine: its steps in the order of the docstring, without retries.
 
-    kfp.local would choose any order that the edges allow, name the folders train, train-2 and so on, and wait between attempts that are
-    meant for lost nodes.
+    By itself kfp.local runs steps in any order that the edges allow, names the folders train, train-2 and so on, and
+    pauses between attempts that are meant for lost nodes.
     """
     spec = copy.deepcopy(pipeline_spec)
     for executor in spec.deployment_spec["executors"].values():
-        executor["container"]["image"] = HERE
-    numbers, found = {step.name: step.number for step in numbered}, []
+        executor["container"]["image"] = LOCAL_IMAGE
+    numbers = {step.name: step.number for step in numbered}
+    found = []
 
     def arrange(dag: Any) -> int:
-        """Chains the tasks of a group and of the groups in it, and returns the number of the first."""
+        """Chains the tasks of a group and of its subgroups, and returns the number of its first step."""
         first = {}
         for key, task in dag.tasks.items():
             task.ClearField("retry_policy")
@@ -107,8 +100,9 @@ def in_order(pipeline_spec: Any, numbered: list[Step]) -> Any:
             spec.components[f"comp-{name}"].CopyFrom(component)
             task.component_ref.name = f"comp-{name}"
         for earlier, key in pairwise(sorted(first, key=lambda key: first[key])):
-            if earlier not in (needed := dag.tasks[key].dependent_tasks):
-                needed.append(earlier)
+            dependencies = dag.tasks[key].dependent_tasks
+            if earlier not in dependencies:
+                dependencies.append(earlier)
         return min(first.values())
 
     arrange(spec.root.dag)
@@ -116,103 +110,12 @@ def in_order(pipeline_spec: Any, numbered: list[Step]) -> Any:
     return spec
 
 
-class Lock:
-    """The folder's lock and, in its file, who holds it: the run and its step at work, each known by process id and start."""
+class StepRunner:
+    """Replaces kfp.local's function that runs a task's process: shows its progress and writes its output to a log."""
 
-    def __init__(self, file: TextIO):
-        self.file = file
-        self.run = named(os.getpid())
-
-    def note(self, step: int | None = None) -> None:
-        """Writes down the step that is at work, which leads its process group."""
-        self.file.seek(0)
-        self.file.truncate()
-        json.dump({"host": socket.gethostname(), "run": self.run, "step": named(step) if step else None}, self.file)
-        self.file.flush()
-
-
-@contextlib.contextmanager
-def alone(root: Path, console: Console) -> Iterator[Lock]:
-    """Holds the folder for one run, once what a killed run left behind has ended.
-
-    Steps inherit the lock, so that one that outlives its run still holds it. Raises RootError where another run is at work, and
-    where nothing can be written.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with (root / ".lock").open("a+") as file:
-            if not taken(file):
-                end_left_behind(file, root, console)
-            lock = Lock(file)
-            lock.note()
-            yield lock
-    except FileExistsError:
-        raise RootError(f"--root {root} is a file: give a folder") from None
-    except BrokenPipeError:  # who read what is said has gone
-        raise
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        way_out = f"make {root} a folder that can be written to and has room, or give another --root"
-        raise RootError(f"{place}{error.strerror or error}; {way_out}") from None
-
-
-def taken(file: TextIO) -> bool:
-    """Takes the lock, and returns whether nobody else had it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def end_left_behind(file: TextIO, root: Path, console: Console) -> None:
-    """Ends the step that a killed run left behind, and takes its lock. Raises RootError where a run is still at work."""
-    file.seek(0)
-    try:
-        held = json.load(file)
-        run, step = held["run"], held["step"]
-        here = held["host"] == socket.gethostname()
-    except (ValueError, KeyError, TypeError):
-        run, step, here = "", None, False  # it has not said yet
-    if not here or is_alive(run):
-        raise RootError(f"another run is at work in {root}: wait for it, or give another --root")
-    console.print(
-        "[yellow]![/] a run was killed here and its step goes on: it is told to save its state and end", highlight=False
-    )
-    if step and is_alive(step):
-        end_group(int(step.partition(" ")[0]))
-    deadline = time.monotonic() + GRACE
-    while not taken(file):
-        if time.monotonic() > deadline:
-            raise RootError(
-                f"a step that a killed run left behind in {root} does not end: end its processes, or give another --root"
-            )
-        time.sleep(POLL)
-
-
-def named(pid: int) -> str:
-    """A process by id and start, for ids are used again."""
-    return f"{pid} {start_of(pid)}"
-
-
-def is_alive(process: str) -> bool:
-    pid, _, started = process.partition(" ")
-    return bool(started) and start_of(int(pid)) == started
-
-
-def start_of(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty for one that has ended."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    except OSError:
-        return ""
-    return "" if words[0] in "ZX" else words[19]
-
-
-class Watch:
-    """Takes the place of kfp.local's way to run a task's process: announces it, shows its progress, keeps its output in its own log."""
-
-    def __init__(self, numbered: list[Step], console: Console, scratch: str, lock: Lock, again: Collection[str]):
+    def __init__(
+        self, numbered: list[PipelineStep], console: Console, scratch: str, lock: RunLock, again: Collection[str]
+    ):
         self.steps = {step.name: step for step in numbered}
         self.console, self.scratch, self.lock, self.again = console, scratch, lock, again
         self.outputs: dict[str, Outputs] = {}
@@ -221,8 +124,8 @@ class Watch:
         self.ran = False
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """kfp.local has no hooks: the two functions that it calls for a task and for its process are replaced for a while."""
+    def installed(self) -> Iterator[None]:
+        """Replaces kfp.local's functions for a task and for its process within the context: kfp.local has no hooks."""
         self.execute_single_task = task_executor.execute_single_task
         process = subprocess_task_handler.run_local_subprocess
         task_executor.execute_single_task = self.task
@@ -234,6 +137,7 @@ class Watch:
             subprocess_task_handler.run_local_subprocess = process
 
     def announce(self, end: str) -> None:
+        """Prints the number, name and purpose of the current step."""
         width = len(str(len(self.steps)))
         number = f"\\[{self.step.number:>{width}}/{len(self.steps)}]"
         self.console.print(
@@ -242,28 +146,29 @@ class Watch:
 
     def task(self, task_spec: Any, **others: Any) -> tuple[Outputs, Status]:
         """Runs a task, or takes its outputs from the cache."""
-        self.step, self.ran = self.steps[task_spec.task_info.name], False
-        with forgotten() if self.step.name in self.again else contextlib.nullcontext():
+        self.step = self.steps[task_spec.task_info.name]
+        self.ran = False
+        repeat = self.step.name in self.again
+        with cache_reads_disabled() if repeat else contextlib.nullcontext():
             outputs, status = self.execute_single_task(task_spec=task_spec, **others)
         if self.failure:
             raise self.failure
         if not self.ran:
-            self.announce(f" [dim]· done before{made_by_other(outputs)}[/]")
+            self.announce(f" [dim]· done before{other_revision(outputs)}[/]")
         self.outputs[self.step.name] = outputs
         return outputs, status
 
     def process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        """Runs a task's process to its end, its output in a log beside its artifacts."""
+        """Runs a task's process with its output in a log beside its artifacts, and returns the exit code."""
         from blip.progress import follow_progress
 
         self.ran = True
         self.announce("")
-        folder = Path(
-            json.loads(full_command[full_command.index("--executor_input") + 1])["outputs"]["outputFile"]
-        ).parent
+        executor_input = json.loads(full_command[full_command.index("--executor_input") + 1])
+        folder = Path(executor_input["outputs"]["outputFile"]).parent
         folder.mkdir(parents=True, exist_ok=True)
         log, records = folder / "log.txt", folder / "progress.jsonl"
-        (folder / REVISION).write_text(revision())
+        (folder / REVISION_FILE).write_text(revision(), encoding="utf-8")
         environment = {
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent.parent}/mlflow.db",
             **os.environ,
@@ -288,107 +193,66 @@ class Watch:
                 pass_fds=[self.lock.file.fileno()],
             )
             try:
-                self.lock.note(child.pid)
+                self.lock.write_holder(child.pid)
                 code = child.wait()
             except KeyboardInterrupt:
-                self.console.print(
-                    f"stopping {self.step.name}, which saves its state (once more to hurry)", highlight=False
-                )
+                stopping = f"stopping {self.step.name}, which saves its state (once more to hurry)"
+                self.console.print(stopping, highlight=False)
                 raise
             finally:
-                end(child)
+                end_process(child)
         if code:
-            self.failure = StepError(
-                f"{self.step.name} failed: {reason(log.read_text(errors='replace'), code)}\nits log: {log}"
-            )
+            why = failure_reason(log.read_text(encoding="utf-8", errors="replace"), code)
+            self.failure = StepError(f"{self.step.name} failed: {why}\nits log: {log}")
         else:
-            self.console.print(
-                f"[green]✓[/] {self.step.name} [dim]{duration(time.monotonic() - start)}[/]", highlight=False
-            )
+            duration = format_duration(time.monotonic() - start)
+            self.console.print(f"[green]✓[/] {self.step.name} [dim]{duration}[/]", highlight=False)
         return code
 
 
 @contextlib.contextmanager
-def forgotten() -> Iterator[None]:
-    """Lets the cache know nothing for a while; what is done meanwhile takes the place of what it knew."""
-    known = cache.LocalCache.get
-    setattr(cache.LocalCache, "get", lambda *_: None)  # noqa: B010 (kfp has no switch that keeps what is made)
+def cache_reads_disabled() -> Iterator[None]:
+    """Makes every cache lookup miss within the context; results are still written to the cache."""
+    lookup = cache.LocalCache.get
+    setattr(cache.LocalCache, "get", lambda *_: None)  # noqa: B010 (kfp's own switch disables writes, too)
     try:
         yield
     finally:
-        setattr(cache.LocalCache, "get", known)  # noqa: B010
+        setattr(cache.LocalCache, "get", lookup)  # noqa: B010
 
 
-def made_by_other(outputs: Outputs) -> str:
-    """Says which revision of the code made outputs that are found again, where it was another than this."""
-    folders = {path.parent for path in artifacts(outputs).values()}
-    made = {path.read_text() for folder in folders if (path := folder / REVISION).is_file()}
-    return f" by revision {made.pop()}" if made and made != {revision()} else ""
+def other_revision(outputs: Outputs) -> str:
+    """Returns ` by revision R` for cached outputs that another revision of the code made, else an empty string."""
+    files = {path.parent / REVISION_FILE for path in artifacts(outputs).values()}
+    revisions = {file.read_text(encoding="utf-8") for file in files if file.is_file()}
+    return f" by revision {revisions.pop()}" if revisions and revisions != {revision()} else ""
 
 
 def alarms(outputs: Outputs) -> list[str]:
-    """The alarms that a step raised, in words."""
+    """Returns a line for each alarm of a step."""
     path = artifacts(outputs).get("metrics")
     try:
-        raised = json.loads(path.read_text()).get(ALARMS, []) if path else []
+        raised = json.loads(path.read_text(encoding="utf-8")).get(ALARMS, []) if path else []
     except ValueError:
         return []
     return [f"{alarm['name'].replace('_', ' ')} at step {alarm['step']}" for alarm in raised]
 
 
-def end(child: subprocess.Popen[Any]) -> None:
-    """Ends what is left of a step: politely, so that it saves its state, then for good."""
-    # a second Ctrl-C is in a hurry
-    with contextlib.suppress(KeyboardInterrupt):
-        if child.poll() is None:
-            end_group(child.pid, child.poll)
-    # workers may outlive the process that started them
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
-def end_group(group: int, reap: Callable[[], object] = lambda: None) -> None:
-    """Tells all processes of a group to end, waits until they have, and ends for good those that have not after GRACE seconds.
-
-    The shell that leads a step's group may end at once, while the step itself still saves its state.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        while members(group) and time.monotonic() < deadline:
-            reap()
-            time.sleep(POLL)
-        os.killpg(group, signal.SIGKILL)
-
-
-def members(group: int) -> list[int]:
-    """The processes of a group that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, pgrp = path.read_text().rpartition(") ")[2].split()[:3]
-            if int(pgrp) == group and state not in "ZX":
-                found.append(int(path.parent.name))
-    return found
-
-
-def reason(log: str, code: int) -> str:
-    """Why a step failed: what ended its process, or the exception at the end of its log."""
+def failure_reason(log: str, code: int) -> str:
+    """Returns why a step failed: the signal that ended it, the last exception in its log, or its exit code."""
     number = code - 128 if code > 128 else -code
     if number in set(signal.Signals):
         memory = " (the machine ran out of memory, most likely)" if number == signal.SIGKILL else ""
         return f"ended by {signal.Signals(number).name}{memory}"
-    # torch marks lines of a process group by their rank
-    _, traceback, last = re.sub(r"^\[rank\d+\]: ?", "", log, flags=re.MULTILINE).rpartition(
-        "Traceback (most recent call last):\n"
-    )
+    # torch prefixes the lines of a process group with the rank
+    log = re.sub(r"^\[rank\d+\]: ?", "", log, flags=re.MULTILINE)
+    _, traceback, last = log.rpartition("Traceback (most recent call last):\n")
     exception = re.search(r"^(?:\w+\.)*(\w.*)", last, re.MULTILINE | re.DOTALL) if traceback else None
     return exception[1].strip() if exception else f"exit code {code}"
 
 
-def duration(seconds: float) -> str:
-    """`41 s`, `2 min 05 s`, `1 h 12 min`."""
+def format_duration(seconds: float) -> str:
+    """Returns a duration such as `41 s`, `2 min 05 s` or `1 h 12 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -397,5 +261,5 @@ def duration(seconds: float) -> str:
 
 
 def artifacts(outputs: Outputs) -> dict[str, Path]:
-    """Where a step's artifacts lie."""
+    """Returns the paths of a step's artifacts by name."""
     return {name: Path(value.path) for name, value in outputs.items() if isinstance(value, dsl.Artifact)}

@@ -1,4 +1,4 @@
-"""A pipeline's steps and parameters, as its compiled form states them."""
+"""The steps and parameters of a compiled pipeline."""
 
 import math
 import re
@@ -10,28 +10,29 @@ from kfp.dsl.graph_component import GraphComponent
 
 
 class ParameterError(ValueError):
-    """A `name=value` that the pipeline does not take; the message names it, the rule and the choices."""
+    """An invalid `name=value`; the message names it, the rule and the choices."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """A task of a pipeline, numbered and explained as in the pipeline's docstring."""
+class PipelineStep:
+    """A task of a pipeline with its number and purpose from the pipeline's docstring."""
 
     number: int
     name: str
     purpose: str
 
 
-def steps(pipeline: GraphComponent) -> list[Step]:
-    """The steps that the pipeline's docstring numbers, `3. captioner: what it is for`, in their order."""
+def steps(pipeline: GraphComponent) -> list[PipelineStep]:
+    """Returns the steps that the pipeline's docstring lists as `3. captioner: purpose`, in order."""
     lines = re.findall(r"^\s*(\d+)\. ([\w-]+): (.+)$", pipeline.description or "", re.MULTILINE)
-    return [Step(int(number), name, purpose) for number, name, purpose in lines]
+    return [PipelineStep(int(number), name, purpose) for number, name, purpose in lines]
 
 
 def values(pipeline: GraphComponent, settings: Sequence[str]) -> dict[str, Any]:
-    """Arguments for the pipeline from `name=value` texts; a dotted name is STAGE.KEY of a configuration, and joins the overrides.
+    """Returns the pipeline's arguments from `name=value` texts.
 
-    Raises ParameterError for an unknown name and for a value that its type cannot take.
+    A dotted name is STAGE.KEY of a configuration and is added to `overrides`. Raises ParameterError for an unknown
+    name and for a value of another type.
     """
     kinds = {name: str(spec.type) for name, spec in (pipeline.component_spec.inputs or {}).items()}
     found: dict[str, Any] = {}
@@ -43,20 +44,21 @@ def values(pipeline: GraphComponent, settings: Sequence[str]) -> dict[str, Any]:
         if "." in name and "overrides" in kinds:
             overrides.append(setting)
         elif name not in kinds:
-            raise ParameterError(
-                f"unknown parameter {name}; choices: {', '.join(sorted(kinds))}, or STAGE.KEY of a configuration"
-            )
+            choices = ", ".join(sorted(kinds))
+            raise ParameterError(f"unknown parameter {name}; choices: {choices}, or STAGE.KEY of a configuration")
         else:
-            found[name] = value(name, kinds[name], text)
-    return {**found, "overrides": [*found.get("overrides", []), *overrides]} if overrides else found
+            found[name] = parse_argument(name, kinds[name], text)
+    if overrides:
+        found["overrides"] = [*found.get("overrides", []), *overrides]
+    return found
 
 
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
-"""What a parameter's value is: kfp casts nothing and refuses an integer where a float is due."""
+"""The Python types of kfp's parameter types; kfp does not convert, and refuses an integer for a float."""
 
 
-def value(name: str, kind: str, text: str) -> Any:
-    """A parameter's value from its text."""
+def parse_argument(name: str, kind: str, text: str) -> Any:
+    """Returns a parameter's value from its text. Raises ParameterError if it is not of the parameter's type."""
     from blip.config import one_line, value_of
 
     wanted = KINDS[kind.partition("[")[0]]

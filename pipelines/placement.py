@@ -1,4 +1,4 @@
-"""Where steps run on a cluster: GPUs, memory, pools, secrets, retries. One machine ignores all of it."""
+"""Placement of steps on a cluster: GPUs, memory, node pools, secrets, retries. A local run ignores all of it."""
 
 import os
 from typing import Any
@@ -8,46 +8,45 @@ from kfp import dsl, kubernetes
 from blip.launch import job
 
 POOL = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
-"""Labels of the nodes that train; the default is what NVIDIA's device plugin writes on an A100. Values must be strings."""
+"""Labels of the GPU nodes, with string values; the default is the label of NVIDIA's device plugin for an A100."""
 TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-"""Taints that GPU steps put up with; a spot pool needs its own taint here and its own label in the pool."""
+"""Taints that GPU steps tolerate; a spot pool needs its taint here and its label in the pool."""
 SECRET = CONFIG_MAP = "blip"
-"""What holds keys and settings; both are optional: with workload identity there is no such secret."""
-SECRETS = {key: variable for variable, key in job.SECRETS.items()}
-CONFIG = {key: variable for variable, key in job.SETTINGS.items()}
-"""The variables of a step, by the keys that hold them: those of the jobs that it starts."""
+"""Names of the objects with credentials and settings; both are optional, as with workload identity."""
+SECRET_VARIABLES = {key: variable for variable, key in job.SECRETS.items()}
+CONFIG_VARIABLES = {key: variable for variable, key in job.SETTINGS.items()}
+"""The environment variables of a step by the key that holds the value, as for the jobs that it starts."""
 SHARED_MEMORY = os.environ.get("BLIP_SHARED_MEMORY", "32Gi")
-"""Size of /dev/shm, through which loader workers and NCCL pass data; it counts against the memory limit and is fixed when compiling."""
-
-RETRIES, FIRST_PAUSE, PAUSE_FACTOR = 3, "60s", 2.0
+"""Size of /dev/shm for loader workers and NCCL; it counts against the memory limit and is fixed at compile time."""
+RETRIES, FIRST_RETRY_PAUSE, RETRY_PAUSE_FACTOR = 3, "60s", 2.0
 RETRY_WINDOW = "2592000s"
-"""How long after its first attempt began a step may be tried again: 30 days. The controller also ends a later attempt at that moment."""
+"""30 days: the time from the start of the first attempt at which the controller stops retries and running attempts."""
 USER = 10001
-"""User and group of the image. The restricted pod security standard wants a pod to name a user other than root."""
+"""User and group of the image; the restricted pod security standard requires a user other than root."""
 
 
-def on_cluster(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
-    """What every step has: its name here and in MLflow, the image, its user, credentials, and retries for nodes that get lost."""
+def place_step(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
+    """Sets the name, in MLflow alike, the image and its user, the credentials, and retries for lost nodes."""
     task.set_display_name(name).set_container_image(image)
-    task.set_retry(RETRIES, FIRST_PAUSE, PAUSE_FACTOR, RETRY_WINDOW)
+    task.set_retry(RETRIES, FIRST_RETRY_PAUSE, RETRY_PAUSE_FACTOR, RETRY_WINDOW)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
-    kubernetes.use_secret_as_env(task, SECRET, SECRETS, optional=True)
-    kubernetes.use_config_map_as_env(task, CONFIG_MAP, CONFIG, optional=True)
-    # the records of one run lie together in MLflow
+    kubernetes.use_secret_as_env(task, SECRET, SECRET_VARIABLES, optional=True)
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, CONFIG_VARIABLES, optional=True)
+    # groups the steps of one pipeline run in MLflow
     kubernetes.use_field_path_as_env(task, "BLIP_GROUP", "metadata.labels['pipeline/runid']")
     return task.set_env_variable("MLFLOW_RUN_NAME", name)
 
 
 def not_cached(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """A step that looks at the world outside: what there is now is not what there was, so no cache can answer for it."""
+    """Turns off caching for a step that reads state outside the pipeline."""
     return task.set_caching_options(False)
 
 
 def on_cpu(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
-    """A step that reads, writes and decides."""
+    """Places a step without GPUs."""
     return (
-        on_cluster(task, image, name)
+        place_step(task, image, name)
         .set_cpu_request("1")
         .set_cpu_limit("4")
         .set_memory_request("4Gi")
@@ -66,10 +65,10 @@ def on_gpu(
     pool: Any,
     tolerations: Any,
 ) -> dsl.PipelineTask:
-    """A step that trains or predicts, on a node of the pool."""
-    on_cluster(task, image, name)
+    """Places a step that trains or predicts on a GPU node of the pool."""
+    place_step(task, image, name)
     task.set_accelerator_type(gpu_type).set_accelerator_limit(gpus).set_cpu_limit(cpu).set_memory_limit(memory)
-    # kfp 2.17 forgets these inside loops and conditions
+    # kfp 2.17 does not pass these into loops and conditions
     task.register_pipeline_channels([gpus, gpu_type, cpu, memory])
     kubernetes.add_node_selector_json(task, pool)
     kubernetes.add_toleration_json(task, tolerations)

@@ -1,4 +1,4 @@
-"""The retraining, as a pipeline: what came to the web shards since the last run goes through a bootstrap of its own."""
+"""The retraining pipeline: bootstraps on the web shards that have arrived since the last run."""
 
 import inspect
 from typing import Any, cast
@@ -11,16 +11,20 @@ from pipelines.bootstrap import bootstrap
 from pipelines.parameters import steps
 from pipelines.placement import not_cached, on_cpu
 
-# kfp's types do not say what the decorator makes of a function
+# kfp's types do not state the return type of its decorator
 BOOTSTRAP = cast(GraphComponent, bootstrap)
 STEPS = "\n".join(f"{step.number + 1}. {step.name}: {step.purpose}" for step in steps(BOOTSTRAP))
-PARAMETERS = inspect.signature(BOOTSTRAP.pipeline_func).parameters
-"""Those of the bootstrap; where the web pairs lie is not asked but found."""
+PARAMETERS = {
+    name: parameter
+    for name, parameter in inspect.signature(BOOTSTRAP.pipeline_func).parameters.items()
+    if name != "source"
+}
+"""The parameters of the bootstrap except `source`, which is not asked for but found."""
 
 
-def retrain(*given: Any):
-    """Looks, and runs the bootstrap on what it found; it is given a value for each of PARAMETERS but the source, in their order."""
-    values = dict(zip([name for name in PARAMETERS if name != "source"], given, strict=True))
+def find_and_bootstrap(*given: Any):
+    """Finds new shards and bootstraps on them, given a value for each of PARAMETERS, in order."""
+    values = dict(zip(PARAMETERS, given, strict=True))
     settings = {key: values[key] for key in ("name", "preset", "overrides", "store")}
     found = not_cached(on_cpu(find_new_shards(**settings), image=values["image"], name="find-new-shards"))
     with dsl.If(found.outputs["Output"] > 0, name="new shards"):
@@ -28,10 +32,10 @@ def retrain(*given: Any):
 
 
 # kfp reads a pipeline's parameters from its function's signature
-retrain.__signature__ = inspect.Signature([one for name, one in PARAMETERS.items() if name != "source"])  # pyright: ignore
+find_and_bootstrap.__signature__ = inspect.Signature(list(PARAMETERS.values()))  # pyright: ignore
 retrain = dsl.pipeline(
-    retrain,
+    find_and_bootstrap,
     name="retrain",
-    description="Bootstraps on the web shards that no finished run has learnt from, and does nothing, saying so, when there are none."
+    description="Bootstraps on the web shards that no finished run was trained on; without new shards it does nothing."
     f"\n\n1. find-new-shards: find the web shards that no finished run was trained on\n{STEPS}",
 )

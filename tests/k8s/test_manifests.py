@@ -165,8 +165,8 @@ def test_a_step_may_do_what_launching_a_job_takes_and_no_more():
 
 def test_names_are_the_same_wherever_they_are_written():
     example, settings = secrets(), set(of("local", "ConfigMap")["blip"]["data"])
-    assert {key: name for name, key in jobs.SECRETS.items()} == placement.SECRETS
-    assert {key: name for name, key in jobs.SETTINGS.items()} == placement.CONFIG
+    assert {key: name for name, key in jobs.SECRETS.items()} == placement.SECRET_VARIABLES
+    assert {key: name for name, key in jobs.SETTINGS.items()} == placement.CONFIG_VARIABLES
     assert set(jobs.SECRETS.values()) == example[placement.SECRET]
     assert set(jobs.SETTINGS.values()) <= settings
     assert "blip-worker" in of("local", "ServiceAccount")

@@ -43,7 +43,10 @@ def refusals(pod: Tree) -> list[str]:
             found.append(f"{name}: unrestricted capabilities")
         if set(own.get("capabilities", {}).get("add", [])) - {"NET_BIND_SERVICE"}:
             found.append(f"{name}: added capabilities")
-        if own.get("seccompProfile", whole.get("seccompProfile", {})).get("type") not in ("RuntimeDefault", "Localhost"):
+        if own.get("seccompProfile", whole.get("seccompProfile", {})).get("type") not in (
+            "RuntimeDefault",
+            "Localhost",
+        ):
             found.append(f"{name}: seccompProfile")
         if own.get("privileged"):
             found.append(f"{name}: privileged")

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.cron import CronError, check
+from pipelines.cron import CronError, check_cron
 
 
 @pytest.mark.parametrize(
@@ -15,12 +15,12 @@ from pipelines.cron import CronError, check
     ],
 )
 def test_six_fields_are_taken(text):
-    assert check(text) == " ".join(text.split())
+    assert check_cron(text) == " ".join(text.split())
 
 
 def test_five_fields_are_refused_with_the_reason_and_the_way_out():
     with pytest.raises(CronError, match=r"'0 3 .* would be read as second.* Put the second before them: '0 0 3 "):
-        check("0 3 * * *")
+        check_cron("0 3 * * *")
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_five_fields_are_refused_with_the_reason_and_the_way_out():
 )
 def test_what_would_never_run_is_refused(text, said):
     with pytest.raises(CronError, match=said):
-        check(text)
+        check_cron(text)

@@ -252,7 +252,9 @@ def test_a_retry_window_shorter_than_a_step(faults, window):
     assert f"root.say: is tried again only within {window or '3600s'} of its first start" in fault
 
 
-@pytest.mark.parametrize("context", [{}, {"run_as_non_root": True}, {"run_as_user": 10001}, {"run_as_user": 0, "run_as_non_root": True}])
+@pytest.mark.parametrize(
+    "context", [{}, {"run_as_non_root": True}, {"run_as_user": 10001}, {"run_as_user": 0, "run_as_non_root": True}]
+)
 def test_a_step_whose_pod_the_namespace_refuses(faults, context):
     def trapped():
         task = say(settings=SETTINGS).set_retry(3, backoff_max_duration="86400s")

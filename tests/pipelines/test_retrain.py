@@ -34,7 +34,10 @@ def spec(text) -> dict:
 
 def test_the_bootstrap_runs_under_the_condition_on_the_manifest_of_what_is_new(spec):
     look, condition = spec["root"]["dag"]["tasks"]["find-new-shards"], spec["root"]["dag"]["tasks"]["condition-1"]
-    assert condition["triggerPolicy"]["condition"] == "int(inputs.parameter_values['pipelinechannel--find-new-shards-Output']) > 0"
+    assert (
+        condition["triggerPolicy"]["condition"]
+        == "int(inputs.parameter_values['pipelinechannel--find-new-shards-Output']) > 0"
+    )
     assert not look["cachingOptions"].get("enableCache")
     (inner,) = spec["components"]["comp-condition-1"]["dag"]["tasks"].values()
     given = {name: one["componentInputParameter"] for name, one in inner["inputs"]["parameters"].items()}
