@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from blip.capfilt.shard import ShardBootstrap, ShardConfig
 from blip.capfilt.stream import StreamConfig
-from blip.config import load
+from blip.config import load_config
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import local_copy, write_shards
@@ -83,7 +83,7 @@ def main(
 def build(preset: str, tokenizer: Tokenizer) -> tuple[Captioning, Retrieval]:
     """Returns captioner and filter of a preset with random weights."""
     torch.manual_seed(0)
-    configs = [load(RunConfig, stage, preset).with_tokenizer(tokenizer) for stage in ("captioner", "filter")]
+    configs = [load_config(RunConfig, stage, preset).with_tokenizer(tokenizer) for stage in ("captioner", "filter")]
     models = [build_model(cfg.task, cfg.model) for cfg in configs]
     cfg = configs[1].task.model_copy(update={"alignment": AlignmentConfig(queue=1)})
     text_filter = Retrieval(cfg, models[1], tokenizer)  # pyright: ignore[reportArgumentType]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blip.batch import Batch, Example
-from blip.config import load
+from blip.config import load_config
 from blip.data.tokenizer import Tokenizer
 from blip.distributed import device
 from blip.runs.config import RunConfig
@@ -44,7 +44,7 @@ def main(
 ) -> None:
     """Prints milliseconds per step and images per second of each variant, and its time relative to the plain loop."""
     torch.set_num_threads(1)
-    cfg = load(RunConfig, stage, preset, [f"engine.precision={precision}"])
+    cfg = load_config(RunConfig, stage, preset, [f"engine.precision={precision}"])
     tokenizer = Tokenizer.train([" ".join(WORDS)], vocab_size=200)
     cfg = cfg.with_tokenizer(tokenizer)
     torch.manual_seed(0)

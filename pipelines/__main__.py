@@ -21,6 +21,7 @@ from rich.table import Table
 
 from pipelines import cron, lint, local, parameters
 from pipelines.cluster import KubeflowError, KubeflowPipelines
+from pipelines.run_lock import RootError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -143,7 +144,7 @@ def submit(
     no_cache: NoCache = False,
     again: Again = [],  # noqa: B006
 ) -> None:
-    """Run the pipeline on the cluster at KFP_HOST, published as its newest version unless --no-cache or --again is given."""
+    """Run the pipeline on the cluster at KFP_HOST; it is published first unless --no-cache or --again is given."""
     pipeline = find_pipeline(name)
     repeated = steps_to_repeat(pipeline, no_cache, again)
     arguments = parameters.values(pipeline, settings)
@@ -241,7 +242,7 @@ def main() -> None:
     except (parameters.ParameterError, cron.CronError) as error:
         screen(sys.stderr).print(escape(str(error)))
         raise SystemExit(EXIT_MISTAKE) from None
-    except (KubeflowError, local.RootError) as error:
+    except (KubeflowError, RootError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

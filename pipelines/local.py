@@ -2,20 +2,18 @@
 
 import contextlib
 import copy
-import fcntl
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from kfp import dsl, local
 from kfp.dsl.graph_component import GraphComponent

@@ -59,11 +59,11 @@ KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List":
 
 def parse_argument(name: str, kind: str, text: str) -> Any:
     """Returns a parameter's value from its text. Raises ParameterError if it is not of the parameter's type."""
-    from blip.config import one_line, value_of
+    from blip.config import one_line, parse_value
 
     wanted = KINDS[kind.partition("[")[0]]
     try:
-        found = wanted(text) if wanted in (str, int, float) else value_of(text, name)
+        found = wanted(text) if wanted in (str, int, float) else parse_value(text, name)
     except ValueError as error:
         raise ParameterError(one_line(f"{name}={text[:120]}: must be of type {wanted.__name__}: {error}")) from None
     if not isinstance(found, wanted) or (isinstance(found, float) and not math.isfinite(found)):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blip.config import Config, ConfigError, load, presets, stages, validate
+from blip.config import Config, ConfigError, load_config, presets, stages, validate
 from blip.runs.config import RunConfig
 from blip.runs.stages import configs
 from blip.workers.queue import LeaseConfig
@@ -20,7 +20,7 @@ TARS = ["data.gold=gold", "data.web=web", "data.test=test"]
 @pytest.mark.parametrize("stage", stages())
 def test_every_preset_has_every_stage(preset: str, stage: str):
     given = TARS if stage == "ingest" and preset != "shapes" else []
-    assert isinstance(load(configs()[stage], stage, preset, given), Config)
+    assert isinstance(load_config(configs()[stage], stage, preset, given), Config)
 
 
 def test_the_presets_are_the_sizes_and_the_stages_those_of_the_bootstrap():
@@ -35,29 +35,29 @@ def write(path: Path, **settings: object) -> str:
 
 def test_a_file_changes_the_recipe(tmp_path: Path):
     mine = write(tmp_path / "mine.yaml", pretrain={"epochs": 3, "model": {"vision": {"depth": 2}}})
-    cfg, base = load(RunConfig, "pretrain", mine), load(RunConfig, "pretrain", "base")
+    cfg, base = load_config(RunConfig, "pretrain", mine), load_config(RunConfig, "pretrain", "base")
     assert (cfg.epochs, cfg.model.vision.depth) == (3, 2)
     assert cfg.model.vision.width == base.model.vision.width
-    assert load(RunConfig, "filter", mine) == load(RunConfig, "filter", "base")
+    assert load_config(RunConfig, "filter", mine) == load_config(RunConfig, "filter", "base")
 
 
 def test_a_file_changes_another_preset_and_that_one_another(tmp_path: Path):
     write(tmp_path / "first.yaml", extends="shapes", pretrain={"epochs": 3})
     second = write(tmp_path / "second.yaml", extends="first.yaml", **{"pretrain, filter": {"optimizer": {"lr": 0.5}}})
-    cfg = load(RunConfig, "pretrain", second, ["epochs=7"])
+    cfg = load_config(RunConfig, "pretrain", second, ["epochs=7"])
     assert (cfg.epochs, cfg.optimizer.lr, cfg.model.vision.size) == (7, 0.5, 32)
-    assert load(RunConfig, "pretrain", second).epochs == 3
-    assert load(RunConfig, "captioner", second).optimizer.lr == 3e-3
+    assert load_config(RunConfig, "pretrain", second).epochs == 3
+    assert load_config(RunConfig, "captioner", second).optimizer.lr == 3e-3
 
 
 def test_of_two_keys_of_a_stage_the_later_one_has_the_last_word(tmp_path: Path):
     text = "pretrain, filter: {epochs: 1}\nfilter: {epochs: 2}\n"
     (tmp_path / "mine.yaml").write_text(text)
-    assert [load(RunConfig, stage, str(tmp_path / "mine.yaml")).epochs for stage in ("pretrain", "filter")] == [1, 2]
+    assert [load_config(RunConfig, stage, str(tmp_path / "mine.yaml")).epochs for stage in ("pretrain", "filter")] == [1, 2]
 
 
 def test_a_section_of_another_type_begins_anew():
-    cfg = load(RunConfig, "captioner", "base", ["task.decoding.type=nucleus", "task.decoding.top_p=0.7"])
+    cfg = load_config(RunConfig, "captioner", "base", ["task.decoding.type=nucleus", "task.decoding.top_p=0.7"])
     assert cfg.task.model_dump()["decoding"] == {
         "type": "nucleus",
         "top_p": 0.7,
@@ -69,7 +69,7 @@ def test_a_section_of_another_type_begins_anew():
 
 
 def test_a_section_on_the_command_line_takes_the_place_of_the_recipes():
-    cfg = load(RunConfig, "pretrain", "base", ["loader={batch: 8}"])
+    cfg = load_config(RunConfig, "pretrain", "base", ["loader={batch: 8}"])
     assert (cfg.loader.batch, cfg.loader.micro_batch, cfg.loader.workers) == (8, None, 0)
 
 
@@ -92,7 +92,7 @@ def test_a_section_on_the_command_line_takes_the_place_of_the_recipes():
 def test_a_presets_mistake_is_one_line(tmp_path: Path, text: str, said: str):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError) as wrong:
-        load(RunConfig, "pretrain", str(tmp_path / "mine.yaml"))
+        load_config(RunConfig, "pretrain", str(tmp_path / "mine.yaml"))
     assert said in str(wrong.value)
     assert "\n" not in str(wrong.value)
 
@@ -143,10 +143,10 @@ MEET = [
 @pytest.mark.parametrize(("stage", "override", "said"), MEET)
 def test_numbers_that_do_not_fit_together_are_one_short_line(stage: str, override: str, said: str | None):
     if said is None:
-        load(configs()[stage], stage, "shapes", [override])
+        load_config(configs()[stage], stage, "shapes", [override])
         return
     with pytest.raises(ConfigError) as wrong:
-        load(configs()[stage], stage, "shapes", [override])
+        load_config(configs()[stage], stage, "shapes", [override])
     line = str(wrong.value)
     assert line.startswith(f"{stage} (preset shapes): ")
     assert said in line
@@ -330,15 +330,15 @@ def said(make) -> str | None:
 )
 def test_whatever_stands_in_an_override_ends_in_a_value_or_in_lines(key: str):
     began = time.monotonic()
-    wrong = [said(lambda value=value: load(RunConfig, "pretrain", "shapes", [f"{key}={value}"])) for value in VALUES]
+    wrong = [said(lambda value=value: load_config(RunConfig, "pretrain", "shapes", [f"{key}={value}"])) for value in VALUES]
     assert time.monotonic() - began < 30
     assert sum(error is not None for error in wrong) > len(VALUES) / 3 or key == "init.text"
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_whatever_stands_for_a_key_ends_in_lines(key: str):
-    assert said(lambda: load(RunConfig, "pretrain", "shapes", [f"{key}=1"]))
-    assert said(lambda: load(RunConfig, "pretrain", "shapes", [key]))
+    assert said(lambda: load_config(RunConfig, "pretrain", "shapes", [f"{key}=1"]))
+    assert said(lambda: load_config(RunConfig, "pretrain", "shapes", [key]))
 
 
 @pytest.mark.parametrize("bomb", ["lists", "sections", "itself", "merged"])
@@ -354,7 +354,7 @@ def test_aliases_that_multiply_end_in_a_line(tmp_path: Path, bomb: str):
     }
     (tmp_path / "bomb.yaml").write_text(texts[bomb])
     began = time.monotonic()
-    error = said(lambda: load(RunConfig, "pretrain", str(tmp_path / "bomb.yaml")))
+    error = said(lambda: load_config(RunConfig, "pretrain", str(tmp_path / "bomb.yaml")))
     assert error is not None
     assert "anchors and aliases make more than" in error
     assert time.monotonic() - began < 5
@@ -386,21 +386,21 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_whatever_stands_in_a_file_ends_in_a_value_or_in_lines(tmp_path: Path, name: str):
     (tmp_path / "mine.yaml").write_bytes(FILES[name])
-    error = said(lambda: load(RunConfig, "pretrain", str(tmp_path / "mine.yaml"), []))
+    error = said(lambda: load_config(RunConfig, "pretrain", str(tmp_path / "mine.yaml"), []))
     assert (error is None) == (name == "nothing"), error
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path):
     (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbfpretrain: {epochs: 1}\n")
-    assert load(RunConfig, "pretrain", str(tmp_path / "mine.yaml")).epochs == 1
+    assert load_config(RunConfig, "pretrain", str(tmp_path / "mine.yaml")).epochs == 1
 
 
 def test_a_folder_and_nothing_are_no_preset(tmp_path: Path):
     (tmp_path / "folder.yaml").mkdir()
     assert "folder.yaml is a folder, not a file" in (
-        said(lambda: load(RunConfig, "pretrain", str(tmp_path / "folder.yaml"))) or ""
+        said(lambda: load_config(RunConfig, "pretrain", str(tmp_path / "folder.yaml"))) or ""
     )
-    assert "no such file" in (said(lambda: load(RunConfig, "pretrain", str(tmp_path / "none.yaml"))) or "")
+    assert "no such file" in (said(lambda: load_config(RunConfig, "pretrain", str(tmp_path / "none.yaml"))) or "")
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_a_folder_and_nothing_are_no_preset(tmp_path: Path):
     ],
 )
 def test_a_path_needs_no_quotes(path: str):
-    assert load(configs()["ingest"], "ingest", "base", [*TARS, f"data.web={path}"]).model_dump()["data"]["web"] == path
+    assert load_config(configs()["ingest"], "ingest", "base", [*TARS, f"data.web={path}"]).model_dump()["data"]["web"] == path
 
 
 @pytest.mark.parametrize(
@@ -444,14 +444,14 @@ def test_a_path_needs_no_quotes(path: str):
 )
 def test_a_value_that_cannot_be_is_named(override: str, said: str):
     with pytest.raises(ConfigError) as wrong:
-        load(RunConfig, "pretrain", "shapes", [override])
+        load_config(RunConfig, "pretrain", "shapes", [override])
     assert said in str(wrong.value)
     assert "\n" not in str(wrong.value)
 
 
 def test_a_key_is_named_as_it_is_written():
     with pytest.raises(ConfigError) as wrong:
-        load(configs()["select"], "select", "base", ["rule.web=2", "rule.webb=1"])
+        load_config(configs()["select"], "select", "base", ["rule.web=2", "rule.webb=1"])
     assert str(wrong.value).splitlines() == [
         "select (preset base): rule.web: Input should be less than or equal to 1 (given: 2)",
         "select (preset base): unknown key rule.webb; did you mean web? choices: origins, synthetic, type, web",

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from blip.config import Config, load
+from blip.config import Config, load_config
 
 C = TypeVar("C", bound=Config)
 
@@ -19,4 +19,4 @@ class RunContext(Config):
 
     def settings(self, cls: type[C], stage: str) -> C:
         """The configuration of a stage. Raises ConfigError."""
-        return load(cls, stage, self.preset, self.overrides)
+        return load_config(cls, stage, self.preset, self.overrides)

@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from pydantic import Field, model_validator
 
-from blip.config import Config, ConfigError, load
+from blip.config import Config, ConfigError, load_config
 from blip.data.datasets import shapes
 from blip.data.discover import Limits, discover
 from blip.data.judge import JUDGE, SHAPES
@@ -93,7 +93,7 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
     prefix of tars, or a manifest (`.json`). Tars that were read into the same store before, and are as they were, are not read again.
     """
     began = time.monotonic()
-    cfg = load(IngestConfig, "ingest", context.preset, with_source(source, context.overrides))
+    cfg = load_config(IngestConfig, "ingest", context.preset, with_source(source, context.overrides))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     probe(open_store(context.store), conditional=False)

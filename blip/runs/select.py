@@ -11,7 +11,7 @@ from blip.capfilt.chosen import choose
 from blip.capfilt.job import CapFiltConfig
 from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.scores import Scores, ScoresSource
-from blip.config import ConfigError, load, merged, set_value, validate
+from blip.config import ConfigError, load_config, merged, set_value, validate
 from blip.data.judge import judge_of
 from blip.data.manifest import Manifest
 from blip.logs import log
@@ -74,7 +74,7 @@ def settings(context: RunContext, data: str | Path, threshold: str) -> Selection
     if not context.preset and before.is_file():
         base = validate(SelectionConfig, Manifest.load(before).meta.get("selection", {}), f"selection of {before}")
     else:
-        base = load(SelectionConfig, "select", context.preset or "base")
+        base = load_config(SelectionConfig, "select", context.preset or "base")
     values = base.model_dump(mode="json")
     if threshold:
         values["rule"] = with_threshold(values["rule"], threshold)

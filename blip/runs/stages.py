@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from blip.config import Config, ConfigError, load
+from blip.config import Config, ConfigError, load_config
 
 
 def configs() -> dict[str, type[Config]]:
@@ -43,7 +43,7 @@ def check(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
     ]
     for stage, cls in stages.items():
         try:
-            found[stage] = load(cls, stage, preset, overrides_for(stage, overrides))
+            found[stage] = load_config(cls, stage, preset, overrides_for(stage, overrides))
         except ConfigError as error:
             wrong.append(str(error))
     if wrong:

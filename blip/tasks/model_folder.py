@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from blip.config import Config, ConfigError, validate
-from blip.config import read as read_config
+from blip.config import Config, ConfigError, read_config, validate
 from blip.data.tokenizer import Tokenizer
 from blip.models.med import MED, MEDConfig
 from blip.models.nlvr import NLVRModel

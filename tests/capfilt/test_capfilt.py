@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tiny_models import both, captioner, model_folder, samples, text_filter
 
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
-from blip.config import ConfigError, load, presets
+from blip.config import ConfigError, load_config, presets
 from blip.data.datasets.shapes import ShapesConfig, is_true, web_samples
 from blip.data.judge import JUDGE, SHAPES
 from blip.data.loader import Loader, LoaderConfig
@@ -476,4 +476,4 @@ def test_a_job_is_the_same_as_long_as_its_output_is(folder: Path):
 
 @pytest.mark.parametrize("preset", presets())
 def test_presets_are_sound(preset: str):
-    assert load(CapFiltConfig, "capfilt", preset).stream.captions >= 1
+    assert load_config(CapFiltConfig, "capfilt", preset).stream.captions >= 1

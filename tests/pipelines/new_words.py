@@ -1,4 +1,4 @@
-"""A pipeline with the steps `find-new-shards` and `ingest` of the real ones, which goes on only when there is something new."""
+"""A pipeline with the real steps `find-new-shards` and `ingest`; without new shards it ends after the first."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Markdown, Output
@@ -24,7 +24,7 @@ def report(
         raise ValueError("no paper")
     mark_trained("blip", store, data.path)
     for path in (page.path, summary.path, card.path):
-        pathlib.Path(path).write_text(pathlib.Path(data.path, "web.json").read_text())
+        pathlib.Path(path).write_text(pathlib.Path(data.path, "web.json").read_text(encoding="utf-8"))
 
 
 @dsl.pipeline(name="learn")

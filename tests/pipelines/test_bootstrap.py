@@ -13,7 +13,7 @@ from pipelines.retrain import retrain
 def text(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("build") / "bootstrap.yaml"
     compiler.Compiler().compile(bootstrap, str(path))
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

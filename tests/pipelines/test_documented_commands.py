@@ -32,7 +32,7 @@ NOT_RUN = {
     "eksctl ": "makes a cluster, for money",
     "aws ": "makes a bucket, for money",
     "for kind in ": "makes node pools, for money",
-    "kubectl ": "needs a cluster; tests/k8s builds and checks all manifests, tests/cluster applies them to a real API server",
+    "kubectl ": "needs a cluster; tests/k8s checks all manifests, tests/cluster applies them to a real API server",
     "export BLIP_IMAGE=": "names the image of a registry",
     "export KFP_HOST=": "the tests have a server of their own",
     "PIPELINES=": "versions for the kubectl commands that follow",
@@ -54,7 +54,7 @@ COMMAND = re.compile(
 
 
 def commands(path: Path) -> list[str]:
-    """The commands of a page's indented blocks, one a line however they are broken; lines of other kinds of text are left out."""
+    """Returns the commands in a page's indented blocks, continued lines joined, without other text."""
     text = re.sub(r"\\\n\s+", "", path.read_text(encoding="utf-8"))
     text = re.sub(
         r"^ +for .*?^ +done$", lambda loop: re.sub(r"\n\s+", " ", loop[0]), text, flags=re.MULTILINE | re.DOTALL
@@ -135,7 +135,9 @@ def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monke
     finally:
         bucket.objects.delete()
         bucket.delete()
-    assert json.loads((tmp_path / "data" / "web.json").read_text())["shards"][41]["name"].endswith("00041.tar")
+    assert json.loads((tmp_path / "data" / "web.json").read_text(encoding="utf-8"))["shards"][41]["name"].endswith(
+        "00041.tar"
+    )
     assert list((tmp_path / "exported").rglob("model.safetensors"))
     assert (tmp_path / "stricter" / "bootstrapped.json").is_file()
     assert (tmp_path / "scores" / "metrics.json").is_file()

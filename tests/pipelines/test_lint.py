@@ -54,7 +54,7 @@ def faults(tmp_path: Path):
 
     def find(function) -> list[str]:
         compiler.Compiler().compile(dsl.pipeline(name="trapped")(function), str(tmp_path / "trapped.yaml"))
-        return lint.faults((tmp_path / "trapped.yaml").read_text())
+        return lint.faults((tmp_path / "trapped.yaml").read_text(encoding="utf-8"))
 
     return find
 
@@ -294,8 +294,8 @@ def test_what_is_too_large_for_the_cluster(faults, tmp_path, monkeypatch):
         one()
 
     assert faults(trapped) == []
-    monkeypatch.setattr(lint, "LARGEST", 1000)
-    monkeypatch.setattr(lint, "LARGEST_SOURCE", 100)
-    found = lint.faults((tmp_path / "trapped.yaml").read_text())
+    monkeypatch.setattr(lint, "MAX_PIPELINE_BYTES", 1000)
+    monkeypatch.setattr(lint, "MAX_SOURCE_BYTES", 100)
+    found = lint.faults((tmp_path / "trapped.yaml").read_text(encoding="utf-8"))
     assert len(found) == 2
-    assert all("belongs into the library" in fault or "bytes long" in fault for fault in found)
+    assert all("belongs in the library" in fault or "bytes long" in fault for fault in found)

@@ -19,7 +19,7 @@ from three_steps import three_steps
 from typer.testing import CliRunner
 
 from pipelines import __main__ as command
-from pipelines import local
+from pipelines import local, processes, run_lock
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def go(tmp_path: Path):
         screen = io.StringIO()
         given = {"runs": str(tmp_path), **arguments}
         try:
-            local.run(three_steps, given, tmp_path / "root", Console(file=screen, soft_wrap=True), again)
+            local.run_locally(three_steps, given, tmp_path / "root", Console(file=screen, soft_wrap=True), again)
         except local.StepError as error:
             return screen.getvalue(), str(error)
         return screen.getvalue(), ""
@@ -40,7 +40,9 @@ def go(tmp_path: Path):
 
 def count(tmp_path: Path) -> dict[str, int]:
     return {
-        name: len((tmp_path / name).read_text()) for name in ("make", "work", "report") if (tmp_path / name).exists()
+        name: len((tmp_path / name).read_text(encoding="utf-8"))
+        for name in ("make", "work", "report")
+        if (tmp_path / name).exists()
     }
 
 
@@ -99,7 +101,7 @@ def test_a_failure_names_the_step_the_reason_and_the_log_and_the_next_run_goes_o
     assert "[3/3]" not in seen
     assert error.startswith("double failed: ValueError: the word a is too long;\nuse a shorter one\n")
     log = Path(re.search(r"its log: (.*)", error)[1])
-    assert 'raise ValueError(f"the word' in log.read_text()
+    assert 'raise ValueError(f"the word' in log.read_text(encoding="utf-8")
     (tmp_path / "trouble").unlink()
     seen, error = go()
     assert error == ""
@@ -128,19 +130,22 @@ def test_a_run_leaves_the_process_and_the_temporary_folder_as_they_were(go, tmp_
 
 def test_two_runs_do_not_share_a_folder(go, tmp_path):
     with (
-        local.alone(tmp_path / "root", Console()),
-        pytest.raises(local.RootError, match=r"another run is at work in .*: wait for it"),
+        run_lock.locked(tmp_path / "root", Console()),
+        pytest.raises(run_lock.RootError, match=r"another run is at work in .*: wait for it"),
     ):
         go()
     assert go()[1] == ""
 
 
-SCRIPT = (
-    "import sys; from pathlib import Path; from pipelines import __main__ as command; from three_steps import three_steps;"
-    "command.find = lambda _: three_steps; command.show = lambda _: None;"
-    "sys.argv = ['pipelines', 'run', 'three-steps', '--root', sys.argv[1] + '/root', '--set', 'runs=' + sys.argv[1], *sys.argv[2:]];"
-    "command.main()"
-)
+SCRIPT = """
+import sys; from pathlib import Path
+from pipelines import __main__ as command; from three_steps import three_steps
+command.find_pipeline = lambda _: three_steps
+command.print_summary = lambda _: None
+root, runs = sys.argv[1] + '/root', 'runs=' + sys.argv[1]
+sys.argv = ['pipelines', 'run', 'three-steps', '--root', root, '--set', runs, *sys.argv[2:]]
+command.main()
+"""
 
 
 @pytest.fixture
@@ -165,7 +170,7 @@ def start(tmp_path):
 
 def pids(tmp_path: Path) -> list[int]:
     """The processes of a step that hangs, once it does."""
-    return eventually(lambda: [int(pid) for pid in (tmp_path / "pids").read_text().split()] or None)
+    return eventually(lambda: [int(pid) for pid in (tmp_path / "pids").read_text(encoding="utf-8").split()] or None)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -175,7 +180,7 @@ def test_a_run_that_is_told_to_end_lets_its_step_save_and_says_how_to_go_on(star
     run.send_signal(number)
     said, _ = run.communicate(timeout=60)
     assert run.returncode == code, said
-    assert (tmp_path / "saved").read_text() == "all of it"
+    assert (tmp_path / "saved").read_text(encoding="utf-8") == "all of it"
     assert not any(is_alive(pid) for pid in there)
     assert "stopping double, which saves its state" in said
     assert "stopped; nothing is left running\nthe same command goes on from there" in said
@@ -191,7 +196,7 @@ def test_a_second_ctrl_c_does_not_wait(start, tmp_path):
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 130, said
-    assert time.monotonic() - began < local.GRACE / 2
+    assert time.monotonic() - began < processes.GRACE_SECONDS / 2
     assert not any(is_alive(pid) for pid in there)
 
 
@@ -202,19 +207,19 @@ def test_the_step_of_a_killed_run_is_ended_by_the_next_one(start, tmp_path):
     run.wait()
     assert all(is_alive(pid) for pid in there)
     said, _ = start().communicate(timeout=60)
-    assert "a run was killed here and its step goes on: it is told to save its state and end" in said
-    assert (tmp_path / "saved").read_text() == "all of it"
+    assert "the step of a killed run is still running: it saves its state and ends" in said
+    assert (tmp_path / "saved").read_text(encoding="utf-8") == "all of it"
     assert not any(is_alive(pid) for pid in there)
     assert "report.html" in said
 
 
 def test_a_run_of_another_machine_is_left_alone(tmp_path, go):
-    with local.alone(tmp_path / "root", Console()) as lock:
+    with run_lock.locked(tmp_path / "root", Console()) as lock:
         lock.file.seek(0)
         lock.file.truncate()
         json.dump({"host": "elsewhere", "run": "1 1", "step": None}, lock.file)
         lock.file.flush()
-        with pytest.raises(local.RootError, match="another run is at work"):
+        with pytest.raises(run_lock.RootError, match="another run is at work"):
             go()
 
 
@@ -227,9 +232,9 @@ def test_a_folder_that_cannot_be_used_is_one_line(start, tmp_path):
 @pytest.mark.parametrize("root", ["/proc/none", "/dev/null/none"])
 def test_a_place_that_takes_nothing_is_one_line(tmp_path, root):
     with pytest.raises(
-        local.RootError, match=rf"{root}: .*; make {root} a folder .* has room, or give another --root"
+        run_lock.RootError, match=rf"{root}: .*; make {root} a folder .* has room, or give another --root"
     ) as error:
-        local.run(three_steps, {"runs": str(tmp_path)}, Path(root), Console())
+        local.run_locally(three_steps, {"runs": str(tmp_path)}, Path(root), Console())
     assert "\n" not in str(error.value)
 
 
@@ -276,7 +281,7 @@ def eventually(answer, seconds: float = 60):
 
 def is_alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] not in "ZX"
     except FileNotFoundError:
         return False
 
@@ -324,14 +329,14 @@ TRACEBACK = "Traceback (most recent call last):\n  File ...\n"
     ],
 )
 def test_reason(log, code, expected):
-    assert local.reason(log, code) == expected
+    assert local.failure_reason(log, code) == expected
 
 
 def test_a_step_finds_the_components_of_the_checkout_from_any_folder(go, tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH")
     monkeypatch.chdir(tmp_path)
     assert go(trouble="find")[1] == ""
-    assert (tmp_path / "found").read_text() == str(Path(__file__).parents[2] / "components")
+    assert (tmp_path / "found").read_text(encoding="utf-8") == str(Path(__file__).parents[2] / "components")
 
 
 @pytest.mark.parametrize(
@@ -339,12 +344,14 @@ def test_a_step_finds_the_components_of_the_checkout_from_any_folder(go, tmp_pat
     [(0.04, "0.0 s"), (41.3, "41 s"), (59.9, "1 min 00 s"), (125, "2 min 05 s"), (4320, "1 h 12 min")],
 )
 def test_duration(seconds, expected):
-    assert local.duration(seconds) == expected
+    assert local.format_duration(seconds) == expected
 
 
 def test_the_command_says_what_failed_and_ends_with_1_then_goes_on_and_points_to_the_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "find", lambda _: three_steps)
-    monkeypatch.setattr(command, "show", lambda latest: typer.echo((latest / "summary.json").read_text()))
+    monkeypatch.setattr(command, "find_pipeline", lambda _: three_steps)
+    monkeypatch.setattr(
+        command, "print_summary", lambda latest: typer.echo((latest / "summary.json").read_text(encoding="utf-8"))
+    )
     run = ["run", "three_steps", "--set", f"runs={tmp_path}", "--set", "word=hey", "--root", str(tmp_path / "root")]
     (tmp_path / "trouble").write_text("raise")
     failed = CliRunner().invoke(command.app, run)
@@ -356,5 +363,5 @@ def test_the_command_says_what_failed_and_ends_with_1_then_goes_on_and_points_to
         done = CliRunner().invoke(command.app, run)
         assert done.exit_code == 0, done.output
         assert "heyhey" in done.output
-        assert (tmp_path / "root" / "latest" / "report.html").read_text() == "heyhey"
+        assert (tmp_path / "root" / "latest" / "report.html").read_text(encoding="utf-8") == "heyhey"
     assert count(tmp_path) == {"make": 1, "work": 2, "report": 1}

@@ -2,7 +2,7 @@
 import pytest
 from kfp import dsl
 
-from pipelines.parameters import ParameterError, Step, steps, values
+from pipelines.parameters import ParameterError, PipelineStep, steps, values
 
 
 @dsl.component(base_image="python:3", install_kfp_package=False)
@@ -52,7 +52,7 @@ def test_a_wrong_setting_is_named_with_the_way_out(setting, said):
 
 
 def test_steps_are_those_that_the_docstring_numbers():
-    assert steps(typed) == [Step(1, "nothing", "do it, at last")]
+    assert steps(typed) == [PipelineStep(1, "nothing", "do it, at last")]
 
 
 @pytest.mark.parametrize(

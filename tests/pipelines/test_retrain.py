@@ -24,7 +24,7 @@ from pipelines.retrain import retrain
 def text(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("build") / "retrain.yaml"
     compiler.Compiler().compile(retrain, str(path))
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,9 @@ def test_the_lint_finds_nothing(text):
 def test_the_steps_are_placed_as_in_the_bootstrap(text, tmp_path):
     compiler.Compiler().compile(bootstrap, str(tmp_path / "bootstrap.yaml"))
     for ours, theirs in zip(
-        yaml.safe_load_all(text), yaml.safe_load_all((tmp_path / "bootstrap.yaml").read_text()), strict=True
+        yaml.safe_load_all(text),
+        yaml.safe_load_all((tmp_path / "bootstrap.yaml").read_text(encoding="utf-8")),
+        strict=True,
     ):
         ours, theirs = (
             one.get("deploymentSpec") or one["platforms"]["kubernetes"]["deploymentSpec"] for one in (ours, theirs)
@@ -103,8 +105,10 @@ class Project:
 
 
 def test_only_what_is_new_is_learnt_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "find", lambda _: new_words)
-    monkeypatch.setattr(command, "show", lambda latest: typer.echo(str(Manifest.load(latest / "summary.json").samples)))
+    monkeypatch.setattr(command, "find_pipeline", lambda _: new_words)
+    monkeypatch.setattr(
+        command, "print_summary", lambda latest: typer.echo(str(Manifest.load(latest / "summary.json").samples))
+    )
     project = Project(tmp_path)
     project.add("old", 0, 4)
     all_steps = ["[1/3] find-new-shards — find new ones", "[2/3] read — read them", "[3/3] report — show them"]
@@ -124,5 +128,5 @@ def test_only_what_is_new_is_learnt_from(tmp_path, monkeypatch):
 
     project.add("new", 4, 6)
     assert project.run() == (0, [*all_steps, "2"])
-    new = json.loads((project.root / "latest" / "summary.json").read_text())
+    new = json.loads((project.root / "latest" / "summary.json").read_text(encoding="utf-8"))
     assert ([shard["name"][:3] for shard in new["shards"]], new["parents"]) == (["new"], [old.digest])

@@ -31,7 +31,7 @@ def test_a_result_becomes_a_table_a_file_and_a_card_with_the_way_to_mlflow(tmp_p
     assert metrics.metadata == {"losses.itc": 4.25, "steps": 3, "alarms": 1, "rejected": 0}
     read = TrainResult.load(tmp_path / "metrics")
     assert repr(read) == repr(result.model_copy(update={"seconds": seconds})), "not a number is not equal to itself"
-    said = (tmp_path / "card").read_text()
+    said = (tmp_path / "card").read_text(encoding="utf-8")
     assert said.startswith("Alarm: captions alike at step 40\n\n| figure |")
     assert "| losses.itc | 4.25 |" in said
     assert "[The run in MLflow](http://mlflow/run)" in said
@@ -43,4 +43,4 @@ def test_the_reason_of_the_gate_stands_above_the_table(tmp_path):
     reason = "not registered: captioning.cider is nan, which is no score"
     show(GateResult(registered=False, reason=reason), metrics, card)
     assert metrics.metadata.keys() == {"registered", "seconds"}
-    assert (tmp_path / "card").read_text().startswith(f"{reason}\n\n| figure |")
+    assert (tmp_path / "card").read_text(encoding="utf-8").startswith(f"{reason}\n\n| figure |")

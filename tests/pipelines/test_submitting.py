@@ -13,7 +13,7 @@ from urllib3.exceptions import MaxRetryError
 from components.revision import revision
 from pipelines import __main__ as command
 from pipelines.bootstrap import bootstrap
-from pipelines.cluster import Cluster, ClusterError
+from pipelines.cluster import KubeflowError, KubeflowPipelines
 from pipelines.parameters import ParameterError, steps
 from pipelines.retrain import retrain
 
@@ -41,7 +41,7 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
 
 
 def test_submit_publishes_a_version_and_runs_it(kubeflow):
-    run = Cluster().submit(bootstrap, STORE)
+    run = KubeflowPipelines().submit(bootstrap, STORE)
     (made,) = kubeflow.runs
     newest = kubeflow.newest(kubeflow.pipelines[0]["pipeline_id"])
     assert made["run_id"] == run
@@ -55,25 +55,25 @@ def test_submit_publishes_a_version_and_runs_it(kubeflow):
 
 def test_the_same_pipeline_is_published_once(kubeflow):
     for _ in range(2):
-        Cluster().submit(bootstrap, STORE)
+        KubeflowPipelines().submit(bootstrap, STORE)
     assert len(kubeflow.pipelines) == 1
     assert sum(version["display_name"].startswith(revision()) for version in kubeflow.versions) == 1
     assert len(kubeflow.runs) == 2
 
 
 def test_going_back_to_an_older_version_makes_it_the_newest(kubeflow, monkeypatch):
-    identity, first = Cluster().publish(bootstrap)
+    identity, first = KubeflowPipelines().publish(bootstrap)
     monkeypatch.setenv("BLIP_REVISION", "newer")
-    _, second = Cluster().publish(bootstrap)
+    _, second = KubeflowPipelines().publish(bootstrap)
     monkeypatch.undo()
     monkeypatch.setenv("KFP_HOST", kubeflow.uri)
-    _, third = Cluster().publish(bootstrap)
+    _, third = KubeflowPipelines().publish(bootstrap)
     assert len({first, second, third}) == 3
     assert kubeflow.newest(identity)["pipeline_version_id"] == third
 
 
 def test_a_schedule_takes_the_newest_version_one_run_at_a_time_and_makes_up_for_nothing(kubeflow):
-    Cluster().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
     (made,) = kubeflow.recurring
     assert made["pipeline_version_reference"] == {"pipeline_id": kubeflow.pipelines[0]["pipeline_id"]}
     assert made["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 0"
@@ -82,9 +82,9 @@ def test_a_schedule_takes_the_newest_version_one_run_at_a_time_and_makes_up_for_
 
 
 def test_a_schedule_replaces_that_of_the_same_name_alone(kubeflow):
-    Cluster().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
-    Cluster().schedule(bootstrap, "nightly", "0 0 3 * * *", STORE)
-    Cluster().schedule(bootstrap, "weekly", "0 0 4 * * 0", STORE)
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    KubeflowPipelines().schedule(bootstrap, "nightly", "0 0 3 * * *", STORE)
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 4 * * 0", STORE)
     assert {one["display_name"]: one["trigger"]["cron_schedule"]["cron"] for one in kubeflow.recurring} == {
         "nightly": "0 0 3 * * *",
         "weekly": "0 0 4 * * 0",
@@ -110,22 +110,22 @@ def test_schedules_are_listed_paused_resumed_and_deleted(kubeflow):
 
 @pytest.mark.usefixtures("kubeflow")
 def test_an_unknown_schedule_is_named_with_the_known_ones():
-    Cluster().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
-    with pytest.raises(ClusterError, match="there is no schedule daily; there are: weekly"):
-        Cluster().pause("daily")
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    with pytest.raises(KubeflowError, match="there is no schedule daily; there are: weekly"):
+        KubeflowPipelines().pause("daily")
 
 
 def test_submit_and_wait_end_as_the_run_does(kubeflow, monkeypatch):
     said = CliRunner().invoke(command.app, ["submit", "--set", "store=s3://b", "--wait", "1"])
     assert said.exit_code == 0
     assert f"{kubeflow.uri}/#/runs/details/{kubeflow.runs[0]['run_id']}" in said.output
-    monkeypatch.setattr(Cluster, "wait", lambda *_: "FAILED")
+    monkeypatch.setattr(KubeflowPipelines, "wait", lambda *_: "FAILED")
     assert CliRunner().invoke(command.app, ["submit", "--set", "store=s3://b", "--wait", "1"]).exit_code == 1
 
 
 def the_run(kubeflow, *states: str) -> str:
     """A run that is in these states one after the other."""
-    run = Cluster().submit(bootstrap, STORE)
+    run = KubeflowPipelines().submit(bootstrap, STORE)
     kubeflow.runs[-1] = Advancing(kubeflow.runs[-1], list(states))
     return run
 
@@ -142,20 +142,20 @@ class Advancing(dict):
 
 @pytest.mark.parametrize("end", ["CANCELED", "FAILED", "SKIPPED", "SUCCEEDED"])
 def test_a_wait_ends_however_the_run_ends(kubeflow, monkeypatch, end):
-    monkeypatch.setattr("pipelines.cluster.POLL", 0.01)
-    assert Cluster().wait(the_run(kubeflow, "PENDING", "RUNNING", "CANCELING", end), 60) == end
+    monkeypatch.setattr("pipelines.cluster.STATE_POLL_SECONDS", 0.01)
+    assert KubeflowPipelines().wait(the_run(kubeflow, "PENDING", "RUNNING", "CANCELING", end), 60) == end
 
 
 def test_a_run_that_takes_longer_than_the_wait_is_one_line(kubeflow, monkeypatch):
-    monkeypatch.setattr("pipelines.cluster.POLL", 0.01)
-    with pytest.raises(ClusterError, match=r"run run-\d+ is RUNNING after 2e-05 hours and goes on: see http") as error:
-        Cluster().wait(the_run(kubeflow, "RUNNING"), 0.072)
+    monkeypatch.setattr("pipelines.cluster.STATE_POLL_SECONDS", 0.01)
+    with pytest.raises(KubeflowError, match=r"run run-\d+ is RUNNING after 2e-05 hours and goes on: see http") as error:
+        KubeflowPipelines().wait(the_run(kubeflow, "RUNNING"), 0.072)
     assert "\n" not in str(error.value)
 
 
 def test_a_wait_survives_answers_that_fail(kubeflow, monkeypatch):
-    monkeypatch.setattr("pipelines.cluster.POLL", 0.01)
-    run, waiting = the_run(kubeflow, "SUCCEEDED"), Cluster()
+    monkeypatch.setattr("pipelines.cluster.STATE_POLL_SECONDS", 0.01)
+    run, waiting = the_run(kubeflow, "SUCCEEDED"), KubeflowPipelines()
     faults = [ApiException(status=503), MaxRetryError(HTTPConnectionPool("h"), "/", None), ApiException(status=401)]
     answer = Client.get_run
 
@@ -170,27 +170,27 @@ def test_a_wait_survives_answers_that_fail(kubeflow, monkeypatch):
 
 
 def test_a_run_without_a_store_is_refused_before_anything_is_published(kubeflow):
-    with pytest.raises(ClusterError, match="bootstrap needs store: --set store="):
-        Cluster().submit(bootstrap, {})
+    with pytest.raises(KubeflowError, match="bootstrap needs store: --set store="):
+        KubeflowPipelines().submit(bootstrap, {})
     assert kubeflow.pipelines == []
 
 
 def test_what_the_lint_finds_is_not_published(kubeflow, monkeypatch):
-    monkeypatch.setattr("pipelines.lint.LARGEST", 1000)
-    with pytest.raises(ClusterError, match="1,000 is the most"):
-        Cluster().submit(bootstrap, STORE)
+    monkeypatch.setattr("pipelines.lint.MAX_PIPELINE_BYTES", 1000)
+    with pytest.raises(KubeflowError, match="1,000 is the most"):
+        KubeflowPipelines().submit(bootstrap, STORE)
     assert kubeflow.pipelines == []
 
 
 def test_a_token_of_the_environment_authenticates_and_is_not_said(kubeflow, monkeypatch):
     kubeflow.token = "hunter2"
     with (
-        pytest.raises(ClusterError, match="answered 401 Unauthorized: who are you") as refused,
+        pytest.raises(KubeflowError, match="answered 401 Unauthorized: who are you") as refused,
         command.cluster() as kfp,
     ):
         kfp.schedules()
     monkeypatch.setenv("KFP_TOKEN", "hunter2")
-    assert Cluster().schedules() == []
+    assert KubeflowPipelines().schedules() == []
     assert "hunter2" not in str(refused.value)
 
 
@@ -198,7 +198,7 @@ def test_a_pod_speaks_as_its_service_account(kubeflow, monkeypatch, tmp_path):
     kubeflow.token = "projected"
     (tmp_path / "token").write_text("projected")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
-    assert Cluster().schedules() == []
+    assert KubeflowPipelines().schedules() == []
 
 
 KUBECONFIG = """
@@ -219,35 +219,35 @@ def test_a_kubeconfig_leads_through_the_api_server(kubeflow, monkeypatch, tmp_pa
     # the client of Kubernetes reads the variable when it is imported
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     kubeflow.token = "mine"
-    assert Cluster().schedules() == []
+    assert KubeflowPipelines().schedules() == []
 
 
 @pytest.mark.usefixtures("kubeflow")
 def test_no_way_to_a_cluster_is_said_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("KFP_HOST", "http://127.0.0.1:9")
-    with pytest.raises(ClusterError, match=r"does not answer .*refused"):
-        Cluster()
+    with pytest.raises(KubeflowError, match=r"does not answer .*refused"):
+        KubeflowPipelines()
     monkeypatch.setenv("KFP_HOST", "127.0.0.1:9")
-    with pytest.raises(ClusterError, match="must begin with http"):
-        Cluster()
+    with pytest.raises(KubeflowError, match="must begin with http"):
+        KubeflowPipelines()
     monkeypatch.delenv("KFP_HOST")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(ClusterError, match="give KFP_HOST=https://"):
-        Cluster()
+    with pytest.raises(KubeflowError, match="give KFP_HOST=https://"):
+        KubeflowPipelines()
 
 
 def test_an_expired_token_file_is_read_anew(kubeflow, monkeypatch, tmp_path):
     path: Path = tmp_path / "token"
     path.write_text("old")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(path))
-    kfp = Cluster()
+    kfp = KubeflowPipelines()
     path.write_text("new")
     kubeflow.token = "new"
     assert kfp.schedules() == []
 
 
 def test_steps_that_are_to_run_again_are_not_cached_in_that_run_alone(kubeflow):
-    Cluster().submit(retrain, STORE)
+    KubeflowPipelines().submit(retrain, STORE)
     published = len(kubeflow.versions)
     said = CliRunner().invoke(command.app, ["submit", "retrain", "--set", "store=s3://b", "--again", "capfilt"])
     assert said.exit_code == 0, said.output

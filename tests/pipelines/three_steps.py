@@ -23,8 +23,8 @@ def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset])
 
     folder = pathlib.Path(runs)
     (folder / "work").open("a").write("x")
-    text = pathlib.Path(made.path).read_text()
-    match (folder / "trouble").read_text() if (folder / "trouble").exists() else trouble:
+    text = pathlib.Path(made.path).read_text(encoding="utf-8")
+    match (folder / "trouble").read_text(encoding="utf-8") if (folder / "trouble").exists() else trouble:
         case "raise":
             raise ValueError(f"the word {text} is too long;\nuse a shorter one")
         case "mistake":
@@ -73,7 +73,7 @@ def report(runs: str, worked: Input[Dataset], page: Output[Artifact], summary: O
 
     (pathlib.Path(runs) / "report").open("a").write("x")
     for path in (page.path, summary.path):
-        pathlib.Path(path).write_text(pathlib.Path(worked.path).read_text())
+        pathlib.Path(path).write_text(pathlib.Path(worked.path).read_text(encoding="utf-8"))
 
 
 @dsl.pipeline(name="three-steps")

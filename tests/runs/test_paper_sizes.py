@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.models import get_pretrained_cfg, is_model
 
-from blip.config import load
+from blip.config import load_config
 from blip.runs.config import RunConfig
 from blip.tasks.build import build_model
 from blip.tasks.captioning import CaptioningConfig
@@ -24,7 +24,7 @@ PAPER = {
 
 @pytest.mark.parametrize(("preset", "stage"), PAPER)
 def test_a_preset_says_what_the_paper_says(preset: str, stage: str):
-    cfg = load(RunConfig, stage, preset)
+    cfg = load_config(RunConfig, stage, preset)
     assert (cfg.epochs, cfg.loader.batch, cfg.optimizer.lr, cfg.transform.size) == PAPER[preset, stage]
     assert cfg.optimizer.weight_decay == 0.05
     assert cfg.transform.min_scale == (0.2 if stage == "pretrain" else 0.5)
@@ -35,7 +35,7 @@ def test_a_preset_says_what_the_paper_says(preset: str, stage: str):
 
 @pytest.mark.parametrize(("preset", "parameters"), [("base", 252_441_918), ("large", 474_729_022)])
 def test_the_models_have_the_papers_sizes(preset: str, parameters: int):
-    cfg = load(RunConfig, "pretrain", preset)
+    cfg = load_config(RunConfig, "pretrain", preset)
     with torch.device("meta"):
         model = build_model(cfg.task, cfg.model)
     # 252 M is the paper's figure for ViT-B (Table 3); the temperature is the task's
@@ -44,7 +44,7 @@ def test_the_models_have_the_papers_sizes(preset: str, parameters: int):
 
 @pytest.mark.parametrize("preset", ["base", "large"])
 def test_the_image_encoder_starts_from_a_model_that_timm_has_of_this_size(preset: str):
-    cfg = load(RunConfig, "pretrain", preset)
+    cfg = load_config(RunConfig, "pretrain", preset)
     assert cfg.init.vision is not None
     assert cfg.init.text == "google-bert/bert-base-uncased"
     assert is_model(cfg.init.vision)
@@ -56,7 +56,7 @@ def test_the_image_encoder_starts_from_a_model_that_timm_has_of_this_size(preset
 
 def test_only_what_distinguishes_large_from_base_differs():
     for stage in ("pretrain", "captioner", "filter"):
-        base, large = (load(RunConfig, stage, size).model_dump() for size in ("base", "large"))
+        base, large = (load_config(RunConfig, stage, size).model_dump() for size in ("base", "large"))
         differs = {
             f"{part}.{key}" for part in base if isinstance(base[part], dict) for key in base[part] if base[part][key] != large[part][key]
         }
@@ -65,7 +65,7 @@ def test_only_what_distinguishes_large_from_base_differs():
 
 
 def test_the_reference_presets_turn_on_every_switch():
-    pretrain, captioner, text_filter = (load(RunConfig, stage, "reference") for stage in ("pretrain", "captioner", "filter"))
+    pretrain, captioner, text_filter = (load_config(RunConfig, stage, "reference") for stage in ("pretrain", "captioner", "filter"))
     for cfg in (pretrain, captioner, text_filter):
         assert (cfg.optimizer.decay_scope, cfg.optimizer.grad_clip, cfg.transform.augment) == ("all", None, "reference")
         assert cfg.schedule.by == "epoch"

@@ -1,6 +1,6 @@
 import pytest
 
-from blip.config import ConfigError, load
+from blip.config import ConfigError, load_config
 from blip.runs.stages import check, configs, overrides_for
 
 
@@ -32,5 +32,5 @@ def test_what_a_run_may_spend_reaches_every_stage_and_an_override_goes_before():
     assert overrides_for("pretrain", ["pretrain.epochs=2", "filter.epochs=1"], 100.0) == ["max_gpu_hours=100.0", "epochs=2"]
     assert overrides_for("pretrain", []) == []
     for stage in ("pretrain", "captioner", "filter", "capfilt", "evaluate"):
-        cfg = load(configs()[stage], stage, "shapes", overrides_for(stage, [], 100.0))
+        cfg = load_config(configs()[stage], stage, "shapes", overrides_for(stage, [], 100.0))
         assert cfg.max_gpu_hours == 100

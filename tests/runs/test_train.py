@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from blip.budget import BudgetError, ledger
-from blip.config import ConfigError, load
+from blip.config import ConfigError, load_config
 from blip.data.datasets.shapes.splits import ShapesConfig, gold_samples
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
@@ -179,7 +179,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def identity(data: Path, *overrides: str, init: Path | None = None) -> dict:
-    cfg = load(RunConfig, "captioner", "shapes", overrides)
+    cfg = load_config(RunConfig, "captioner", "shapes", overrides)
     tokenizer = Tokenizer.from_folder(data / "tokenizer")
     return identify(cfg, [Manifest.load(data / f"{source}.json") for source in cfg.sources], tokenizer, init)
 
