@@ -15,7 +15,7 @@ from blip.capfilt.pairs import ahead
 from blip.capfilt.table import from_parquet
 from blip.config import Config
 from blip.data.manifest import Shard
-from blip.data.shards import ShardError
+from blip.data.verification import ShardError
 from blip.digest import value_digest
 from blip.storage import MissingKeyError, Store, open_store
 from blip.workers.queue import finished

@@ -15,7 +15,8 @@ from typing import Any
 
 from blip.config import ConfigError
 from blip.data.manifest import Shard
-from blip.data.shards import OpenShard, RangedShard, ShardError, ShardFile, missing_shard, verify_shard
+from blip.data.shards import OpenShard, RangedShard, ShardFile
+from blip.data.verification import ShardError, missing_shard, verify_shard
 from blip.storage import MissingKeyError, Store
 
 log = logging.getLogger(__name__)

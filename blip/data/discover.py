@@ -16,8 +16,9 @@ from blip.data.index import Index
 from blip.data.manifest import Layout, Manifest, Shard
 from blip.data.names import HARMLESS
 from blip.data.sample import BadSample, Rejected, format_counts
-from blip.data.shards import ShardError, ShardFile, local_copy
+from blip.data.shards import ShardFile, local_copy
 from blip.data.sources import find_tars
+from blip.data.verification import ShardError
 from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError
 

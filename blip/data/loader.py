@@ -1,13 +1,12 @@
 """Training batches: the same samples in the same order on any number of processes, from any step on."""
 
-import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Self
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from blip.config import Config, ConfigError
 from blip.data.cache import ShardCache, private_folder
 from blip.data.manifest import Manifest
 from blip.data.plan import Plan
-from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample, too_many_unexpected
-from blip.data.shards import ShardError
+from blip.data.reader import Collate, Collated, MicroBatchReader, Place, Prepare, Prepared, Rejection
+from blip.data.sample import too_many_unexpected
 from blip.data.shared_memory import (
     REMEDY,
     check_shared_memory,
@@ -28,23 +27,10 @@ from blip.data.shared_memory import (
     free_bytes,
     size_bytes,
 )
+from blip.data.verification import ShardError
 from blip.storage import StoreError
 
-Prepared = TypeVar("Prepared")
-Collated = TypeVar("Collated")
-Prepare = Callable[[Sample, np.random.Generator], Prepared]
-Collate = Callable[[list[Prepared]], Collated]
-Place = tuple[int, int]
-"""Shard number and row."""
-
 FETCH_THREADS = 4
-
-
-class Rejection(NamedTuple):
-    """Why a sample is left out; `detail` describes an unexpected error, and is empty otherwise."""
-
-    reason: str
-    detail: str
 
 
 class LoaderConfig(Config):
@@ -222,36 +208,6 @@ class Loader(Generic[Collated]):
         return begin, begin + size
 
 
-class MicroBatchReader(Generic[Prepared, Collated]):
-    """Prepares a micro-batch from its epoch and rows; is pickled to workers."""
-
-    def __init__(self, cache: ShardCache, prepare: Prepare[Prepared], collate: Collate[Prepared, Collated], seed: int):
-        self.cache, self.prepare, self.collate, self.seed = cache, prepare, collate, seed
-
-    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, Rejection]]:
-        epoch, rows = task
-        bad: dict[Place, Rejection] = {}
-        return self.collate([self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]), bad
-
-    def good(self, epoch: int, number: int, row: int, bad: dict[Place, Rejection]) -> Prepared:
-        """Returns the sample of a row or, if it is bad, the next good one of its shard, independent of processes and
-        earlier samples."""
-        shard = self.cache[number]
-        for place in (*range(row, len(shard)), *range(row)):
-            try:
-                sample = shard[place]
-                with one_sample(sample.id):
-                    return self.prepare(sample, sample_rng(self.seed, epoch, sample.key))
-            except BadSample as e:
-                bad[number, place] = Rejection(str(e), e.detail if isinstance(e, UnexpectedError) else "")
-        store, entry = self.cache.shards[number]
-        found = {rejection.reason for (bad_shard, _), rejection in bad.items() if bad_shard == number}
-        reasons = ", ".join(sorted(found))
-        raise ShardError(
-            f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}"
-        )
-
-
 def worker_failure(error: Exception) -> str:
     """Returns the message of an error that means that a worker died; empty for other errors.
 
@@ -264,13 +220,6 @@ def worker_failure(error: Exception) -> str:
     if message.startswith("Caught "):
         return ""
     return f"a DataLoader worker ended: {error!r}"
-
-
-def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
-    """Returns the random generator of a sample in an epoch."""
-    return np.random.default_rng(
-        int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest())
-    )
 
 
 def split_batch(cfg: LoaderConfig, world: int) -> tuple[int, int]:

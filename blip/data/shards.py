@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tarfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +17,9 @@ from blip.data.layout import pack, read_texts, select_members, unpack, without_i
 from blip.data.manifest import Layout, Manifest, Shard
 from blip.data.names import WRITABLE_KEY, Members
 from blip.data.sample import BadSample, Rejected, Sample, format_counts, one_sample, too_many_unexpected
+from blip.data.verification import ShardError, find_index, index_key, index_tar, missing_shard, verify_shard
 from blip.digest import file_digest
-from blip.storage import MissingKeyError, Store, StoreError, open_store, scratch
+from blip.storage import MissingKeyError, Store, open_store, scratch
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,6 @@ WRITTEN_LAYOUT = Layout(keys="first")
 """Layout of the shards that this module writes: their keys have no dot."""
 MAX_GAP = 64 * 1024
 """Bytes between a sample's members up to which they are read in one request."""
-
-
-class ShardError(StoreError):
-    """A shard is missing, cut short or altered; the message has its URI and digest."""
 
 
 def write_shards(
@@ -296,86 +292,3 @@ def local_copy(store: Store, key: str) -> Iterator[Path]:
         path = folder / "object"
         store.fetch(key, path)
         yield path
-
-
-def verify_shard(path: Path, shard: Shard, uri: str) -> None:
-    """Compares a local file's size and digest with the manifest's. Raises ShardError."""
-    try:
-        size = path.stat().st_size
-        if size != shard.bytes:
-            what = "is cut short" if size < shard.bytes else "is too long"
-            raise ShardError(
-                f"shard {uri} {what}: {size} bytes where the manifest says {shard.bytes} with sha256 {shard.sha256}"
-            )
-        found = file_digest(path)
-    except FileNotFoundError:
-        raise missing_shard(shard, uri) from None
-    except ShardError:
-        raise
-    except OSError as e:
-        raise ShardError(f"shard {uri} cannot be read: {e.strerror}") from e
-    if found != shard.sha256:
-        raise ShardError(f"shard {uri} was altered: its sha256 is {found} where the manifest says {shard.sha256}")
-
-
-def missing_shard(shard: Shard, uri: str) -> ShardError:
-    return ShardError(f"shard {uri} is missing; the manifest says {shard.bytes} bytes with sha256 {shard.sha256}")
-
-
-def index_key(shard: Shard) -> str:
-    return shard.index or f"{shard.name.removesuffix('.tar')}.idx.jsonl"
-
-
-def find_index(store: Store, shard: Shard) -> Index | None:
-    """Returns a shard's stored index if its digest is the manifest's; None if the index can be rebuilt from the tar.
-
-    Raises ShardError if a selection's index is missing or altered, since the tar does not contain the selection.
-    """
-    home = open_store(shard.index_root) if shard.index_root else store
-    key = f"{home.uri}/{index_key(shard)}"
-    if not shard.index_sha256:
-        if shard.index:
-            raise ShardError(
-                f"shard {store.uri}/{shard.name}: the manifest has no digest of its selection's index {key}; "
-                "select again"
-            )
-        return None
-    try:
-        index = Index(home.get(index_key(shard)))
-    except MissingKeyError:
-        if shard.index:
-            raise ShardError(
-                f"shard {store.uri}/{shard.name}: the index of its selection, {key}, is missing; select again"
-            ) from None
-        return None
-    if index.digest != shard.index_sha256:
-        if shard.index:
-            raise ShardError(
-                f"the index {key} of a selection was altered: its sha256 is {index.digest} where the manifest says "
-                f"{shard.index_sha256}; select again"
-            )
-        log.warning("the digest of index %s is not the manifest's, so the shard is read without it", key)
-        return None
-    if len(index) != shard.samples:
-        raise ShardError(f"the index {key} has {len(index)} samples where the manifest says {shard.samples}")
-    return index
-
-
-def index_tar(path: Path, shard: Shard, uri: str, rejected: Counter[str]) -> Index:
-    """Builds a shard's index from the tar's headers. Raises ShardError if it is not the manifest's."""
-    try:
-        index = Index.scan(path, rejected, shard.layout.keys)
-    except tarfile.TarError as e:
-        raise ShardError(f"shard {uri} with sha256 {shard.sha256} cannot be read as a tar: {e}") from e
-    except FileNotFoundError:
-        raise missing_shard(shard, uri) from None
-    if len(index) != shard.samples:
-        raise ShardError(
-            f"shard {uri} with sha256 {shard.sha256} has {len(index)} samples where the manifest says {shard.samples}"
-        )
-    if shard.index_sha256 and index.digest != shard.index_sha256:
-        raise ShardError(
-            f"shard {uri}: an index of its members has sha256 {index.digest} where the manifest says "
-            f"{shard.index_sha256}; ingest it again"
-        )
-    return index

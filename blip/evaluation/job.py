@@ -14,8 +14,8 @@ from blip.batch import Example
 from blip.budget import Budget, gpus_held
 from blip.data.images import MAX_PIXELS, MOST_PIXELS, decode
 from blip.data.sample import BadSample, Sample
-from blip.data.shards import ShardError
 from blip.data.transforms import eval_transform
+from blip.data.verification import ShardError
 from blip.distributed import device
 from blip.evaluation.shard import EvaluationConfig, ShardPredictor, gather, quotas
 from blip.logs import log

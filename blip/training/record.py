@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from blip.data.loader import Place
+from blip.data.reader import Place
 from blip.distributed import is_main
 from blip.results import Alarm, Point
 from blip.storage import MissingKeyError, Store

@@ -13,7 +13,8 @@ from threading import Event, Thread
 from typing import Any
 
 from blip.data.manifest import Shard
-from blip.data.shards import ShardError, local_copy, missing_shard, verify_shard
+from blip.data.shards import local_copy
+from blip.data.verification import ShardError, missing_shard, verify_shard
 from blip.digest import file_digest
 from blip.storage import MissingKeyError, Store, StoreError, scratch
 from blip.workers.queue import Lease, ShardQueue, dump

@@ -23,7 +23,8 @@ from blip.data.judge import JUDGE, SHAPES
 from blip.data.loader import Loader, LoaderConfig
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
-from blip.data.shards import ShardError, read_shard, write_shards
+from blip.data.shards import read_shard, write_shards
+from blip.data.verification import ShardError
 from blip.report.capfilt_figures import load_pictures
 from blip.results import CapFiltResult, Change, Kept, SelectResult
 from blip.runs.capfilt import capfilt

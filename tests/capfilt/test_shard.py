@@ -15,7 +15,8 @@ from blip.capfilt.table import from_parquet
 from blip.data.index import Index
 from blip.data.manifest import Manifest, Shard
 from blip.data.sample import Sample
-from blip.data.shards import ShardError, write_shards
+from blip.data.shards import write_shards
+from blip.data.verification import ShardError
 from blip.digest import file_digest
 from blip.models.generation import Nucleus
 from blip.workers.worker import Output

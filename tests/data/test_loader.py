@@ -17,7 +17,8 @@ from blip.data.cache import ShardCache
 from blip.data.loader import Loader, LoaderConfig, worker_failure
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Sample
-from blip.data.shards import RangedShard, ShardError, write_shards
+from blip.data.shards import RangedShard, write_shards
+from blip.data.verification import ShardError
 from blip.storage import open_store
 
 CFG = LoaderConfig(batch=16, streams=8, window=2)

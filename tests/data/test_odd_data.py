@@ -26,7 +26,8 @@ from blip.data.images import decode
 from blip.data.loader import Loader, LoaderConfig
 from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Rejected, Sample
-from blip.data.shards import ShardError, ShardFile, good_samples, read_shard, write_shards
+from blip.data.shards import ShardFile, good_samples, read_shard, write_shards
+from blip.data.verification import ShardError
 from blip.evaluation.job import example
 from blip.storage import StoreError
 

@@ -13,7 +13,8 @@ from blip.config import ConfigError
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
 from blip.data.sample import Sample
-from blip.data.shards import ShardError, read_shard, write_shards
+from blip.data.shards import read_shard, write_shards
+from blip.data.verification import ShardError
 from blip.storage import open_store
 
 

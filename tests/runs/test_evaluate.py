@@ -20,7 +20,8 @@ from blip.budget import BudgetError
 from blip.config import ConfigError
 from blip.data.discover import discover
 from blip.data.manifest import Manifest
-from blip.data.shards import ShardError, write_shards
+from blip.data.shards import write_shards
+from blip.data.verification import ShardError
 from blip.results import EvaluationResult
 from blip.runs.context import RunContext
 from blip.runs.evaluate import evaluate

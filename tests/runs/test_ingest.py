@@ -11,8 +11,9 @@ from tiny_models import picture
 from blip.config import ConfigError
 from blip.data.discover import Limits, discover
 from blip.data.manifest import Layout, Manifest
-from blip.data.shards import ShardError, samples
+from blip.data.shards import samples
 from blip.data.sources import find_tars
+from blip.data.verification import ShardError
 from blip.results import IngestResult
 from blip.runs.context import RunContext
 from blip.runs.ingest import ingest

@@ -14,7 +14,8 @@ from worker_processes import LEASES, PROCESSES, make_worker, outcome, reverse_by
 
 from blip.data.manifest import Manifest, Shard
 from blip.data.sample import Sample
-from blip.data.shards import ShardError, write_shards
+from blip.data.shards import write_shards
+from blip.data.verification import ShardError
 from blip.storage import Store, open_store
 from blip.workers import queue as shard_queue
 from blip.workers.queue import LeaseConfig, ShardQueue, committed, set_aside

@@ -1,0 +1,62 @@
+"""Micro-batch reader: opens, prepares and collates the samples of one micro-batch; is pickled to loader workers."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from blip.data.cache import ShardCache
+from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample
+from blip.data.verification import ShardError
+
+Prepared = TypeVar("Prepared")
+Collated = TypeVar("Collated")
+Prepare = Callable[[Sample, np.random.Generator], Prepared]
+Collate = Callable[[list[Prepared]], Collated]
+Place = tuple[int, int]
+"""Shard number and row."""
+
+
+class Rejection(NamedTuple):
+    """Why a sample is left out; `detail` describes an unexpected error, and is empty otherwise."""
+
+    reason: str
+    detail: str
+
+
+class MicroBatchReader(Generic[Prepared, Collated]):
+    """Prepares a micro-batch from its epoch and rows; is pickled to workers."""
+
+    def __init__(self, cache: ShardCache, prepare: Prepare[Prepared], collate: Collate[Prepared, Collated], seed: int):
+        self.cache, self.prepare, self.collate, self.seed = cache, prepare, collate, seed
+
+    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, Rejection]]:
+        epoch, rows = task
+        bad: dict[Place, Rejection] = {}
+        return self.collate([self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]), bad
+
+    def good(self, epoch: int, number: int, row: int, bad: dict[Place, Rejection]) -> Prepared:
+        """Returns the sample of a row or, if it is bad, the next good one of its shard, independent of processes and
+        earlier samples."""
+        shard = self.cache[number]
+        for place in (*range(row, len(shard)), *range(row)):
+            try:
+                sample = shard[place]
+                with one_sample(sample.id):
+                    return self.prepare(sample, sample_rng(self.seed, epoch, sample.key))
+            except BadSample as e:
+                bad[number, place] = Rejection(str(e), e.detail if isinstance(e, UnexpectedError) else "")
+        store, entry = self.cache.shards[number]
+        found = {rejection.reason for (bad_shard, _), rejection in bad.items() if bad_shard == number}
+        reasons = ", ".join(sorted(found))
+        raise ShardError(
+            f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}"
+        )
+
+
+def sample_rng(seed: int, epoch: int, key: str) -> np.random.Generator:
+    """Returns the random generator of a sample in an epoch."""
+    return np.random.default_rng(
+        int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=16).digest())
+    )
