@@ -1,4 +1,4 @@
-"""What `import blip` offers: a trained model that captions images, matches images with texts, and answers questions."""
+"""The public API: a trained model that captions images, matches images with texts, and answers questions."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ from blip.tasks.vqa import VQA, VQAConfig
 __all__ = ["Beam", "ConfigError", "ImageLike", "Match", "Model", "Nucleus", "UnsupportedError", "load"]
 
 ImageLike = Image.Image | str | os.PathLike[str] | bytes
-"""An image of Pillow, the path of an encoded image, or its bytes."""
+"""A Pillow image, the path of an encoded image, or its bytes."""
 
 T = TypeVar("T")
 SomeTask = TypeVar("SomeTask", bound=Task)
@@ -40,35 +40,35 @@ ABILITIES: dict[type[Task], tuple[str, ...]] = {
     Retrieval: ("match", "embed_images", "embed_texts"),
     VQA: ("answer",),
 }
-"""The methods of a model that each task makes possible."""
+"""The methods of a model that each task supports."""
 
 TRAINED_FOR = {
     Captioning: "captioning or pretraining",
     Retrieval: "retrieval or pretraining",
     VQA: "vqa",
 }
-"""The trainings whose models perform each task."""
+"""The training tasks whose models can perform each task."""
 
 
 class UnsupportedError(ValueError):
-    """A model was asked for something that it was not trained for; the message names what it can do."""
+    """The model was not trained for the method; the message names its methods."""
 
 
 class Match(NamedTuple):
-    """How well a text matches an image (BLIP, section 3.3)."""
+    """The match of a text and an image (BLIP, section 3.3)."""
 
     probability: float
-    """Image-text matching's probability that the text belongs to the image, 0 to 1."""
+    """The probability by image-text matching (ITM), 0 to 1."""
     similarity: float
-    """Cosine similarity of the two embeddings, -1 to 1."""
+    """Cosine similarity of the two embeddings (ITC), -1 to 1."""
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None, batch_size: int = 32) -> "Model":
     """Loads a model folder that `blip train` wrote, for inference on a device: by default the GPU if there is one.
 
-    `batch_size` is the number of images that go through the model together; it bounds the memory that a call takes.
+    `batch_size` is the number of images per forward pass; it bounds the memory of a call.
 
-    Raises ConfigError if the folder is missing, incomplete or of a task that this interface does not cover.
+    Raises ConfigError if the folder is missing, incomplete or of a task that this API does not cover.
     """
     folder = Path(path)
     if batch_size < 1:
@@ -89,7 +89,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device | None = No
 
 
 def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
-    """Returns the tasks that a model performs, given the one it was trained for. Raises ConfigError if it has none."""
+    """Returns the tasks that a model trained for `cfg` can perform. Raises ConfigError if there are none."""
     match cfg:
         case PretrainingConfig():
             return [as_captioner(cfg), as_filter(cfg)]
@@ -98,7 +98,7 @@ def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
         case RetrievalConfig():
             return [as_filter(cfg)]
         case VQAConfig():
-            # the list of answers lies outside the folder: `answer` takes one as an argument instead
+            # the answer list is not part of the folder: `answer` takes it as an argument
             return [cfg.model_copy(update={"inference": "generate", "answer_list": None})]
         case NLVRConfig():
             known = "captioning, pretraining, retrieval and vqa"
@@ -106,7 +106,7 @@ def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
 
 
 class Model:
-    """A trained model. All its methods take one value or a sequence of values, and return one result for each.
+    """A trained model. Its methods take one value or a sequence of values, and return one result for each.
 
     Images are files, bytes or Pillow images of any size and mode; they are decoded and scaled as in training.
     Every method raises UnsupportedError if the model was not trained for it, and ValueError for an image that cannot be
@@ -117,7 +117,7 @@ class Model:
         self.folder = folder
         self.trained_for = trained_for
         self.image_size = image_size
-        """Height and width in pixels to which images are scaled."""
+        """Height and width of the model's input, in pixels."""
         self.batch_size = batch_size
         self.tasks = {type(task): task for task in tasks}
 
@@ -148,16 +148,16 @@ class Model:
 
     @torch.inference_mode()
     def match(self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]) -> list[Match]:
-        """Returns how well each text matches the image at its position.
+        """Returns the match of each text with the image at its position.
 
-        One image is compared with every text, and one text with every image. Raises ValueError if both are several and
-        their numbers differ.
+        A single image is compared with every text, and a single text with every image. Raises ValueError if the
+        numbers of images and texts differ otherwise.
         """
         matcher = self.task(Retrieval, "match")
         some_images, some_texts = list_images(images), list_texts(texts)
         if len(some_images) == 1:
             return self.match_image(matcher, some_images[0], some_texts)
-        pairs = paired(some_images, some_texts, "texts")
+        pairs = pair_up(some_images, some_texts, "texts")
         matches: list[Match] = []
         for part in self.batches(pairs):
             pixels = self.pixels([image for image, _ in part])
@@ -166,7 +166,7 @@ class Model:
         return matches
 
     def match_image(self, matcher: Retrieval, image: ImageLike, texts: list[str]) -> list[Match]:
-        """As `match`, for several texts of one image, which is encoded once."""
+        """Returns the matches of one image, which is encoded once, with several texts."""
         model = matcher.model
         tokens = model.encode_image(normalise(self.pixels([image])))
         cross = model.text_encoder.cross_keys_values(tokens)
@@ -209,9 +209,9 @@ class Model:
     ) -> list[str]:
         """Returns the answer to each question about the image at its position.
 
-        One image serves every question, and one question every image. The model writes its answers, or chooses the
-        likeliest of `answers`. Raises ValueError if images and questions are both several and their numbers differ,
-        or if `answers` is empty.
+        A single image serves every question, and a single question every image. Answers are generated, or the likeliest
+        of `answers` is chosen. Raises ValueError if the numbers of images and questions differ otherwise, or if
+        `answers` is empty.
         """
         answerer = self.task(VQA, "answer")
         choices = None if answers is None else list_texts(answers)
@@ -219,7 +219,7 @@ class Model:
             raise ValueError("answers is empty; give the answers to choose from, or None to let the model write")
         encoded = None if choices is None else answerer.encode_answers(choices).to(self.device)
         found: list[str] = []
-        for part in self.batches(paired(list_images(images), list_texts(questions), "questions")):
+        for part in self.batches(pair_up(list_images(images), list_texts(questions), "questions")):
             pixels = self.pixels([image for image, _ in part])
             text = self.encode_questions(answerer, [question for _, question in part])
             if choices is None or encoded is None:
@@ -235,7 +235,7 @@ class Model:
         return answerer.tokenizer.encode(cleaned, lengths.tokens, lengths.pad).to(self.device)
 
     def task(self, kind: type[SomeTask], method: str) -> SomeTask:
-        """Returns the model as a task. Raises UnsupportedError if it was not trained for it."""
+        """Returns the task of this class. Raises UnsupportedError if the model was not trained for it."""
         task = self.tasks.get(kind)
         if task is None:
             can = f"was trained for {self.trained_for} and can do: {', '.join(self.abilities)}"
@@ -248,14 +248,14 @@ class Model:
             yield values[start : start + self.batch_size]
 
     def pixels(self, images: Sequence[ImageLike]) -> Tensor:
-        """Returns uint8 images `(B, 3, H, W)` on the model's device. Raises as `opened`."""
+        """Returns uint8 images `(B, 3, H, W)` on the model's device. Raises as `open_image`."""
         transform = eval_transform(self.image_size)
-        scaled = [transform(opened(image)) for image in images]
+        scaled = [transform(open_image(image)) for image in images]
         return torch.stack(scaled).to(self.device)
 
 
-def opened(image: ImageLike) -> Image.Image:
-    """Returns an image in RGB, upright, transparent pixels on white.
+def open_image(image: ImageLike) -> Image.Image:
+    """Returns an image in RGB, upright by its EXIF orientation, with transparent pixels on white.
 
     Raises ValueError that names the image if it cannot be decoded, OSError if its file cannot be read.
     """
@@ -268,11 +268,11 @@ def opened(image: ImageLike) -> Image.Image:
             case str() | os.PathLike():
                 return decode(Path(image).read_bytes())
     except BadSample as error:
-        raise ValueError(f"image {name_of(image)}: {error}") from None
-    raise TypeError(f"an image must be a path, bytes or an image of Pillow, is {type(image).__name__}")
+        raise ValueError(f"image {image_name(image)}: {error}") from None
+    raise TypeError(f"an image must be a path, bytes or a Pillow image, is {type(image).__name__}")
 
 
-def name_of(image: ImageLike) -> str:
+def image_name(image: ImageLike) -> str:
     """Returns the path of an image, or its type if it has none."""
     if isinstance(image, str | os.PathLike):
         return str(image)
@@ -296,8 +296,11 @@ def list_texts(texts: str | Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def paired(images: list[ImageLike], texts: list[str], what: str) -> list[tuple[ImageLike, str]]:
-    """Returns pairs; one value of a side joins every value of the other. Raises ValueError if the numbers differ."""
+def pair_up(images: list[ImageLike], texts: list[str], what: str) -> list[tuple[ImageLike, str]]:
+    """Returns pairs of images and texts; a single value is paired with every value of the other side.
+
+    Raises ValueError if the numbers differ otherwise.
+    """
     if len(images) == 1:
         images = images * len(texts)
     elif len(texts) == 1:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from blip.config import EXIT_CONFIG
-from blip.mistakes import a_file, a_folder, a_new_file, a_new_folder, a_preset, told
+from blip.mistakes import existing_file, existing_folder, required_preset, user_error, writable_file, writable_folder
 
 if TYPE_CHECKING:
     from blip.results import Result
@@ -30,7 +30,7 @@ class Verbs(TyperGroup):
             typer.echo(f"blip: {verb} needs {error.name}: pip install 'blip-bootstrap[{extra}]'", err=True)
             raise typer.Exit(EXIT_CONFIG) from None
         except Exception as error:
-            if (said := told(error)) is None:
+            if (said := user_error(error)) is None:
                 raise
             line, code = said
             typer.echo(f"blip: {line}", err=True)
@@ -49,14 +49,14 @@ Preset = Annotated[
 ]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Changes a configuration key; may be repeated.")]
 Storage = Annotated[
-    str, typer.Option("--store", callback=a_new_folder, help="Where shards and checkpoints go: a folder, or s3://bucket/prefix.")
+    str, typer.Option("--store", callback=writable_folder, help="Where shards and checkpoints go: a folder, or s3://bucket/prefix.")
 ]
 Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's revision, for the records.")]
-Data = Annotated[Path, typer.Option(callback=a_folder, help="The folder of manifests that `ingest` or `capfilt` wrote.")]
-Model = Annotated[Path, typer.Option(callback=a_folder, help="A model folder that `train` wrote.")]
+Data = Annotated[Path, typer.Option(callback=existing_folder, help="The folder of manifests that `ingest` or `capfilt` wrote.")]
+Model = Annotated[Path, typer.Option(callback=existing_folder, help="A model folder that `train` wrote.")]
 Processes = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")]
-Figures = Annotated[Path | None, typer.Option(callback=a_new_file, help="A file for the figures, in place of the terminal.")]
-Out = Annotated[Path, typer.Option(callback=a_new_folder, help="The folder to write.")]
+Figures = Annotated[Path | None, typer.Option(callback=writable_file, help="A file for the figures, in place of the terminal.")]
+Out = Annotated[Path, typer.Option(callback=writable_folder, help="The folder to write.")]
 
 
 @app.callback()
@@ -88,13 +88,13 @@ def train(
     stage: Annotated[str, typer.Argument(help="pretrain, captioner or filter.")],
     data: Data,
     out: Out,
-    init: Annotated[Path | None, typer.Option(callback=a_folder, help="The model to start from; none starts from scratch.")] = None,
+    init: Annotated[Path | None, typer.Option(callback=existing_folder, help="The model to start from; none starts from scratch.")] = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
     processes: Processes = 0,
-    profile: Annotated[Path | None, typer.Option(callback=a_new_folder, help="A folder for a torch trace of a few steps.")] = None,
+    profile: Annotated[Path | None, typer.Option(callback=writable_folder, help="A folder for a torch trace of a few steps.")] = None,
     figures: Figures = None,
 ) -> None:
     """Train one stage; a run that was stopped goes on from its newest checkpoint."""
@@ -110,8 +110,8 @@ def train(
 def capfilt(
     data: Data,
     out: Out,
-    captioner: Annotated[Path | None, typer.Option(callback=a_folder, help="The model that writes captions.")] = None,
-    filter: Annotated[Path | None, typer.Option(callback=a_folder, help="The model that tells which texts match.")] = None,
+    captioner: Annotated[Path | None, typer.Option(callback=existing_folder, help="The model that writes captions.")] = None,
+    filter: Annotated[Path | None, typer.Option(callback=existing_folder, help="The model that tells which texts match.")] = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
@@ -127,14 +127,14 @@ def capfilt(
 @app.command()
 def select(
     data: Annotated[
-        Path, typer.Option(callback=a_folder, help="The folder that `capfilt` wrote, or one of an earlier selection, to select anew.")
+        Path, typer.Option(callback=existing_folder, help="The folder that `capfilt` wrote, or one of an earlier selection, to select anew.")
     ],
     out: Out,
     threshold: Annotated[
         str, typer.Option(metavar="P", help="The p(match) from which on a text is kept: 0.6, or of one source as web=0.7; the rest stays.")
     ] = "",
     page: Annotated[
-        Path | None, typer.Option(callback=a_new_file, help="Where to write a page of pictures, texts, scores and decisions.")
+        Path | None, typer.Option(callback=writable_file, help="Where to write a page of pictures, texts, scores and decisions.")
     ] = None,
     preset: Annotated[str, typer.Option(help="Whose settings; none: as the selection that made --data.")] = "",
     overrides: Overrides = [],  # noqa: B006
@@ -182,8 +182,8 @@ def evaluate(
 def register(
     name: Annotated[str, typer.Argument(help="The name in the registry of models.")],
     model: Model,
-    before: Annotated[Path, typer.Option(callback=a_file, help="The first model's figures, `metrics.json` of its evaluation.")],
-    after: Annotated[Path, typer.Option(callback=a_file, help="This model's figures.")],
+    before: Annotated[Path, typer.Option(callback=existing_file, help="The first model's figures, `metrics.json` of its evaluation.")],
+    after: Annotated[Path, typer.Option(callback=existing_file, help="This model's figures.")],
     preset: Annotated[str, typer.Option(help="Whose gate; that of all presets is the same.")] = "base",
     overrides: Overrides = [],  # noqa: B006
     revision: Revision = "",
@@ -209,7 +209,7 @@ def export(
 
 @app.command()
 def summary(
-    path: Annotated[Path, typer.Argument(callback=a_file, help="A run's summary.json.")] = Path("runs/latest/summary.json"),
+    path: Annotated[Path, typer.Argument(callback=existing_file, help="A run's summary.json.")] = Path("runs/latest/summary.json"),
 ) -> None:
     """Show what a bootstrap changed, before and after."""
     from rich.console import Console
@@ -231,7 +231,7 @@ def context(preset: str, overrides: list[str], store: str, revision: str) -> "Ru
     """What the options say of the run. Raises a usage error where no preset is named."""
     from blip.runs.context import RunContext
 
-    return RunContext(preset=a_preset(preset), overrides=tuple(overrides), store=store, revision=revision)
+    return RunContext(preset=required_preset(preset), overrides=tuple(overrides), store=store, revision=revision)
 
 
 def tell(result: "Result", file: Path | None = None) -> None:

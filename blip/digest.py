@@ -1,4 +1,4 @@
-"""SHA-256 of what work goes by: files, folders and plain values."""
+"""SHA-256 digests of files, folders and plain values."""
 
 import hashlib
 import json
@@ -8,13 +8,16 @@ from typing import Any
 
 
 def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes, in hexadecimal digits."""
+    """Returns the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path, leave_out: Collection[str] = ()) -> str:
-    """Returns the SHA-256 of the names and bytes of a folder's files, but for those whose path in the folder is to be left out."""
+    """Returns the SHA-256 of the names and bytes of a folder's files.
+
+    `leave_out` holds relative paths of files to ignore.
+    """
     total = hashlib.sha256()
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     for name in sorted(files.keys() - set(leave_out)):
@@ -23,10 +26,10 @@ def folder_digest(folder: Path, leave_out: Collection[str] = ()) -> str:
 
 
 def value_digest(values: Any) -> str:
-    """Returns the SHA-256 of plain values, in which the order of keys does not count."""
+    """Returns the SHA-256 of plain values, whatever the order of keys."""
     return hashlib.sha256(canonical(values)).hexdigest()
 
 
 def canonical(values: Any) -> bytes:
-    """Returns JSON in one spelling."""
+    """Returns plain values as JSON with sorted keys and no spaces."""
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()

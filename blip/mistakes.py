@@ -1,9 +1,10 @@
-"""A person's mistakes on the command line: found before the work begins, and said in one line."""
+"""User errors on the command line: checked before the work starts, and reported in one line."""
 
 import errno
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +13,67 @@ import typer
 from blip.config import EXIT_CONFIG, ConfigError, one_line, presets
 from blip.storage import MissingKeyError, StoreError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What the operating system says of a disk, a share of it, or a file that can hold no more."""
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Error numbers of a full disk, an exceeded quota and a file at its maximum size."""
 
-LONGEST_NAME = 255
-"""Bytes of a file's name at most, on the file systems that are in use."""
+MAX_NAME_BYTES = 255
+"""Bytes of a file's name on common file systems."""
 
 
-def told(error: Exception) -> tuple[str, int] | None:
-    """The line and the exit code for an error that people can do something about; None for one that needs its traceback.
+def user_error(error: Exception) -> tuple[str, int] | None:
+    """Returns the line and the exit code for an error that users can resolve, or None for a bug.
 
-    42 where the same command cannot succeed, 1 where it may: a store, a disk or a server can be better the next time.
+    The code is 42 if the same command cannot succeed, and 1 if it may: a store, a disk or a server may recover.
     """
     if isinstance(error, typer.exceptions.TyperException):
-        said = getattr(error, "format_message", error.__str__)()
-        return one_line(f"{said} See --help."), EXIT_CONFIG
+        message = getattr(error, "format_message", error.__str__)()
+        return one_line(f"{message} See --help."), EXIT_CONFIG
     if isinstance(error, ConfigError | MissingKeyError):
         return str(error), EXIT_CONFIG
     if isinstance(error, StoreError):
         return str(error), 1
     if isinstance(error, OSError) and error.errno is not None:
-        return of_system(error), 1
-    if "No space left on device" in str(error):  # as safetensors says it, which knows no path
-        return (
-            f"a disk is full: {one_line(str(error))}; this process writes temporary files to {tempfile.gettempdir()}",
-            1,
-        )
-    return (one_line(str(error)), 1) if isinstance(error, failures()) else None
+        return describe_os_error(error), 1
+    if "No space left on device" in str(error):  # an error of safetensors, which has no path
+        folder = tempfile.gettempdir()
+        return f"a disk is full: {one_line(str(error))}; this process writes temporary files to {folder}", 1
+    if isinstance(error, loaded_expected_errors()):
+        return one_line(str(error)), 1
+    return None
 
 
-FAILURES = {
+EXPECTED_ERRORS = {
     "blip.launch.submission": "JobError",
     "blip.tracking.server": "TrackingError",
     "blip.training.engine": "NonFiniteError",
     "blip.workers.local_pool": "WorkerError",
 }
-"""Errors of work that failed for a reason that their messages tell, by module."""
+"""Errors by module whose messages state the reason of a failure."""
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Returns those of them whose modules are loaded: to load one takes seconds, and it raises nothing before."""
-    return tuple(getattr(sys.modules[module], error) for module, error in FAILURES.items() if module in sys.modules)
+def loaded_expected_errors() -> tuple[type[Exception], ...]:
+    """Returns the classes of EXPECTED_ERRORS whose modules are loaded; importing the others would take seconds."""
+    modules = {name: sys.modules[name] for name in EXPECTED_ERRORS if name in sys.modules}
+    return tuple(getattr(module, EXPECTED_ERRORS[name]) for name, module in modules.items())
 
 
-def of_system(error: OSError) -> str:
-    """What the operating system says of a file, and of which disk if it is full."""
+def describe_os_error(error: OSError) -> str:
+    """Returns the path, the message of the operating system and, if a disk is full, its mount point."""
     place = error.filename or tempfile.gettempdir()
-    disk = f" on the disk at {mount(Path(os.fsdecode(place)))}" if error.errno in FULL else ""
+    disk = f" on the disk at {mount_point(Path(os.fsdecode(place)))}" if error.errno in DISK_FULL else ""
     return one_line(f"{os.fsdecode(place)}: {error.strerror}{disk}")
 
 
-def mount(path: Path) -> Path:
-    """Where the disk is mounted that a path lies on."""
-    at = path.absolute()
-    while not os.path.ismount(at):
-        at = at.parent
-    return at
+def mount_point(path: Path) -> Path:
+    """Returns the mount point of a path."""
+    folder = path.absolute()
+    while not os.path.ismount(folder):
+        folder = folder.parent
+    return folder
 
 
-def a_preset(value: str) -> str:
-    """The preset that was named. Raises ConfigError where none was."""
+def required_preset(value: str) -> str:
+    """Returns the preset. Raises ConfigError if it is empty."""
     if not value:
         raise ConfigError(
             f"--preset is missing: one of {', '.join(presets())}, or a .yaml file that changes one of them"
@@ -79,57 +81,60 @@ def a_preset(value: str) -> str:
     return value
 
 
-def a_folder(param: typer.CallbackParam, value: Path | None) -> Path | None:
-    """Raises ConfigError where an option names a folder that is not there."""
+def existing_folder(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Returns an option's folder. Raises ConfigError if it cannot be listed."""
     if value is not None:
-        with_reason(param, value, lambda: os.listdir(value))
+        check_access(param, value, lambda: os.listdir(value))
     return value
 
 
-def a_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
-    """Raises ConfigError where an option names a file that is not there."""
+def existing_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Returns an option's file. Raises ConfigError if it cannot be read."""
     if value is not None:
-        with_reason(param, value, lambda: value.open("rb").close())
+        check_access(param, value, lambda: value.open("rb").close())
     return value
 
 
-def a_new_folder(param: typer.CallbackParam, value: Any) -> Any:
-    """Raises ConfigError where a folder, which need not be there yet, cannot be written; what has a scheme is no folder."""
+def writable_folder(param: typer.CallbackParam, value: Any) -> Any:
+    """Returns an option's folder, which need not exist. Raises ConfigError if it cannot be written.
+
+    A value with a scheme, such as `s3://`, is not checked.
+    """
     if value is not None and "://" not in str(value):
-        with_reason(param, value, lambda: try_to_write(Path(value)))
+        check_access(param, value, lambda: check_writable(Path(value)))
     return value
 
 
-def a_new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
-    """Raises ConfigError where a file, which need not be there yet, cannot be written."""
+def writable_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Returns an option's file, which need not exist. Raises ConfigError if it cannot be written."""
     if value is not None and value.is_dir():
-        raise ConfigError(f"{name(param)} {value}: is a folder, not a file")
+        raise ConfigError(f"{option_name(param)} {value}: is a folder, not a file")
     if value is not None:
-        with_reason(param, value, lambda: try_to_write(value.parent))
+        check_access(param, value, lambda: check_writable(value.parent))
     return value
 
 
-def try_to_write(folder: Path) -> None:
-    """Writes some bytes to a folder, or to the nearest one above it that is there, and leaves nothing behind. Raises OSError."""
-    there = folder.absolute()
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in there.parts):
+def check_writable(folder: Path) -> None:
+    """Writes a temporary file to a folder, or to its nearest parent that exists. Raises OSError."""
+    existing = folder.absolute()
+    if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in existing.parts):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    while not os.path.lexists(there):
-        there = there.parent
-    with tempfile.TemporaryFile(dir=there) as file:
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    with tempfile.TemporaryFile(dir=existing) as file:
         file.write(bytes(4096))
         file.flush()
         os.fsync(file.fileno())
 
 
-def with_reason(param: typer.CallbackParam, value: Any, look: Any) -> None:
-    """Looks at what an option names. Raises ConfigError with what the operating system says of it."""
+def check_access(param: typer.CallbackParam, value: Any, access: Callable[[], object]) -> None:
+    """Tries to access an option's path. Raises ConfigError with the message of the operating system."""
     try:
-        look()
+        access()
     except OSError as error:
-        disk = f" on the disk at {mount(Path(value))}" if error.errno in FULL | {errno.EROFS} else ""
-        raise ConfigError(one_line(f"{name(param)} {value}: {error.strerror}{disk}")) from None
+        disk = f" on the disk at {mount_point(Path(value))}" if error.errno in DISK_FULL | {errno.EROFS} else ""
+        raise ConfigError(one_line(f"{option_name(param)} {value}: {error.strerror}{disk}")) from None
 
 
-def name(param: typer.CallbackParam) -> str:
+def option_name(param: typer.CallbackParam) -> str:
     return max(param.opts, key=len)

@@ -1,18 +1,18 @@
-"""Removes secrets from texts that people read: messages, logs and records."""
+"""Removal of secrets from messages, logs and records."""
 
 import os
 import re
 
-HIDDEN = "***"
+REDACTED = "***"
 SECRET_NAME = re.compile(
     r"(SECRET|SECRET_KEY|SECRET_ACCESS_KEY|PRIVATE_KEY|PASSWORD|PASSWD|TOKEN|CREDENTIALS?|API_KEY)$"
 )
 ADDRESS_NAME = re.compile(r"UR[IL]|PROXY|ENDPOINT|DSN|HOST")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://(?P<userinfo>[^:]*:.*)@[^@]*", re.I | re.S)
-SHORTEST = 8
-"""Characters of a variable's value that is searched for: shorter ones stand in other words, too."""
+MIN_SECRET_LENGTH = 8
+"""Characters of a variable's value to be removed: a shorter one may be part of ordinary words."""
 USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
-SIGNED = re.compile(
+QUERY_SECRET = re.compile(
     r"([?&;](?:X-Amz-(?:Signature|Credential|Security-Token)|Signature|sig|\w*token|password|api_?key)=)[^&\s'\"]+",
     re.I,
 )
@@ -20,28 +20,32 @@ AUTHORIZATION = re.compile(r"(authorization\W{1,4}(?:basic|bearer)\s+)[^\s'\"]+"
 
 
 def redact(text: object) -> str:
-    """Returns the text without the passwords of URLs, signatures of links, and values of secret environment variables."""
+    """Returns the text without passwords of URLs, signatures of links, and values of secret environment variables."""
     found = str(text)
     for secret in known_secrets():
-        found = found.replace(secret, HIDDEN)
-    found = USERINFO.sub(f"{HIDDEN}@", found)
-    found = SIGNED.sub(rf"\1{HIDDEN}", found)
-    return AUTHORIZATION.sub(rf"\1{HIDDEN}", found)
+        found = found.replace(secret, REDACTED)
+    found = USERINFO.sub(f"{REDACTED}@", found)
+    found = QUERY_SECRET.sub(rf"\1{REDACTED}", found)
+    return AUTHORIZATION.sub(rf"\1{REDACTED}", found)
 
 
 def known_secrets() -> list[str]:
-    """Returns what the environment holds in secret, longest first: a password in a URL may have characters that no pattern expects."""
+    """Returns the secrets in the environment, longest first.
+
+    They are needed beside the patterns: a password in a URL may hold characters that no pattern expects.
+    """
     found = set()
     for name, value in os.environ.items():
-        if ADDRESS_NAME.search(name.upper()) and (url := URL.fullmatch(value)):
+        url = URL.fullmatch(value) if ADDRESS_NAME.search(name.upper()) else None
+        if url:
             found.add(url["userinfo"])
-        if SECRET_NAME.search(name.upper()) and len(value) >= SHORTEST:
+        if SECRET_NAME.search(name.upper()) and len(value) >= MIN_SECRET_LENGTH:
             found.add(value)
     return sorted(found, key=len, reverse=True)
 
 
 def split_userinfo(url: str) -> tuple[str, str, str]:
-    """Returns a URL without its user and password, and these two as they stand there, empty where there are none."""
+    """Returns a URL without user and password, the user, and the password; both still encoded, empty if absent."""
     found = URL.fullmatch(url)
     if not found:
         return url, "", ""

@@ -1,4 +1,4 @@
-"""The public interface, on tiny models."""
+"""The public API, on tiny models."""
 
 import ast
 import re
@@ -69,7 +69,7 @@ def test_an_image_is_a_path_bytes_or_an_image_of_pillow(tmp_path: Path):
     vectors = model.embed_images([path, str(path), file.getvalue(), Image.open(path)])
     assert torch.equal(vectors, vectors[:1].expand(4, -1))
     assert not torch.allclose(vectors[:1], model.embed_images(picture(1, WIDE)))
-    with pytest.raises(TypeError, match="an image must be a path, bytes or an image of Pillow, is Tensor"):
+    with pytest.raises(TypeError, match="an image must be a path, bytes or a Pillow image, is Tensor"):
         model.embed_images(torch.zeros(3, 4, 4))  # pyright: ignore[reportArgumentType]
 
 
@@ -129,7 +129,7 @@ def test_answers_are_taken_from_a_list(tmp_path: Path):
 
 def test_a_list_of_answers_that_is_gone_does_not_keep_a_model_from_loading(tmp_path: Path):
     answers = tmp_path / "answers.json"
-    answers.write_text('["red", "blue"]')
+    answers.write_text('["red", "blue"]', encoding="utf-8")
     task = VQA(VQAConfig(inference="rank", answer_list=answers), VQAModel(config()), tokenizer()).eval()
     save_model(task, tmp_path / "model")
     answers.unlink()
@@ -215,7 +215,7 @@ def test_a_broken_image_and_a_missing_one_are_named(tmp_path: Path):
 def test_the_readme_tells_the_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     for name in re.findall(r"\w+\.jpg", code):

@@ -9,21 +9,25 @@ from typer.testing import CliRunner
 
 from blip.cli import app
 from blip.config import EXIT_CONFIG
-from blip.mistakes import mount, told
+from blip.mistakes import mount_point, user_error
 from blip.tracking import TrackingError
 from blip.training.engine import NonFiniteError
 from blip.workers.local_pool import WorkerError
 
 
 def blip(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, output and errors of a verb."""
+    """Runs a verb; returns its exit code, output and errors."""
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.stdout, done.stderr
 
 
 def test_every_verb_is_found_without_loading_what_it_needs():
-    code = "import sys; from blip.cli import app; print(*(c.callback.__name__ for c in app.registered_commands), 'torch' in sys.modules)"
+    code = """
+import sys
+from blip.cli import app
+print(*(command.callback.__name__ for command in app.registered_commands), "torch" in sys.modules)
+"""
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split() == [
         "ingest",
@@ -88,7 +92,7 @@ def test_summary_shows_before_and_after(tmp_path):
         "caption": {"before": captions, "after": captions},
         "registered": True,
     }
-    (tmp_path / "summary.json").write_text(json.dumps(figures))
+    (tmp_path / "summary.json").write_text(json.dumps(figures), encoding="utf-8")
     code, said, _ = blip("summary", tmp_path / "summary.json")
     assert code == 0
     assert "50% of the web texts were true, 93% of those kept" in said
@@ -96,14 +100,14 @@ def test_summary_shows_before_and_after(tmp_path):
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a file, an empty folder, and files that are not what they seem."""
+    """Creates a file, an empty folder, and invalid or empty JSON files."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
-    (tmp_path / "broken.json").write_text("{")
-    (tmp_path / "other.json").write_text("[1, 2]")
-    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    (tmp_path / "other.json").write_text("[1, 2]", encoding="utf-8")
+    (tmp_path / "empty.json").write_text("", encoding="utf-8")
     (tmp_path / "latin.json").write_bytes(b'{"a": "M\xfcller"}')
     return tmp_path
 
@@ -128,8 +132,12 @@ MISTAKES = {
     "ingest shapes --preset shapes --out new --set per_shard": "must read key.subkey=value",
     "ingest shapes --preset shapes --out new --set per_shard=.inf": "per_shard: Input should be a finite number",
     "nothing": "No such command 'nothing'",
-    "train nothing --preset shapes --data folder --out new": "there is no stage 'nothing'; choices: capfilt, captioner, evaluate,",
-    "train capfilt --preset shapes --data folder --out new": "stage 'capfilt' is no training; choices: captioner, filter, pretrain",
+    "train nothing --preset shapes --data folder --out new": (
+        "there is no stage 'nothing'; choices: capfilt, captioner, evaluate,"
+    ),
+    "train capfilt --preset shapes --data folder --out new": (
+        "stage 'capfilt' is no training; choices: captioner, filter, pretrain"
+    ),
     f"{TRAIN} --data none --out new": "--data none: No such file or directory",
     f"{TRAIN} --data file --out new": "--data file: Not a directory",
     f"{TRAIN} --data folder --out file": "--out file: Not a directory",
@@ -148,7 +156,9 @@ MISTAKES = {
     "evaluate --preset shapes --model none --data folder --out new": "--model none: No such file or directory",
     "evaluate --preset shapes --model file --data folder --out new": "--model file: Not a directory",
     "evaluate --preset shapes --model folder --data folder --out new": "",
-    "register blip --model folder --before none.json --after other.json": "--before none.json: No such file or directory",
+    "register blip --model folder --before none.json --after other.json": (
+        "--before none.json: No such file or directory"
+    ),
     "register blip --model folder --before folder --after other.json": "--before folder: Is a directory",
     "register blip --model folder --before broken.json --after other.json": "",
     "register blip --model folder --before empty.json --after other.json": "",
@@ -182,18 +192,21 @@ def test_a_mistake_is_one_line_and_an_exit_code_that_says_not_to_try_again(place
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="there is no disk that is always full")
 def test_a_full_disk_is_named():
     with pytest.raises(OSError, match="No space left") as full:
-        Path("/dev/full").write_text("x")
+        Path("/dev/full").write_text("x", encoding="utf-8")
     full.value.filename = "/dev/full"
-    assert told(full.value) == (f"/dev/full: No space left on device on the disk at {mount(Path('/dev'))}", 1)
+    assert user_error(full.value) == (
+        f"/dev/full: No space left on device on the disk at {mount_point(Path('/dev'))}",
+        1,
+    )
 
 
 @pytest.mark.parametrize(
     "error", [TrackingError("no answer"), WorkerError("w ended with code 1"), NonFiniteError(3, ["itc"], ["a"])]
 )
 def test_work_that_failed_for_a_known_reason_is_one_line_and_may_be_tried_again(error: Exception):
-    assert told(error) == (str(error), 1)
+    assert user_error(error) == (str(error), 1)
 
 
 def test_an_error_of_the_program_keeps_its_traceback():
-    assert told(KeyError("a")) is None
-    assert told(ValueError("a")) is None
+    assert user_error(KeyError("a")) is None
+    assert user_error(ValueError("a")) is None

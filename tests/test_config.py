@@ -1,4 +1,4 @@
-"""Configuration: recipes and presets, and that whatever text is given ends in a value or in one line."""
+"""Recipes, presets and overrides; any text yields a value or an error of one line."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from blip.runs.stages import configs
 from blip.workers.queue import LeaseConfig
 
 TARS = ["data.gold=gold", "data.web=web", "data.test=test"]
-"""What the recipe of ingestion leaves to people."""
+"""The settings that the recipe of ingestion leaves open."""
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -29,7 +29,7 @@ def test_the_presets_are_the_sizes_and_the_stages_those_of_the_bootstrap():
 
 
 def write(path: Path, **settings: object) -> str:
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return str(path)
 
 
@@ -52,8 +52,9 @@ def test_a_file_changes_another_preset_and_that_one_another(tmp_path: Path):
 
 def test_of_two_keys_of_a_stage_the_later_one_has_the_last_word(tmp_path: Path):
     text = "pretrain, filter: {epochs: 1}\nfilter: {epochs: 2}\n"
-    (tmp_path / "mine.yaml").write_text(text)
-    assert [load_config(RunConfig, stage, str(tmp_path / "mine.yaml")).epochs for stage in ("pretrain", "filter")] == [1, 2]
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    mine = str(tmp_path / "mine.yaml")
+    assert [load_config(RunConfig, stage, mine).epochs for stage in ("pretrain", "filter")] == [1, 2]
 
 
 def test_a_section_of_another_type_begins_anew():
@@ -78,7 +79,8 @@ def test_a_section_on_the_command_line_takes_the_place_of_the_recipes():
     [
         (
             "epochs: 3\n",
-            "unknown stage 'epochs'; choices: capfilt, captioner, evaluate, filter, ingest, pretrain, register, select, extends",
+            "unknown stage 'epochs'; choices: "
+            "capfilt, captioner, evaluate, filter, ingest, pretrain, register, select, extends",
         ),
         ("pretrain: 3\n", "pretrain must hold settings as key: value (given: 3)"),
         ("pretrain, fliter: {}\n", "unknown stage 'fliter'"),
@@ -90,7 +92,7 @@ def test_a_section_on_the_command_line_takes_the_place_of_the_recipes():
     ],
 )
 def test_a_presets_mistake_is_one_line(tmp_path: Path, text: str, said: str):
-    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as wrong:
         load_config(RunConfig, "pretrain", str(tmp_path / "mine.yaml"))
     assert said in str(wrong.value)
@@ -155,7 +157,8 @@ def test_numbers_that_do_not_fit_together_are_one_short_line(stage: str, overrid
     assert len(line) < 330, "without the configuration"
 
 
-BROKEN = "[ { ] } [[ {{ [1 {a {a:1 {a: [ ' \" 'a \"a a' : :: :a a: a:b ,, , @ ` % & * ! | > - -- --- ... ? # = == ~ ~~ \\ / //"
+BROKEN = "[ { ] } [[ {{ [1 {a {a:1 {a: [ ' \" 'a \"a a' : :: :a a: a:b ,, , @ ` % & * ! | > - -- --- ... ? # = == ~ ~~ "
+BROKEN += "\\ / //"
 NUMBERS = "0 -0 -1 1 0x 0xff 0b 0b2 0o9 010 1_000 _1 1e 1e5 1e-4 1e400 -1e400 .e . .. .1. 1.2.3 + - +- 1e1e1 ١٢"
 ENDLESS = (
     ".inf -.inf .Inf .nan .NaN inf nan Infinity NaN 99999999999999999999 -99999999999999999999 100000 1000000000000"
@@ -290,7 +293,7 @@ VALUES = (
         "a\n---\nb",
     ],
 )
-"""What a person, a shell or an enemy may write behind the `=`."""
+"""Values of an override: typical, odd and hostile."""
 
 KEYS = [
     "",
@@ -313,7 +316,7 @@ KEYS = [
 
 
 def said(make) -> str | None:
-    """The error, if it is one; anything but a ConfigError of short lines fails the test."""
+    """Returns the error message, or None; an error other than a ConfigError of short lines fails the test."""
     try:
         make()
     except ConfigError as error:
@@ -330,7 +333,10 @@ def said(make) -> str | None:
 )
 def test_whatever_stands_in_an_override_ends_in_a_value_or_in_lines(key: str):
     began = time.monotonic()
-    wrong = [said(lambda value=value: load_config(RunConfig, "pretrain", "shapes", [f"{key}={value}"])) for value in VALUES]
+    wrong = []
+    for value in VALUES:
+        override = f"{key}={value}"
+        wrong.append(said(lambda override=override: load_config(RunConfig, "pretrain", "shapes", [override])))
     assert time.monotonic() - began < 30
     assert sum(error is not None for error in wrong) > len(VALUES) / 3 or key == "init.text"
 
@@ -352,7 +358,7 @@ def test_aliases_that_multiply_end_in_a_line(tmp_path: Path, bomb: str):
         "merged": grown("{x: 1}", lambda a: f"{{<<: [{', '.join([a] * 10)}]}}"),
         "itself": "pretrain: &a {model: *a}",
     }
-    (tmp_path / "bomb.yaml").write_text(texts[bomb])
+    (tmp_path / "bomb.yaml").write_text(texts[bomb], encoding="utf-8")
     began = time.monotonic()
     error = said(lambda: load_config(RunConfig, "pretrain", str(tmp_path / "bomb.yaml")))
     assert error is not None
@@ -421,7 +427,8 @@ def test_a_folder_and_nothing_are_no_preset(tmp_path: Path):
     ],
 )
 def test_a_path_needs_no_quotes(path: str):
-    assert load_config(configs()["ingest"], "ingest", "base", [*TARS, f"data.web={path}"]).model_dump()["data"]["web"] == path
+    cfg = load_config(configs()["ingest"], "ingest", "base", [*TARS, f"data.web={path}"])
+    assert cfg.model_dump()["data"]["web"] == path
 
 
 @pytest.mark.parametrize(
@@ -438,7 +445,8 @@ def test_a_path_needs_no_quotes(path: str):
         ("epochs={a: b: c}", "override 'epochs={a: b: c}' is not YAML: "),
         (
             "init.text=5",
-            "init.text: Input should be a valid string (given: 5); a number that is meant as text needs quotes within quotes: '\"5\"'",
+            "init.text: Input should be a valid string (given: 5); "
+            "a number that is meant as text needs quotes within quotes: '\"5\"'",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""No password reaches a message, whatever it is made of."""
+"""Secrets are removed from messages, logs and tracebacks."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The part of Kubeflow Pipelines' REST interface that its client needs to publish, run and schedule, in memory."""
+"""An in-memory server of the part of Kubeflow Pipelines' REST API for publishing, running and scheduling."""
 
 import json
 import re
@@ -13,7 +13,7 @@ Item = dict[str, Any]
 
 
 class Kubeflow(ThreadingHTTPServer):
-    """What the server keeps, and what it was asked: method, path, and the Authorization header."""
+    """The server's objects, and its requests: method, path, and the Authorization header."""
 
     daemon_threads = True
 

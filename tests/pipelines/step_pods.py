@@ -1,4 +1,4 @@
-"""The pod that Kubeflow Pipelines makes of a step, and what the restricted pod security standard refuses in it."""
+"""The pod of a step in Kubeflow Pipelines, and a check by the restricted pod security standard."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ CONTAINER = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""What its compiler gives each container of a step, from 2.17 on. It leaves the user of `main` to the step."""
+"""The compiler's security context of a step's containers from 2.17 on; the step sets the user of `main`."""
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
-"""The kinds of volumes that the standard grants."""
+"""The kinds of volumes that the standard allows."""
 
 
 def step_pod(executor: Tree) -> Tree:
-    """The specification of the pod of a step, from the step's part in the compiled platform specification."""
+    """Returns a step's pod, given the step's part of the compiled platform specification."""
     own = {"name": "main", "securityContext": {**CONTAINER, **executor.get("securityContext", {})}}
     system = {"securityContext": {**CONTAINER, "runAsNonRoot": True}}
     return {
@@ -26,7 +26,7 @@ def step_pod(executor: Tree) -> Tree:
 
 
 def refusals(pod: Tree) -> list[str]:
-    """What the restricted standard refuses in a pod's specification, a line each."""
+    """Returns the violations of the restricted standard in a pod's specification, a line each."""
     whole = pod.get("securityContext", {})
     found = [f"pod: {name}" for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
     for volume in pod.get("volumes", []):

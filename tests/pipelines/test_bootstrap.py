@@ -18,7 +18,7 @@ def text(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def tasks(text) -> dict:
-    """The compiled tasks by the names that people see."""
+    """Returns the compiled tasks by display name."""
     spec, _ = yaml.safe_load_all(text)
     return {task["taskInfo"]["name"]: task for task in spec["root"]["dag"]["tasks"].values()}
 
@@ -114,7 +114,7 @@ def test_gpu_steps_are_placed_and_the_others_are_not(text):
 def test_the_restricted_standard_takes_the_pod_of_every_step(pipeline, tmp_path):
     path = tmp_path / "pipeline.yaml"
     compiler.Compiler().compile(pipeline, str(path))
-    spec, platform = yaml.safe_load_all(path.read_text())
+    spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert placed.keys() == spec["deploymentSpec"]["executors"].keys()
     assert {name: refusals(step_pod(executor)) for name, executor in placed.items()} == {name: [] for name in placed}

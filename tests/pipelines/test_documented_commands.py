@@ -1,4 +1,4 @@
-"""Every command of README.md and k8s/README.md: run on tiny data, or listed with the reason why it is not."""
+"""Every command of README.md and k8s/README.md: run on tiny data, or listed with the reason against it."""
 
 import io
 import json
@@ -38,14 +38,14 @@ NOT_RUN = {
     "PIPELINES=": "versions for the kubectl commands that follow",
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD=": "needs MLflow's server on a cluster",
 }
-"""Commands that are not run, by how they begin, and why."""
+"""The prefixes of commands that are not run, and the reasons."""
 
 TINY = {
     "extends": "shapes",
     "pretrain, captioner, filter": {"epochs": 0.5, "loader": {"batch": 8}},
     "capfilt": {"stream": {"batch": 8}, "workers": 1},
 }
-"""What stands for the preset of the README, whose models need GPUs and the hub."""
+"""Replaces the README's preset, whose models need GPUs and the hub."""
 
 
 COMMAND = re.compile(
@@ -81,7 +81,7 @@ def test_the_pages_have_commands_and_each_reason_still_has_one():
 
 
 def tar_of(first: int, count: int) -> bytes:
-    """A tar as img2dataset writes it: `000000012.jpg`, `.txt` and `.json`."""
+    """Writes a tar as img2dataset does: `000000012.jpg`, `.txt` and `.json`."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         for number in range(first, first + count):
@@ -118,9 +118,9 @@ def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monke
     ]
     for key, first, count in tars:
         bucket.put_object(Key=key, Body=tar_of(first, count))
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "blip").write_text(f'#!/bin/sh\nexec {sys.executable} -m blip.cli "$@"\n')
+    (tmp_path / "bin" / "blip").write_text(f'#!/bin/sh\nexec {sys.executable} -m blip.cli "$@"\n', encoding="utf-8")
     (tmp_path / "bin" / "blip").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

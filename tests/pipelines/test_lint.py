@@ -1,4 +1,4 @@
-"""Each trap of Kubeflow Pipelines, laid on purpose in a pipeline that compiles."""
+"""Each fault that the lint knows, in a pipeline that compiles."""
 # ruff: noqa: ARG001
 
 from pathlib import Path
@@ -50,7 +50,7 @@ def contained(settings: list[str], word: str = "a"):
 
 @pytest.fixture
 def faults(tmp_path: Path):
-    """What the lint finds in a pipeline made of a function."""
+    """Returns the faults of a pipeline made of a function."""
 
     def find(function) -> list[str]:
         compiler.Compiler().compile(dsl.pipeline(name="trapped")(function), str(tmp_path / "trapped.yaml"))
@@ -60,7 +60,7 @@ def faults(tmp_path: Path):
 
 
 def lasting(task: Any) -> dsl.PipelineTask:
-    """The task with a user and with retries, as every step has them."""
+    """Returns the task with a user and retries, as every step has them."""
     kubernetes.set_security_context(task, run_as_user=10001, run_as_non_root=True)
     return task.set_retry(3, backoff_max_duration="86400s")
 

@@ -24,7 +24,7 @@ from pipelines import local, processes, run_lock
 
 @pytest.fixture
 def go(tmp_path: Path):
-    """Runs the pipeline of three steps; returns what a person saw, and the error if there was one."""
+    """Runs the pipeline of three steps; returns its output, and the error if there was one."""
 
     def run(again: tuple[str, ...] = (), **arguments: str) -> tuple[str, str]:
         screen = io.StringIO()
@@ -95,7 +95,7 @@ def test_another_argument_runs_what_depends_on_it(go, tmp_path):
 
 
 def test_a_failure_names_the_step_the_reason_and_the_log_and_the_next_run_goes_on_from_there(go, tmp_path):
-    (tmp_path / "trouble").write_text("raise")
+    (tmp_path / "trouble").write_text("raise", encoding="utf-8")
     seen, error = go()
     assert "[2/3] double" in seen
     assert "[3/3]" not in seen
@@ -109,12 +109,12 @@ def test_a_failure_names_the_step_the_reason_and_the_log_and_the_next_run_goes_o
 
 
 def test_a_killed_step_says_by_what(go, tmp_path):
-    (tmp_path / "trouble").write_text("kill")
+    (tmp_path / "trouble").write_text("kill", encoding="utf-8")
     assert "double failed: ended by SIGKILL (the machine ran out of memory, most likely)" in go()[1]
 
 
 def test_an_exit_code_without_an_exception_is_the_reason(go, tmp_path):
-    (tmp_path / "trouble").write_text("exit")
+    (tmp_path / "trouble").write_text("exit", encoding="utf-8")
     assert "double failed: exit code 42" in go()[1]
 
 
@@ -150,7 +150,7 @@ command.main()
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts the command in a process of its own and returns it with what it says; it is killed at the end."""
+    """Starts the command in its own process, which is killed at the end of the test."""
     started = []
 
     def run(*words: str, **environment: str) -> subprocess.Popen[str]:
@@ -169,7 +169,7 @@ def start(tmp_path):
 
 
 def pids(tmp_path: Path) -> list[int]:
-    """The processes of a step that hangs, once it does."""
+    """Waits for a step that hangs, and returns its process ids."""
     return eventually(lambda: [int(pid) for pid in (tmp_path / "pids").read_text(encoding="utf-8").split()] or None)
 
 
@@ -224,7 +224,7 @@ def test_a_run_of_another_machine_is_left_alone(tmp_path, go):
 
 
 def test_a_folder_that_cannot_be_used_is_one_line(start, tmp_path):
-    (tmp_path / "root").write_text("a file")
+    (tmp_path / "root").write_text("a file", encoding="utf-8")
     said, _ = start().communicate(timeout=60)
     assert said == f"--root {tmp_path}/root is a file: give a folder\n"
 
@@ -239,7 +239,7 @@ def test_a_place_that_takes_nothing_is_one_line(tmp_path, root):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    """A run that may write files of no more than a few bytes, as a full disk would let it."""
+    """Limits the size of files to a few bytes, as a full disk does."""
     limited = SCRIPT.replace(
         "import sys;", "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);", 1
     )
@@ -267,7 +267,7 @@ def test_a_home_is_not_needed(start, tmp_path, home):
 
 
 def eventually(answer, seconds: float = 60):
-    """What `answer` gives once it gives something."""
+    """Returns the first result of `answer` that is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -301,7 +301,7 @@ def test_the_alarms_of_a_step_are_told_in_words(tmp_path):
         ({"alarms": [{"name": "itm_at_prior", "step": 40}]}, ["itm at prior at step 40"]),
         ({"steps": 3}, []),
     ):
-        (tmp_path / "metrics").write_text(json.dumps(figures))
+        (tmp_path / "metrics").write_text(json.dumps(figures), encoding="utf-8")
         assert local.alarms({"metrics": metrics, "Output": 3}) == told
     assert local.alarms({"Output": 3}) == []
 
@@ -353,7 +353,7 @@ def test_the_command_says_what_failed_and_ends_with_1_then_goes_on_and_points_to
         command, "print_summary", lambda latest: typer.echo((latest / "summary.json").read_text(encoding="utf-8"))
     )
     run = ["run", "three_steps", "--set", f"runs={tmp_path}", "--set", "word=hey", "--root", str(tmp_path / "root")]
-    (tmp_path / "trouble").write_text("raise")
+    (tmp_path / "trouble").write_text("raise", encoding="utf-8")
     failed = CliRunner().invoke(command.app, run)
     assert failed.exit_code == 1
     assert "✗ double failed: ValueError: the word hey is too long;" in failed.output

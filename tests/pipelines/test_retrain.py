@@ -1,4 +1,4 @@
-"""A retraining runs on what is new, and does nothing, saying so, when nothing is."""
+"""A retraining runs on new shards; without new shards it does nothing and reports that."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_the_steps_are_placed_as_in_the_bootstrap(text, tmp_path):
 
 
 class Project:
-    """A folder with tars, and `python -m pipelines run` of a pipeline that looks for new ones there."""
+    """A folder with tars, and `python -m pipelines run` of a pipeline that finds the new ones."""
 
     def __init__(self, folder: Path):
         self.folder, self.root = folder, folder / "root"

@@ -9,14 +9,14 @@ from components import revision as source
 
 
 def asked() -> str:
-    """The revision as a new process finds it."""
+    """Returns the revision in a new process."""
     source.of_checkout.cache_clear()
     return source.revision()
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A repository with one commit; calling it runs git there."""
+    """A repository with one commit, as a function that runs git in it."""
 
     def git(*arguments: str) -> None:
         subprocess.run(
@@ -29,7 +29,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(source, "ROOT", tmp_path)
     monkeypatch.delenv("BLIP_REVISION", raising=False)
     (tmp_path / "blip").mkdir()
-    (tmp_path / "blip" / "code.py").write_text("1")
+    (tmp_path / "blip" / "code.py").write_text("1", encoding="utf-8")
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "code")
@@ -39,7 +39,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_clean_tree_is_its_last_commit_that_touched_the_sources(checkout, tmp_path):
     first = asked()
     assert first == source.git("rev-parse", "--short", "HEAD")
-    (tmp_path / "README.md").write_text("words")
+    (tmp_path / "README.md").write_text("words", encoding="utf-8")
     checkout("add", ".")
     checkout("commit", "-qm", "words")
     assert asked() == first
@@ -48,15 +48,15 @@ def test_a_clean_tree_is_its_last_commit_that_touched_the_sources(checkout, tmp_
 @pytest.mark.usefixtures("checkout")
 def test_a_changed_tree_is_marked_by_what_it_holds(tmp_path):
     clean = asked()
-    (tmp_path / "blip" / "code.py").write_text("2")
+    (tmp_path / "blip" / "code.py").write_text("2", encoding="utf-8")
     two = asked()
-    (tmp_path / "blip" / "new.py").write_text("3")
+    (tmp_path / "blip" / "new.py").write_text("3", encoding="utf-8")
     three = asked()
     assert two.startswith(f"{clean}-dirty.")
     assert len({clean, two, three}) == 3
     (tmp_path / "blip" / "new.py").unlink()
     assert asked() == two
-    (tmp_path / "blip" / "code.py").write_text("1")
+    (tmp_path / "blip" / "code.py").write_text("1", encoding="utf-8")
     assert asked() == clean
 
 
@@ -67,9 +67,9 @@ def test_without_history_the_contents_count(tmp_path, monkeypatch):
     one = asked()
     assert one.startswith("source.")
     (tmp_path / "blip" / "__pycache__").mkdir()
-    (tmp_path / "blip" / "__pycache__" / "code.pyc").write_text("compiled")
+    (tmp_path / "blip" / "__pycache__" / "code.pyc").write_text("compiled", encoding="utf-8")
     assert asked() == one
-    (tmp_path / "blip" / "code.py").write_text("2")
+    (tmp_path / "blip" / "code.py").write_text("2", encoding="utf-8")
     assert asked() != one
 
 
@@ -91,7 +91,7 @@ def test_git_is_asked_once_and_only_when_somebody_wants_to_know(monkeypatch):
 
 
 def test_help_asks_nobody(tmp_path):
-    (tmp_path / "git").write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\n")
+    (tmp_path / "git").write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\n", encoding="utf-8")
     (tmp_path / "git").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GIT_PYTHON_REFRESH": "quiet"}
     environment.pop("BLIP_REVISION", None)

@@ -22,7 +22,7 @@ STORE = {"store": "s3://bucket/blip"}
 
 @pytest.fixture
 def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
-    """Kubeflow Pipelines in memory; the environment points to it, and to nothing else."""
+    """Kubeflow Pipelines in memory, to which the environment points."""
     server = Kubeflow()
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     for name in (
@@ -124,7 +124,7 @@ def test_submit_and_wait_end_as_the_run_does(kubeflow, monkeypatch):
 
 
 def the_run(kubeflow, *states: str) -> str:
-    """A run that is in these states one after the other."""
+    """Submits a run that passes through these states."""
     run = KubeflowPipelines().submit(bootstrap, STORE)
     kubeflow.runs[-1] = Advancing(kubeflow.runs[-1], list(states))
     return run
@@ -196,7 +196,7 @@ def test_a_token_of_the_environment_authenticates_and_is_not_said(kubeflow, monk
 
 def test_a_pod_speaks_as_its_service_account(kubeflow, monkeypatch, tmp_path):
     kubeflow.token = "projected"
-    (tmp_path / "token").write_text("projected")
+    (tmp_path / "token").write_text("projected", encoding="utf-8")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
     assert KubeflowPipelines().schedules() == []
 
@@ -213,7 +213,7 @@ contexts: [{{name: here, context: {{cluster: k, user: me}}}}]
 
 def test_a_kubeconfig_leads_through_the_api_server(kubeflow, monkeypatch, tmp_path):
     path = tmp_path / "config"
-    path.write_text(KUBECONFIG.format(uri=kubeflow.uri))
+    path.write_text(KUBECONFIG.format(uri=kubeflow.uri), encoding="utf-8")
     monkeypatch.delenv("KFP_HOST")
     monkeypatch.setenv("KUBECONFIG", str(path))
     # the client of Kubernetes reads the variable when it is imported
@@ -238,10 +238,10 @@ def test_no_way_to_a_cluster_is_said_at_once(monkeypatch, tmp_path):
 
 def test_an_expired_token_file_is_read_anew(kubeflow, monkeypatch, tmp_path):
     path: Path = tmp_path / "token"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(path))
     kfp = KubeflowPipelines()
-    path.write_text("new")
+    path.write_text("new", encoding="utf-8")
     kubeflow.token = "new"
     assert kfp.schedules() == []
 

@@ -1,4 +1,4 @@
-"""A pipeline of three steps that count their runs, to watch the local runner at work."""
+"""A pipeline of three steps that count their runs, for tests of the local runner."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Output
@@ -11,7 +11,7 @@ def make(word: str, runs: str, made: Output[Dataset]):
 
     (pathlib.Path(runs) / "make").open("a").write("x")
     tempfile.mkdtemp()
-    pathlib.Path(made.path).write_text(word)
+    pathlib.Path(made.path).write_text(word, encoding="utf-8")
 
 
 @dsl.component(base_image="python-three-steps:1", install_kfp_package=False)
@@ -37,7 +37,7 @@ def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset])
             raise SystemExit(42)
         case "hang":
             child = subprocess.Popen(["sleep", "100"])
-            (folder / "pids").write_text(f"{os.getpid()} {child.pid}")
+            (folder / "pids").write_text(f"{os.getpid()} {child.pid}", encoding="utf-8")
             time.sleep(100)
         case "save" | "stubborn" as mood:
             import signal
@@ -47,24 +47,24 @@ def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset])
                     (folder / "refused").touch()
                     return
                 time.sleep(0.5)
-                (folder / "saved").write_text("all of it")
+                (folder / "saved").write_text("all of it", encoding="utf-8")
                 raise SystemExit(143)
 
             signal.signal(signal.SIGTERM, told)
-            (folder / "pids").write_text(str(os.getpid()))
+            (folder / "pids").write_text(str(os.getpid()), encoding="utf-8")
             for _ in range(1000):
                 time.sleep(0.1)
         case "find":
             import components
 
-            (folder / "found").write_text(components.__path__[0])
+            (folder / "found").write_text(components.__path__[0], encoding="utf-8")
     from blip.progress import progress
 
     with progress(20, "working") as bar:
         for _ in range(20):
             time.sleep(0.02 if trouble == "slow" else 0)
             bar.advance(1, {"itc": 1.0})
-    pathlib.Path(worked.path).write_text(text * 2)
+    pathlib.Path(worked.path).write_text(text * 2, encoding="utf-8")
 
 
 @dsl.component(base_image="python-three-steps:1", install_kfp_package=False)

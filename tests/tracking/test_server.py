@@ -1,4 +1,4 @@
-"""An MLflow server that is away, wants a password, or is used by processes that are killed."""
+"""An MLflow server that is unavailable or requires a password, and processes that are killed."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ FAULTS = ("away", "password")
 
 
 class Server:
-    """An MLflow server in a process of its own, which can go and come back at its address."""
+    """An MLflow server in its own process, which can stop and restart at the same address."""
 
     def __init__(self, folder: Path):
         self.folder, self.port = folder, 0
@@ -63,7 +63,7 @@ def server(
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_NAME", "BLIP_GROUP", "BLIP_TRACKING", "RANK"):
         monkeypatch.delenv(name, raising=False)
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
-        monkeypatch.setenv(name, "")  # what `client` sets is taken back
+        monkeypatch.setenv(name, "")  # restores what `set_credentials` sets
     monkeypatch.setenv("MLFLOW_TRACKING_URI", one_server.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -78,7 +78,7 @@ def server(
 
 
 def kept(server: Server):
-    """The runs of this test's experiment by name."""
+    """Returns the runs of this test's experiment by name."""
     mlflow = MlflowClient(server.uri)
     experiment = mlflow.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
     return {run.info.run_name: run for run in mlflow.search_runs([experiment.experiment_id])} if experiment else {}
@@ -216,7 +216,7 @@ with tracking.start_run(sys.argv[1], key=f"key of '{sys.argv[1]}'") as run:
 
 
 def step(name: str, number: int) -> int:
-    """A step whose process a signal ends; returns its exit code."""
+    """Runs a step, ends its process by a signal, and returns the exit code."""
     process = subprocess.Popen(
         [sys.executable, "-c", STEP, name], stdout=subprocess.PIPE, env={**os.environ, "MLFLOW_RUN_NAME": name}
     )

@@ -18,7 +18,7 @@ from blip.tracking.server import count_tables, create_database, mlflow_client
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests, for it takes seconds to make; each test has an experiment of its own."""
+    """One database for all tests, since its creation takes seconds; each test has its own experiment."""
     return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
 
 
