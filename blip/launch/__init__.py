@@ -1,1 +1,1 @@
-"""Where processes start."""
+"""Starting processes: on this machine, or as jobs of a cluster."""

@@ -1,5 +1,5 @@
-"""`python -m blip.launch`: torchrun that keeps its workers' exit code."""
+"""`python -m blip.launch`: torchrun that exits with the exit code of its workers."""
 
-from blip.launch.local import main
+from blip.launch.local import torchrun
 
-main()
+torchrun()

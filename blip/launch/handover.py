@@ -1,4 +1,4 @@
-"""Folders that pass through the store between a step and the nodes that work for it."""
+"""Transfer of folders through the store, between a step and the nodes of its job."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -7,21 +7,21 @@ from pathlib import Path
 from blip.digest import file_digest, value_digest
 from blip.storage import Store, StoreError, check_key
 
-INDEX = "index.json"
+INDEX_FILE = "index.json"
 
 
-def send(folders: Mapping[str, Path], store: Store) -> None:
-    """Writes the files of folders under their names, and last the index that makes them a whole."""
-    found = files(folders)
+def upload_folders(folders: Mapping[str, Path], store: Store) -> None:
+    """Uploads the files of folders by name, and last an index of their digests."""
+    found = files_of(folders)
     for name, path in found.items():
         store.put_file(f"files/{name}", path)
-    store.put(INDEX, json.dumps({name: file_digest(path) for name, path in found.items()}, indent=1).encode())
+    store.put(INDEX_FILE, json.dumps({name: file_digest(path) for name, path in found.items()}, indent=1).encode())
 
 
-def receive(store: Store, place: Callable[[str], Path]) -> None:
-    """Reads what was sent into the folders that `place` returns for names; no file is written outside of them.
+def download_folders(store: Store, place: Callable[[str], Path]) -> None:
+    """Downloads uploaded folders to the paths that `place` returns for their names; writes no file outside of them.
 
-    Raises StoreError where it is not there or not what was sent.
+    Raises StoreError if the index or a file is missing or invalid.
     """
     for name, expected in read_index(store).items():
         folder, _, file = name.partition("/")
@@ -33,10 +33,10 @@ def receive(store: Store, place: Callable[[str], Path]) -> None:
 
 
 def read_index(store: Store) -> dict[str, str]:
-    """Returns the digest of every file by NAME/PATH. Raises StoreError for an index that this module did not write."""
-    where = f"{store.uri}/{INDEX}"
+    """Returns the SHA-256 of every file by FOLDER/PATH. Raises StoreError if the index is not valid."""
+    where = f"{store.uri}/{INDEX_FILE}"
     try:
-        index = json.loads(store.get(INDEX))
+        index = json.loads(store.get(INDEX_FILE))
     except ValueError:
         raise StoreError(f"{where} is not JSON: delete {store.uri}, so that it is sent again") from None
     if not isinstance(index, dict) or not all(isinstance(value, str) for value in index.values()):
@@ -48,19 +48,23 @@ def read_index(store: Store) -> dict[str, str]:
     return index
 
 
-def remove(store: Store) -> None:
-    """Deletes all that was handed over below a store's URI."""
+def delete_all(store: Store) -> None:
+    """Deletes all objects of a store."""
     for key in store.list():
         store.delete(key)
 
 
 def fingerprint(folders: Mapping[str, Path], *words: str) -> str:
-    """Ten hexadecimal digits that stand for words and for the files of folders, wherever the folders lie."""
-    digests = {name: file_digest(path) for name, path in files(folders).items()}
+    """Returns ten hexadecimal digits of a digest of `words` and of the folders' files, whatever their location."""
+    digests = {name: file_digest(path) for name, path in files_of(folders).items()}
     return value_digest([words, digests])[:10]
 
 
-def files(folders: Mapping[str, Path]) -> dict[str, Path]:
-    """All files of the folders by NAME/PATH, in order."""
-    found = {f"{name}/{path.relative_to(root).as_posix()}": path for name, root in folders.items() for path in root.rglob("*")}
-    return {name: found[name] for name in sorted(found) if found[name].is_file()}
+def files_of(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Returns all files of the folders by FOLDER/PATH, sorted."""
+    found: dict[str, Path] = {}
+    for name, root in folders.items():
+        for path in root.rglob("*"):
+            if path.is_file():
+                found[f"{name}/{path.relative_to(root).as_posix()}"] = path
+    return {name: found[name] for name in sorted(found)}

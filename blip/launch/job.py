@@ -1,4 +1,4 @@
-"""What every job on a cluster is told: its name, its image, what it may use, where it may run, and its credentials by reference."""
+"""The settings of every job on a cluster: name, image, resources, placement, and references to its credentials."""
 
 import hashlib
 import json
@@ -10,49 +10,53 @@ from pydantic import ConfigDict, Field, field_validator
 from blip.config import Config
 from blip.redaction import USERINFO
 
-Manifest = dict[str, Any]
+KubernetesObject = dict[str, Any]
 """A Kubernetes object as plain values."""
 
-SPEC = "blip.internal/spec"
-"""The annotation that holds the digest of what a job was rendered from: whoever attaches to a job wants to know that it is the same."""
+SPEC_ANNOTATION = "blip.internal/spec"
+"""The annotation with the digest of a job's specification, compared before attaching to a running job of its name."""
 SECRETS = {"AWS_ACCESS_KEY_ID": "access-key", "AWS_SECRET_ACCESS_KEY": "secret-key"}
-"""Variables that come from the Secret `blip`, which need not exist: with workload identity it does not."""
-SETTINGS = {"AWS_ENDPOINT_URL": "s3-endpoint", "AWS_REGION": "s3-region", "MLFLOW_TRACKING_URI": "mlflow-tracking-uri"}
-"""Variables that come from the ConfigMap `blip`."""
+"""Variables from the Secret `blip`, by key; it is optional, as workload identity needs none."""
+SETTINGS = {
+    "AWS_ENDPOINT_URL": "s3-endpoint",
+    "AWS_REGION": "s3-region",
+    "MLFLOW_TRACKING_URI": "mlflow-tracking-uri",
+}
+"""Variables from the ConfigMap `blip`, by key."""
 SENSITIVE = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY")
 WRITABLE = {"scratch": "/scratch", "tmp": "/tmp", "shm": "/dev/shm"}
-"""All that a container can write to, by volume: its root file system is read-only."""
+"""The writable paths of a container by volume; its root file system is read-only."""
 
 
 class PodConfig(Config):
-    """What each pod of a job gets, and where it may run."""
+    """The resources and the placement of each pod of a job."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML reads `cpu: 8` as a number
 
     namespace: str = ""
-    """Where to run; empty means where this process runs, and only there can the job belong to the workflow of its step."""
+    """The namespace; empty for that of this process, the only one in which the step's workflow can own the job."""
     image: str
-    """The image by tag or digest."""
+    """The image, with a tag other than latest or a digest."""
     cpu: str = Field("8", pattern=r"^\d+(\.\d+)?m?$")
-    """CPUs of a pod."""
+    """CPUs per pod."""
     memory: str = Field("64Gi", pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$")
-    """Memory of a pod; /dev/shm counts against it."""
+    """Memory per pod; /dev/shm counts against it."""
     gpus: int = Field(default=1, ge=0)
-    """GPUs of a pod."""
+    """GPUs per pod."""
     gpu_type: str = "nvidia.com/gpu"
-    """The resource that counts them."""
+    """The resource name of the GPUs."""
     pool: dict[str, str] = Field({})
-    """Labels of the nodes to run on."""
+    """Labels that a node must have (`nodeSelector`)."""
     tolerations: tuple[dict[str, Any], ...] = ()
-    """Taints to put up with."""
+    """Tolerations of node taints."""
     service_account: str = "blip-worker"
-    """Whom the pods act as: what carries the workload identity that may reach the store."""
+    """The service account of the pods; carries the workload identity with access to the store."""
     queue: str = ""
-    """The Kueue LocalQueue that admits the job, where there is one."""
+    """The Kueue LocalQueue that admits the job; empty for none."""
     max_hours: float | None = Field(default=None, gt=0)
-    """The cluster ends the job after so many hours of running, whatever it does."""
+    """Hours of running after which the cluster ends the job."""
     env: dict[str, str] = Field({})
-    """Further environment variables; secrets belong into the Secret."""
+    """Further environment variables, which must hold no secrets."""
 
     @field_validator("image")
     @classmethod
@@ -65,62 +69,72 @@ class PodConfig(Config):
     @field_validator("env")
     @classmethod
     def has_no_secrets(cls, env: dict[str, str]) -> dict[str, str]:
-        if found := sorted(name for name in env if SENSITIVE.search(name.upper())):
-            names = ", ".join(found)
-            raise ValueError(f"{names} would stand readable in the job: put the value into the Secret blip and refer to it")
-        if found := sorted(name for name, value in env.items() if USERINFO.search(value)):
-            raise ValueError(f"the password in {', '.join(found)} would stand readable in the job: put it into the Secret blip")
+        secrets = sorted(name for name in env if SENSITIVE.search(name.upper()))
+        if secrets:
+            raise ValueError(
+                f"{', '.join(secrets)} would be readable in the job: put the value into the Secret blip and refer to it"
+            )
+        passwords = sorted(name for name, value in env.items() if USERINFO.search(value))
+        if passwords:
+            raise ValueError(
+                f"the password in {', '.join(passwords)} would be readable in the job: put it into the Secret blip"
+            )
         return env
 
 
 class JobConfig(PodConfig):
-    """A job as it is submitted."""
+    """A job to submit."""
 
     name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)
-    """What the job is called by; it goes on with a fingerprint of what is asked, and what is asked twice is submitted once."""
+    """The prefix of the job's name; a fingerprint of the request follows, so that equal requests share one job."""
     args: tuple[str, ...] = ()
-    """What comes after `python -m MODULE` in every process."""
+    """The arguments after `python -m MODULE` in every process."""
 
-    def metadata(self, spec: Manifest, component: str, owner: Manifest | None) -> Manifest:
-        """The job's own labels, its queue, and whom it belongs to: a job is deleted with its owner."""
+    def metadata(self, spec: KubernetesObject, component: str, owner: KubernetesObject | None) -> KubernetesObject:
+        """Returns the metadata of the job: labels, queue, and owner; a job is deleted with its owner."""
         labels = labels_of(component)
         if self.queue:
             labels["kueue.x-k8s.io/queue-name"] = self.queue
-        annotations = {SPEC: hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]}
-        metadata: Manifest = {"name": self.name, "labels": labels, "annotations": annotations}
+        annotations = {SPEC_ANNOTATION: hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]}
+        metadata: KubernetesObject = {"name": self.name, "labels": labels, "annotations": annotations}
         if self.namespace:
             metadata["namespace"] = self.namespace
         if owner:
             metadata["ownerReferences"] = [owner]
         return metadata
 
-    def resources(self) -> Manifest:
-        """Requests that equal the limits: such a pod is the last that its node evicts."""
-        amounts = {"cpu": self.cpu, "memory": self.memory} | ({self.gpu_type: str(self.gpus)} if self.gpus else {})
+    def resources(self) -> KubernetesObject:
+        """Returns requests equal to limits: such pods (QoS class Guaranteed) are evicted last."""
+        amounts = {"cpu": self.cpu, "memory": self.memory}
+        if self.gpus:
+            amounts[self.gpu_type] = str(self.gpus)
         return {"requests": amounts, "limits": dict(amounts)}
 
-    def environment(self) -> list[Manifest]:
-        """The variables of a container: plain ones by value, settings and secrets by reference."""
-        plain: list[Manifest] = [{"name": name, "value": value} for name, value in sorted(self.env.items())]
+    def environment(self) -> list[KubernetesObject]:
+        """Returns the environment of a container: plain variables by value, settings and secrets by reference."""
+        plain: list[KubernetesObject] = [{"name": name, "value": value} for name, value in sorted(self.env.items())]
         return plain + references("configMapKeyRef", SETTINGS) + references("secretKeyRef", SECRETS)
 
-    def placement(self) -> Manifest:
-        """Where the pods may run and as whom, as fields of a pod's specification."""
-        placed: Manifest = {"serviceAccountName": self.service_account}
+    def placement(self) -> KubernetesObject:
+        """Returns the fields of a pod's specification for its service account, nodes and tolerations."""
+        placed: KubernetesObject = {"serviceAccountName": self.service_account}
         if self.pool:
             placed["nodeSelector"] = self.pool
         if self.tolerations:
             placed["tolerations"] = list(self.tolerations)
         return placed
 
-    def deadline(self) -> Manifest:
+    def deadline(self) -> KubernetesObject:
+        """Returns the field for `max_hours`, if it is set."""
         return {"activeDeadlineSeconds": int(self.max_hours * 3600)} if self.max_hours else {}
 
 
 def labels_of(component: str) -> dict[str, str]:
-    """The labels by which the network policies know a pod."""
+    """Returns the labels of a pod, which network policies select by."""
     return {"app.kubernetes.io/part-of": "blip", "app.kubernetes.io/component": component}
 
 
-def references(kind: str, keys: dict[str, str]) -> list[Manifest]:
-    return [{"name": name, "valueFrom": {kind: {"name": "blip", "key": key, "optional": True}}} for name, key in keys.items()]
+def references(kind: str, keys: dict[str, str]) -> list[KubernetesObject]:
+    """Returns environment variables that refer to keys of the Secret or ConfigMap `blip`."""
+    sources = {name: {kind: {"name": "blip", "key": key, "optional": True}} for name, key in keys.items()}
+    return [{"name": name, "valueFrom": source} for name, source in sources.items()]

@@ -1,6 +1,6 @@
-"""Processes of one machine, or of this machine's part in several: torchrun, with the exit codes that tell what happened.
+"""The processes of one machine, alone or as one of several: torchrun with meaningful exit codes.
 
-`python -m blip.launch [torchrun's options] -m MODULE ARGS` is torchrun whose exit code is the workers' own.
+`python -m blip.launch [torchrun's options] -m MODULE ARGS` is torchrun that exits with the exit code of its workers.
 """
 
 import logging
@@ -21,55 +21,75 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from blip.config import EXIT_CONFIG, ConfigError
 
-HURRY_SECONDS = 1.0
-"""A signal that comes so soon after the first is the same one, on another way."""
+REPEAT_SECONDS = 1.0
+"""A second signal within so many seconds is a duplicate of the first, delivered by another path."""
 SHUTDOWN_SECONDS = 110
-"""What workers have after SIGTERM to finish a step and save; less than the two minutes that a pod has."""
+"""Seconds for workers to finish a step and save after SIGTERM; less than the 120 seconds of a pod."""
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Runs torchrun and ends with its workers' exit code."""
+def torchrun(args: Sequence[str] | None = None) -> None:
+    """Runs torchrun and exits with the exit code of its workers."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
-    options = [] if "--shutdown-timeout" in " ".join(args or sys.argv) else [f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
+    options = list(sys.argv[1:] if args is None else args)
+    if "--shutdown-timeout" not in " ".join(options):
+        options = [f"--shutdown-timeout={SHUTDOWN_SECONDS}", *options]
     try:
-        run.main([*options, *(sys.argv[1:] if args is None else args)])
+        run.main(options)
     except ChildFailedError as e:
         failures = sorted(e.failures.values(), key=lambda failure: failure.timestamp)
-        # what is much later than the first was killed for not ending when it should
-        sys.exit(exit_code([f.exitcode for f in failures if f.timestamp < failures[0].timestamp + SHUTDOWN_SECONDS / 2]))
+        # much later ones were killed because they did not end after SIGTERM
+        latest = failures[0].timestamp + SHUTDOWN_SECONDS / 2
+        sys.exit(exit_code([failure.exitcode for failure in failures if failure.timestamp < latest]))
     except SignalException as e:
         sys.exit(128 + e.sigval)
 
 
 def exit_code(codes: Sequence[int]) -> int:
-    """One exit code for those of the workers that failed, negative where a signal ended them.
+    """Returns one exit code for the failed workers' `codes`, which are negative for signals.
 
-    42 if any met a wrong configuration, else 128 + the signal if one was killed, else the first's own. Torchrun ends the others by
-    SIGTERM, and those that lose a rank to a signal may fail in the same moment.
+    42 (wrong configuration) if any is, else 128 + the signal of the first that was killed, else the first code. SIGTERM
+    counts last: torchrun ends the other workers with it. A worker that loses a killed rank may fail first.
     """
     if EXIT_CONFIG in codes:
         return EXIT_CONFIG
     killed = [128 - code for code in codes if code < 0 and code != -signal.SIGTERM]
-    return (killed + [code for code in codes if code > 0] + [128 + signal.SIGTERM])[0]
+    failed = [code for code in codes if code > 0]
+    return [*killed, *failed, 128 + signal.SIGTERM][0]
 
 
 def local_process_count(asked: int) -> int:
-    """Returns how many processes of this machine share the work: as asked for, 0 for one a GPU. Raises ConfigError for more than GPUs."""
+    """Returns the number of processes on this machine: `asked`, or one per GPU if that is 0.
+
+    Raises ConfigError if `asked` exceeds the number of GPUs.
+    """
     gpus = torch.cuda.device_count()
     if gpus and asked > gpus:
         raise ConfigError(f"{asked} processes need a GPU each, and this machine has {gpus}: ask for fewer")
     return asked or max(1, gpus)
 
 
-def launch(module: str, args: Sequence[str], processes: int, *, log: str | Path | None = None, env: Mapping[str, str] | None = None) -> int:
-    """Runs `python -m module args` in so many processes of this machine and gives their exit code.
+def launch(
+    module: str,
+    args: Sequence[str],
+    processes: int,
+    *,
+    log: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> int:
+    """Runs `python -m module args` in several processes of this machine and returns their exit code.
 
-    0 is success, 42 a wrong configuration, 143 stopped by SIGTERM after saving, 130 by Ctrl-C, above 128 killed by that signal + 128, the
-    rest failed. SIGTERM and Ctrl-C here let the workers finish their step and save; the second ends them as they stand. `processes` 0 is
-    one a GPU. Output goes to `log` if there is one. Raises ConfigError where there are fewer GPUs than processes.
+    0: success; 42: wrong configuration; 143 and 130: stopped by SIGTERM or Ctrl-C, after saving; other codes above 128:
+    killed by that signal + 128; any other: failed. The first SIGTERM or Ctrl-C lets the workers finish their step and
+    save, the second kills them. `processes` 0 means one per GPU. Output goes to `log`, if given.
+    Raises ConfigError if there are fewer GPUs than processes.
     """
     processes = local_process_count(processes)
-    options = ["--standalone", f"--nproc-per-node={processes}", "--max-restarts=0", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
+    options = [
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "--max-restarts=0",
+        f"--shutdown-timeout={SHUTDOWN_SECONDS}",
+    ]
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     with open_log(log) as output:
         launcher = subprocess.Popen(
@@ -77,12 +97,12 @@ def launch(module: str, args: Sequence[str], processes: int, *, log: str | Path 
             stdout=output,
             stderr=output and subprocess.STDOUT,
             env={"OMP_NUM_THREADS": str(threads), **os.environ, **(env or {})},
-            process_group=0,  # Ctrl-C in a terminal reaches this process alone, which passes on what lets workers save
+            process_group=0,  # Ctrl-C in a terminal reaches this process only, which forwards SIGTERM
         )
-        with passing_on(launcher) as heard:
+        with forward_signals(launcher) as received:
             code = launcher.wait()
-    if code == 128 + signal.SIGTERM and heard:
-        return 128 + heard[0]  # the workers all heard SIGTERM, whatever it was here
+    if code == 128 + signal.SIGTERM and received:
+        return 128 + received[0]  # the workers get SIGTERM for either signal
     return 128 - code if code < 0 else code
 
 
@@ -96,28 +116,28 @@ def open_log(path: str | Path | None) -> Iterator[IO[bytes] | None]:
 
 
 @contextmanager
-def passing_on(launcher: subprocess.Popen) -> Iterator[list[int]]:
-    """Passes SIGTERM and Ctrl-C on to the launcher as SIGTERM, a second one as SIGKILL to all, and leaves none of its processes behind.
+def forward_signals(launcher: subprocess.Popen) -> Iterator[list[int]]:
+    """Forwards SIGTERM and Ctrl-C to the launcher as SIGTERM, and a second one to all its processes as SIGKILL.
 
-    Gives the signals that were heard so far.
+    Yields the list of received signals. At the end no process of the launcher is left.
     """
-    heard: list[int] = []
+    received: list[int] = []
     first = 0.0
 
     def terminate(number: int, _: object) -> None:
         nonlocal first
-        if not heard:
+        if not received:
             first = time.monotonic()
             launcher.terminate()
-        elif time.monotonic() - first > HURRY_SECONDS:
+        elif time.monotonic() - first > REPEAT_SECONDS:
             for process in descendants(launcher.pid):
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-        heard.append(number)
+        received.append(number)
 
     before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield heard
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -127,6 +147,9 @@ def passing_on(launcher: subprocess.Popen) -> Iterator[list[int]]:
 
 
 def descendants(process: int) -> list[int]:
-    """A process and all that it started, directly or not: torchrun's workers are in sessions of their own."""
-    children = [int(child) for task in Path(f"/proc/{process}/task").glob("*/children") for child in task.read_text().split()]
-    return [process, *(found for child in children for found in descendants(child))]
+    """Returns a process and its descendants; torchrun's workers are in sessions of their own."""
+    found = [process]
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in children.read_text().split():
+            found += descendants(int(child))
+    return found

@@ -11,9 +11,8 @@ from blip.config import set_value, validate
 from blip.launch.job import JobConfig, PodConfig
 from blip.launch.node import SCRATCH
 from blip.launch.respawn import argv
-from blip.launch.trainjob import RUNTIME, TrainJobConfig
-from blip.launch.trainjob import run as run_job
-from blip.launch.workers import WorkersConfig, on_cluster
+from blip.launch.trainjob import RUNTIME, TrainJobConfig, run_trainjob
+from blip.launch.workers import WorkersConfig, workers_on_cluster
 from blip.results import Result
 from blip.workers.progress import Workers
 
@@ -72,7 +71,7 @@ def on_nodes(
     args = [*verb, *argv({**options, "--out": made, "--figures": f"{made}/{FIGURES}"}, ())]
     handover = f"{store.rstrip('/')}/handover"
     cfg = placed.job(TrainJobConfig, name=name, args=args, processes=max(1, placed.gpus), handover=handover)
-    run_job(cfg, {option: Path(folder) for option, folder in inputs.items()}, {"made": Path(out)})
+    run_trainjob(cfg, {option: Path(folder) for option, folder in inputs.items()}, {"made": Path(out)})
     figures = Path(out, FIGURES)
     found = result.load(figures)
     figures.unlink()
@@ -83,4 +82,4 @@ def workers(placed: Placement, name: str) -> Workers | None:
     """Returns what starts the pods that work for a step, or None where this machine does its work."""
     if placed.workers is None:
         return None
-    return on_cluster(placed.job(WorkersConfig, name=name))
+    return workers_on_cluster(placed.job(WorkersConfig, name=name))

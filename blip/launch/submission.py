@@ -1,4 +1,4 @@
-"""The life of a job on a cluster, as the step sees it that asked for it: submitted or attached to, followed, cancelled."""
+"""The life cycle of a cluster job in the step that requests it: submit or attach, follow the log, cancel."""
 
 import logging
 import signal
@@ -11,14 +11,14 @@ from enum import Enum
 
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.launch import kubernetes
-from blip.launch.job import SPEC, Manifest
+from blip.launch.job import SPEC_ANNOTATION, KubernetesObject
 from blip.launch.kubernetes import Cluster, selector
 
 log = logging.getLogger(__name__)
 
 
 class JobError(RuntimeError):
-    """A job that failed on the cluster; the message says what the cluster says of it."""
+    """A job that failed on the cluster; the message holds the cluster's reason."""
 
 
 class State(Enum):
@@ -38,29 +38,37 @@ class Status:
         return self.state in (State.SUCCEEDED, State.FAILED)
 
     def __str__(self) -> str:
-        return f"{self.state.value}{f' ({self.reason})' if self.reason else ''}"
+        return f"{self.state.value} ({self.reason})" if self.reason else self.state.value
 
 
-def status_of(job: Manifest) -> Status:
-    """What the conditions of a Job or TrainJob say."""
-    true = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
-    for kind, state in (("Failed", State.FAILED), ("Complete", State.SUCCEEDED), ("Suspended", State.QUEUED)):
-        if kind in true:
-            reason = ": ".join(filter(None, (true[kind].get("reason"), true[kind].get("message"))))
-            return Status(state, "" if state is State.SUCCEEDED else reason)
+def status_of(job: KubernetesObject) -> Status:
+    """Returns the status of a Job or TrainJob from its conditions."""
+    conditions = job.get("status", {}).get("conditions", [])
+    true = {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
+    if "Failed" in true:
+        return Status(State.FAILED, reason_of(true["Failed"]))
+    if "Complete" in true:
+        return Status(State.SUCCEEDED)
+    if "Suspended" in true:
+        return Status(State.QUEUED, reason_of(true["Suspended"]))
     return Status(State.RUNNING)
 
 
-def run(cluster: Cluster, job: Manifest) -> None:
-    """Submits a job, or attaches to the one of its name, and shows the first worker's log until it ends.
+def reason_of(condition: KubernetesObject) -> str:
+    texts = [condition.get("reason"), condition.get("message")]
+    return ": ".join(text for text in texts if text)
 
-    Raises ConfigError when a process ended with exit code 42, and JobError when the job failed otherwise.
+
+def run_job(cluster: Cluster, job: KubernetesObject) -> None:
+    """Submits a job, or attaches to a running one of its name, and prints the first worker's log until the job ends.
+
+    Raises ConfigError if a process ended with exit code 42, and JobError if the job failed otherwise.
     """
     shown: Status | None = None
     seen: dict[str, str] = {}
     with submitted(cluster, job):
         while True:
-            status = look(cluster, job)
+            status = read_status(cluster, job)
             if status != shown:
                 log.info("job %s %s", job["metadata"]["name"], status)
                 shown = status
@@ -68,98 +76,121 @@ def run(cluster: Cluster, job: Manifest) -> None:
                 sys.stdout.write(f"{line}\n")
                 sys.stdout.flush()
             if status.finished:
-                return settle(cluster, job, status)
+                check_success(cluster, job, status)
+                return
             time.sleep(kubernetes.INTERVAL)
 
 
 @contextmanager
-def submitted(cluster: Cluster, job: Manifest) -> Iterator[None]:
-    """Has the job on the cluster, and deletes it when it is left before it ended, as by SIGTERM.
+def submitted(cluster: Cluster, job: KubernetesObject) -> Iterator[None]:
+    """Submits the job on entry; on exit before the job's end, for example by SIGTERM, deletes it.
 
-    It is not deleted when it belongs to a workflow that goes on: then this process has failed, or its pod has to leave its node, and the
-    step's next attempt attaches to the job.
+    A job whose owner, the workflow, is still running is not deleted: this process has failed or its pod is evicted, and
+    the next attempt of the step attaches to the job.
     """
-    name, owners = job["metadata"]["name"], job["metadata"].get("ownerReferences", [])
-    with terminable():
-        submit(cluster, job)
+    name = job["metadata"]["name"]
+    owners = job["metadata"].get("ownerReferences", [])
+    with raise_on_sigterm():
+        create_or_attach(cluster, job)
         try:
             yield
         finally:
-            there = cluster.read(job)
-            if there is not None and not status_of(there).finished and "deletionTimestamp" not in there["metadata"]:
+            found = cluster.read(job)
+            if found is not None and not status_of(found).finished and not is_being_deleted(found):
                 if any(cluster.is_running(owner) for owner in owners):
-                    log.warning("job %s runs on without this process: the next attempt of this step attaches to it", name)
+                    log.warning("job %s keeps running: the next attempt of this step attaches to it", name)
                 else:
                     log.warning("job %s is cancelled", name)
                     cluster.delete(job)
 
 
-def submit(cluster: Cluster, job: Manifest) -> None:
+def create_or_attach(cluster: Cluster, job: KubernetesObject) -> None:
     """Creates the job, or attaches to the one that an earlier attempt created.
 
-    One that failed is replaced, since it goes on from its checkpoints; not so one whose configuration is wrong. Raises JobError when a
-    job of this name runs that was asked for differently.
+    A failed job is replaced and resumes from its checkpoints, unless its configuration is wrong. Raises JobError if a
+    job of this name with another specification is running.
     """
     name = job["metadata"]["name"]
     while not cluster.create(job):
-        there = cluster.read(job)
-        if there is None:
+        found = cluster.read(job)
+        if found is None:
             continue
-        status, going = status_of(there), "deletionTimestamp" in there["metadata"]
-        same = there["metadata"].get("annotations", {}).get(SPEC) == job["metadata"]["annotations"][SPEC]
-        if not same and not going and not status.finished:
-            raise JobError(f"another job of the name {name} {status}: give this one another name, or delete that one")
-        if same and not going and (status.state is not State.FAILED or EXIT_CONFIG in cluster.exit_codes(job)):
-            log.info("attached to job %s, which %s", name, status)
-            return
-        log.info("job %s is created again: the one there %s", name, "is being deleted" if going else status)
-        delete_wholly(cluster, job)
+        status = status_of(found)
+        if not is_being_deleted(found):
+            same = specification_of(found) == specification_of(job)
+            if not same and not status.finished:
+                raise JobError(
+                    f"another job of the name {name} {status}: give this one another name, or delete that one"
+                )
+            if same and (status.state is not State.FAILED or EXIT_CONFIG in cluster.exit_codes(job)):
+                log.info("attached to job %s, which %s", name, status)
+                return
+        log.info("job %s is replaced: it %s", name, "is being deleted" if is_being_deleted(found) else status)
+        delete_and_wait(cluster, job)
 
 
-def forget_finished(cluster: Cluster, job: Manifest) -> None:
-    """Deletes the job of this name if it succeeded, so that it is created again."""
-    there = cluster.read(job)
-    if there is not None and status_of(there).state is State.SUCCEEDED:
-        delete_wholly(cluster, job)
+def is_being_deleted(job: KubernetesObject) -> bool:
+    return "deletionTimestamp" in job["metadata"]
 
 
-def delete_wholly(cluster: Cluster, job: Manifest) -> None:
+def specification_of(job: KubernetesObject) -> str | None:
+    """Returns the digest of a job's specification."""
+    return job["metadata"].get("annotations", {}).get(SPEC_ANNOTATION)
+
+
+def delete_succeeded(cluster: Cluster, job: KubernetesObject) -> None:
+    """Deletes the job of this name if it has succeeded, so that it can be created again."""
+    found = cluster.read(job)
+    if found is not None and status_of(found).state is State.SUCCEEDED:
+        delete_and_wait(cluster, job)
+
+
+def delete_and_wait(cluster: Cluster, job: KubernetesObject) -> None:
     """Deletes a job and waits until its name is free."""
     cluster.delete(job)
     while cluster.read(job) is not None:
         time.sleep(kubernetes.INTERVAL)
 
 
-def look(cluster: Cluster, job: Manifest) -> Status:
-    """How the job is; a plain Job whose configuration is wrong counts as failed, though the cluster would try on."""
-    there = cluster.read(job)
-    if there is None:
-        raise JobError(f"job {job['metadata']['name']} was deleted by somebody else")
-    hopeless = "backoffLimit" in job["spec"] and EXIT_CONFIG in cluster.exit_codes(job)
-    return Status(State.FAILED) if hopeless else status_of(there)
+def read_status(cluster: Cluster, job: KubernetesObject) -> Status:
+    """Returns the status of the job. Raises JobError if it does not exist.
+
+    A plain Job with exit code 42 counts as failed, although the cluster would retry it.
+    """
+    found = cluster.read(job)
+    if found is None:
+        raise JobError(f"job {job['metadata']['name']} was deleted by another program or person")
+    if "backoffLimit" in job["spec"] and EXIT_CONFIG in cluster.exit_codes(job):
+        return Status(State.FAILED)
+    return status_of(found)
 
 
-def settle(cluster: Cluster, job: Manifest, status: Status) -> None:
-    """Raises what a failed job calls for: ConfigError where trying again cannot help, else JobError."""
+def check_success(cluster: Cluster, job: KubernetesObject, status: Status) -> None:
+    """Raises ConfigError if a failed job ended with exit code 42, for which a retry cannot help, else JobError."""
     name = job["metadata"]["name"]
     if status.state is State.SUCCEEDED:
         return
     if EXIT_CONFIG in cluster.exit_codes(job):
         if "backoffLimit" in job["spec"]:
             cluster.delete(job)
-        raise ConfigError(f"job {name} ended with exit code {EXIT_CONFIG}: its configuration is wrong, how stands in its log above")
-    raise JobError(f"job {name} {status}; why stands in the logs of its pods: kubectl -n {cluster.namespace} logs -l {selector(job)}")
+        raise ConfigError(
+            f"job {name} ended with exit code {EXIT_CONFIG}: its configuration is wrong, as its log above says"
+        )
+    raise JobError(
+        f"job {name} {status}; the logs of its pods have details: "
+        f"kubectl -n {cluster.namespace} logs -l {selector(job)}"
+    )
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """Makes SIGTERM an exception, once: `finally` and `except` see it, and a second one does not disturb them."""
+def raise_on_sigterm() -> Iterator[None]:
+    """Turns the first SIGTERM into SystemExit and ignores further ones, so that the enclosed code can clean up."""
 
-    def end(*_: object) -> None:
+    def terminate(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:

@@ -5,51 +5,55 @@ from pathlib import Path
 
 from pydantic import Field
 
-from blip.launch.handover import INDEX, fingerprint, receive, remove, send
-from blip.launch.job import JobConfig, Manifest, labels_of
+from blip.launch.handover import INDEX_FILE, delete_all, download_folders, fingerprint, upload_folders
+from blip.launch.job import JobConfig, KubernetesObject, labels_of
 from blip.storage import StoreError, open_store
 
 MANAGER = "blip.internal/pipeline"
 RUNTIME = "blip-torch-a100"
-"""The ClusterTrainingRuntime unless another is asked for."""
+"""The default ClusterTrainingRuntime."""
 GRACE_SECONDS = 120
-"""What a pod has after SIGTERM; the launcher in it lets its workers save for a little less."""
+"""Seconds between SIGTERM and SIGKILL for a pod; a little more than the launcher gives its workers."""
 
 
 class TrainJobConfig(JobConfig):
     nodes: int = Field(ge=1)
     processes: int = Field(ge=1)
-    """Processes on every node: one for each GPU."""
+    """Processes per node, one for each GPU."""
     module: str = "blip.cli"
-    """The module that every process runs; it reads `/scratch/in/NAME` and writes `/scratch/out/NAME`."""
+    """The module of every process; it reads `/scratch/in/NAME` and writes `/scratch/out/NAME`."""
     handover: str = Field(pattern=r"^s3://")
-    """The URI under which inputs and outputs pass through the store that the nodes share."""
+    """The URI under which inputs and outputs pass through the store."""
     runtime: str = RUNTIME
-    """The ClusterTrainingRuntime: what the platform decides, restarts, scratch space and security among it."""
+    """The ClusterTrainingRuntime, which defines restarts, scratch space and security."""
 
 
-def render(cfg: TrainJobConfig, owner: Manifest | None = None) -> Manifest:
-    """The TrainJob: one pod a node, joined by torchrun, started again as a whole when a node is lost.
+def render_trainjob(cfg: TrainJobConfig, owner: KubernetesObject | None = None) -> KubernetesObject:
+    """Returns the TrainJob: one pod per node, joined by torchrun, restarted as a whole if a node is lost.
 
-    With a queue it begins suspended, and Kueue lets it go when all its nodes fit.
+    With a queue it is created suspended, and Kueue starts it when all its nodes fit.
     """
-    threads = max(1, int(float(cfg.cpu)) // cfg.processes) if not cfg.cpu.endswith("m") else 1
-    launch = ["python", "-m", "blip.launch.node", cfg.handover, "--max-restarts=0", "-m", cfg.module]
+    cores = 1 if cfg.cpu.endswith("m") else int(float(cfg.cpu))
+    threads = max(1, cores // cfg.processes)
+    command = ["python", "-m", "blip.launch.node", cfg.handover, "--max-restarts=0", "-m", cfg.module]
     pod = {**cfg.placement(), "terminationGracePeriodSeconds": GRACE_SECONDS}
-    patch = {"name": "node", "template": {"spec": {"template": {"metadata": {"labels": labels_of("trainer")}, "spec": pod}}}}
-    spec: Manifest = {
+    template = {"metadata": {"labels": labels_of("trainer")}, "spec": pod}
+    patch = {"name": "node", "template": {"spec": {"template": template}}}
+    spec: KubernetesObject = {
         "runtimeRef": {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", "name": cfg.runtime},
         **cfg.deadline(),
         "trainer": {
             "image": cfg.image,
             "numNodes": cfg.nodes,
             "numProcPerNode": cfg.processes,
-            "command": launch,
+            "command": command,
             "args": list(cfg.args),
             "resourcesPerNode": cfg.resources(),
             "env": [{"name": "OMP_NUM_THREADS", "value": str(threads)}, *cfg.environment()],
         },
-        "runtimePatches": [{"manager": MANAGER, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [patch]}}}}],
+        "runtimePatches": [
+            {"manager": MANAGER, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [patch]}}}}
+        ],
     }
     if cfg.queue:
         spec["suspend"] = True
@@ -57,12 +61,13 @@ def render(cfg: TrainJobConfig, owner: Manifest | None = None) -> Manifest:
     return {**kind, "metadata": cfg.metadata(spec, "trainer", owner), "spec": spec}
 
 
-def run(cfg: TrainJobConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
-    """Hands the inputs' folders over, submits the job or attaches to it, follows it to its end, and fetches the outputs' folders.
+def run_trainjob(cfg: TrainJobConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:
+    """Uploads the input folders, submits the job or attaches to it, waits for its end, and downloads the outputs.
 
-    The job's name gets a fingerprint of what it is to do and for whom, so that another attempt of the same step finds it, and nobody else
-    does. What passed through the store is deleted at the end. Raises ConfigError when a process ended with exit code 42, JobError when
-    the job failed otherwise, and StoreError when the job left something else than the outputs.
+    The job's name ends in a fingerprint of its inputs, arguments and owner, so that only another attempt of the same
+    step attaches to it. The transferred objects are deleted at the end.
+    Raises ConfigError if a process ended with exit code 42, JobError if the job failed otherwise, and StoreError if it
+    left other folders than the outputs.
     """
     from blip.launch import submission
     from blip.launch.kubernetes import Cluster
@@ -71,16 +76,16 @@ def run(cfg: TrainJobConfig, inputs: Mapping[str, Path], outputs: Mapping[str, P
     owner = cluster.owner()
     name = f"{cfg.name[:29]}-{fingerprint(inputs, *cfg.args, owner['uid'] if owner else '')}"
     store = open_store(cfg.handover).join(name)
-    job = render(cfg.model_copy(update={"name": name, "handover": store.uri}), owner)
-    if not store.exists(f"out/{INDEX}"):
-        send(inputs, store.join("in"))
-        submission.forget_finished(cluster, job)  # its outputs were fetched and deleted, and then this step was lost
-        submission.run(cluster, job)
+    job = render_trainjob(cfg.model_copy(update={"name": name, "handover": store.uri}), owner)
+    if not store.exists(f"out/{INDEX_FILE}"):
+        upload_folders(inputs, store.join("in"))
+        submission.delete_succeeded(cluster, job)  # an earlier attempt fetched and deleted its outputs
+        submission.run_job(cluster, job)
 
     def place(folder: str) -> Path:
         if folder not in outputs:
-            raise StoreError(f"{store.uri}/out holds {folder!r}, and the job was to make {', '.join(outputs)}")
+            raise StoreError(f"{store.uri}/out holds {folder!r}; the outputs of the job are {', '.join(outputs)}")
         return outputs[folder]
 
-    receive(store.join("out"), place)
-    remove(store)
+    download_folders(store.join("out"), place)
+    delete_all(store)

@@ -1,4 +1,4 @@
-"""Workers that pull shards, as a Job: any number of pods, any of which may be lost at any time."""
+"""Workers of a shard queue as a Kubernetes Job: any number of pods, each of which may be lost at any time."""
 
 import math
 import time
@@ -9,32 +9,33 @@ from pydantic import Field
 
 from blip.config import EXIT_CONFIG
 from blip.launch.handover import fingerprint
-from blip.launch.job import WRITABLE, JobConfig, Manifest, labels_of
+from blip.launch.job import WRITABLE, JobConfig, KubernetesObject, labels_of
 
 INDEXED_SINCE = (1, 29)
-"""The Kubernetes from which on a Job counts the failures of each index by itself."""
+"""The first version of Kubernetes with a backoff limit per index of a Job."""
 RETRIES = 20
+"""Failures per pod before the Job fails."""
 
 
 class WorkersConfig(JobConfig):
     workers: int = Field(ge=1)
-    """Pods; in each one process a GPU pulls shards."""
+    """Pods, each with one worker process per GPU."""
     module: str = "blip.runs.worker"
-    """What every pod runs on the URI of a job; it ends with success when no shard is left."""
+    """The module of every pod, called with the URI of a job; it succeeds when no shard is left."""
     priority: str = "blip-batch"
     """The PriorityClass of the pods."""
     shared_memory: str = "8Gi"
     """Size of /dev/shm."""
     scratch: str = "200Gi"
-    """Size of /scratch, where shards lie while they are worked on."""
+    """Size of /scratch, which holds the shards in progress."""
 
 
-def render(cfg: WorkersConfig, owner: Manifest | None = None, indexed: bool = True) -> Manifest:
-    """The Job: an Indexed one, in which a lost node costs no retry; or a plain parallel one for a cluster before Kubernetes 1.29.
+def render_workers(cfg: WorkersConfig, owner: KubernetesObject | None = None, indexed: bool = True) -> KubernetesObject:
+    """Returns an Indexed Job, in which a lost node costs no retry, or a plain one for clusters before Kubernetes 1.29.
 
-    Which of the two makes no difference to the work, since workers pull it. Exit code 42 ends either as soon as the cluster can tell.
+    Workers pull their shards, so both process the same. In an Indexed Job exit code 42 fails the whole Job.
     """
-    spec: Manifest = {"parallelism": cfg.workers, **cfg.deadline(), "template": template(cfg)}
+    spec: KubernetesObject = {"parallelism": cfg.workers, **cfg.deadline(), "template": pod_template(cfg)}
     if indexed:
         spec |= {
             "completions": cfg.workers,
@@ -44,21 +45,28 @@ def render(cfg: WorkersConfig, owner: Manifest | None = None, indexed: bool = Tr
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {
                 "rules": [
-                    {"action": "FailJob", "onExitCodes": {"containerName": "worker", "operator": "In", "values": [EXIT_CONFIG]}},
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": "worker", "operator": "In", "values": [EXIT_CONFIG]},
+                    },
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]
             },
         }
     else:
-        # no number of completions: it is done when one worker found nothing left and the others have ended
+        # without completions, the Job succeeds once one worker has succeeded and all have ended
         spec |= {"backoffLimit": RETRIES * cfg.workers}
     if cfg.queue:
         spec["suspend"] = True
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": cfg.metadata(spec, "worker", owner), "spec": spec}
 
 
-def template(cfg: WorkersConfig) -> Manifest:
-    sizes = {"shm": {"medium": "Memory", "sizeLimit": cfg.shared_memory}, "scratch": {"sizeLimit": cfg.scratch}, "tmp": {}}
+def pod_template(cfg: WorkersConfig) -> KubernetesObject:
+    sizes = {
+        "shm": {"medium": "Memory", "sizeLimit": cfg.shared_memory},
+        "scratch": {"sizeLimit": cfg.scratch},
+        "tmp": {},
+    }
     container = {
         "name": "worker",
         "image": cfg.image,
@@ -67,10 +75,14 @@ def template(cfg: WorkersConfig) -> Manifest:
         "args": list(cfg.args),
         "env": cfg.environment(),
         "resources": cfg.resources(),
-        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
         "volumeMounts": [{"name": name, "mountPath": path} for name, path in WRITABLE.items()],
     }
-    pod: Manifest = {
+    pod: KubernetesObject = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 60,
         "priorityClassName": cfg.priority,
@@ -83,36 +95,36 @@ def template(cfg: WorkersConfig) -> Manifest:
     return {"metadata": {"labels": labels_of("worker")}, "spec": pod}
 
 
-def on_cluster(cfg: WorkersConfig) -> Callable[[str], AbstractContextManager[Callable[[], bool]]]:
-    """Returns what starts workers on the cluster for the URI of a job; within, a function says whether they run.
+def workers_on_cluster(cfg: WorkersConfig) -> Callable[[str], AbstractContextManager[Callable[[], bool]]]:
+    """Returns a function that starts workers on the cluster for a job's URI and yields whether they are running.
 
-    That function waits between two questions to the API server as long as all who ask it do. It raises ConfigError when a worker ended
-    with exit code 42, and JobError when the Job failed otherwise.
+    The yielded function sends at most one request to the API server per `kubernetes.INTERVAL`. It raises ConfigError if
+    a worker ended with exit code 42, and JobError if the Job failed otherwise.
     """
 
     @contextmanager
-    def begin(uri: str) -> Iterator[Callable[[], bool]]:
+    def start_workers(uri: str) -> Iterator[Callable[[], bool]]:
         from blip.launch import kubernetes, submission
         from blip.launch.kubernetes import Cluster
 
         cluster = Cluster(cfg.namespace)
         owner = cluster.owner()
         name = f"{cfg.name[:29]}-{fingerprint({}, uri, owner['uid'] if owner else '')}"
-        asked = cfg.model_copy(update={"name": name, "args": (uri, *cfg.args)})
-        job = render(asked, owner, indexed=cluster.version() >= INDEXED_SINCE)
+        named = cfg.model_copy(update={"name": name, "args": (uri, *cfg.args)})
+        job = render_workers(named, owner, indexed=cluster.version() >= INDEXED_SINCE)
 
-        questioned = -math.inf
+        requested = -math.inf
 
-        def working() -> bool:
-            nonlocal questioned
-            time.sleep(max(0.0, questioned + kubernetes.INTERVAL - time.monotonic()))
-            questioned = time.monotonic()
-            status = submission.look(cluster, job)
+        def is_running() -> bool:
+            nonlocal requested
+            time.sleep(max(0.0, requested + kubernetes.INTERVAL - time.monotonic()))
+            requested = time.monotonic()
+            status = submission.read_status(cluster, job)
             if status.finished:
-                submission.settle(cluster, job, status)
+                submission.check_success(cluster, job, status)
             return not status.finished
 
         with submission.submitted(cluster, job):
-            yield working
+            yield is_running
 
-    return begin
+    return start_workers

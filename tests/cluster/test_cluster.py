@@ -16,9 +16,9 @@ import yaml
 
 from blip.launch import kubernetes
 from blip.launch.kubernetes import Cluster
-from blip.launch.submission import run
-from blip.launch.trainjob import TrainJobConfig, render
-from blip.launch.workers import WorkersConfig, on_cluster
+from blip.launch.submission import run_job
+from blip.launch.trainjob import TrainJobConfig, render_trainjob
+from blip.launch.workers import WorkersConfig, workers_on_cluster
 from blip.workers.progress import Workers
 
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("k8s", ".")]
@@ -83,7 +83,7 @@ def ground() -> Iterator[None]:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(kubernetes, "INTERVAL", 0.5)
-    monkeypatch.setattr(kubernetes, "SILENCE", 2.0)
+    monkeypatch.setattr(kubernetes, "LOG_TIMEOUT", 2.0)
     return Cluster(NAMESPACE)
 
 
@@ -108,7 +108,7 @@ def a_workflow(name: str) -> dict:
 
 def a_job(name: str, owner: dict | None = None) -> dict:
     asked = {"name": name, "image": "example/blip:1", "nodes": 2, "processes": 8, "handover": "s3://bucket/handover", "max_hours": 1}
-    return render(TrainJobConfig.model_validate(asked), owner)
+    return render_trainjob(TrainJobConfig.model_validate(asked), owner)
 
 
 def say(cluster: Cluster, job: dict, kind: str) -> None:
@@ -126,7 +126,7 @@ def test_a_trainjob_is_submitted_once_and_followed_to_its_end(cluster: Cluster):
     assert there is not None
     assert there["spec"] == job["spec"]
     Timer(2, say, (cluster, job, "Complete")).start()
-    run(cluster, job)
+    run_job(cluster, job)
 
 
 def test_a_trainjob_goes_with_its_workflow(cluster: Cluster):
@@ -143,7 +143,7 @@ def test_sigterm_cancels_unless_the_workflow_goes_on(cluster: Cluster):
             kubectl("-n", NAMESPACE, "patch", "workflow", "w-stopped", "--type=merge", "-p", '{"spec": {"activeDeadlineSeconds": 0}}')
         Timer(3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(SystemExit):
-            run(cluster, job)
+            run_job(cluster, job)
         if not stopped:
             assert cluster.read(job) is not None
     until(lambda: cluster.read(job) is None)
@@ -176,7 +176,7 @@ SHARDS = 40
 def pods(name: str) -> Workers:
     """Three small pods that pull shards."""
     asked = {"name": name, "image": IMAGE, "workers": 3, "gpus": 0, "cpu": "1", "memory": "2Gi"}
-    return on_cluster(WorkersConfig.model_validate({**asked, "namespace": NAMESPACE, "shared_memory": "64Mi", "scratch": "2Gi"}))
+    return workers_on_cluster(WorkersConfig.model_validate({**asked, "namespace": NAMESPACE, "shared_memory": "64Mi", "scratch": "2Gi"}))
 
 
 @pytest.mark.skipif(not IMAGE, reason="BLIP_TEST_IMAGE names no image that the cluster has")

@@ -67,7 +67,7 @@ def test_jobs_refer_to_secrets_and_hold_none():
     asked = {"name": "job", "image": "example/blip:1", "env": {"NCCL_DEBUG": "WARN"}}
     training = TrainJobConfig.model_validate({**asked, "nodes": 2, "processes": 8, "handover": "s3://bucket/handover"})
     crew = WorkersConfig.model_validate({**asked, "workers": 4})
-    for job in (trainjob.render(training), workers.render(crew), workers.render(crew, indexed=False)):
+    for job in (trainjob.render_trainjob(training), workers.render_workers(crew), workers.render_workers(crew, indexed=False)):
         has_no_secret(json.dumps(job))
 
 

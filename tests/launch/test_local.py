@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blip.launch.local import exit_code, launch, main
+from blip.launch.local import exit_code, launch, torchrun
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def exit_of(*args: str) -> int:
     with pytest.raises(SystemExit) as ended:
-        main(["--standalone", "--nproc-per-node=2", "-m", *args])
+        torchrun(["--standalone", "--nproc-per-node=2", "-m", *args])
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -93,7 +93,8 @@ def test_no_number_of_processes_is_one_a_gpu(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"), [([1, 42], 42), ([1, -9], 137), ([-15, -15], 143), ([143, 143], 143), ([3, 1], 3), ([-15, 1], 1)]
+    ("codes", "expected"),
+    [([1, 42], 42), ([1, -9], 137), ([-15, -15], 143), ([143, 143], 143), ([3, 1], 3), ([-15, 1], 1)],
 )
 def test_one_exit_code_stands_for_all(codes: list[int], expected: int):
     assert exit_code(codes) == expected

@@ -11,14 +11,21 @@ from blip.cli import app
 from blip.config import ConfigError, validate
 from blip.launch import placement
 from blip.launch.placement import Placement
-from blip.launch.trainjob import TrainJobConfig, render
+from blip.launch.trainjob import TrainJobConfig, render_trainjob
 from blip.results import TrainResult
 from blip.runs import train as training
 from blip.runs.context import RunContext
 from blip.runs.train import train
 
 RESULT = TrainResult(steps=4, losses={"itc": 1.0}, curves={})
-STEP = {"image": "example/blip:3f2a1b0", "gpus": "8", "gpu_type": "nvidia.com/gpu", "cpu": "88", "memory": "900Gi", "pool": {"a": "b"}}
+STEP = {
+    "image": "example/blip:3f2a1b0",
+    "gpus": "8",
+    "gpu_type": "nvidia.com/gpu",
+    "cpu": "88",
+    "memory": "900Gi",
+    "pool": {"a": "b"},
+}
 
 
 def placed(**asked: Any) -> Placement:
@@ -37,7 +44,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainJobConfig]:
         (outputs["made"] / "config.json").write_text("{}")
         RESULT.save(outputs["made"] / "figures.json")
 
-    monkeypatch.setattr(placement, "run_job", run)
+    monkeypatch.setattr(placement, "run_trainjob", run)
     return asked
 
 
@@ -56,7 +63,7 @@ def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], tmp_pa
     assert told["--init"] == "/scratch/in/init"
     assert told["--set"] == "optimizer.lr=1e-4"
     assert Path(told["--figures"]).parent == Path(told["--out"])
-    render(job)
+    render_trainjob(job)
 
 
 def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobConfig], tmp_path: Path):
@@ -74,9 +81,19 @@ def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobCon
 def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BLIP_GROUP", "run-7")
     monkeypatch.setenv("MLFLOW_RUN_NAME", "pretrain-again")
-    texts = ["nodes=2", "workers=16", "gpus=8", "cpu=88", "memory=900Gi", "pool={gpu: a100}", "tolerations=[{operator: Exists}]"]
+    texts = [
+        "nodes=2",
+        "workers=16",
+        "gpus=8",
+        "cpu=88",
+        "memory=900Gi",
+        "pool={gpu: a100}",
+        "tolerations=[{operator: Exists}]",
+    ]
     found = placement.placement(texts, "example/blip:3f2a1b0")
-    node = render(found.job(TrainJobConfig, name="pretrain", processes=8, handover="s3://b/handover"))["spec"]["trainer"]
+    node = render_trainjob(found.job(TrainJobConfig, name="pretrain", processes=8, handover="s3://b/handover"))["spec"][
+        "trainer"
+    ]
     assert node["resourcesPerNode"]["limits"] == {"cpu": "88", "memory": "900Gi", "nvidia.com/gpu": "8"}
     told = {e["name"]: e.get("value") for e in node["env"]}
     assert (told["BLIP_GROUP"], told["MLFLOW_RUN_NAME"]) == ("run-7", "pretrain-again")

@@ -14,17 +14,23 @@ import pytest
 import yaml
 
 from blip.config import ConfigError
-from blip.launch import kubernetes, node, trainjob
+from blip.launch import handover, kubernetes, node, trainjob
 from blip.launch.handover import fingerprint
 from blip.launch.kubernetes import Cluster
-from blip.launch.submission import JobError, State, forget_finished, run, status_of
-from blip.launch.trainjob import TrainJobConfig, render
-from blip.launch.workers import WorkersConfig, on_cluster
+from blip.launch.submission import JobError, State, delete_succeeded, run_job, status_of
+from blip.launch.trainjob import TrainJobConfig, render_trainjob
+from blip.launch.workers import WorkersConfig, workers_on_cluster
 from blip.storage import StoreError, open_store
 from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, wait_for_workers
 
-WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w-1", "uid": "u", "blockOwnerDeletion": False}
+WORKFLOW = {
+    "apiVersion": "argoproj.io/v1alpha1",
+    "kind": "Workflow",
+    "name": "w-1",
+    "uid": "u",
+    "blockOwnerDeletion": False,
+}
 COMPLETE, FAILED = (
     {"type": "Complete", "status": "True"},
     {"type": "Failed", "status": "True", "reason": "Broken", "message": "node 1 fell"},
@@ -71,7 +77,9 @@ class Handler(BaseHTTPRequestHandler):
         if api.faults:
             self.answer(api.faults.popleft(), {})
         elif path == "/version/":
-            known = dict.fromkeys(("buildDate", "compiler", "gitCommit", "gitTreeState", "gitVersion", "goVersion", "platform"), "x")
+            known = dict.fromkeys(
+                ("buildDate", "compiler", "gitCommit", "gitTreeState", "gitVersion", "goVersion", "platform"), "x"
+            )
             self.answer(200, {**known, "major": "1", "minor": "20+"})
         elif path.endswith("/log"):
             self.answer(200, api.logs[path.split("/")[-2]])
@@ -105,7 +113,7 @@ def api(tmp_path, monkeypatch) -> Iterator[ApiServer]:
     path.write_text(yaml.safe_dump(known))
     monkeypatch.setenv("KUBECONFIG", str(path))
     monkeypatch.setattr(kubernetes, "INTERVAL", 0.01)
-    monkeypatch.setattr(kubernetes, "SILENCE", 0.5)
+    monkeypatch.setattr(kubernetes, "LOG_TIMEOUT", 0.5)
     yield server
     server.shutdown()
     server.server_close()
@@ -118,11 +126,18 @@ def cluster(api: ApiServer) -> Cluster:
 
 
 def a_job(owner=None, **changes) -> dict:
-    return render(a_config(**changes), owner)
+    return render_trainjob(a_config(**changes), owner)
 
 
 def a_config(**changes) -> TrainJobConfig:
-    asked = {"name": "pretrain", "image": "example/blip:1", "args": ("train",), "nodes": 2, "processes": 1, "handover": "s3://b/h"}
+    asked = {
+        "name": "pretrain",
+        "image": "example/blip:1",
+        "args": ("train",),
+        "nodes": 2,
+        "processes": 1,
+        "handover": "s3://b/h",
+    }
     return TrainJobConfig.model_validate({**asked, **changes})
 
 
@@ -144,23 +159,27 @@ def test_a_job_is_submitted_followed_and_its_log_forwarded(api, cluster, capsys,
     api.pods = [a_pod("node-1", index=1), a_pod("node-0", index=0)]
     first, second = "2025-01-01T00:00:00.000000001Z step 1\n", "2025-01-01T00:00:00.000000002Z step 2\n"
     api.logs = {"node-0": first + second, "node-1": "2025-01-01T00:00:00.000000003Z another rank\n"}
-    run(cluster, a_job())
+    run_job(cluster, a_job())
     assert capsys.readouterr().out == "step 1\nstep 2\n"
-    assert [r.getMessage().removeprefix("job pretrain ") for r in caplog.records] == ["waits for its turn (Queued)", "runs", "succeeded"]
+    assert [r.getMessage().removeprefix("job pretrain ") for r in caplog.records] == [
+        "waits for its turn (Queued)",
+        "runs",
+        "succeeded",
+    ]
     assert "/apis/trainer.kubeflow.org/v1alpha1/namespaces/work/trainjobs/pretrain" in api.objects
 
 
 def test_the_same_job_is_attached_to_and_never_doubled(api, cluster):
     cluster.create(a_job())
     api.play.extend([[], [COMPLETE]])
-    run(cluster, a_job(WORKFLOW))
+    run_job(cluster, a_job(WORKFLOW))
     assert (len(api.objects), api.saw("DELETE")) == (1, 0)
 
 
 def test_a_running_job_that_was_asked_for_differently_is_left_alone(api, cluster):
     cluster.create(a_job(nodes=4))
     with pytest.raises(JobError, match="another job of the name pretrain runs: give this one another name"):
-        run(cluster, a_job())
+        run_job(cluster, a_job())
     assert api.saw("DELETE") == 0
 
 
@@ -168,14 +187,16 @@ def test_a_failed_job_is_replaced_since_it_goes_on_from_its_checkpoints(api, clu
     cluster.create(a_job())
     api.play.extend([[FAILED]])
     Timer(0.2, lambda: api.play.append([COMPLETE])).start()
-    run(cluster, a_job())
+    run_job(cluster, a_job())
     assert (api.saw("DELETE"), len(api.objects)) == (1, 1)
 
 
 def test_failure_says_what_the_cluster_says(api, cluster):
     api.play.extend([[FAILED]])
-    with pytest.raises(JobError, match=r"job pretrain failed \(Broken: node 1 fell\).*-l jobset.sigs.k8s.io/jobset-name=pretrain"):
-        run(cluster, a_job())
+    with pytest.raises(
+        JobError, match=r"job pretrain failed \(Broken: node 1 fell\).*-l jobset.sigs.k8s.io/jobset-name=pretrain"
+    ):
+        run_job(cluster, a_job())
 
 
 def test_a_wrong_configuration_is_neither_retried_nor_resubmitted(api, cluster):
@@ -183,7 +204,7 @@ def test_a_wrong_configuration_is_neither_retried_nor_resubmitted(api, cluster):
     api.pods, api.logs = [a_pod("node-0", exit_code=42)], {"node-0": ""}
     for _ in range(2):
         with pytest.raises(ConfigError, match="job pretrain ended with exit code 42"):
-            run(cluster, a_job())
+            run_job(cluster, a_job())
     assert api.saw("DELETE") == 0
 
 
@@ -192,7 +213,7 @@ WORKERS = {"name": "capfilt", "image": "example/blip:1", "workers": 2}
 
 def test_workers_are_at_work_until_their_job_ends(api):
     api.play.extend([[], [COMPLETE]])
-    with on_cluster(WorkersConfig.model_validate(WORKERS))("s3://b/capfilt/1") as working:
+    with workers_on_cluster(WorkersConfig.model_validate(WORKERS))("s3://b/capfilt/1") as working:
         assert [working(), working()] == [True, False]
     (job,) = api.objects.values()
     assert job["spec"]["template"]["spec"]["containers"][0]["args"] == ["s3://b/capfilt/1"]
@@ -204,7 +225,12 @@ def test_the_api_server_is_asked_no_more_often_than_the_interval(api, tmp_path, 
     monkeypatch.setattr(kubernetes, "INTERVAL", 0.2)
     api.play.extend([[]] * 5 + [[COMPLETE]])
     began, asked = time.monotonic(), len(api.requests)
-    wait_for_workers(Tallies.since_now(open_store(tmp_path), 0), on_cluster(WorkersConfig.model_validate(WORKERS)), 0.01, lambda: None)
+    wait_for_workers(
+        Tallies.since_now(open_store(tmp_path), 0),
+        workers_on_cluster(WorkersConfig.model_validate(WORKERS)),
+        0.01,
+        lambda: None,
+    )
     assert api.play == deque()
     assert time.monotonic() - began >= 5 * 0.2
     assert len(api.requests) - asked < 20
@@ -212,14 +238,14 @@ def test_the_api_server_is_asked_no_more_often_than_the_interval(api, tmp_path, 
 
 def test_workers_of_an_old_cluster_that_would_try_a_wrong_configuration_again_are_deleted(api):
     api.pods, api.logs = [a_pod("w-0", exit_code=42, container="worker")], {"w-0": ""}
-    begin = on_cluster(WorkersConfig.model_validate(WORKERS))
+    begin = workers_on_cluster(WorkersConfig.model_validate(WORKERS))
     with begin("s3://b/capfilt/1") as working, pytest.raises(ConfigError, match="exit code 42"):
         working()
     assert not api.objects
 
 
 def test_workers_end_when_the_step_that_watches_them_fails(api):
-    begin = on_cluster(WorkersConfig.model_validate(WORKERS))
+    begin = workers_on_cluster(WorkersConfig.model_validate(WORKERS))
     with pytest.raises(ZeroDivisionError), begin("s3://b/capfilt/1"):
         raise ZeroDivisionError
     assert not api.objects
@@ -244,15 +270,15 @@ def test_a_training_gets_its_inputs_and_leaves_its_outputs_through_the_store(api
         (job,) = api.objects.values()
         launch, _, store, *options = job["spec"]["trainer"]["command"][1:] + job["spec"]["trainer"]["args"]
         assert launch == "-m"
-        node.main([store, *(o for o in options if o != "--max-restarts=0")], tmp_path / "node")
+        node.run_node([store, *(o for o in options if o != "--max-restarts=0")], tmp_path / "node")
         api.play.append([COMPLETE])
 
-    monkeypatch.setattr(node.local, "main", train)
+    monkeypatch.setattr(node.local, "torchrun", train)
     for _ in range(2):  # a step that was lost when all was done has it done again
         job = Thread(target=work, daemon=True)
         api.objects.clear()
         job.start()
-        trainjob.run(a_config(handover=f"{s3}/handover"), {"data": data}, {"model": model})
+        trainjob.run_trainjob(a_config(handover=f"{s3}/handover"), {"data": data}, {"model": model})
         job.join()
         assert (model / "config.json").read_text() == "shards"
         assert open_store(s3).list() == []
@@ -260,15 +286,15 @@ def test_a_training_gets_its_inputs_and_leaves_its_outputs_through_the_store(api
 
 
 def test_what_a_lost_step_did_not_fetch_is_fetched_by_its_next_attempt(api, s3, tmp_path, monkeypatch):
-    monkeypatch.setattr(node.local, "main", lambda _: None)
+    monkeypatch.setattr(node.local, "torchrun", lambda _: None)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/web.json").write_text("shards")
     cfg, inputs = a_config(handover=f"{s3}/handover"), {"data": tmp_path / "data"}
     store = open_store(f"{s3}/handover/{cfg.name}-{fingerprint(inputs, *cfg.args, '')}")
     (tmp_path / "made").mkdir()
     (tmp_path / "made/config.json").write_text("model")
-    node.send({"model": tmp_path / "made"}, store.join("out"))
-    trainjob.run(cfg, inputs, {"model": tmp_path / "model"})
+    handover.upload_folders({"model": tmp_path / "made"}, store.join("out"))
+    trainjob.run_trainjob(cfg, inputs, {"model": tmp_path / "model"})
     assert (tmp_path / "model/config.json").read_text() == "model"
     assert not api.objects
     assert store.list() == []
@@ -277,14 +303,16 @@ def test_what_a_lost_step_did_not_fetch_is_fetched_by_its_next_attempt(api, s3, 
 def test_a_job_that_succeeded_and_left_nothing_is_created_again(api, cluster):
     job = a_job()
     cluster.create(job)
-    forget_finished(cluster, job)
+    delete_succeeded(cluster, job)
     assert len(api.objects) == 1
     api.play.append([COMPLETE])
-    forget_finished(cluster, job)
+    delete_succeeded(cluster, job)
     assert not api.objects
 
 
-@pytest.mark.parametrize("name", ["data/../../../outside/a", "../outside/a", "/outside/a", "data/.hidden", "data//a", "data", "a\0b/c"])
+@pytest.mark.parametrize(
+    "name", ["data/../../../outside/a", "../outside/a", "/outside/a", "data/.hidden", "data//a", "data", "a\0b/c"]
+)
 @pytest.mark.parametrize("kind", ["index", "job"])
 def test_names_that_lead_outside_are_refused_before_any_folder_is_made(tmp_path, s3, name, kind):
     (tmp_path / "there").mkdir()
@@ -292,11 +320,16 @@ def test_names_that_lead_outside_are_refused_before_any_folder_is_made(tmp_path,
         store = open_store(tmp_path / "store")
         store.put("index.json", json.dumps({name: "0" * 64}).encode())
         with pytest.raises(StoreError):
-            node.receive(store, lambda folder: tmp_path / "there" / folder)
+            handover.download_folders(store, lambda folder: tmp_path / "there" / folder)
     else:
-        with pytest.raises((StoreError, ValueError)), ModelSource(digest="d", at=f"{s3}/models", files=(name,)).folder():
+        with (
+            pytest.raises((StoreError, ValueError)),
+            ModelSource(digest="d", at=f"{s3}/models", files=(name,)).folder(),
+        ):
             pass
-    assert sorted(p.name for p in tmp_path.rglob("*")) == (["index.json", "store", "there"] if kind == "index" else ["there"])
+    assert sorted(p.name for p in tmp_path.rglob("*")) == (
+        ["index.json", "store", "there"] if kind == "index" else ["there"]
+    )
 
 
 @pytest.mark.parametrize("index", ["[1]", "{", '{"a/b": 1}', "3"])
@@ -304,17 +337,17 @@ def test_an_index_that_is_none_is_named(tmp_path, index):
     store = open_store(tmp_path)
     store.put("index.json", index.encode())
     with pytest.raises(StoreError, match=r"index\.json is not"):
-        node.receive(store, lambda name: tmp_path / name)
+        handover.download_folders(store, lambda name: tmp_path / name)
 
 
 def test_a_file_that_is_not_what_was_sent_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/web.json").write_text("shards")
     store = open_store(tmp_path / "store")
-    node.send({"data": tmp_path / "data"}, store)
+    handover.upload_folders({"data": tmp_path / "data"}, store)
     store.put("files/data/web.json", b"other")
     with pytest.raises(StoreError, match=r"files/data/web.json is not what was sent"):
-        node.receive(store, lambda name: tmp_path / "there" / name)
+        handover.download_folders(store, lambda name: tmp_path / "there" / name)
 
 
 def terminate_soon() -> None:
@@ -325,7 +358,7 @@ def test_sigterm_cancels_the_job_with_the_step(api, cluster):
     before = signal.getsignal(signal.SIGTERM)
     terminate_soon()
     with pytest.raises(SystemExit) as ended:
-        run(cluster, a_job())
+        run_job(cluster, a_job())
     assert ended.value.code == 143
     assert not api.objects
     assert signal.getsignal(signal.SIGTERM) == before
@@ -344,14 +377,14 @@ def test_sigterm_leaves_a_job_whose_workflow_goes_on(api, cluster, workflow, lef
     api.objects["/apis/argoproj.io/v1alpha1/namespaces/work/workflows/w-1"] = {"metadata": {}, **workflow}
     terminate_soon()
     with pytest.raises(SystemExit):
-        run(cluster, a_job(WORKFLOW))
+        run_job(cluster, a_job(WORKFLOW))
     assert any("trainjobs" in path for path in api.objects) is left
 
 
 def test_an_api_server_that_is_away_is_waited_for(api, cluster):
     api.faults.extend([503, 429, 500])
     api.play.extend([[COMPLETE]])
-    run(cluster, a_job())
+    run_job(cluster, a_job())
     assert len(api.objects) == 1
 
 
@@ -360,14 +393,14 @@ def test_an_api_server_that_refuses_is_not_asked_twice(api, cluster):
 
     api.faults.extend([403])
     with pytest.raises(ApiException, match="403"):
-        run(cluster, a_job())
+        run_job(cluster, a_job())
     assert len(api.requests) == 1
 
 
-def test_a_job_that_somebody_deletes_is_not_waited_for(api, cluster):
+def test_a_job_that_was_deleted_is_not_waited_for(api, cluster):
     Timer(0.2, api.objects.clear).start()
-    with pytest.raises(JobError, match="was deleted by somebody else"):
-        run(cluster, a_job())
+    with pytest.raises(JobError, match="was deleted by another program or person"):
+        run_job(cluster, a_job())
 
 
 def test_without_a_cluster_the_error_says_what_to_do(tmp_path, monkeypatch):

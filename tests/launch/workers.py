@@ -9,7 +9,16 @@ from datetime import timedelta
 import torch
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from blip.distributed import all_reduce_mean, all_reduce_sum, gather, gather_objects, gather_with_grad, rank, start, world
+from blip.distributed import (
+    all_reduce_mean,
+    all_reduce_sum,
+    gather,
+    gather_objects,
+    gather_with_grad,
+    rank,
+    start,
+    world,
+)
 from blip.training.loop import Stopped, told_to_stop
 from blip.training.watchdog import Watchdog
 
@@ -65,7 +74,9 @@ def exchange() -> None:
     weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     ((rank() + 1) * weights * gather_with_grad(row)).sum().backward()
     assert row.grad is not None
-    assert row.grad.tolist() == [(3 * weights[rank()]).tolist()]  # once what rank 0 says of the row, twice of what rank 1 says
+    assert row.grad.tolist() == [
+        (3 * weights[rank()]).tolist()
+    ]  # once what rank 0 says of the row, twice of what rank 1 says
 
 
 def wait_for_the_others() -> None:
