@@ -23,7 +23,7 @@ from rich.table import Table
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
-from blip.capfilt.shard import ShardBootstrap, ShardConfig
+from blip.capfilt.shard import ShardCapFilt, ShardConfig
 from blip.capfilt.stream import StreamConfig
 from blip.config import load_config
 from blip.data.manifest import Manifest
@@ -115,7 +115,7 @@ def ours(
 ) -> Callable[[], object]:
     """CapFilt over a shard, which is copied from its store."""
     stream = StreamConfig.model_validate({"batch": batch, "decoding": DECODING, "precision": precision})
-    bootstrap = ShardBootstrap(ShardConfig(stream=stream), captioner, text_filter, manifest.store, threads=1)
+    bootstrap = ShardCapFilt(ShardConfig(stream=stream), captioner, text_filter, manifest.store, threads=1)
     shard = manifest.shards[0]
 
     def run() -> None:

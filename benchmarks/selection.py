@@ -21,12 +21,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from blip.capfilt.chosen import choose
 from blip.capfilt.groups import Groups
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.scores import Scores
-from blip.capfilt.table import SCHEMA, to_parquet
+from blip.capfilt.selected import write_selection
+from blip.capfilt.table import SCORES_SCHEMA, to_parquet
 from blip.data.manifest import Manifest, Shard
 from blip.digest import file_digest
 from blip.storage import open_store
@@ -88,7 +88,7 @@ def selected(home: Path, drop: str | None) -> dict[str, Any]:
     job = CapFiltJob(config=CapFiltConfig(), input=Manifest(name="web", root=str(home), shards=tuple(shards)), models={})
     cfg = SelectionConfig()
     cfg = cfg.model_copy(update={"drop": (*cfg.drop, drop)}) if drop else cfg
-    return choose(Scores(job, open_store(home), records, {}), cfg, "").counts
+    return write_selection(Scores(job, open_store(home), records, {}), cfg, "").counts
 
 
 def make(home: Path, rows: int, alike: float, flips: int) -> None:
@@ -131,7 +131,7 @@ def random_table(rng: np.random.Generator, shard: str, number: int, images: int,
         "height": pa.array(np.full(2 * images, 256, np.int32)),
         **dict.fromkeys(("origin", "licence", "url"), pa.array([""] * (2 * images))),
     }
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table(columns, schema=SCORES_SCHEMA)
 
 
 def looking_alike(rng: np.random.Generator, count: int, flips: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HASH_BITS = 64
-CHUNK = 1 << 21
+PAIRS_AT_ONCE = 1 << 21
 """Pairs compared at a time."""
 SMALL = 1024
 """Hashes that are always compared with one another at once."""
@@ -18,10 +18,10 @@ CANDIDATES = 64
 """Pairs looked at for each hash; where there would be more, the first half of the hashes is settled before the second."""
 CLOSE = 1 << 20
 """Close pairs held in memory; where there are more, the first half of the hashes is settled before the second."""
-THREADS = 2
+SEARCH_THREADS = 2
 
 Hashes = NDArray[np.uint64]
-Rows = NDArray[np.int64]
+RowNumbers = NDArray[np.int64]
 Key = Callable[[Hashes], NDArray[np.uint64]]
 """Some bits of each hash, as the low bits of a number below 2^32."""
 
@@ -48,11 +48,11 @@ class Search:
         self.near = np.zeros(len(hashes), dtype=bool)
 
     def run(self) -> NDArray[np.bool_]:
-        with ThreadPoolExecutor(THREADS) as self.pool:
+        with ThreadPoolExecutor(SEARCH_THREADS) as self.pool:
             self.settle(np.arange(len(self.hashes)))
         return self.near
 
-    def settle(self, rows: Rows) -> None:
+    def settle(self, rows: RowNumbers) -> None:
         """Decides about rows, in their order, that are near to no earlier row outside of them."""
         if not len(rows):
             return
@@ -67,7 +67,7 @@ class Search:
         self.mark_near(rest, kept)
         self.settle(rest[~self.near[rest]])
 
-    def pairs_within(self, rows: Rows) -> Rows | None:
+    def pairs_within(self, rows: RowNumbers) -> RowNumbers | None:
         """Close pairs `(P, 2)` of rows, the later one first, in the order of the later one; None where there are too many to look at."""
         hashes = self.hashes[rows]
         small = len(rows) <= SMALL
@@ -84,7 +84,7 @@ class Search:
         pairs = pairs[np.diff(pairs, prepend=~pairs[:1]) != 0]  # a pair may have several equal keys
         return np.stack([rows[pairs >> np.uint64(32)], rows[pairs & np.uint64(0xFFFFFFFF)]], axis=1)
 
-    def mark_near(self, rows: Rows, kept: Rows) -> None:
+    def mark_near(self, rows: RowNumbers, kept: RowNumbers) -> None:
         """Marks those rows that are near to one of the kept ones."""
         for key in self.keys:
             rows = rows[~self.near[rows]]
@@ -99,7 +99,7 @@ def close_within(hashes: Hashes, bits: int, key: Key) -> NDArray[np.uint64]:
     ends = np.append(starts[1:], len(keys))
     end_of_run = np.repeat(ends, ends - starts)
     found = [np.empty(0, dtype=np.uint64)]
-    for left, right in expanded(np.arange(1, len(keys) + 1), end_of_run):
+    for left, right in ranges_in_chunks(np.arange(1, len(keys) + 1), end_of_run):
         close = np.bitwise_count(values[left] ^ values[right]) <= bits
         one, other = order[left[close]], order[right[close]]
         found.append(np.maximum(one, other) << np.uint64(32) | np.minimum(one, other))
@@ -112,20 +112,22 @@ def close_to_any(hashes: Hashes, others: Hashes, bits: int, key: Key) -> NDArray
     other_keys, other_order = sorted_by_key(others, key)
     values, other_values = hashes[order], others[other_order]
     found = np.zeros(len(hashes), dtype=bool)
-    for left, right in expanded(np.searchsorted(other_keys, keys, "left"), np.searchsorted(other_keys, keys, "right")):
+    for left, right in ranges_in_chunks(
+        np.searchsorted(other_keys, keys, "left"), np.searchsorted(other_keys, keys, "right")
+    ):
         close = np.bitwise_count(values[left] ^ other_values[right]) <= bits
         found[order[left[close]]] = True
     return found
 
 
-def expanded(starts: Rows, ends: Rows) -> Iterator[tuple[Rows, Rows]]:
-    """Each position `i` beside each number from `starts[i]` to before `ends[i]`, about CHUNK of them at a time."""
+def ranges_in_chunks(starts: RowNumbers, ends: RowNumbers) -> Iterator[tuple[RowNumbers, RowNumbers]]:
+    """Each position `i` beside each number from `starts[i]` to before `ends[i]`, about PAIRS_AT_ONCE of them at a time."""
     counts = ends - starts
     total = np.cumsum(counts)
     begin = 0
     while begin < len(counts):
         before = total[begin - 1] if begin else 0
-        end = max(begin + 1, int(np.searchsorted(total, before + CHUNK, "right")))
+        end = max(begin + 1, int(np.searchsorted(total, before + PAIRS_AT_ONCE, "right")))
         some = counts[begin:end]
         left = np.repeat(np.arange(begin, end), some)
         shift = np.repeat(starts[begin:end] - (total[begin:end] - some - before), some)
@@ -149,14 +151,14 @@ def count_pairs(hashes: Hashes, key: Key) -> int:
 
 
 def keys(count: int, bits: int) -> list[Key]:
-    """The keys of which at least one is equal in hashes that differ in at most `bits` bits: those that cost least for so many hashes."""
+    """The keys of which at least one is equal in hashes that differ in at most `bits` bits: those that search_cost least for so many hashes."""
     numbers = [n for n in range(1, bits + 1) if n * ceil(HASH_BITS / (bits + n)) <= 32]
-    equal = min(numbers, key=lambda n: cost(count, bits, n))
+    equal = min(numbers, key=lambda n: search_cost(count, bits, n))
     edges = np.linspace(0, HASH_BITS, bits + equal + 1).astype(int)
     return [partial(of_bands, bands=bands) for bands in combinations(list(pairwise(edges.tolist())), equal)]
 
 
-def cost(count: int, bits: int, equal: int) -> float:
+def search_cost(count: int, bits: int, equal: int) -> float:
     """Of a search by keys of so many equal bands, were hashes evenly spread: sorting and comparing, for each key."""
     width = HASH_BITS * equal // (bits + equal)
     return comb(bits + equal, equal) * (10 * count + count**2 / 2 ** (width + 1))

@@ -16,7 +16,7 @@ MEMORY = "1GB"
 BATCH = 1 << 19
 """Rows inserted at a time."""
 
-SCHEMA = """
+DATABASE_SCHEMA = """
 CREATE TABLE images (image BIGINT, digest UHUGEINT, phash UBIGINT, kept BOOLEAN);
 CREATE TABLE texts (row_number BIGINT, digest UHUGEINT);
 """
@@ -45,10 +45,12 @@ class Groups:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             folder = stack.enter_context(TemporaryDirectory(prefix="blip-"))
-            self.database = stack.enter_context(duckdb.connect(Path(folder, "groups.db"), config={"memory_limit": MEMORY}))
+            self.database = stack.enter_context(
+                duckdb.connect(Path(folder, "groups.db"), config={"memory_limit": MEMORY})
+            )
             self.database.execute("SET preserve_insertion_order = false")
             self.database.execute("SET enable_progress_bar = false")
-            self.database.execute(SCHEMA)
+            self.database.execute(DATABASE_SCHEMA)
             self.waiting: dict[str, list[pa.Table]] = {"images": [], "texts": []}
             self.cleanup = stack.pop_all()
         return self
@@ -56,7 +58,9 @@ class Groups:
     def __exit__(self, *_) -> None:
         self.cleanup.close()
 
-    def add_images(self, numbers: NDArray[np.int64], sha256: pa.Array, phash: NDArray[np.uint64], kept: NDArray[np.bool_]) -> None:
+    def add_images(
+        self, numbers: NDArray[np.int64], sha256: pa.Array, phash: NDArray[np.uint64], kept: NDArray[np.bool_]
+    ) -> None:
         """Takes in images by their number in the data set, with digests and hashes, and whether a text of theirs is kept so far."""
         self.add("images", {"image": numbers, "sha256": sha256, "phash": phash, "kept": kept})
 

@@ -1,4 +1,4 @@
-"""The job of CapFilt: which shards are captioned and scored, with which models and settings."""
+"""The CapFilt job: its shards, models and settings."""
 
 from typing import ClassVar, Literal
 
@@ -14,15 +14,15 @@ class CapFiltConfig(ShardConfig, WorkConfig):
     OPERATION: ClassVar[frozenset[str]] = WorkConfig.OPERATION | {"source", "threads", "lost", "unexpected"}
 
     source: str = "web"
-    """The manifest to bootstrap, by its name in the data folder; or tars by brace pattern, folder or prefix, local or `s3://`."""
+    """The name of a manifest in the data folder, or tars: a brace pattern, folder or prefix, local or `s3://`."""
     threads: int = Field(default=2, ge=1)
-    """Images that a worker decodes at a time."""
+    """Decoding threads per worker."""
     lost: float = Field(default=0.1, ge=0, le=1)
-    """The share of shards that may be set aside before the whole job counts as failed."""
+    """The job fails if more than this share of its shards is set aside, 0 to 1."""
 
 
 class CapFiltJob(Job[CapFiltConfig]):
-    """Captions and scores of one data set's texts; what is kept of them is no part of it."""
+    """Captions and scores the pairs of one data set. The selection is a separate step."""
 
     FORMAT: ClassVar[int] = 2
     type: Literal["capfilt"] = "capfilt"  # pyright: ignore[reportIncompatibleVariableOverride] (it is frozen)

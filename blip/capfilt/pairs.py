@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from blip.capfilt.hygiene import Facts, HygieneConfig, TextFault, inspect, text_faults
+from blip.capfilt.quality import Facts, QualityConfig, TextFault, inspect, text_faults
 from blip.config import Config
 from blip.data.layout import select_members
 from blip.data.names import Members
@@ -21,7 +21,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Source = Literal["web", "synthetic"]
-LONGEST = 2048
+MAX_CARRIED_CHARACTERS = 2048
 """Characters of a carried field that are kept."""
 
 
@@ -62,7 +62,9 @@ class Pair:
     """Height and width to uint8 `(3, H, W)`; empty where no model should look at the image."""
 
 
-def read_pairs(file: OpenShard, pool: Executor, prepare: Callable[[Sample], Pair], number: int, rejected: Rejected) -> Iterator[Pair]:
+def read_pairs(
+    file: OpenShard, pool: Executor, prepare: Callable[[Sample], Pair], number: int, rejected: Rejected
+) -> Iterator[Pair]:
     """The pairs of a shard in their order, so many of them read and decoded in advance. Samples that cannot be are counted by reason."""
 
     def read(row: int) -> Pair | BadSample:
@@ -75,39 +77,47 @@ def read_pairs(file: OpenShard, pool: Executor, prepare: Callable[[Sample], Pair
         except BadSample as e:
             return e
 
-    for pair in ahead(pool, read, range(len(file)), number):
+    for pair in map_ahead(pool, read, range(len(file)), number):
         if isinstance(pair, BadSample):
             rejected.add(pair)
         else:
             yield pair
 
 
-def make_pair(sample: Sample, sizes: Iterable[int], hygiene: HygieneConfig, carried: CarriedConfig, skip: Iterable[str]) -> Pair:
+def make_pair(
+    sample: Sample, sizes: Iterable[int], quality: QualityConfig, carried: CarriedConfig, skip: Iterable[str]
+) -> Pair:
     """Decodes a sample, as far as it can be decoded, for models that take images of `sizes`; those with faults to skip are not prepared."""
-    facts, image = inspect(sample.images[0], hygiene)
+    facts, image = inspect(sample.images[0], quality)
     if len(sample.images) > 1:
         facts.faults.append("several")
     if sample.meta.get(carried.opt_out):
         facts.faults.append("opted_out")
-    pair = Pair(sample.key, {}, facts, web_texts(sample, hygiene), {name: written(sample.meta.get(key)) for name, key in carried})
+    pair = Pair(
+        sample.key,
+        {},
+        facts,
+        web_texts(sample, quality),
+        {name: carried_value(sample.meta.get(key)) for name, key in carried},
+    )
     if image is not None and not set(skip).intersection(facts.faults):
         pair.pixels = {size: eval_transform(size)(image) for size in sizes}
     return pair
 
 
-def web_texts(sample: Sample, hygiene: HygieneConfig) -> list[Text]:
+def web_texts(sample: Sample, quality: QualityConfig) -> list[Text]:
     """The texts that came with the image; one that is empty where there is none."""
     if not sample.texts:
         return [Text("web", "", ["not_utf8" if sample.text_fault == "text is not UTF-8" else "empty"])]
-    return [Text("web", text, text_faults(text, hygiene)) for text in sample.texts]
+    return [Text("web", text, text_faults(text, quality)) for text in sample.texts]
 
 
-def written(value: Any) -> str:
+def carried_value(value: Any) -> str:
     """A field of a sample's json as the scores have it."""
-    return "" if value is None else str(value)[:LONGEST]
+    return "" if value is None else str(value)[:MAX_CARRIED_CHARACTERS]
 
 
-def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], number: int) -> Iterator[R]:
+def map_ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], number: int) -> Iterator[R]:
     """The function of each item in order, so many of them computed in advance."""
     rest = iter(items)
     running = deque(pool.submit(function, item) for item in islice(rest, number))

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blip.capfilt.hygiene import ImageFault, TextFault
+from blip.capfilt.quality import ImageFault, TextFault
 from blip.config import Config
 
 
@@ -36,10 +36,10 @@ class Best(Config):
 
 Rule = Annotated[Matched | Best, Field(discriminator="type")]
 Fault = ImageFault | TextFault
-FAULTS: tuple[Fault, ...] = (*get_args(ImageFault), *get_args(TextFault))
+ALL_FAULTS: tuple[Fault, ...] = (*get_args(ImageFault), *get_args(TextFault))
 FATAL: frozenset[Fault] = frozenset({"undecodable", "truncated", "too_large", "empty", "not_utf8"})
 """Faults that leave nothing to keep."""
-REASONS = ("", *FAULTS, "unscored", "unmatched", "outranked")
+REASONS = ("", *ALL_FAULTS, "unscored", "unmatched", "outranked")
 """Why a text is dropped; the first stands for one that is kept."""
 
 
@@ -56,20 +56,24 @@ class SelectionConfig(Config):
         return fault in FATAL or fault in self.drop
 
 
-def decide(table: pa.Table, cfg: SelectionConfig, judged: bool) -> NDArray[np.int8]:
+def drop_reasons(table: pa.Table, cfg: SelectionConfig, scored: bool) -> NDArray[np.int8]:
     """The position in REASONS `(rows,)` of why each text is dropped for its own sake, 0 where it is kept.
 
-    Where no filter has judged, everything sound is kept; where one has, a text that it did not see is not.
+    Where no filter has scored, everything sound is kept; where one has, a text that it did not see is not.
     """
     reasons = faulty(table, cfg)
-    if not judged:
+    if not scored:
         return reasons
-    mark(reasons, np.isnan(numbers(table, "match")), "unscored")
+    mark(reasons, np.isnan(score_column(table, "match")), "unscored")
     match cfg.rule:
         case Matched():
-            mark(reasons, numbers(table, "match") < thresholds(table, cfg.rule), "unmatched")
+            mark(reasons, score_column(table, "match") < thresholds(table, cfg.rule), "unmatched")
         case Best():
-            mark(reasons, ranks(numbers(table, cfg.rule.by), images(table), reasons == 0) >= cfg.rule.keep, "outranked")
+            mark(
+                reasons,
+                ranks_in_groups(score_column(table, cfg.rule.by), images(table), reasons == 0) >= cfg.rule.keep,
+                "outranked",
+            )
         case _:
             assert_never(cfg.rule)
     return reasons
@@ -82,9 +86,12 @@ def mark(reasons: NDArray[np.int8], where: NDArray[np.bool_], reason: str) -> No
 
 def faulty(table: pa.Table, cfg: SelectionConfig) -> NDArray[np.int8]:
     """The first fault of each text, or of its image, for which it is dropped."""
-    dropped = [fault for fault in FAULTS if cfg.drops(fault)]
+    dropped = [fault for fault in ALL_FAULTS if cfg.drops(fault)]
     column = table["faults"].combine_chunks().dictionary_encode()
-    reasons = [next((REASONS.index(fault) for fault in dropped if fault in faults.split()), 0) for faults in column.dictionary.to_pylist()]
+    reasons = [
+        next((REASONS.index(fault) for fault in dropped if fault in faults.split()), 0)
+        for faults in column.dictionary.to_pylist()
+    ]
     return np.array(reasons, dtype=np.int8)[column.indices.to_numpy()]
 
 
@@ -104,7 +111,9 @@ def thresholds(table: pa.Table, rule: Matched) -> NDArray[np.float32]:
     return needed.astype(np.float32)
 
 
-def ranks(scores: NDArray[np.float32], groups: NDArray[np.int64], taking_part: NDArray[np.bool_]) -> NDArray[np.int64]:
+def ranks_in_groups(
+    scores: NDArray[np.float32], groups: NDArray[np.int64], taking_part: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """The place of each score in its group, 0 for the highest; those that do not take part come last, equal ones in their order."""
     order = np.lexsort((-scores, ~taking_part, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
@@ -123,6 +132,6 @@ def is_web(table: pa.Table) -> NDArray[np.bool_]:
     return where(table, "source", "web".__eq__)
 
 
-def numbers(table: pa.Table, name: str) -> NDArray[np.float32]:
+def score_column(table: pa.Table, name: str) -> NDArray[np.float32]:
     """A column of scores, NaN where there is none."""
     return table[name].to_numpy().astype(np.float32)

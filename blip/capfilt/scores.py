@@ -1,4 +1,4 @@
-"""What a finished job has left in the store: a table of scores for each shard, which any selection reads."""
+"""The output of a finished CapFilt job: one table of scores per shard."""
 
 import hashlib
 from collections import Counter
@@ -6,38 +6,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
 from blip.capfilt.job import CapFiltJob
-from blip.capfilt.pairs import ahead
+from blip.capfilt.pairs import map_ahead
 from blip.capfilt.table import from_parquet
 from blip.config import Config
 from blip.data.manifest import Shard
 from blip.data.verification import ShardError
 from blip.digest import value_digest
 from blip.storage import MissingKeyError, Store, open_store
-from blip.workers.queue import finished
+from blip.workers.queue import Record, finished
 
-Record = Mapping[str, Any]
-"""What a commit says of a shard."""
 READ_AHEAD = 4
-"""Tables that are fetched while one is looked at."""
+"""Tables fetched in advance."""
 
 
 class ScoresSource(Config):
-    """A finished job, known by the digest of its tables, and where it lies; what passes between the steps."""
+    """A reference to a finished job, passed from step to step: the job's folder and the digest of its tables."""
 
     job: str
     """The URI of the job's folder."""
     digest: str
-    """Of the tables' names and digests."""
+    """SHA-256 of the tables' names and digests."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The tables of a job's shards, in the order of its input; and what is known of shards that were set aside."""
+    """The tables of a job's shards in input order, with the records of finished and dead shards."""
 
     job: CapFiltJob
     store: Store
@@ -46,56 +44,61 @@ class Scores:
 
     @classmethod
     def of(cls, job: CapFiltJob, store: Store) -> Self:
-        """Reads the commit records of a job. Raises ShardError where shards are not done, or too many were set aside."""
+        """Reads the commit records of a job. Raises ShardError if shards are unfinished or too many are dead."""
         return cls(job, store, *finished(store, job.shards, job.config.lost))
 
     @classmethod
     def load(cls, source: ScoresSource) -> Self:
-        """The scores that a file names. Raises ShardError where they are not there, or no longer the same."""
+        """Opens the scores of a reference. Raises ShardError if they are missing or were altered."""
         store = open_store(source.job)
         try:
             found = cls.of(CapFiltJob.load(source.job), store)
         except MissingKeyError:
             raise ShardError(f"the scores of {source.job} are not there: run capfilt again") from None
         if found.source.digest != source.digest:
-            raise ShardError(f"the commits of {source.job} were altered: they name other tables than scores.json; run capfilt again")
+            raise ShardError(
+                f"the commits of {source.job} were altered: they name other tables than scores.json; run capfilt again"
+            )
         return found
 
     @property
     def source(self) -> ScoresSource:
-        """What names these scores."""
-        return ScoresSource(job=self.store.uri, digest=value_digest([[name, record["sha256"]] for name, record in self.done.items()]))
+        """The reference to these scores."""
+        tables = [[name, record["sha256"]] for name, record in self.done.items()]
+        return ScoresSource(job=self.store.uri, digest=value_digest(tables))
 
     @property
     def shards(self) -> list[Shard]:
-        """The shards that have a table."""
+        """The shards with a table."""
         return [shard for shard in self.job.input.shards if shard.name in self.done]
 
     @property
     def rejected(self) -> Counter[str]:
-        """Samples without a row, by reason."""
+        """Samples without scores, by reason."""
         return sum((Counter(record["rejected"]) for record in self.done.values()), Counter())
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The table of each shard, or some of its columns, one after the other. Raises ShardError where one was altered."""
+        """Yields each shard's table, optionally reduced to `columns`. Raises ShardError if one is missing or altered."""
         with ThreadPoolExecutor(READ_AHEAD) as pool:
-            yield from ahead(pool, partial(self.read, columns=columns), self.done.values(), READ_AHEAD)
+            yield from map_ahead(pool, partial(self.read_table, columns=columns), self.done.values(), READ_AHEAD)
 
-    def read(self, record: Record, columns: Sequence[str] | None) -> pa.Table:
+    def read_table(self, record: Record, columns: Sequence[str] | None) -> pa.Table:
+        """Reads the table of one commit record. Raises ShardError if it is missing or altered."""
         uri = f"{self.store.uri}/{record['name']}"
+        way_out = f"delete the commit of {record['shard']!r} there and run capfilt again"
         try:
             data = self.store.get(record["name"])
         except MissingKeyError:
-            raise ShardError(f"scores {uri} are missing: delete the commit of {record['shard']!r} there and run capfilt again") from None
-        if (found := hashlib.sha256(data).hexdigest()) != record["sha256"]:
+            raise ShardError(f"scores {uri} are missing: {way_out}") from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != record["sha256"]:
             raise ShardError(
-                f"scores {uri} were altered: their sha256 is {found} where the commit says {record['sha256']}; "
-                f"delete the commit of {record['shard']!r} there and run capfilt again"
+                f"scores {uri} were altered: their sha256 is {found} but the commit records {record['sha256']}; {way_out}"
             )
         return from_parquet(data, columns)
 
     def sweep(self) -> None:
-        """Deletes what attempts left behind that others came before; no shard of the job is at work any more."""
+        """Deletes tables that no commit names, left by losing attempts. Call it only when no worker is active."""
         needed = {record["name"] for record in self.done.values()}
         for key in self.store.list("data/"):
             if key not in needed:

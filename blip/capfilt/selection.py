@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from blip.capfilt.duplicates import near_duplicates
 from blip.capfilt.groups import Groups
-from blip.capfilt.hygiene import ImageFault
-from blip.capfilt.rules import FAULTS, REASONS, Fault, SelectionConfig, decide, images, is_web, mark
+from blip.capfilt.quality import ImageFault
+from blip.capfilt.rules import ALL_FAULTS, REASONS, Fault, SelectionConfig, drop_reasons, images, is_web, mark
 
-COLUMNS = ["source", "number", "text", "match", "similarity", "faults", "sha256", "phash", "width", "origin"]
+SELECTION_COLUMNS = ["source", "number", "text", "match", "similarity", "faults", "sha256", "phash", "width", "origin"]
 """What a selection reads of the tables of scores."""
 
 
@@ -31,37 +31,43 @@ class Selection:
         return self.reasons == 0
 
 
-def select(tables: Iterable[pa.Table], cfg: SelectionConfig, judged: bool) -> Selection:
-    """Decides about all texts of tables, which come in the order of the shards and are seen once; `judged` if a filter has scored them.
+def select_texts(tables: Iterable[pa.Table], cfg: SelectionConfig, scored: bool) -> Selection:
+    """Decides about all texts of tables, which come in the order of the shards and are seen once; `scored` if a filter has scored them.
 
     Of duplicates one image stays: the first with a text to keep, or else the first. A few bytes of each row stay in memory.
     """
-    rows = Rows()
+    rows = RowFacts()
     with Groups() as groups:
         for table in tables:
-            reasons = decide(table, cfg, judged)
+            reasons = drop_reasons(table, cfg, scored)
             image = images(table)
             add_images(groups, table, image, reasons == 0, rows.images)
             add_texts(groups, table, rows.total)
             rows.add(table, image, reasons)
         image = rows.image
-        copies = places(groups.later_copies(), rows.images)
-        repeated = places(groups.repeated(cfg.repeats), rows.total)
+        copies = mask_of(groups.later_copies(), rows.images)
+        repeated = mask_of(groups.repeated(cfg.repeats), rows.total)
         hashes = groups.hashes() if cfg.drops("near_duplicate") else None
     of_images: dict[Fault, NDArray[np.bool_]] = {"duplicate": copies}
     if hashes:  # what takes minutes is done for those who want it, once the database has given its memory back
-        of_images["near_duplicate"] = alike(*hashes, copies, cfg.near)
+        of_images["near_duplicate"] = mark_near_copies(*hashes, copies, cfg.near)
     reasons = np.concatenate([np.empty(0, dtype=np.int8), *rows.reasons])
-    found: dict[Fault, NDArray[np.bool_]] = {**{fault: where[image] for fault, where in of_images.items()}, "repeated": repeated}
+    found: dict[Fault, NDArray[np.bool_]] = {
+        **{fault: where[image] for fault, where in of_images.items()},
+        "repeated": repeated,
+    }
     for fault, where in found.items():
         if cfg.drops(fault):
             mark(reasons, where, fault)
-    late: dict[Fault, int] = {**{fault: int(where.sum()) for fault, where in of_images.items()}, "repeated": int(repeated.sum())}
-    return Selection(reasons, count(rows, image, reasons, late))
+    late: dict[Fault, int] = {
+        **{fault: int(where.sum()) for fault, where in of_images.items()},
+        "repeated": int(repeated.sum()),
+    }
+    return Selection(reasons, count_selection(rows, image, reasons, late))
 
 
 @dataclass
-class Rows:
+class RowFacts:
     """What stays in memory of each row while tables pass."""
 
     reasons: list[NDArray[np.int8]] = field(default_factory=list)
@@ -83,7 +89,9 @@ class Rows:
         column = table["faults"].combine_chunks().dictionary_encode()
         codes, different = column.indices.to_numpy(), column.dictionary.to_pylist()
         texts = np.bincount(codes, minlength=len(different)).tolist()
-        heads = np.bincount(codes[first], minlength=len(different)).tolist()  # an image counts once, however many texts it has
+        heads = np.bincount(
+            codes[first], minlength=len(different)
+        ).tolist()  # an image counts once, however many texts it has
         for faults, of_text, of_image in zip(different, texts, heads, strict=True):
             for fault in faults.split():
                 self.faults[fault] += of_image if fault in get_args(ImageFault) else of_text
@@ -112,7 +120,9 @@ def add_texts(groups: Groups, table: pa.Table, before: int) -> None:
     groups.add_texts(np.flatnonzero(web) + before, same)
 
 
-def alike(images: NDArray[np.int64], hashes: NDArray[np.uint64], copies: NDArray[np.bool_], near: int) -> NDArray[np.bool_]:
+def mark_near_copies(
+    images: NDArray[np.int64], hashes: NDArray[np.uint64], copies: NDArray[np.bool_], near: int
+) -> NDArray[np.bool_]:
     """Images whose picture is nearly one that came before, copies byte for byte left out."""
     different = ~copies[images]
     found = np.zeros(len(copies), dtype=bool)
@@ -120,14 +130,16 @@ def alike(images: NDArray[np.int64], hashes: NDArray[np.uint64], copies: NDArray
     return found
 
 
-def places(numbers: NDArray[np.int64], total: int) -> NDArray[np.bool_]:
+def mask_of(numbers: NDArray[np.int64], total: int) -> NDArray[np.bool_]:
     """Whether each number below `total` is among these."""
     found = np.zeros(total, dtype=bool)
     found[numbers] = True
     return found
 
 
-def count(rows: Rows, image: NDArray[np.int32], reasons: NDArray[np.int8], late: dict[Fault, int]) -> dict[str, int]:
+def count_selection(
+    rows: RowFacts, image: NDArray[np.int32], reasons: NDArray[np.int8], late: dict[Fault, int]
+) -> dict[str, int]:
     """Texts by source, in all, kept, and dropped by reason; images, in all, kept, and by every fault found, dropped for it or not."""
     counts: dict[str, int] = {}
     web = np.concatenate([np.empty(0, dtype=bool), *rows.web])
@@ -135,7 +147,7 @@ def count(rows: Rows, image: NDArray[np.int32], reasons: NDArray[np.int8], late:
         by_reason = np.bincount(reasons[of_source], minlength=len(REASONS)).tolist()
         counts |= {source: sum(by_reason), f"{source}.kept": by_reason[0]}
         counts |= {f"{source}.dropped.{name}": n for name, n in zip(REASONS, by_reason, strict=True) if n and name}
-    kept = places(image[reasons == 0].astype(np.int64), rows.images)
+    kept = mask_of(image[reasons == 0].astype(np.int64), rows.images)
     counts |= {"images": rows.images, "images.kept": int(kept.sum())}
     found = {**rows.faults, **late}
-    return counts | {f"found.{fault}": found[fault] for fault in FAULTS if found.get(fault)}
+    return counts | {f"found.{fault}": found[fault] for fault in ALL_FAULTS if found.get(fault)}

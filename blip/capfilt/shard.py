@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from blip.capfilt.hygiene import HygieneConfig, ImageFault
 from blip.capfilt.pairs import CarriedConfig, Pair, make_pair, read_pairs
-from blip.capfilt.stream import Chunk, StreamConfig, chunks, halve, matched, with_synthetic
+from blip.capfilt.quality import ImageFault, QualityConfig
+from blip.capfilt.stream import Chunk, StreamConfig, chunks, to_bfloat16, with_scores, with_synthetic
 from blip.capfilt.table import table_of, to_parquet
 from blip.config import Config
 from blip.data.manifest import Shard
@@ -29,7 +29,7 @@ class ShardConfig(Config):
     variant: Literal["both", "captioner", "filter"] = "both"
     """Caption and filter; or only caption and keep all; or only filter the texts that are there (BLIP, Table 1)."""
     stream: StreamConfig = Field(default_factory=StreamConfig)
-    hygiene: HygieneConfig = Field(default_factory=HygieneConfig)
+    quality: QualityConfig = Field(default_factory=QualityConfig)
     carried: CarriedConfig = Field(default_factory=CarriedConfig)
     skip: tuple[ImageFault, ...] = ("several", "small", "elongated", "animated", "opted_out")
     """Faults of an image that no model looks at, so that it gets no caption and no score. A selection finds its texts unscored."""
@@ -38,12 +38,12 @@ class ShardConfig(Config):
     is left out, and named in the log and the commit record. Three may fail in any case, but with 0 none."""
 
     @property
-    def judged(self) -> bool:
+    def scored(self) -> bool:
         """Whether texts have a filter's scores."""
         return self.variant != "captioner"
 
 
-class ShardBootstrap:
+class ShardCapFilt:
     """Captioner and filter (None where the variant has none), ready for one shard after another.
 
     Equal shards give equal bytes: captions depend on the sample's key, the seed and the models.
@@ -66,7 +66,7 @@ class ShardBootstrap:
         tasks = [task for task in (captioner, text_filter) if task is not None]
         if cfg.stream.precision == "bfloat16":
             for task in tasks:
-                halve(task.model)
+                to_bfloat16(task.model)
         self.device = next(tasks[0].parameters()).device
         self.sizes = sorted({task.model.cfg.vision.size for task in tasks})
 
@@ -78,30 +78,38 @@ class ShardBootstrap:
         rejected, spent = Rejected(), Counter[str]()
         tables = []
         images = 0
-        with ThreadPoolExecutor(self.threads) as pool, ShardFile(self.source, shard, path, rejected, verified=True) as source:
+        with (
+            ThreadPoolExecutor(self.threads) as pool,
+            ShardFile(self.source, shard, path, rejected, verified=True) as source,
+        ):
             for chunk in self.stream(source, pool, rejected, spent):
                 tables.append(table_of(chunk.pairs, shard.name))
-                tally.update(counted(chunk.pairs))
+                tally.update(tally_of(chunk.pairs))
                 images += len(chunk.pairs)
             check_unexpected(rejected, source, self.cfg.unexpected, "capfilt.unexpected")
         scores = folder / "scores.parquet"
         scores.write_bytes(to_parquet(tables))
         tally.update({f"ns.{part}": time for part, time in spent.items()})
-        record = {"samples": images, "rejected": dict(rejected), "unexpected": rejected.details, "revision": self.revision}
+        record = {
+            "samples": images,
+            "rejected": dict(rejected),
+            "unexpected": rejected.details,
+            "revision": self.revision,
+        }
         return Output(scores, record)
 
     def stream(self, source: ShardFile, pool: Executor, rejected: Rejected, spent: Counter[str]) -> Iterator[Chunk]:
         """The shard's pairs, captioned and scored."""
         cfg = self.cfg
-        prepare = partial(make_pair, sizes=self.sizes, hygiene=cfg.hygiene, carried=cfg.carried, skip=cfg.skip)
+        prepare = partial(make_pair, sizes=self.sizes, quality=cfg.quality, carried=cfg.carried, skip=cfg.skip)
         pairs = read_pairs(source, pool, prepare, 2 * cfg.stream.batch, rejected)
         stream = chunks(pairs, cfg.stream, self.device, spent)
         if self.captioner:
             stream = with_synthetic(stream, self.captioner)
-        return matched(stream, self.filter) if self.filter else stream
+        return with_scores(stream, self.filter) if self.filter else stream
 
 
-def counted(pairs: list[Pair]) -> Counter[str]:
+def tally_of(pairs: list[Pair]) -> Counter[str]:
     """Images and texts so far, and by source the texts that the filter has scored and the sum of their p(match)."""
     found: Counter[str] = Counter(images=len(pairs))
     for pair in pairs:

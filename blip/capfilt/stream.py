@@ -1,4 +1,4 @@
-"""Captioner and filter as a stream over pairs: `matched(with_synthetic(chunks, captioner), text_filter)` (BLIP, section 3.3)."""
+"""Captioner and filter as a stream over pairs: `with_scores(with_synthetic(chunks, captioner), text_filter)` (BLIP, section 3.3)."""
 
 import math
 import time
@@ -13,10 +13,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from blip.capfilt.draws import uniforms
-from blip.capfilt.hygiene import TextFault
 from blip.capfilt.pairs import Pair, Text
+from blip.capfilt.quality import TextFault
 from blip.capfilt.rules import FATAL
+from blip.capfilt.sample_rng import sample_uniforms
 from blip.config import Config
 from blip.data.transforms import normalise
 from blip.models.bert import KeysValues, TextTransformer
@@ -41,7 +41,9 @@ class StreamConfig(Config):
     @model_validator(mode="after")
     def texts_differ(self) -> Self:
         if isinstance(self.decoding, Beam) and self.captions > 1:
-            raise ValueError(f"captions is {self.captions}, but beam search has one best text: use nucleus decoding or one caption")
+            raise ValueError(
+                f"captions is {self.captions}, but beam search has one best text: use nucleus decoding or one caption"
+            )
         return self
 
 
@@ -97,7 +99,7 @@ class Chunk:
         self.spent[what] += time.perf_counter_ns() - began
 
 
-def halve(model: nn.Module) -> None:
+def to_bfloat16(model: nn.Module) -> None:
     """Makes the large weights of a model bfloat16 once, where autocast would do so in every call; the small ones keep their precision."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -129,8 +131,10 @@ def with_synthetic(stream: Iterable[Chunk], captioner: Captioning) -> Iterator[C
                     match cfg.decoding:
                         case Nucleus():
                             keys = chunk.filled([pair.key for pair in live])
-                            draws = uniforms(keys, cfg.seed, number, cfg.decoding.max_length).to(chunk.device)
-                            written = sample(model.decode_step, prompt, cross, cfg.decoding, draws, model.cfg.tokens.sep)
+                            draws = sample_uniforms(keys, cfg.seed, number, cfg.decoding.max_length).to(chunk.device)
+                            written = sample(
+                                model.decode_step, prompt, cross, cfg.decoding, draws, model.cfg.tokens.sep
+                            )
                         case Beam():
                             written = beam_search(model.decode_step, prompt, cross, cfg.decoding, model.cfg.tokens.sep)
                     texts = captioner.tokenizer.decode(written.ids[: len(live)])
@@ -140,7 +144,7 @@ def with_synthetic(stream: Iterable[Chunk], captioner: Captioning) -> Iterator[C
         yield chunk
 
 
-def matched(stream: Iterable[Chunk], text_filter: Retrieval) -> Iterator[Chunk]:
+def with_scores(stream: Iterable[Chunk], text_filter: Retrieval) -> Iterator[Chunk]:
     """Asks the filter how well each text, web and synthetic, matches its image."""
     model = text_filter.model
     for chunk in stream:
@@ -161,5 +165,7 @@ def matched(stream: Iterable[Chunk], text_filter: Retrieval) -> Iterator[Chunk]:
 def rounded(score: float, digits: int, key: str) -> float:
     """A score without the digits that depend on what else was in the batch. Raises ValueError where the model gave no number."""
     if not math.isfinite(score):
-        raise ValueError(f"sample {key!r}: a model gave {score} as its score; its weights are broken, or float32 is needed")
+        raise ValueError(
+            f"sample {key!r}: a model gave {score} as its score; its weights are broken, or float32 is needed"
+        )
     return round(score, digits)

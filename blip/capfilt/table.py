@@ -1,4 +1,4 @@
-"""The table of scores: a row for each text of each image, a Parquet file for each shard."""
+"""The table of scores: one row per text, one Parquet file per shard."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,19 +10,19 @@ import pyarrow.parquet as pq
 
 from blip.capfilt.pairs import Pair
 
-SCHEMA = pa.schema(
+SCORES_SCHEMA = pa.schema(
     [
-        ("shard", pa.string()),  # the name of the tar in its manifest
+        ("shard", pa.string()),  # the tar's name in its manifest
         ("key", pa.string()),
-        ("members", pa.string()),  # JSON: extension to (offset, size) in the tar, of the images and the json
+        ("members", pa.string()),  # JSON: (offset, size) in the tar by extension, of the images and the json
         ("source", pa.string()),  # web or synthetic
-        ("number", pa.int16()),  # of the text within its source
+        ("number", pa.int16()),  # position of the text among those of its source
         ("text", pa.string()),
-        ("match", pa.float32()),  # p(match) of ITM; null where no filter has judged
-        ("similarity", pa.float32()),  # of ITC
+        ("match", pa.float32()),  # p(match) of ITM; null without a filter
+        ("similarity", pa.float32()),  # cosine similarity of ITC
         ("log_probability", pa.float32()),  # of a synthetic text under the captioner
-        ("faults", pa.string()),  # of the image and of the text, with spaces between
-        ("sha256", pa.string()),  # of the image's bytes
+        ("faults", pa.string()),  # of image and text, separated by spaces
+        ("sha256", pa.string()),  # of the encoded image
         ("phash", pa.uint64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -34,11 +34,12 @@ SCHEMA = pa.schema(
 
 
 def table_of(pairs: Iterable[Pair], shard: str) -> pa.Table:
-    """The rows of a shard's pairs, in their order, an image's web texts first."""
-    return pa.Table.from_pylist([row for pair in pairs for row in rows_of(pair, shard)], schema=SCHEMA)
+    """Returns the rows of a shard's pairs in order, with an image's web texts first."""
+    return pa.Table.from_pylist([row for pair in pairs for row in rows_of(pair, shard)], schema=SCORES_SCHEMA)
 
 
 def rows_of(pair: Pair, shard: str) -> Iterator[dict[str, Any]]:
+    """Yields one row for each text of a pair."""
     numbers = {"web": 0, "synthetic": 0}
     facts = pair.facts
     members = json.dumps(pair.members, separators=(",", ":"))
@@ -64,12 +65,12 @@ def rows_of(pair: Pair, shard: str) -> Iterator[dict[str, Any]]:
 
 
 def to_parquet(tables: Sequence[pa.Table]) -> bytes:
-    """Tables, one after the other, as a file; the same rows give the same bytes."""
+    """Returns the concatenated tables as a Parquet file; equal rows give equal bytes."""
     file = BytesIO()
-    pq.write_table(pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks(), file, compression="zstd")
+    pq.write_table(pa.concat_tables([SCORES_SCHEMA.empty_table(), *tables]).combine_chunks(), file, compression="zstd")
     return file.getvalue()
 
 
 def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table of a file's bytes, or some of its columns."""
-    return pq.read_table(BytesIO(data), columns=columns, schema=SCHEMA)
+    """Reads a table from the bytes of a Parquet file, optionally reduced to `columns`."""
+    return pq.read_table(BytesIO(data), columns=columns, schema=SCORES_SCHEMA)

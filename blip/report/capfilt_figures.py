@@ -48,7 +48,7 @@ class Corner:
 
 @dataclass
 class Figures:
-    """Counts texts shard by shard, and keeps the images in the corners; takes what `capfilt.chosen.choose` tells."""
+    """Counts texts shard by shard, and keeps the images in the corners; takes what `capfilt.selected.write_selection` tells."""
 
     store: Store
     """Of the shards."""

@@ -13,7 +13,16 @@ from blip.budget import open_budget
 from blip.config import ConfigError
 from blip.data.judge import Judge, judge_of
 from blip.data.manifest import Manifest
-from blip.evaluation.job import EvaluateConfig, EvaluationJob, counted, image_size, load_tasks, predict_all, predictions, samples_done
+from blip.evaluation.job import (
+    EvaluateConfig,
+    EvaluationJob,
+    counted,
+    image_size,
+    load_tasks,
+    predict_all,
+    predictions,
+    samples_done,
+)
 from blip.launch.local import local_process_count
 from blip.logs import log
 from blip.progress import progress

@@ -13,7 +13,16 @@ from blip.data.shards import samples
 from blip.report.bootstrap_page import Described, Report, Step, galleries, html, markdown
 from blip.report.capfilt_figures import load_pictures, thumbnail
 from blip.report.summary import Caption, Retrieval, Summary
-from blip.results import CapFiltResult, Change, EvaluationResult, GateResult, IngestResult, Result, SelectResult, TrainResult
+from blip.results import (
+    CapFiltResult,
+    Change,
+    EvaluationResult,
+    GateResult,
+    IngestResult,
+    Result,
+    SelectResult,
+    TrainResult,
+)
 from blip.runs.context import RunContext
 from blip.runs.evaluate import DESCRIBED
 from blip.runs.select import PICTURES

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from blip.capfilt.chosen import choose
 from blip.capfilt.job import CapFiltConfig
 from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.scores import Scores, ScoresSource
+from blip.capfilt.selected import write_selection
 from blip.config import ConfigError, load_config, merged, set_value, validate
 from blip.data.judge import judge_of
 from blip.data.manifest import Manifest
@@ -49,7 +49,7 @@ def select(context: RunContext, *, data: str | Path, out: str | Path, page: str 
     inputs = [DataInput(job.config.source, job.input.digest, job.input.root, "select", job.input.samples)]
     with start_run("select", tags={"revision": context.revision}, parents=parents, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
-        manifest = choose(scores, cfg, context.revision, figures)
+        manifest = write_selection(scores, cfg, context.revision, figures)
         for file in (MANIFEST, web):
             manifest.save(folder / file)
         write_source(source, folder)

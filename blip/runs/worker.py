@@ -13,7 +13,7 @@ import typer
 
 from blip.budget import Budget, gpus_held
 from blip.capfilt.job import CapFiltJob
-from blip.capfilt.shard import ShardBootstrap
+from blip.capfilt.shard import ShardCapFilt
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.distributed import device
 from blip.evaluation import job as evaluation_job
@@ -44,7 +44,7 @@ def caption_and_filter(uri: str, name: str) -> None:
         log.info("no shard is left of job %s", uri)
         return
     captioner, text_filter = load_models(job)
-    bootstrap = ShardBootstrap(job.config, captioner, text_filter, job.input.store, job.revision, job.config.threads)
+    bootstrap = ShardCapFilt(job.config, captioner, text_filter, job.input.store, job.revision, job.config.threads)
     budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{uri}/gpu-hours"), job.account, gpus_held())
     try:
         Worker(queue, job.input.store, shards, bootstrap, job.config.report, budget.check).run()

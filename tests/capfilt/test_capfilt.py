@@ -36,7 +36,12 @@ from blip.tracking import Run
 from blip.workers.local_pool import WorkerError, on_this_machine
 
 DECODING = {"type": "nucleus", "min_length": 4, "max_length": 10}
-CONFIG = {"stream": {"batch": 4, "decoding": DECODING}, "hygiene": {"min_side": 16}, "lease": {"seconds": 2}, "report": 0.2}
+CONFIG = {
+    "stream": {"batch": 4, "decoding": DECODING},
+    "quality": {"min_side": 16},
+    "lease": {"seconds": 2},
+    "report": 0.2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +76,19 @@ def nowhere(uri: str) -> Iterator[Callable[[], bool]]:
     yield lambda: False
 
 
-def score(folder: Path, *overrides: str, out: str = "scored", workers=here, revision: str = "r", **given) -> CapFiltResult:
-    given = {"data": folder / "data", "captioner": folder / "captioner", "filter": folder / "filter", "store": folder / "store", **given}
-    context = RunContext(preset=str(folder / "tiny.yaml"), overrides=overrides, store=str(given.pop("store")), revision=revision)
+def score(
+    folder: Path, *overrides: str, out: str = "scored", workers=here, revision: str = "r", **given
+) -> CapFiltResult:
+    given = {
+        "data": folder / "data",
+        "captioner": folder / "captioner",
+        "filter": folder / "filter",
+        "store": folder / "store",
+        **given,
+    }
+    context = RunContext(
+        preset=str(folder / "tiny.yaml"), overrides=overrides, store=str(given.pop("store")), revision=revision
+    )
     return capfilt(context, out=folder / out, workers=workers, **given)
 
 
@@ -116,7 +131,10 @@ def test_training_reads_what_was_kept(folder: Path):
     assert 0 < len(kept) < 24
     assert {key: sample.texts for key, sample in read(manifest).items()} == kept
     originals = {sample.key: sample for sample in samples(24)}
-    assert all(sample.images == originals[key].images and sample.meta == originals[key].meta for key, sample in read(manifest).items())
+    assert all(
+        sample.images == originals[key].images and sample.meta == originals[key].meta
+        for key, sample in read(manifest).items()
+    )
     loader = Loader([manifest], lambda s, _: (s.key, s.texts), list, LoaderConfig(batch=len(kept), streams=1))
     assert dict(next(iter(loader))) == kept
     assert figures.counts["images"] == 24
@@ -150,7 +168,9 @@ def test_the_speed_of_the_workers_is_told(folder: Path):
 def test_what_is_done_is_not_done_again(folder: Path):
     first = run(folder)
     again = run(folder, out="again", workers=nowhere)
-    assert {name: again[name] for name in ("noise", "capfilt", "counts")} == {name: first[name] for name in ("noise", "capfilt", "counts")}
+    assert {name: again[name] for name in ("noise", "capfilt", "counts")} == {
+        name: first[name] for name in ("noise", "capfilt", "counts")
+    }
     assert (folder / "again" / "web.json").read_bytes() == (folder / "out" / "web.json").read_bytes()
     with pytest.raises(AssertionError, match="nothing is left"):
         run(folder, "stream.seed=7", workers=nowhere)
@@ -192,7 +212,7 @@ class Listener(Run):
 
 def test_progress_is_told_of_each_worker_and_of_all(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     listener = Listener()
-    monkeypatch.setattr("blip.runs.capfilt.track", lambda *_, **__: nullcontext(listener))
+    monkeypatch.setattr("blip.runs.capfilt.start_run", lambda *_, **__: nullcontext(listener))
     monkeypatch.setenv("BLIP_PROGRESS", str(tmp_path / "progress"))
     score(folder)
     curves = listener.heard[-1]
@@ -239,7 +259,12 @@ def test_a_threshold_changes_what_it_names_and_nothing_else(folder: Path):
     run(folder, selection=(rule, "repeats=50"), out="first")
     choose(folder, data="first", out="second", threshold="web=0.95")
     found = Manifest.load(folder / "second" / "web.json").meta["selection"]
-    assert found["rule"] == {"type": "matched", "web": 0.95, "synthetic": 0.9, "origins": {"laion": {"web": 0.8, "synthetic": 0.7}}}
+    assert found["rule"] == {
+        "type": "matched",
+        "web": 0.95,
+        "synthetic": 0.9,
+        "origins": {"laion": {"web": 0.8, "synthetic": 0.7}},
+    }
     assert found["repeats"] == 50
     choose(folder, "rule.synthetic=0.1", data="second", out="third")
     found = Manifest.load(folder / "third" / "web.json").meta["selection"]
@@ -247,10 +272,14 @@ def test_a_threshold_changes_what_it_names_and_nothing_else(folder: Path):
     assert found["rule"]["origins"]["laion"]["web"] == 0.8
 
 
-@pytest.mark.parametrize("wrong", ["high", "web=high", "wbe=0.5", "1.5", "nan", "web=-0.1", "web=0.5,web=0.6", "web=0.5,", "type=0.5"])
+@pytest.mark.parametrize(
+    "wrong", ["high", "web=high", "wbe=0.5", "1.5", "nan", "web=-0.1", "web=0.5,web=0.6", "web=0.5,", "type=0.5"]
+)
 def test_a_threshold_that_is_none_is_one_line(folder: Path, wrong: str):
     score(folder)
-    with pytest.raises(ConfigError, match=r"^threshold '.*(must be a number from 0 to 1|must be web or synthetic)") as error:
+    with pytest.raises(
+        ConfigError, match=r"^threshold '.*(must be a number from 0 to 1|must be web or synthetic)"
+    ) as error:
         choose(folder, threshold=wrong)
     assert "\n" not in str(error.value)
 
@@ -267,7 +296,10 @@ def test_a_rule_without_thresholds_needs_both(folder: Path):
 def test_another_selection_asks_no_worker(folder: Path):
     score(folder)
     score(folder, out="again", workers=nowhere)
-    one, other = choose(folder, "rule.web=0.7", out="one"), choose(folder, data="again", out="other", threshold="web=0.7")
+    one, other = (
+        choose(folder, "rule.web=0.7", out="one"),
+        choose(folder, data="again", out="other", threshold="web=0.7"),
+    )
     assert one.counts == other.counts
     assert (folder / "one" / "web.json").read_bytes() == (folder / "other" / "web.json").read_bytes()
 
@@ -333,7 +365,9 @@ def test_an_altered_index_of_a_selection_is_not_learnt_from(folder: Path):
 
 
 def test_mistakes_of_a_selection_are_named(folder: Path):
-    with pytest.raises(ConfigError, match=r"data .* has no scores\.json: name the folder that `blip capfilt` or `blip select` wrote$"):
+    with pytest.raises(
+        ConfigError, match=r"data .* has no scores\.json: name the folder that `blip capfilt` or `blip select` wrote$"
+    ):
         choose(folder, data="data")
     score(folder)
     with pytest.raises(ConfigError, match="is the data folder itself"):
@@ -360,7 +394,8 @@ def test_figures_know_the_truth_where_samples_tell_it(folder: Path):
 
 def test_a_field_of_the_web_that_is_called_truth_is_not_one(folder: Path):
     odd = [
-        Sample(s.key, s.images, s.texts, {"truth": value}) for s, value in zip(samples(4), ("yes", {"ground": 3}, None, [1]), strict=True)
+        Sample(s.key, s.images, s.texts, {"truth": value})
+        for s, value in zip(samples(4), ("yes", {"ground": 3}, None, [1]), strict=True)
     ]
     write_shards(odd, folder / "odd", "web", 4).save(folder / "data" / "web.json")
     assert run(folder).noise.web == Change(before=None, after=None)
@@ -394,7 +429,9 @@ def test_tars_that_somebody_else_wrote(folder: Path):
     for path in (folder / "shards").glob("*.idx.jsonl"):
         path.unlink()
     run(folder, f"source={folder}/shards/web-")
-    assert {key: sample.texts for key, sample in read(Manifest.load(folder / "out" / "web.json")).items()} == decided(folder)
+    assert {key: sample.texts for key, sample in read(Manifest.load(folder / "out" / "web.json")).items()} == decided(
+        folder
+    )
 
 
 def test_a_worker_that_is_killed_is_replaced(folder: Path):
@@ -436,7 +473,9 @@ def test_a_worker_that_cannot_begin_ends_the_step(folder: Path):
 def test_few_broken_shards_are_named_and_many_end_the_job(folder: Path):
     web = Manifest.load(folder / "data" / "web.json")
     web.store.path(web.shards[1].name).write_bytes(b"cut")
-    with pytest.raises(ShardError, match=rf"1 of 4 shards were set aside.*{web.shards[1].name} after 4 attempts.*cut short"):
+    with pytest.raises(
+        ShardError, match=rf"1 of 4 shards were set aside.*{web.shards[1].name} after 4 attempts.*cut short"
+    ):
         run(folder)
     figures = run(folder, "lost=0.25", workers=nowhere)
     assert len(figures.dead) == 1

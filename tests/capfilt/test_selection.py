@@ -7,21 +7,35 @@ import pyarrow as pa
 import pytest
 
 from blip.capfilt.duplicates import near_duplicates
-from blip.capfilt.rules import FAULTS, REASONS, Best, Matched, SelectionConfig, Thresholds
-from blip.capfilt.selection import Selection, select
-from blip.capfilt.table import SCHEMA, from_parquet, to_parquet
+from blip.capfilt.rules import ALL_FAULTS, REASONS, Best, Matched, SelectionConfig, Thresholds
+from blip.capfilt.selection import Selection, select_texts
+from blip.capfilt.table import SCORES_SCHEMA, from_parquet, to_parquet
 from blip.config import ConfigError, validate
 
 
 def row(image: str, source: str, match: float | None = None, number: int = 0, **cells) -> dict:
-    given = {"key": image, "source": source, "number": number, "text": f"{source} of {image}", "match": match, "similarity": match}
+    given = {
+        "key": image,
+        "source": source,
+        "number": number,
+        "text": f"{source} of {image}",
+        "match": match,
+        "similarity": match,
+    }
     # hashes of different images are far apart: the bits of different powers of 3
-    other = {"faults": "", "sha256": image, "phash": pow(3, 20 + ord(image[0]), 1 << 64), "width": 32, "height": 32, "origin": ""}
+    other = {
+        "faults": "",
+        "sha256": image,
+        "phash": pow(3, 20 + ord(image[0]), 1 << 64),
+        "width": 32,
+        "height": 32,
+        "origin": "",
+    }
     return {**given, "log_probability": None, **other, "licence": "", "url": "", **cells}
 
 
-def chosen(rows: list[dict], judged: bool = True, **cfg) -> Selection:
-    return select([pa.Table.from_pylist(rows, schema=SCHEMA)], SelectionConfig(**cfg), judged)
+def chosen(rows: list[dict], scored: bool = True, **cfg) -> Selection:
+    return select_texts([pa.Table.from_pylist(rows, schema=SCORES_SCHEMA)], SelectionConfig(**cfg), scored)
 
 
 def reasons(selection: Selection) -> list[str]:
@@ -61,12 +75,16 @@ def test_a_faulty_text_takes_no_place_among_the_best():
 
 def test_without_a_filter_all_that_is_sound_is_kept():
     rows = [row("a", "web"), row("a", "synthetic"), row("b", "web", faults="empty"), row("b", "synthetic")]
-    assert reasons(chosen(rows, judged=False)) == ["", "", "empty", ""]
+    assert reasons(chosen(rows, scored=False)) == ["", "", "empty", ""]
     assert reasons(chosen(rows)) == ["unscored", "unscored", "empty", "unscored"]
 
 
 def test_faults_drop_or_are_only_counted():
-    rows = [row("a", "web", 0.9, faults="small not_rgb"), row("a", "synthetic", 0.9, faults="small not_rgb"), row("b", "web", 0.9)]
+    rows = [
+        row("a", "web", 0.9, faults="small not_rgb"),
+        row("a", "synthetic", 0.9, faults="small not_rgb"),
+        row("b", "web", 0.9),
+    ]
     assert reasons(chosen(rows)) == ["small", "small", ""]
     kept = chosen(rows, drop=())
     assert reasons(kept) == ["", "", ""]
@@ -75,7 +93,12 @@ def test_faults_drop_or_are_only_counted():
 
 
 def test_of_duplicates_the_first_with_a_text_to_keep_stays():
-    rows = [row("a", "web", 0.1), row("b", "web", 0.9, sha256="a"), row("c", "web", 0.9, sha256="a"), row("d", "web", 0.9)]
+    rows = [
+        row("a", "web", 0.1),
+        row("b", "web", 0.9, sha256="a"),
+        row("c", "web", 0.9, sha256="a"),
+        row("d", "web", 0.9),
+    ]
     found = chosen(rows)
     assert reasons(found) == ["unmatched", "", "duplicate", ""]
     assert found.counts["found.duplicate"] == 2
@@ -83,7 +106,11 @@ def test_of_duplicates_the_first_with_a_text_to_keep_stays():
 
 
 def test_near_duplicates():
-    rows = [row("a", "web", 0.9, phash=0b11111), row("b", "web", 0.9, phash=0b11000), row("c", "web", 0.9, phash=1 << 63)]
+    rows = [
+        row("a", "web", 0.9, phash=0b11111),
+        row("b", "web", 0.9, phash=0b11000),
+        row("c", "web", 0.9, phash=1 << 63),
+    ]
     assert reasons(chosen(rows, drop=("near_duplicate",), near=3)) == ["", "near_duplicate", ""]
     assert reasons(chosen(rows, drop=("near_duplicate",), near=2)) == ["", "", ""]
     assert chosen(rows, drop=("near_duplicate",), near=3).counts["found.near_duplicate"] == 1
@@ -100,7 +127,10 @@ def test_near_duplicates_are_those_that_a_plain_search_finds(bits: int):
 
 
 def test_repeated_web_texts():
-    rows = [row(image, "web", 0.9, text=text) for image, text in zip("abcd", ("Buy now", " buy NOW ", "buy now", "a cat"), strict=True)]
+    rows = [
+        row(image, "web", 0.9, text=text)
+        for image, text in zip("abcd", ("Buy now", " buy NOW ", "buy now", "a cat"), strict=True)
+    ]
     rows += [row("e", "web", 0.9), row("e", "synthetic", 0.9, text="buy now")]
     found = chosen(rows, drop=("repeated",), repeats=2)
     assert reasons(found) == ["repeated", "repeated", "repeated", "", "", ""]
@@ -108,11 +138,18 @@ def test_repeated_web_texts():
 
 
 def test_nothing_is_selected_from_nothing():
-    assert chosen([]).counts == {"web": 0, "web.kept": 0, "synthetic": 0, "synthetic.kept": 0, "images": 0, "images.kept": 0}
+    assert chosen([]).counts == {
+        "web": 0,
+        "web.kept": 0,
+        "synthetic": 0,
+        "synthetic.kept": 0,
+        "images": 0,
+        "images.kept": 0,
+    }
 
 
 def test_a_table_comes_back_from_its_file_and_gives_the_same_bytes():
-    table = pa.Table.from_pylist([row("a", "web", 0.25), row("a", "synthetic", None)], schema=SCHEMA)
+    table = pa.Table.from_pylist([row("a", "web", 0.25), row("a", "synthetic", None)], schema=SCORES_SCHEMA)
     data = to_parquet([table.slice(0, 1), table.slice(1)])
     assert from_parquet(data).equals(table)
     assert to_parquet([table]) == data
@@ -151,7 +188,7 @@ def many(images: int, seed: int = 0) -> pa.Table:
         "height": pa.array(np.full(2 * images, 32, np.int32)),
         "origin": pa.array(rng.choice(["cc3m", "laion"], images)[twice]),
     }
-    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    return pa.table({name: columns[name] for name in SCORES_SCHEMA.names}, schema=SCORES_SCHEMA)
 
 
 def plainly_selected(rows: list[dict], cfg: SelectionConfig) -> list[str]:
@@ -159,12 +196,14 @@ def plainly_selected(rows: list[dict], cfg: SelectionConfig) -> list[str]:
     said = []
     for row in rows:
         faults = row["faults"].split()
-        dropped = [fault for fault in FAULTS if fault in faults and cfg.drops(fault)]
+        dropped = [fault for fault in ALL_FAULTS if fault in faults and cfg.drops(fault)]
         other = cfg.rule.origins.get(row["origin"], cfg.rule)
         low = np.float32(row["match"]) < np.float32(getattr(other, row["source"]))
         said.append(dropped[0] if dropped else "unmatched" if low else "")
     pairs = [(rows[i], i) for i in range(0, len(rows), 2) if rows[i]["width"]]
-    pairs.sort(key=lambda pair: said[pair[1]] != "" and said[pair[1] + 1] != "")  # images with a text to keep first, else in their order
+    pairs.sort(
+        key=lambda pair: said[pair[1]] != "" and said[pair[1] + 1] != ""
+    )  # images with a text to keep first, else in their order
     seen, copies, close = set(), set(), set()
     stay, staying = np.empty(len(pairs), np.uint64), 0
     for image, i in pairs:
@@ -180,7 +219,11 @@ def plainly_selected(rows: list[dict], cfg: SelectionConfig) -> list[str]:
     for i, row in enumerate(rows):
         image = i - i % 2
         repeated = row["source"] == "web" and often[row["text"].strip().lower()] > cfg.repeats
-        for fault, is_so in (("duplicate", image in copies), ("near_duplicate", image in close), ("repeated", repeated)):
+        for fault, is_so in (
+            ("duplicate", image in copies),
+            ("near_duplicate", image in close),
+            ("repeated", repeated),
+        ):
             if is_so and cfg.drops(fault) and not said[i]:
                 said[i] = fault
     return said
@@ -195,12 +238,16 @@ def test_a_hundred_thousand_rows_are_selected_as_by_a_plain_search():
     )
     expected = plainly_selected(table.to_pylist(), cfg)
     parts = [table.slice(begin, 14_002) for begin in range(0, len(table), 14_002)]
-    found = select(parts, cfg, judged=True)
+    found = select_texts(parts, cfg, scored=True)
     assert reasons(found) == expected
     assert {"", "small", "long", "unmatched", "duplicate", "near_duplicate", "repeated"} == set(expected)
-    dropped = Counter(reason for reason, source in zip(expected, table["source"].to_pylist(), strict=True) if source == "web")
+    dropped = Counter(
+        reason for reason, source in zip(expected, table["source"].to_pylist(), strict=True) if source == "web"
+    )
     assert {name: dropped[name] for name in dropped if name} == {
-        name.removeprefix("web.dropped."): count for name, count in found.counts.items() if name.startswith("web.dropped.")
+        name.removeprefix("web.dropped."): count
+        for name, count in found.counts.items()
+        if name.startswith("web.dropped.")
     }
 
 
@@ -219,7 +266,7 @@ def test_many_alike_are_settled_part_by_part(flips: int, monkeypatch: pytest.Mon
     monkeypatch.setattr("blip.capfilt.duplicates.SMALL", 16)
     monkeypatch.setattr("blip.capfilt.duplicates.CANDIDATES", 2)
     monkeypatch.setattr("blip.capfilt.duplicates.CLOSE", 50)
-    monkeypatch.setattr("blip.capfilt.duplicates.CHUNK", 100)
+    monkeypatch.setattr("blip.capfilt.duplicates.PAIRS_AT_ONCE", 100)
     assert near_duplicates(hashes, 4).tolist() == found
 
 

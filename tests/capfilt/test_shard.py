@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_models import TEXTS, captioner, picture, samples, text_filter
 
-from blip.capfilt.hygiene import HygieneConfig
-from blip.capfilt.shard import ShardBootstrap, ShardConfig
+from blip.capfilt.quality import QualityConfig
+from blip.capfilt.shard import ShardCapFilt, ShardConfig
 from blip.capfilt.stream import StreamConfig
 from blip.capfilt.table import from_parquet
 from blip.data.index import Index
@@ -21,7 +21,9 @@ from blip.digest import file_digest
 from blip.models.generation import Nucleus
 from blip.workers.worker import Output
 
-CFG = ShardConfig(stream=StreamConfig(batch=4, decoding=Nucleus(min_length=4, max_length=10)), hygiene=HygieneConfig(min_side=16))
+CFG = ShardConfig(
+    stream=StreamConfig(batch=4, decoding=Nucleus(min_length=4, max_length=10)), quality=QualityConfig(min_side=16)
+)
 
 
 def shards(folder: Path, *extra: Sample, count: int = 6) -> Manifest:
@@ -31,10 +33,12 @@ def shards(folder: Path, *extra: Sample, count: int = 6) -> Manifest:
 def bootstrap(manifest: Manifest, out: Path, tally: Counter[str] | None = None, **cfg) -> Output:
     """The first shard of a manifest through captioner and filter."""
     cfg = ShardConfig(**{**dict(CFG), **cfg})
-    models = {"both": (captioner(), text_filter()), "captioner": (captioner(), None), "filter": (None, text_filter())}[cfg.variant]
+    models = {"both": (captioner(), text_filter()), "captioner": (captioner(), None), "filter": (None, text_filter())}[
+        cfg.variant
+    ]
     out.mkdir()
     shard = manifest.shards[0]
-    process = ShardBootstrap(cfg, *models, manifest.store, "revision-1")
+    process = ShardCapFilt(cfg, *models, manifest.store, "revision-1")
     return process(shard, manifest.store.path(shard.name), out, Counter() if tally is None else tally)
 
 
@@ -43,7 +47,9 @@ def rows(output: Output, key: str) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {"web": [], "synthetic": []}
     for row in from_parquet(output.file.read_bytes()).to_pylist():
         if row["key"] == key:
-            found[row["source"]].append({name: value for name, value in row.items() if name not in ("shard", "members")})
+            found[row["source"]].append(
+                {name: value for name, value in row.items() if name not in ("shard", "members")}
+            )
     return found
 
 
@@ -64,7 +70,9 @@ def test_a_table_holds_what_was_found_out(tmp_path: Path):
     assert one["synthetic"][0]["log_probability"] < 0
     assert one["synthetic"][0]["licence"] == "cc0"
     assert one["web"][0]["sha256"] == hashlib.sha256(originals["0003"].images[0]).hexdigest()
-    assert sum(one["web"][0]["match"] for one in (rows(output, key) for key in originals)) == pytest.approx(tally["web.match"])
+    assert sum(one["web"][0]["match"] for one in (rows(output, key) for key in originals)) == pytest.approx(
+        tally["web.match"]
+    )
 
 
 def test_the_table_says_where_images_lie(tmp_path: Path):
@@ -87,7 +95,9 @@ def test_the_same_shard_gives_the_same_bytes(tmp_path: Path):
 
 def test_captions_do_not_depend_on_the_shard(tmp_path: Path):
     alone = write_shards(samples(1, start=5), tmp_path / "alone", "web", 1)
-    assert rows(bootstrap(alone, tmp_path / "one"), "0005") == rows(bootstrap(shards(tmp_path), tmp_path / "out"), "0005")
+    assert rows(bootstrap(alone, tmp_path / "one"), "0005") == rows(
+        bootstrap(shards(tmp_path), tmp_path / "out"), "0005"
+    )
 
 
 def test_no_model_reads_what_else_is_known(tmp_path: Path):
@@ -137,7 +147,9 @@ def test_texts_of_a_selection_are_the_ones_looked_at(tmp_path: Path):
     key, members, _ = Index(manifest.store.get(manifest.shards[0].name.replace(".tar", ".idx.jsonl")))[2]
     index = Index.of([(key, members, ["what was kept", "and this"])])
     manifest.store.put("some.idx.jsonl", index.lines)
-    seen: Shard = manifest.shards[0].model_copy(update={"samples": 1, "index": "some.idx.jsonl", "index_sha256": index.digest})
+    seen: Shard = manifest.shards[0].model_copy(
+        update={"samples": 1, "index": "some.idx.jsonl", "index_sha256": index.digest}
+    )
     output = bootstrap(manifest.model_copy(update={"shards": (seen,)}), tmp_path / "out")
     assert output.record["samples"] == 1
     assert [row["text"] for row in rows(output, key)["web"]] == ["what was kept", "and this"]

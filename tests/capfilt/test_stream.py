@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import both, captioner, samples, text_filter, tokenizer
 
-from blip.capfilt.draws import uniforms
-from blip.capfilt.hygiene import HygieneConfig
 from blip.capfilt.pairs import CarriedConfig, Pair, make_pair
-from blip.capfilt.stream import Chunk, StreamConfig, chunks, halve, matched, with_synthetic
+from blip.capfilt.quality import QualityConfig
+from blip.capfilt.sample_rng import sample_uniforms
+from blip.capfilt.stream import Chunk, StreamConfig, chunks, to_bfloat16, with_scores, with_synthetic
 from blip.config import ConfigError, validate
 from blip.models.generation import Beam, Nucleus
 from blip.tasks.captioning import Captioning, CaptioningConfig
@@ -21,7 +21,7 @@ NUCLEUS = Nucleus(min_length=4, max_length=10)
 
 
 def pairs(count: int = 7, start: int = 0) -> list[Pair]:
-    return [make_pair(s, [16], HygieneConfig(min_side=1), CarriedConfig(), ()) for s in samples(count, start)]
+    return [make_pair(s, [16], QualityConfig(min_side=1), CarriedConfig(), ()) for s in samples(count, start)]
 
 
 def stream(source: list[Pair], **cfg) -> Iterator[Chunk]:
@@ -30,23 +30,29 @@ def stream(source: list[Pair], **cfg) -> Iterator[Chunk]:
 
 def run(source: list[Pair], **cfg) -> dict[str, list[tuple]]:
     """Texts and scores by sample."""
-    done = [pair for chunk in matched(with_synthetic(stream(source, **cfg), captioner()), text_filter()) for pair in chunk.pairs]
-    return {pair.key: [(t.source, t.text, t.log_probability, t.match, t.similarity) for t in pair.texts] for pair in done}
+    done = [
+        pair
+        for chunk in with_scores(with_synthetic(stream(source, **cfg), captioner()), text_filter())
+        for pair in chunk.pairs
+    ]
+    return {
+        pair.key: [(t.source, t.text, t.log_probability, t.match, t.similarity) for t in pair.texts] for pair in done
+    }
 
 
 def test_draws_belong_to_key_seed_and_caption():
-    draws = uniforms(["a", "b", "a"], 1, 0, 5)
+    draws = sample_uniforms(["a", "b", "a"], 1, 0, 5)
     assert draws.shape == (3, 5)
     assert draws.dtype == torch.float32
     assert torch.equal(draws[0], draws[2])
     assert not torch.equal(draws[0], draws[1])
-    assert torch.equal(draws[1], uniforms(["b"], 1, 0, 9)[0, :5])
-    assert not torch.equal(draws[0], uniforms(["a"], 2, 0, 5)[0])
-    assert not torch.equal(draws[0], uniforms(["a"], 1, 1, 5)[0])
+    assert torch.equal(draws[1], sample_uniforms(["b"], 1, 0, 9)[0, :5])
+    assert not torch.equal(draws[0], sample_uniforms(["a"], 2, 0, 5)[0])
+    assert not torch.equal(draws[0], sample_uniforms(["a"], 1, 1, 5)[0])
 
 
 def test_draws_are_uniform():
-    draws = uniforms([str(i) for i in range(2000)], 0, 0, 10).numpy()
+    draws = sample_uniforms([str(i) for i in range(2000)], 0, 0, 10).numpy()
     assert 0 <= draws.min() < draws.max() < 1
     assert np.abs(np.histogram(draws, 10, (0, 1))[0] / draws.size - 0.1).max() < 0.01
 
@@ -68,7 +74,7 @@ def test_captions_differ_by_number_and_seed():
 
 
 def test_the_filter_scores_every_text_as_it_would_alone():
-    chunk = next(matched(with_synthetic(stream(pairs(4), captions=2), captioner()), text_filter()))
+    chunk = next(with_scores(with_synthetic(stream(pairs(4), captions=2), captioner()), text_filter()))
     for pair in chunk.pairs:
         for text in pair.texts:
             match, similarity = text_filter().match(pair.pixels[16][None], [text.text])
@@ -79,7 +85,7 @@ def test_the_filter_scores_every_text_as_it_would_alone():
 def test_the_log_probability_is_the_captioner_s():
     pair = next(with_synthetic(stream(pairs(1)), captioner())).pairs[0]
     task = captioner()
-    written = task.generate(pair.pixels[16][None], NUCLEUS, uniforms([pair.key], 42, 0, NUCLEUS.max_length))
+    written = task.generate(pair.pixels[16][None], NUCLEUS, sample_uniforms([pair.key], 42, 0, NUCLEUS.max_length))
     assert tokenizer().decode(written.ids) == [pair.texts[1].text]
     assert pair.texts[1].log_probability == pytest.approx(written.log_probability.item(), abs=1e-3)
 
@@ -89,16 +95,18 @@ def test_one_model_for_both_sees_an_image_once():
     seen = []
     task.model.visual_encoder.register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
     alone = Captioning(CaptioningConfig(prompt="", text=task.cfg.text), task.model, task.tokenizer)
-    done = list(matched(with_synthetic(stream(pairs(8)), alone), Retrieval(text_filter().cfg, task.model, task.tokenizer)))
+    done = list(
+        with_scores(with_synthetic(stream(pairs(8)), alone), Retrieval(text_filter().cfg, task.model, task.tokenizer))
+    )
     assert seen == [4, 4]
     assert all(text.match is not None for chunk in done for pair in chunk.pairs for text in pair.texts)
 
 
 def test_half_precision_says_nearly_the_same():
     judge = text_filter()
-    halve(judge.model)
+    to_bfloat16(judge.model)
     whole, half = (
-        next(matched(stream(pairs(4), precision=precision), task)).pairs
+        next(with_scores(stream(pairs(4), precision=precision), task)).pairs
         for precision, task in (("float32", text_filter()), ("bfloat16", judge))
     )
     for one, other in zip(whole, half, strict=True):
@@ -125,4 +133,4 @@ def test_a_broken_model_is_noticed():
     task = text_filter()
     torch.nn.init.constant_(task.model.itm_head.bias, torch.nan)
     with pytest.raises(ValueError, match="sample '0000': a model gave nan"):
-        next(matched(stream(pairs(1)), task))
+        next(with_scores(stream(pairs(1)), task))

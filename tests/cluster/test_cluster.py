@@ -197,7 +197,7 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
     models = [model_folder(captioner(), tmp_path / "captioner"), model_folder(text_filter(), tmp_path / "filter")]
     decoding = {"type": "nucleus", "min_length": 4, "max_length": 10}
     stream = {"batch": 4, "decoding": decoding}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"stream": stream, "hygiene": {"min_side": 16}, "lease": {"seconds": 5}}))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"stream": stream, "quality": {"min_side": 16}, "lease": {"seconds": 5}}))
     killed: list[int] = []
 
     def kill_one(store: str) -> None:

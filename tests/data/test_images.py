@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from blip.capfilt.hygiene import HygieneConfig, inspect
+from blip.capfilt.quality import QualityConfig, inspect
 from blip.data.images import MAX_PIXELS, decode, decode_with_facts
 from blip.data.sample import BadSample, Sample
 from blip.data.transforms import TransformConfig
@@ -428,6 +428,6 @@ def test_every_path_knows_the_limit_of_pixels():
     assert example(sample, 8, pixels).image.shape == (3, 8, 8)
     with pytest.raises(BadSample, match="too many pixels"):
         example(sample, 8, pixels - 1)
-    assert inspect(sample.images[0], HygieneConfig(max_pixels=pixels - 1))[0].faults == ["too_large"]
-    for kind in (EvaluateConfig, HygieneConfig, TransformConfig):
+    assert inspect(sample.images[0], QualityConfig(max_pixels=pixels - 1))[0].faults == ["too_large"]
+    for kind in (EvaluateConfig, QualityConfig, TransformConfig):
         assert kind().max_pixels == MAX_PIXELS

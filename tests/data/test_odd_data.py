@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip.capfilt.hygiene import HygieneConfig
 from blip.capfilt.pairs import CarriedConfig, make_pair, read_pairs
+from blip.capfilt.quality import QualityConfig
 from blip.config import ConfigError
 from blip.data.discover import Limits, discover
 from blip.data.images import decode
@@ -273,7 +273,7 @@ def learnt(manifest: Manifest) -> tuple[int, Counter[str]]:
 
 def captioned(manifest: Manifest) -> tuple[int, Counter[str]]:
     rejected = Rejected()
-    make = partial(make_pair, sizes=[16], hygiene=HygieneConfig(min_side=1), carried=CarriedConfig(), skip=())
+    make = partial(make_pair, sizes=[16], quality=QualityConfig(min_side=1), carried=CarriedConfig(), skip=())
     with ShardFile(manifest.store, manifest.shards[0], path_of(manifest)) as file, ThreadPoolExecutor(2) as pool:
         pairs = list(read_pairs(file, pool, make, 4, rejected))
     for pair in pairs:

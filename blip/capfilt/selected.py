@@ -10,30 +10,32 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from blip.capfilt.pairs import ahead
+from blip.capfilt.pairs import map_ahead
 from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.scores import Scores
-from blip.capfilt.selection import COLUMNS, Selection, select
+from blip.capfilt.selection import SELECTION_COLUMNS, Selection, select_texts
 from blip.data.index import Index
 from blip.data.manifest import Manifest, Shard
 from blip.storage import Store
 from blip.workers.queue import READERS
 
-SHOWN = ["key", "members", "source", "number", "text", "match"]
+VISITED_COLUMNS = ["key", "members", "source", "number", "text", "match"]
 """What is read of the tables once everything is decided."""
 
 Visit = Callable[[Shard, pa.Table, NDArray[np.int8]], None]
-"""Hears of each shard: its table's columns SHOWN, and for each row the position in REASONS of why it is dropped."""
+"""Hears of each shard: its table's columns VISITED_COLUMNS, and for each row the position in REASONS of why it is dropped."""
 
 
-def choose(scores: Scores, cfg: SelectionConfig, revision: str, visit: Visit = lambda *_: None) -> Manifest:
+def write_selection(scores: Scores, cfg: SelectionConfig, revision: str, visit: Visit = lambda *_: None) -> Manifest:
     """Selects among a job's texts and writes indexes of those kept beside its tables; reads tables twice, no image and no model.
 
     Raises ShardError where a table is missing or altered.
     """
-    selection = select(scores.tables(COLUMNS), cfg, scores.job.config.judged)
+    selection = select_texts(scores.tables(SELECTION_COLUMNS), cfg, scores.job.config.scored)
     with ThreadPoolExecutor(READERS) as pool:
-        parts = ahead(pool, lambda part: write(scores.store, *part), indexes(scores, selection, visit), READERS)
+        parts = map_ahead(
+            pool, lambda part: write_index(scores.store, *part), indexes(scores, selection, visit), READERS
+        )
         shards = tuple(shard for shard in parts if shard.samples)
     job = scores.job
     return Manifest(
@@ -61,7 +63,7 @@ def choose(scores: Scores, cfg: SelectionConfig, revision: str, visit: Visit = l
 def indexes(scores: Scores, selection: Selection, visit: Visit) -> Iterator[tuple[Shard, Index]]:
     """An index of what was kept for each shard."""
     begin = 0
-    for shard, table in zip(scores.shards, scores.tables(SHOWN), strict=True):
+    for shard, table in zip(scores.shards, scores.tables(VISITED_COLUMNS), strict=True):
         reasons = selection.reasons[begin : begin + len(table)]
         begin += len(table)
         visit(shard, table, reasons)
@@ -78,7 +80,7 @@ def index_of(rows: pa.Table) -> Index:
     return Index("".join(lines).encode())
 
 
-def write(store: Store, shard: Shard, index: Index) -> Shard:
+def write_index(store: Store, shard: Shard, index: Index) -> Shard:
     """Writes an index and returns the shard seen through it. The name ends in the index's digest, so none is ever changed."""
     if not len(index):
         return shard.model_copy(update={"samples": 0})

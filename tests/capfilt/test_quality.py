@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 from tiny_models import picture
 
-from blip.capfilt.hygiene import HygieneConfig, inspect, perceptual_hash, text_faults
 from blip.capfilt.pairs import CarriedConfig, make_pair
+from blip.capfilt.quality import QualityConfig, inspect, perceptual_hash, text_faults
 from blip.data.layout import unpack
 from blip.data.manifest import Layout
 
-CFG = HygieneConfig(min_side=16, max_pixels=80_000, max_aspect=3, max_characters=20)
+CFG = QualityConfig(min_side=16, max_pixels=80_000, max_aspect=3, max_characters=20)
 
 
 def animated() -> bytes:
@@ -125,7 +125,11 @@ def test_web_texts(members: dict[str, bytes], texts: list[str], faults: list[str
 
 
 def test_what_is_to_be_dropped_is_not_prepared_and_opt_outs_are_heard():
-    members = {"png": picture(0), "txt": b"a cat", "json": b'{"opt_out": true, "license": "cc0", "source": "cc3m", "url": "u"}'}
+    members = {
+        "png": picture(0),
+        "txt": b"a cat",
+        "json": b'{"opt_out": true, "license": "cc0", "source": "cc3m", "url": "u"}',
+    }
     pair = make_pair(unpack("key", members, Layout()), [16], CFG, CarriedConfig(), ("opted_out",))
     assert pair.facts.faults == ["opted_out"]
     assert not pair.pixels

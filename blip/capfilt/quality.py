@@ -1,4 +1,4 @@
-"""What can be wrong with an image or a text before any model looks at it."""
+"""Quality checks of images and texts that need no model."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -28,29 +28,30 @@ ImageFault = Literal[
 TextFault = Literal["empty", "long", "not_utf8", "repeated"]
 
 
-class HygieneConfig(Config):
+class QualityConfig(Config):
     min_side: int = Field(default=64, ge=1)
-    """Pixels; an image whose shorter side is less is `small`."""
+    """Pixels; an image with a shorter side below this is `small`."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
-    """An image of more is `too_large`; baseline JPEGs are reduced instead. Bounds memory: decoding takes up to 16 bytes a pixel."""
+    """An image with more pixels is `too_large`; baseline JPEGs are decoded at reduced size instead.
+    Bounds memory: decoding takes up to 16 bytes per pixel."""
     max_aspect: float = Field(default=3.0, ge=1)
-    """An image whose longer side is more than so many times the shorter one is `elongated`."""
+    """An image with a larger ratio of longer to shorter side is `elongated`."""
     max_characters: int = Field(default=1000, ge=1)
-    """A text of more is `long`."""
+    """A text with more characters is `long`."""
 
 
-FAULTS: dict[str, ImageFault] = {
+FAULT_BY_REASON: dict[str, ImageFault] = {
     "image is cut short": "truncated",
     "image has too many pixels": "too_large",
     "image has a side of more than 65535 pixels": "too_large",
     "image takes too much memory": "too_large",
 }
-"""The faults by the decoder's reasons; any other reason is `undecodable`."""
+"""Fault for each error message of the decoder; any other message is `undecodable`."""
 
 
 @dataclass
 class Facts:
-    """What is known of an image's bytes; size 0 and hash 0 where they hold no image."""
+    """Properties of an encoded image; size and hash are 0 if it cannot be decoded."""
 
     sha256: str
     width: int = 0
@@ -59,13 +60,13 @@ class Facts:
     faults: list[ImageFault] = field(default_factory=list)
 
 
-def inspect(data: bytes, cfg: HygieneConfig) -> tuple[Facts, Image.Image | None]:
-    """The facts about encoded bytes, and the RGB image in them if there is one."""
+def inspect(data: bytes, cfg: QualityConfig) -> tuple[Facts, Image.Image | None]:
+    """Returns the facts of an encoded image, and its RGB image or None if it cannot be decoded."""
     facts = Facts(hashlib.sha256(data).hexdigest())
     try:
         decoded = decode_with_facts(data, cfg.max_pixels)
     except BadSample as e:
-        facts.faults.append(FAULTS.get(str(e), "undecodable"))
+        facts.faults.append(FAULT_BY_REASON.get(str(e), "undecodable"))
         return facts, None
     facts.width, facts.height = decoded.size
     facts.phash = perceptual_hash(decoded.image)
@@ -84,17 +85,18 @@ COSINES = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that change little when an image is scaled or compressed: which of its 8 x 8 lowest frequencies are above their median.
+    """Returns a 64-bit hash that scaling and compression change little.
 
-    Bit for bit what `imagehash.phash` gives, unless two frequencies are equal.
+    Each bit tells whether one of the 8 x 8 lowest DCT frequencies is above their median. Equals `imagehash.phash`
+    bit for bit, unless two frequencies are equal.
     """
     pixels = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
-    low = (COSINES @ pixels @ COSINES.T).round(6)  # where two are equal, the last digits are the processor's own
+    low = (COSINES @ pixels @ COSINES.T).round(6)  # the last digits depend on the processor
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes())
 
 
-def text_faults(text: str, cfg: HygieneConfig) -> list[TextFault]:
-    """What is wrong with a text as such."""
+def text_faults(text: str, cfg: QualityConfig) -> list[TextFault]:
+    """Returns the faults of a text."""
     if not text.strip():
         return ["empty"]
     return ["long"] if len(text) > cfg.max_characters else []
