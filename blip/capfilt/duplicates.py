@@ -1,4 +1,4 @@
-"""Images that look alike: near duplicates by perceptual hash, in linear time for data as it is found on the web."""
+"""Near duplicates of images by perceptual hash, in linear time for data as found on the web."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,36 +11,36 @@ from numpy.typing import NDArray
 
 HASH_BITS = 64
 PAIRS_AT_ONCE = 1 << 21
-"""Pairs compared at a time."""
+"""Pairs compared at once."""
 SMALL = 1024
-"""Hashes that are always compared with one another at once."""
+"""Sets of at most this many hashes are never split."""
 CANDIDATES = 64
-"""Pairs looked at for each hash; where there would be more, the first half of the hashes is settled before the second."""
+"""Candidate pairs per hash; a set with more is split, and its first half settled before the second."""
 CLOSE = 1 << 20
-"""Close pairs held in memory; where there are more, the first half of the hashes is settled before the second."""
+"""Close pairs held in memory; a set with more is split in the same way."""
 SEARCH_THREADS = 2
 
 Hashes = NDArray[np.uint64]
 RowNumbers = NDArray[np.int64]
 Key = Callable[[Hashes], NDArray[np.uint64]]
-"""Some bits of each hash, as the low bits of a number below 2^32."""
+"""Extracts some bits of each hash, as a number below 2^32."""
 
 
 def near_duplicates(hashes: Hashes, bits: int) -> NDArray[np.bool_]:
-    """Whether each hash `(N,)` differs in at most `bits` bits from an earlier one that is no near duplicate itself.
+    """Returns whether each hash `(N,)` is within `bits` bits of an earlier one that is no near duplicate itself.
 
-    Of `bits + n` bands of a hash at least `n` are equal in such a pair, so only hashes that share `n` bands are compared (multi-index
-    hashing, Norouzi et al. 2012). Where too many share them, because many images are alike, the first half is settled first: what is
-    near to a hash that stays is compared with nothing else.
+    Multi-index hashing (Norouzi et al. 2012): of `bits + n` bands at least `n` are equal in such a pair, so only
+    hashes that share `n` bands are compared. If too many share them, because many images are alike, the first half is
+    settled first: a hash that is near to a kept one is compared with no other.
     """
-    first = np.sort(np.unique(hashes, return_index=True)[1])  # of equal hashes only the first can matter to others
+    first = np.sort(np.unique(hashes, return_index=True)[1])  # later equal hashes change nothing for others
     found = np.ones(len(hashes), dtype=bool)
     found[first] = Search(shuffled_bits(hashes[first]), bits).run() if bits else False
     return found
 
 
 class Search:
-    """Finds the near duplicates among hashes `(N,)` that all differ, in their order."""
+    """Finds near duplicates among distinct hashes `(N,)`, in order."""
 
     def __init__(self, hashes: Hashes, bits: int):
         self.hashes, self.bits = hashes, bits
@@ -53,7 +53,7 @@ class Search:
         return self.near
 
     def settle(self, rows: RowNumbers) -> None:
-        """Decides about rows, in their order, that are near to no earlier row outside of them."""
+        """Marks near duplicates among `rows`, in order; earlier rows outside of `rows` are already accounted for."""
         if not len(rows):
             return
         pairs = self.pairs_within(rows)
@@ -68,7 +68,7 @@ class Search:
         self.settle(rest[~self.near[rest]])
 
     def pairs_within(self, rows: RowNumbers) -> RowNumbers | None:
-        """Close pairs `(P, 2)` of rows, the later one first, in the order of the later one; None where there are too many to look at."""
+        """Returns close pairs `(P, 2)` of (later, earlier) rows, sorted by the later one; None if too many."""
         hashes = self.hashes[rows]
         small = len(rows) <= SMALL
         if not small and sum(self.pool.map(partial(count_pairs, hashes), self.keys)) > CANDIDATES * len(rows):
@@ -85,14 +85,14 @@ class Search:
         return np.stack([rows[pairs >> np.uint64(32)], rows[pairs & np.uint64(0xFFFFFFFF)]], axis=1)
 
     def mark_near(self, rows: RowNumbers, kept: RowNumbers) -> None:
-        """Marks those rows that are near to one of the kept ones."""
+        """Marks the rows that are near to one of the kept rows."""
         for key in self.keys:
             rows = rows[~self.near[rows]]
             self.near[rows] = close_to_any(self.hashes[rows], self.hashes[kept], self.bits, key)
 
 
 def close_within(hashes: Hashes, bits: int, key: Key) -> NDArray[np.uint64]:
-    """Positions of close hashes with equal keys, the later one in the upper half of a number, the earlier one in the lower."""
+    """Returns pairs of positions of close hashes with equal keys: the later in the upper 32 bits, the earlier below."""
     keys, order = sorted_by_key(hashes, key)
     values = hashes[order]
     starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] + 1))
@@ -107,7 +107,7 @@ def close_within(hashes: Hashes, bits: int, key: Key) -> NDArray[np.uint64]:
 
 
 def close_to_any(hashes: Hashes, others: Hashes, bits: int, key: Key) -> NDArray[np.bool_]:
-    """Whether each hash is close to one of the others with an equal key."""
+    """Returns whether each hash is close to one of `others` with an equal key."""
     keys, order = sorted_by_key(hashes, key)
     other_keys, other_order = sorted_by_key(others, key)
     values, other_values = hashes[order], others[other_order]
@@ -121,7 +121,7 @@ def close_to_any(hashes: Hashes, others: Hashes, bits: int, key: Key) -> NDArray
 
 
 def ranges_in_chunks(starts: RowNumbers, ends: RowNumbers) -> Iterator[tuple[RowNumbers, RowNumbers]]:
-    """Each position `i` beside each number from `starts[i]` to before `ends[i]`, about PAIRS_AT_ONCE of them at a time."""
+    """Yields the pairs of `i` and `range(starts[i], ends[i])` for all `i`, about PAIRS_AT_ONCE at a time."""
     counts = ends - starts
     total = np.cumsum(counts)
     begin = 0
@@ -136,14 +136,14 @@ def ranges_in_chunks(starts: RowNumbers, ends: RowNumbers) -> Iterator[tuple[Row
 
 
 def sorted_by_key(hashes: Hashes, key: Key) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Keys in ascending order, and the position of each."""
+    """Returns the sorted keys and the position of each."""
     both = key(hashes) << np.uint64(32) | np.arange(len(hashes), dtype=np.uint64)
     both.sort()
     return both >> np.uint64(32), both & np.uint64(0xFFFFFFFF)
 
 
 def count_pairs(hashes: Hashes, key: Key) -> int:
-    """How many pairs have equal keys."""
+    """Returns the number of pairs with equal keys."""
     found = np.sort(key(hashes).astype(np.uint32))
     starts = np.flatnonzero(np.diff(found, prepend=found[:1] + np.uint32(1)))
     runs = np.diff(starts, append=len(found))
@@ -151,7 +151,7 @@ def count_pairs(hashes: Hashes, key: Key) -> int:
 
 
 def keys(count: int, bits: int) -> list[Key]:
-    """The keys of which at least one is equal in hashes that differ in at most `bits` bits: those that search_cost least for so many hashes."""
+    """Returns the cheapest keys for `count` hashes such that hashes within `bits` bits have at least one key equal."""
     numbers = [n for n in range(1, bits + 1) if n * ceil(HASH_BITS / (bits + n)) <= 32]
     equal = min(numbers, key=lambda n: search_cost(count, bits, n))
     edges = np.linspace(0, HASH_BITS, bits + equal + 1).astype(int)
@@ -159,13 +159,13 @@ def keys(count: int, bits: int) -> list[Key]:
 
 
 def search_cost(count: int, bits: int, equal: int) -> float:
-    """Of a search by keys of so many equal bands, were hashes evenly spread: sorting and comparing, for each key."""
+    """Estimates the cost of a search with keys of `equal` bands for uniform hashes: sorting and comparing per key."""
     width = HASH_BITS * equal // (bits + equal)
     return comb(bits + equal, equal) * (10 * count + count**2 / 2 ** (width + 1))
 
 
 def of_bands(hashes: Hashes, bands: tuple[tuple[int, int], ...]) -> NDArray[np.uint64]:
-    """The bits of bands `(start, end)`, next to one another."""
+    """Concatenates the bits of bands `(start, end)`."""
     found = np.zeros(len(hashes), dtype=np.uint64)
     for start, end in bands:
         found <<= np.uint64(end - start)
@@ -174,7 +174,7 @@ def of_bands(hashes: Hashes, bands: tuple[tuple[int, int], ...]) -> NDArray[np.u
 
 
 def shuffled_bits(hashes: Hashes) -> Hashes:
-    """Hashes with their bits in another order, the same for all: neighbouring frequencies are alike, so their bits go to several bands."""
+    """Permutes the bits of all hashes alike, so that correlated bits go to several bands."""
     places = np.random.default_rng(0).permutation(HASH_BITS).astype(np.uint64)
     found = np.zeros(len(hashes), dtype=np.uint64)
     for byte in range(8):

@@ -1,4 +1,4 @@
-"""Images and texts that come more than once in a whole data set, found on disk in bounded memory."""
+"""Finds exact duplicates of images and texts in a whole data set, on disk in bounded memory."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,9 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 MEMORY = "1GB"
-"""What the database holds in memory; what is more goes to the system's temporary folder."""
+"""The database's memory limit; the rest spills to the system's temporary folder."""
 BATCH = 1 << 19
-"""Rows inserted at a time."""
+"""Rows per insert."""
 
 DATABASE_SCHEMA = """
 CREATE TABLE images (image BIGINT, digest UHUGEINT, phash UBIGINT, kept BOOLEAN);
@@ -24,7 +24,7 @@ INSERT = {
     "images": "INSERT INTO images SELECT image, md5_number(sha256), phash, kept FROM batch",
     "texts": "INSERT INTO texts SELECT row_number, md5_number(text) FROM batch",
 }
-"""Numbers of 128 bits stand for digests and texts: they are grouped faster than strings."""
+"""Digests and texts are stored as 128-bit MD5 numbers, which group faster than strings."""
 LATER_COPIES = """
 WITH ranked AS (SELECT image, digest, image + CASE WHEN kept THEN 0 ELSE 1::BIGINT << 61 END AS place FROM images),
      copied AS (SELECT digest, min(place) AS first FROM ranked GROUP BY digest HAVING count(*) > 1)
@@ -37,9 +37,9 @@ SEMI JOIN (SELECT digest FROM texts GROUP BY digest HAVING count(*) > ?) USING (
 
 
 class Groups:
-    """A data set's decoded images and web texts, table after table; a context that removes its files at the end.
+    """A temporary database of a data set's decoded images and web texts; a context manager that removes its files.
 
-    DuckDB does the grouping: of the engines measured (`benchmarks/selection.py`) it is the one whose memory does not grow with the data.
+    DuckDB is the only engine measured (`benchmarks/selection.py`) whose memory does not grow with the data.
     """
 
     def __enter__(self) -> Self:
@@ -61,11 +61,11 @@ class Groups:
     def add_images(
         self, numbers: NDArray[np.int64], sha256: pa.Array, phash: NDArray[np.uint64], kept: NDArray[np.bool_]
     ) -> None:
-        """Takes in images by their number in the data set, with digests and hashes, and whether a text of theirs is kept so far."""
+        """Adds images: numbers in the data set, SHA-256, perceptual hashes, and whether any of their texts is kept."""
         self.add("images", {"image": numbers, "sha256": sha256, "phash": phash, "kept": kept})
 
     def add_texts(self, rows: NDArray[np.int64], texts: pa.Array) -> None:
-        """Takes in texts by the number of their row in the data set."""
+        """Adds texts with their row numbers in the data set."""
         self.add("texts", {"row_number": rows, "text": texts})
 
     def add(self, name: str, columns: Mapping[str, Any]) -> None:
@@ -83,18 +83,18 @@ class Groups:
         self.waiting[name] = []
 
     def later_copies(self) -> NDArray[np.int64]:
-        """The numbers of images whose bytes are those of another one: of equal ones the first with a kept text stays, or else the first."""
+        """Returns the numbers of duplicate images. The first with a kept text, or else the first, stays."""
         self.insert("images")
         return self.columns(LATER_COPIES)["image"]
 
     def hashes(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """All images' numbers and perceptual hashes, those with a kept text first, else in their order."""
+        """Returns all image numbers and perceptual hashes, images with a kept text first, otherwise in order."""
         self.insert("images")
         found = self.columns("SELECT image, phash FROM images ORDER BY kept DESC, image")
         return found["image"], found["phash"]
 
     def repeated(self, more_than: int) -> NDArray[np.int64]:
-        """The row numbers of texts that come more often than this."""
+        """Returns the row numbers of texts that occur more than `more_than` times."""
         self.insert("texts")
         return self.columns(REPEATED, more_than)["row_number"]
 

@@ -1,4 +1,4 @@
-"""Pairs: an image of a shard, as it came, and the texts that were found for it."""
+"""Pairs: an image of a shard with its web and synthetic texts."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,23 +22,23 @@ R = TypeVar("R")
 
 Source = Literal["web", "synthetic"]
 MAX_CARRIED_CHARACTERS = 2048
-"""Characters of a carried field that are kept."""
+"""Longer carried fields are cut off."""
 
 
 class CarriedConfig(Config):
-    """Fields of a sample's json that are carried into the scores; nothing else of it is read."""
+    """The fields of a sample's json that are copied to the table of scores; others are ignored."""
 
     licence: str = "license"
     url: str = "url"
     origin: str = "source"
-    """The collection that a pair comes from, for thresholds by collection."""
+    """The collection of the pair, for thresholds by collection."""
     opt_out: str = "opt_out"
-    """True where the owner does not want the image to be learnt from."""
+    """True if the owner objects to training on the image."""
 
 
 @dataclass
 class Text:
-    """A text of an image; what models say of it is None until they are asked."""
+    """A text of an image; scores are None until a model has computed them."""
 
     source: Source
     text: str
@@ -50,22 +50,22 @@ class Text:
 
 @dataclass
 class Pair:
-    """A sample: where its images and its json lie, facts about the image, its texts (web texts first), and the image for each model."""
+    """A sample: member locations, image facts, texts (web texts first), and the image at each model's input size."""
 
     key: str
     members: Members
-    """Places in the shard, without those of texts."""
+    """Locations of the images and the json in the shard."""
     facts: Facts
     texts: list[Text]
     carried: dict[str, str]
     pixels: dict[int, Tensor] = field(default_factory=dict)
-    """Height and width to uint8 `(3, H, W)`; empty where no model should look at the image."""
+    """Pixels `(3, size, size)`, uint8, by size; empty if the image is skipped."""
 
 
 def read_pairs(
     file: OpenShard, pool: Executor, prepare: Callable[[Sample], Pair], number: int, rejected: Rejected
 ) -> Iterator[Pair]:
-    """The pairs of a shard in their order, so many of them read and decoded in advance. Samples that cannot be are counted by reason."""
+    """Yields a shard's pairs in order, reading `number` of them ahead. Unreadable samples are counted in `rejected`."""
 
     def read(row: int) -> Pair | BadSample:
         try:
@@ -87,7 +87,7 @@ def read_pairs(
 def make_pair(
     sample: Sample, sizes: Iterable[int], quality: QualityConfig, carried: CarriedConfig, skip: Iterable[str]
 ) -> Pair:
-    """Decodes a sample, as far as it can be decoded, for models that take images of `sizes`; those with faults to skip are not prepared."""
+    """Makes a pair of a sample, with pixels for models of input `sizes` unless it has one of the faults in `skip`."""
     facts, image = inspect(sample.images[0], quality)
     if len(sample.images) > 1:
         facts.faults.append("several")
@@ -106,19 +106,19 @@ def make_pair(
 
 
 def web_texts(sample: Sample, quality: QualityConfig) -> list[Text]:
-    """The texts that came with the image; one that is empty where there is none."""
+    """Returns the texts that came with the image, or one empty text if there is none."""
     if not sample.texts:
         return [Text("web", "", ["not_utf8" if sample.text_fault == "text is not UTF-8" else "empty"])]
     return [Text("web", text, text_faults(text, quality)) for text in sample.texts]
 
 
 def carried_value(value: Any) -> str:
-    """A field of a sample's json as the scores have it."""
+    """Formats a field of a sample's json for the table of scores."""
     return "" if value is None else str(value)[:MAX_CARRIED_CHARACTERS]
 
 
 def map_ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], number: int) -> Iterator[R]:
-    """The function of each item in order, so many of them computed in advance."""
+    """Yields `function(item)` in order, with up to `number` calls running ahead."""
     rest = iter(items)
     running = deque(pool.submit(function, item) for item in islice(rest, number))
     while running:

@@ -1,4 +1,4 @@
-"""What is kept of an image's texts: rules over stored scores."""
+"""Selection rules over stored scores."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal, assert_never, get_args
@@ -18,48 +18,48 @@ class Thresholds(Config):
 
 
 class Matched(Thresholds):
-    """Keeps the texts whose p(match) reaches the threshold of their source (BLIP, section 3.3)."""
+    """Keeps texts whose p(match) reaches the threshold of their source (BLIP, section 3.3)."""
 
     type: Literal["matched"] = "matched"
     origins: dict[str, Thresholds] = Field(default_factory=dict)
-    """Other thresholds for the pairs of a collection, by the name that the sample's json gives."""
+    """Thresholds for the pairs of single collections, by name."""
 
 
 class Best(Config):
-    """Keeps the texts nearest to their image, web and synthetic ranked together (BLIP-2, section 3.3)."""
+    """Keeps the best `keep` texts of each image, web and synthetic ranked together (BLIP-2, section 3.3)."""
 
     type: Literal["best"] = "best"
     keep: int = Field(default=2, ge=1)
     by: Literal["similarity", "match"] = "similarity"
-    """ITC's similarity, or ITM's p(match)."""
+    """ITC similarity, or p(match) of ITM."""
 
 
 Rule = Annotated[Matched | Best, Field(discriminator="type")]
 Fault = ImageFault | TextFault
 ALL_FAULTS: tuple[Fault, ...] = (*get_args(ImageFault), *get_args(TextFault))
 FATAL: frozenset[Fault] = frozenset({"undecodable", "truncated", "too_large", "empty", "not_utf8"})
-"""Faults that leave nothing to keep."""
+"""Faults that always drop an image or a text."""
 REASONS = ("", *ALL_FAULTS, "unscored", "unmatched", "outranked")
-"""Why a text is dropped; the first stands for one that is kept."""
+"""Reasons to drop a text; the empty one at position 0 means kept."""
 
 
 class SelectionConfig(Config):
     rule: Rule = Matched()
     drop: tuple[Fault, ...] = ("several", "small", "elongated", "animated", "opted_out", "duplicate", "long")
-    """Faults for which an image or a text is dropped; the others are counted. What cannot be decoded or is empty is always dropped."""
+    """Faults that drop an image or a text; other faults are only counted. FATAL faults always drop."""
     near: int = Field(default=4, ge=0, le=16)
-    """Images whose perceptual hashes differ in at most so many of 64 bits are near duplicates."""
+    """Images are near duplicates if their perceptual hashes differ in at most this many of 64 bits."""
     repeats: int = Field(default=100, ge=1)
-    """A web text of more images than this is repeated."""
+    """A web text that more images than this share is `repeated`."""
 
     def drops(self, fault: Fault) -> bool:
         return fault in FATAL or fault in self.drop
 
 
 def drop_reasons(table: pa.Table, cfg: SelectionConfig, scored: bool) -> NDArray[np.int8]:
-    """The position in REASONS `(rows,)` of why each text is dropped for its own sake, 0 where it is kept.
+    """Returns for each text the position in REASONS `(rows,)`, 0 if kept; duplicates are found later.
 
-    Where no filter has scored, everything sound is kept; where one has, a text that it did not see is not.
+    With `scored` texts without a p(match) are dropped; otherwise every text without faults is kept.
     """
     reasons = faulty(table, cfg)
     if not scored:
@@ -80,12 +80,12 @@ def drop_reasons(table: pa.Table, cfg: SelectionConfig, scored: bool) -> NDArray
 
 
 def mark(reasons: NDArray[np.int8], where: NDArray[np.bool_], reason: str) -> None:
-    """Gives a reason to those that have none yet."""
+    """Sets the reason of the rows in `where` that have none yet."""
     reasons[(reasons == 0) & where] = REASONS.index(reason)
 
 
 def faulty(table: pa.Table, cfg: SelectionConfig) -> NDArray[np.int8]:
-    """The first fault of each text, or of its image, for which it is dropped."""
+    """Returns for each text the position in REASONS of its, or its image's, first dropping fault."""
     dropped = [fault for fault in ALL_FAULTS if cfg.drops(fault)]
     column = table["faults"].combine_chunks().dictionary_encode()
     reasons = [
@@ -96,13 +96,13 @@ def faulty(table: pa.Table, cfg: SelectionConfig) -> NDArray[np.int8]:
 
 
 def where(table: pa.Table, name: str, holds: Callable[[str], bool]) -> NDArray[np.bool_]:
-    """Whether something holds of each value `(rows,)` of a column that has few different ones."""
+    """Evaluates a predicate `(rows,)` on a string column with few distinct values."""
     column = table[name].combine_chunks().dictionary_encode()
     return np.array([holds(value) for value in column.dictionary.to_pylist()], dtype=bool)[column.indices.to_numpy()]
 
 
 def thresholds(table: pa.Table, rule: Matched) -> NDArray[np.float32]:
-    """What p(match) of each text must reach, in the precision in which it is stored."""
+    """Returns the threshold of each text `(rows,)`, in the precision of the stored p(match)."""
     web = is_web(table)
     needed = np.where(web, rule.web, rule.synthetic)
     for origin, other in rule.origins.items():
@@ -114,7 +114,7 @@ def thresholds(table: pa.Table, rule: Matched) -> NDArray[np.float32]:
 def ranks_in_groups(
     scores: NDArray[np.float32], groups: NDArray[np.int64], taking_part: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """The place of each score in its group, 0 for the highest; those that do not take part come last, equal ones in their order."""
+    """Returns each score's rank in its group, 0 for the highest; ties keep their order, excluded rows rank last."""
     order = np.lexsort((-scores, ~taking_part, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     places = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
@@ -124,7 +124,7 @@ def ranks_in_groups(
 
 
 def images(table: pa.Table) -> NDArray[np.int64]:
-    """The number `(rows,)` of each text's image; an image's first row is its first web text."""
+    """Returns each text's image number `(rows,)`; the first row of an image is its first web text."""
     return np.cumsum(is_web(table) & (table["number"].to_numpy() == 0)) - 1
 
 
@@ -133,5 +133,5 @@ def is_web(table: pa.Table) -> NDArray[np.bool_]:
 
 
 def score_column(table: pa.Table, name: str) -> NDArray[np.float32]:
-    """A column of scores, NaN where there is none."""
+    """Returns a column of scores `(rows,)`, NaN for null."""
     return table[name].to_numpy().astype(np.float32)

@@ -78,7 +78,7 @@ class Scores:
         return sum((Counter(record["rejected"]) for record in self.done.values()), Counter())
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yields each shard's table, optionally reduced to `columns`. Raises ShardError if one is missing or altered."""
+        """Yields each shard's table, or only `columns` of it. Raises ShardError if one is missing or altered."""
         with ThreadPoolExecutor(READ_AHEAD) as pool:
             yield from map_ahead(pool, partial(self.read_table, columns=columns), self.done.values(), READ_AHEAD)
 
@@ -93,7 +93,7 @@ class Scores:
         found = hashlib.sha256(data).hexdigest()
         if found != record["sha256"]:
             raise ShardError(
-                f"scores {uri} were altered: their sha256 is {found} but the commit records {record['sha256']}; {way_out}"
+                f"scores {uri} were altered: their sha256 is {found}, the commit has {record['sha256']}; {way_out}"
             )
         return from_parquet(data, columns)
 

@@ -1,4 +1,4 @@
-"""A selection as a data set: the input's own tars, seen through indexes of the texts that were kept."""
+"""Writes a selection as a data set: the input's tars with indexes of the kept texts."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,16 +20,16 @@ from blip.storage import Store
 from blip.workers.queue import READERS
 
 VISITED_COLUMNS = ["key", "members", "source", "number", "text", "match"]
-"""What is read of the tables once everything is decided."""
+"""The columns of the table of scores that are read after the decision."""
 
 Visit = Callable[[Shard, pa.Table, NDArray[np.int8]], None]
-"""Hears of each shard: its table's columns VISITED_COLUMNS, and for each row the position in REASONS of why it is dropped."""
+"""Called for each shard with VISITED_COLUMNS of its table and the position in REASONS `(rows,)` of each text."""
 
 
 def write_selection(scores: Scores, cfg: SelectionConfig, revision: str, visit: Visit = lambda *_: None) -> Manifest:
-    """Selects among a job's texts and writes indexes of those kept beside its tables; reads tables twice, no image and no model.
+    """Selects among a job's texts, writes indexes of the kept ones beside its tables, and returns their manifest.
 
-    Raises ShardError where a table is missing or altered.
+    Reads each table twice, but no image and no model. Raises ShardError if a table is missing or altered.
     """
     selection = select_texts(scores.tables(SELECTION_COLUMNS), cfg, scores.job.config.scored)
     with ThreadPoolExecutor(READERS) as pool:
@@ -61,7 +61,7 @@ def write_selection(scores: Scores, cfg: SelectionConfig, revision: str, visit: 
 
 
 def indexes(scores: Scores, selection: Selection, visit: Visit) -> Iterator[tuple[Shard, Index]]:
-    """An index of what was kept for each shard."""
+    """Yields each shard with the index of its kept texts."""
     begin = 0
     for shard, table in zip(scores.shards, scores.tables(VISITED_COLUMNS), strict=True):
         reasons = selection.reasons[begin : begin + len(table)]
@@ -71,7 +71,7 @@ def indexes(scores: Scores, selection: Selection, visit: Visit) -> Iterator[tupl
 
 
 def index_of(rows: pa.Table) -> Index:
-    """The index of the samples that have rows, with the texts of these."""
+    """Returns the index of the samples in `rows`, with their texts."""
     cells = zip(*(rows[name].to_pylist() for name in ("key", "members", "text")), strict=True)
     lines = [
         f"[{json.dumps(key)},{members},{json.dumps([text for *_, text in of_sample])}]\n"
@@ -81,7 +81,7 @@ def index_of(rows: pa.Table) -> Index:
 
 
 def write_index(store: Store, shard: Shard, index: Index) -> Shard:
-    """Writes an index and returns the shard seen through it. The name ends in the index's digest, so none is ever changed."""
+    """Writes an index and returns the shard with it. Its name ends in its digest, so none is overwritten."""
     if not len(index):
         return shard.model_copy(update={"samples": 0})
     name = f"selection/{shard.name.removesuffix('.tar')}-{index.digest[:16]}.idx.jsonl"

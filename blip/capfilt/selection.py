@@ -1,4 +1,4 @@
-"""Which texts of a whole data set are kept: a pure function of the stored scores, so that another threshold needs no model."""
+"""Selects texts of a whole data set: a pure function of the stored scores, so another threshold needs no model."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ from blip.capfilt.quality import ImageFault
 from blip.capfilt.rules import ALL_FAULTS, REASONS, Fault, SelectionConfig, drop_reasons, images, is_web, mark
 
 SELECTION_COLUMNS = ["source", "number", "text", "match", "similarity", "faults", "sha256", "phash", "width", "origin"]
-"""What a selection reads of the tables of scores."""
+"""The columns of the table of scores that a selection reads."""
 
 
 @dataclass
 class Selection:
-    """The position in REASONS `(rows,)` of why each text is dropped, 0 where it is kept; and what was counted on the way."""
+    """For each text the position in REASONS `(rows,)`, 0 if kept; and counts."""
 
     reasons: NDArray[np.int8]
     counts: dict[str, int]
@@ -32,9 +32,10 @@ class Selection:
 
 
 def select_texts(tables: Iterable[pa.Table], cfg: SelectionConfig, scored: bool) -> Selection:
-    """Decides about all texts of tables, which come in the order of the shards and are seen once; `scored` if a filter has scored them.
+    """Selects among the texts of tables, which come in the order of the shards; `scored` if a filter has scored them.
 
-    Of duplicates one image stays: the first with a text to keep, or else the first. A few bytes of each row stay in memory.
+    Of duplicate images one stays: the first with a text to keep, or else the first. Reads each table once and keeps a
+    few bytes per row in memory.
     """
     rows = RowFacts()
     with Groups() as groups:
@@ -49,33 +50,29 @@ def select_texts(tables: Iterable[pa.Table], cfg: SelectionConfig, scored: bool)
         repeated = mask_of(groups.repeated(cfg.repeats), rows.total)
         hashes = groups.hashes() if cfg.drops("near_duplicate") else None
     of_images: dict[Fault, NDArray[np.bool_]] = {"duplicate": copies}
-    if hashes:  # what takes minutes is done for those who want it, once the database has given its memory back
-        of_images["near_duplicate"] = mark_near_copies(*hashes, copies, cfg.near)
+    if hashes:  # takes minutes; runs after the database has released its memory
+        of_images["near_duplicate"] = near_copies(*hashes, copies, cfg.near)
+    of_texts: dict[Fault, NDArray[np.bool_]] = {fault: mask[image] for fault, mask in of_images.items()}
+    of_texts["repeated"] = repeated
     reasons = np.concatenate([np.empty(0, dtype=np.int8), *rows.reasons])
-    found: dict[Fault, NDArray[np.bool_]] = {
-        **{fault: where[image] for fault, where in of_images.items()},
-        "repeated": repeated,
-    }
-    for fault, where in found.items():
+    for fault, mask in of_texts.items():
         if cfg.drops(fault):
-            mark(reasons, where, fault)
-    late: dict[Fault, int] = {
-        **{fault: int(where.sum()) for fault, where in of_images.items()},
-        "repeated": int(repeated.sum()),
-    }
+            mark(reasons, mask, fault)
+    late = {fault: int(mask.sum()) for fault, mask in of_images.items()}
+    late["repeated"] = int(repeated.sum())
     return Selection(reasons, count_selection(rows, image, reasons, late))
 
 
 @dataclass
 class RowFacts:
-    """What stays in memory of each row while tables pass."""
+    """The few bytes per row that stay in memory."""
 
     reasons: list[NDArray[np.int8]] = field(default_factory=list)
     web: list[NDArray[np.bool_]] = field(default_factory=list)
     first: list[NDArray[np.bool_]] = field(default_factory=list)
-    """Whether a row is the first one of its image."""
+    """Whether a row is the first of its image."""
     faults: Counter[Fault] = field(default_factory=Counter)
-    """Images and texts by what is wrong with them."""
+    """Numbers of images and texts by fault."""
     total: int = 0
     images: int = 0
 
@@ -98,12 +95,12 @@ class RowFacts:
 
     @property
     def image(self) -> NDArray[np.int32]:
-        """The number `(rows,)` of each row's image in the whole data set."""
+        """The image number `(rows,)` of each row in the whole data set."""
         return np.cumsum(np.concatenate([np.empty(0, dtype=bool), *self.first]), dtype=np.int32) - np.int32(1)
 
 
 def add_images(groups: Groups, table: pa.Table, image: NDArray[np.int64], kept: NDArray[np.bool_], before: int) -> None:
-    """Takes the decoded images of a table in, `before` being the number of images that came before."""
+    """Adds the decoded images of a table; `before` images precede it."""
     first_row = np.flatnonzero(np.diff(image, prepend=-1))
     decoded = table["width"].to_numpy()[first_row] > 0
     has_kept = np.bincount(image[kept], minlength=len(first_row)) > 0
@@ -113,17 +110,17 @@ def add_images(groups: Groups, table: pa.Table, image: NDArray[np.int64], kept: 
 
 
 def add_texts(groups: Groups, table: pa.Table, before: int) -> None:
-    """Takes the web texts of a table in, letter case and outer space aside, `before` being the number of rows that came before."""
+    """Adds the web texts of a table, in lower case and stripped; `before` rows precede it."""
     web = is_web(table)
     texts = table["text"].filter(pa.array(web)).combine_chunks()
     same = pc.call_function("utf8_trim_whitespace", [pc.call_function("utf8_lower", [texts])])
     groups.add_texts(np.flatnonzero(web) + before, same)
 
 
-def mark_near_copies(
+def near_copies(
     images: NDArray[np.int64], hashes: NDArray[np.uint64], copies: NDArray[np.bool_], near: int
 ) -> NDArray[np.bool_]:
-    """Images whose picture is nearly one that came before, copies byte for byte left out."""
+    """Returns which images are near duplicates of earlier ones, exact copies left out."""
     different = ~copies[images]
     found = np.zeros(len(copies), dtype=bool)
     found[images[different]] = near_duplicates(hashes[different], near)
@@ -131,7 +128,7 @@ def mark_near_copies(
 
 
 def mask_of(numbers: NDArray[np.int64], total: int) -> NDArray[np.bool_]:
-    """Whether each number below `total` is among these."""
+    """Returns a mask `(total,)` that is true at `numbers`."""
     found = np.zeros(total, dtype=bool)
     found[numbers] = True
     return found
@@ -140,7 +137,7 @@ def mask_of(numbers: NDArray[np.int64], total: int) -> NDArray[np.bool_]:
 def count_selection(
     rows: RowFacts, image: NDArray[np.int32], reasons: NDArray[np.int8], late: dict[Fault, int]
 ) -> dict[str, int]:
-    """Texts by source, in all, kept, and dropped by reason; images, in all, kept, and by every fault found, dropped for it or not."""
+    """Counts texts by source (all, kept, dropped by reason) and images (all, kept, by fault, dropped or not)."""
     counts: dict[str, int] = {}
     web = np.concatenate([np.empty(0, dtype=bool), *rows.web])
     for source, of_source in (("web", web), ("synthetic", ~web)):

@@ -1,4 +1,4 @@
-"""One shard through CapFilt: samples go in, a table of their texts and scores comes out."""
+"""Runs CapFilt over one shard and writes its table of texts and scores."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -24,29 +24,29 @@ from blip.workers.worker import Output
 
 
 class ShardConfig(Config):
-    """Everything that decides about the scores."""
+    """The settings that determine captions and scores."""
 
     variant: Literal["both", "captioner", "filter"] = "both"
-    """Caption and filter; or only caption and keep all; or only filter the texts that are there (BLIP, Table 1)."""
+    """Caption and filter, only caption, or only filter the web texts (BLIP, Table 1)."""
     stream: StreamConfig = Field(default_factory=StreamConfig)
     quality: QualityConfig = Field(default_factory=QualityConfig)
     carried: CarriedConfig = Field(default_factory=CarriedConfig)
     skip: tuple[ImageFault, ...] = ("several", "small", "elongated", "animated", "opted_out")
-    """Faults of an image that no model looks at, so that it gets no caption and no score. A selection finds its texts unscored."""
+    """Images with these faults are not captioned or scored; a selection drops their texts as `unscored`."""
     unexpected: float = Field(default=0.01, ge=0, le=1)
-    """The share of a shard's samples over which the code may fail in ways that it does not know, before the shard counts as failed. Each
-    is left out, and named in the log and the commit record. Three may fail in any case, but with 0 none."""
+    """A shard fails if more than this share of its samples raises unexpected errors, 0 to 1; each such sample is left
+    out and named in the log and the commit. Up to three are always tolerated, unless this is 0."""
 
     @property
     def scored(self) -> bool:
-        """Whether texts have a filter's scores."""
+        """Whether a filter scores the texts."""
         return self.variant != "captioner"
 
 
 class ShardCapFilt:
-    """Captioner and filter (None where the variant has none), ready for one shard after another.
+    """Captions and scores one shard after another; captioner or filter is None if the variant has none.
 
-    Equal shards give equal bytes: captions depend on the sample's key, the seed and the models.
+    Deterministic: captions depend only on sample key, seed and models, so equal shards give equal bytes.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ShardCapFilt:
         revision: str = "",
         threads: int = 2,
     ):
-        """`source` is the store of the shards; `revision` of the code is recorded in each commit."""
+        """`source` is the store of the shards; the code's `revision` is recorded in each commit."""
         self.cfg, self.captioner, self.filter = cfg, captioner, text_filter
         self.source, self.revision, self.threads = source, revision, threads
         if captioner is not None:
@@ -73,7 +73,7 @@ class ShardCapFilt:
     def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         """Writes the table of a shard's local file to the folder.
 
-        Raises ShardError where the tar cannot be read, and where more samples failed unexpectedly than `unexpected` allows.
+        Raises ShardError if the tar cannot be read, or if more samples failed than `unexpected` allows.
         """
         rejected, spent = Rejected(), Counter[str]()
         tables = []
@@ -99,7 +99,7 @@ class ShardCapFilt:
         return Output(scores, record)
 
     def stream(self, source: ShardFile, pool: Executor, rejected: Rejected, spent: Counter[str]) -> Iterator[Chunk]:
-        """The shard's pairs, captioned and scored."""
+        """Yields the shard's pairs, captioned and scored."""
         cfg = self.cfg
         prepare = partial(make_pair, sizes=self.sizes, quality=cfg.quality, carried=cfg.carried, skip=cfg.skip)
         pairs = read_pairs(source, pool, prepare, 2 * cfg.stream.batch, rejected)
@@ -110,7 +110,7 @@ class ShardCapFilt:
 
 
 def tally_of(pairs: list[Pair]) -> Counter[str]:
-    """Images and texts so far, and by source the texts that the filter has scored and the sum of their p(match)."""
+    """Counts images, texts by source, scored texts by source and the sum of their p(match)."""
     found: Counter[str] = Counter(images=len(pairs))
     for pair in pairs:
         for text in pair.texts:

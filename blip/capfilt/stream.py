@@ -1,4 +1,7 @@
-"""Captioner and filter as a stream over pairs: `with_scores(with_synthetic(chunks, captioner), text_filter)` (BLIP, section 3.3)."""
+"""Captioner and filter as generators over chunks of pairs (BLIP, section 3.3).
+
+`with_scores(with_synthetic(chunks(...), captioner), text_filter)`.
+"""
 
 import math
 import time
@@ -28,15 +31,15 @@ from blip.tasks.retrieval import Retrieval
 
 class StreamConfig(Config):
     batch: int = Field(default=64, ge=1, le=1_000_000)
-    """Images that a model sees at a time; the last ones of a shard are filled up to it, for shapes decide about a number's last digits."""
+    """Images per batch. A shard's last batch is padded, because the last digits of results depend on the shape."""
     captions: int = Field(default=1, ge=1, le=1000)
-    """Synthetic texts for each image."""
+    """Synthetic texts per image."""
     decoding: Decoding = Nucleus()
-    """How they are written."""
+    """Decoding of the synthetic texts."""
     seed: int = Field(default=42, ge=0, lt=2**63)
-    """With a sample's key it decides what nucleus sampling draws."""
+    """Seeds nucleus sampling, together with the sample's key."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is twice as fast or more on GPUs, and on CPUs that multiply it (AVX512-BF16, AMX)."""
+    """bfloat16 is at least twice as fast on GPUs and on CPUs with AVX512-BF16 or AMX."""
 
     @model_validator(mode="after")
     def texts_differ(self) -> Self:
@@ -49,47 +52,50 @@ class StreamConfig(Config):
 
 @dataclass
 class Chunk:
-    """Pairs that go through the models together. What one model made of the images is there for the next, where they share it."""
+    """A batch of pairs, with caches of what models with shared weights compute of its images."""
 
     pairs: list[Pair]
     cfg: StreamConfig
     device: torch.device
     spent: Counter[str]
-    """Nanoseconds in input, encode, decode and filter."""
-    made: dict[int, Tensor] = field(default_factory=dict)
-    crossed: dict[int, list[KeysValues]] = field(default_factory=dict)
+    """Nanoseconds by part: input, encode, decode, filter."""
+    image_tokens: dict[int, Tensor] = field(default_factory=dict)
+    """By the identity of the image encoder."""
+    keys_values: dict[int, list[KeysValues]] = field(default_factory=dict)
+    """By the identity of the first cross-attention layer."""
 
     @property
     def live(self) -> list[Pair]:
-        """The pairs that models look at."""
+        """The pairs that were not skipped."""
         return [pair for pair in self.pairs if pair.pixels]
 
-    def filled(self, rows: list[str]) -> list[str]:
+    def padded(self, rows: list[str]) -> list[str]:
+        """Pads to the batch size with empty strings."""
         return rows + [""] * (self.cfg.batch - len(rows))
 
     def encode(self, model: MED) -> Tensor:
-        """Image tokens `(batch, N, D)`, of live pairs first."""
-        if id(model.visual_encoder) not in self.made:
+        """Returns image tokens `(batch, N, D)`, live pairs first, then padding."""
+        if id(model.visual_encoder) not in self.image_tokens:
             with self.timed("encode"):
                 size = model.cfg.vision.size
                 images = torch.zeros(self.cfg.batch, 3, size, size, dtype=torch.uint8)
                 for row, pair in enumerate(self.live):
                     images[row] = pair.pixels[size]
-                self.made[id(model.visual_encoder)] = model.encode_image(normalise(images.to(self.device)))
-        return self.made[id(model.visual_encoder)]
+                self.image_tokens[id(model.visual_encoder)] = model.encode_image(normalise(images.to(self.device)))
+        return self.image_tokens[id(model.visual_encoder)]
 
     def cross(self, model: MED, reader: TextTransformer) -> list[KeysValues]:
-        """The keys and values that a text transformer looks at, made once for all texts of an image."""
+        """Returns the cross-attention keys and values of the images, computed once for all texts."""
         attention = id(reader.layers[0].cross_attention)
-        if attention not in self.crossed:
+        if attention not in self.keys_values:
             tokens = self.encode(model)
             with self.timed("encode"):
-                self.crossed[attention] = reader.cross_keys_values(tokens)
-        return self.crossed[attention]
+                self.keys_values[attention] = reader.cross_keys_values(tokens)
+        return self.keys_values[attention]
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Measures a part, in the precision that was asked for and without gradient."""
+        """Adds the time of a part to `spent`; runs it in the configured precision, without gradients."""
         began = time.perf_counter_ns()
         half = self.cfg.precision == "bfloat16"
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
@@ -100,14 +106,14 @@ class Chunk:
 
 
 def to_bfloat16(model: nn.Module) -> None:
-    """Makes the large weights of a model bfloat16 once, where autocast would do so in every call; the small ones keep their precision."""
+    """Casts linear and convolution weights to bfloat16 once, which autocast would do in every call."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(torch.bfloat16)
 
 
 def chunks(pairs: Iterable[Pair], cfg: StreamConfig, device: torch.device, spent: Counter[str]) -> Iterator[Chunk]:
-    """Pairs in their order, a batch at a time."""
+    """Yields pairs in order, in batches."""
     rest = iter(pairs)
     while True:
         began = time.perf_counter_ns()
@@ -119,7 +125,7 @@ def chunks(pairs: Iterable[Pair], cfg: StreamConfig, device: torch.device, spent
 
 
 def with_synthetic(stream: Iterable[Chunk], captioner: Captioning) -> Iterator[Chunk]:
-    """Adds the captioner's texts to each image. They depend on the sample's key, the seed and the model alone."""
+    """Adds `captions` synthetic texts to each pair; they depend only on sample key, seed and model."""
     model = captioner.model
     for chunk in stream:
         cfg, live = chunk.cfg, chunk.live
@@ -130,7 +136,7 @@ def with_synthetic(stream: Iterable[Chunk], captioner: Captioning) -> Iterator[C
                 with chunk.timed("decode"):
                     match cfg.decoding:
                         case Nucleus():
-                            keys = chunk.filled([pair.key for pair in live])
+                            keys = chunk.padded([pair.key for pair in live])
                             draws = sample_uniforms(keys, cfg.seed, number, cfg.decoding.max_length).to(chunk.device)
                             written = sample(
                                 model.decode_step, prompt, cross, cfg.decoding, draws, model.cfg.tokens.sep
@@ -145,7 +151,7 @@ def with_synthetic(stream: Iterable[Chunk], captioner: Captioning) -> Iterator[C
 
 
 def with_scores(stream: Iterable[Chunk], text_filter: Retrieval) -> Iterator[Chunk]:
-    """Asks the filter how well each text, web and synthetic, matches its image."""
+    """Adds p(match) and similarity to each text, web and synthetic."""
     model = text_filter.model
     for chunk in stream:
         live = chunk.live
@@ -153,7 +159,7 @@ def with_scores(stream: Iterable[Chunk], text_filter: Retrieval) -> Iterator[Chu
             asked = [pair.texts[number] if number < len(pair.texts) else None for pair in live]
             tokens, cross = chunk.encode(model), chunk.cross(model, model.text_encoder)
             with chunk.timed("filter"):
-                texts = chunk.filled([text.text if text else "" for text in asked])
+                texts = chunk.padded([text.text if text else "" for text in asked])
                 match, similarity = (scores.tolist() for scores in text_filter.match_tokens(tokens, cross, texts))
             for row, text in enumerate(asked):
                 if text and not FATAL.intersection(text.faults):
@@ -163,7 +169,7 @@ def with_scores(stream: Iterable[Chunk], text_filter: Retrieval) -> Iterator[Chu
 
 
 def rounded(score: float, digits: int, key: str) -> float:
-    """A score without the digits that depend on what else was in the batch. Raises ValueError where the model gave no number."""
+    """Rounds off the digits that depend on the rest of the batch. Raises ValueError if the score is not finite."""
     if not math.isfinite(score):
         raise ValueError(
             f"sample {key!r}: a model gave {score} as its score; its weights are broken, or float32 is needed"

@@ -168,9 +168,7 @@ def test_the_speed_of_the_workers_is_told(folder: Path):
 def test_what_is_done_is_not_done_again(folder: Path):
     first = run(folder)
     again = run(folder, out="again", workers=nowhere)
-    assert {name: again[name] for name in ("noise", "capfilt", "counts")} == {
-        name: first[name] for name in ("noise", "capfilt", "counts")
-    }
+    assert (again.noise, again.capfilt, again.counts) == (first.noise, first.capfilt, first.counts)
     assert (folder / "again" / "web.json").read_bytes() == (folder / "out" / "web.json").read_bytes()
     with pytest.raises(AssertionError, match="nothing is left"):
         run(folder, "stream.seed=7", workers=nowhere)

@@ -192,7 +192,7 @@ def many(images: int, seed: int = 0) -> pa.Table:
 
 
 def plainly_selected(rows: list[dict], cfg: SelectionConfig) -> list[str]:
-    """What is said of each row, found image by image and text by text, near duplicates by comparing with all that stay."""
+    """The reason of each row, found image by image; near duplicates by comparison with all images that stay."""
     said = []
     for row in rows:
         faults = row["faults"].split()
