@@ -18,7 +18,7 @@ from blip.data.manifest import Shard
 from blip.data.verification import ShardError
 from blip.digest import value_digest
 from blip.storage import MissingKeyError, Store, open_store
-from blip.workers.queue import Record, finished
+from blip.workers.queue import ShardRecord, finished
 
 READ_AHEAD = 4
 """Tables fetched in advance."""
@@ -39,8 +39,8 @@ class Scores:
 
     job: CapFiltJob
     store: Store
-    done: Mapping[str, Record]
-    dead: Mapping[str, Record]
+    done: Mapping[str, ShardRecord]
+    dead: Mapping[str, ShardRecord]
 
     @classmethod
     def of(cls, job: CapFiltJob, store: Store) -> Self:
@@ -82,7 +82,7 @@ class Scores:
         with ThreadPoolExecutor(READ_AHEAD) as pool:
             yield from map_ahead(pool, partial(self.read_table, columns=columns), self.done.values(), READ_AHEAD)
 
-    def read_table(self, record: Record, columns: Sequence[str] | None) -> pa.Table:
+    def read_table(self, record: ShardRecord, columns: Sequence[str] | None) -> pa.Table:
         """Reads the table of one commit record. Raises ShardError if it is missing or altered."""
         uri = f"{self.store.uri}/{record['name']}"
         way_out = f"delete the commit of {record['shard']!r} there and run capfilt again"

@@ -58,7 +58,7 @@ def select_texts(tables: Iterable[pa.Table], cfg: SelectionConfig, scored: bool)
     for fault, mask in of_texts.items():
         if cfg.drops(fault):
             mark(reasons, mask, fault)
-    late = {fault: int(mask.sum()) for fault, mask in of_images.items()}
+    late: dict[Fault, int] = {fault: int(mask.sum()) for fault, mask in of_images.items()}
     late["repeated"] = int(repeated.sum())
     return Selection(reasons, count_selection(rows, image, reasons, late))
 
