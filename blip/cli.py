@@ -47,15 +47,24 @@ Preset = Annotated[
         "changes one of them. There is no default.",
     ),
 ]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Changes a configuration key; may be repeated.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Changes a configuration key; may be repeated.")
+]
 Storage = Annotated[
-    str, typer.Option("--store", callback=writable_folder, help="Where shards and checkpoints go: a folder, or s3://bucket/prefix.")
+    str,
+    typer.Option(
+        "--store", callback=writable_folder, help="Where shards and checkpoints go: a folder, or s3://bucket/prefix."
+    ),
 ]
 Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's revision, for the records.")]
-Data = Annotated[Path, typer.Option(callback=existing_folder, help="The folder of manifests that `ingest` or `capfilt` wrote.")]
-Model = Annotated[Path, typer.Option(callback=existing_folder, help="A model folder that `train` wrote.")]
+Data = Annotated[
+    Path, typer.Option(callback=existing_folder, help="The folder of manifests that `ingest` or `capfilt` wrote.")
+]
+ModelFolder = Annotated[Path, typer.Option(callback=existing_folder, help="A model folder that `train` wrote.")]
 Processes = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")]
-Figures = Annotated[Path | None, typer.Option(callback=writable_file, help="A file for the figures, in place of the terminal.")]
+FiguresFile = Annotated[
+    Path | None, typer.Option(callback=writable_file, help="A file for the figures, in place of the terminal.")
+]
 Out = Annotated[Path, typer.Option(callback=writable_folder, help="The folder to write.")]
 
 
@@ -69,7 +78,10 @@ def prepare() -> None:
 @app.command()
 def ingest(
     source: Annotated[
-        str, typer.Argument(help="`shapes`, a manifest (.json) of web pairs, or `tars` that data.gold, data.web and data.test name.")
+        str,
+        typer.Argument(
+            help="`shapes`, a manifest (.json) of web pairs, or `tars` that data.gold, data.web and data.test name."
+        ),
     ],
     out: Out,
     preset: Preset = "",
@@ -80,7 +92,7 @@ def ingest(
     """Read a data set once, into shards with manifests and a tokenizer."""
     from blip.runs.ingest import ingest
 
-    tell(ingest(context(preset, overrides, store, revision), source, out=out))
+    print_result(ingest(run_context(preset, overrides, store, revision), source, out=out))
 
 
 @app.command()
@@ -88,21 +100,25 @@ def train(
     stage: Annotated[str, typer.Argument(help="pretrain, captioner or filter.")],
     data: Data,
     out: Out,
-    init: Annotated[Path | None, typer.Option(callback=existing_folder, help="The model to start from; none starts from scratch.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(callback=existing_folder, help="The model to start from; none starts from scratch.")
+    ] = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
     processes: Processes = 0,
-    profile: Annotated[Path | None, typer.Option(callback=writable_folder, help="A folder for a torch trace of a few steps.")] = None,
-    figures: Figures = None,
+    profile: Annotated[
+        Path | None, typer.Option(callback=writable_folder, help="A folder for a torch trace of a few steps.")
+    ] = None,
+    figures: FiguresFile = None,
 ) -> None:
     """Train one stage; a run that was stopped goes on from its newest checkpoint."""
     from blip.distributed import finish
     from blip.runs.train import train
 
-    run = context(preset, overrides, store, revision)
-    tell(train(run, stage, data=data, out=out, init=init, processes=processes, profile=profile), figures)
+    run = run_context(preset, overrides, store, revision)
+    print_result(train(run, stage, data=data, out=out, init=init, processes=processes, profile=profile), figures)
     finish()
 
 
@@ -110,8 +126,12 @@ def train(
 def capfilt(
     data: Data,
     out: Out,
-    captioner: Annotated[Path | None, typer.Option(callback=existing_folder, help="The model that writes captions.")] = None,
-    filter: Annotated[Path | None, typer.Option(callback=existing_folder, help="The model that tells which texts match.")] = None,
+    captioner: Annotated[
+        Path | None, typer.Option(callback=existing_folder, help="The model that writes captions.")
+    ] = None,
+    filter: Annotated[
+        Path | None, typer.Option(callback=existing_folder, help="The model that tells which texts match.")
+    ] = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
@@ -120,21 +140,30 @@ def capfilt(
     """Caption every web image, and score every text; shards that were done are not done again. `select` keeps what matches."""
     from blip.runs.capfilt import capfilt
 
-    run = context(preset, overrides, store, revision)
-    tell(capfilt(run, data=data, captioner=captioner, filter=filter, out=out))
+    run = run_context(preset, overrides, store, revision)
+    print_result(capfilt(run, data=data, captioner=captioner, filter=filter, out=out))
 
 
 @app.command()
 def select(
     data: Annotated[
-        Path, typer.Option(callback=existing_folder, help="The folder that `capfilt` wrote, or one of an earlier selection, to select anew.")
+        Path,
+        typer.Option(
+            callback=existing_folder,
+            help="The folder that `capfilt` wrote, or one of an earlier selection, to select anew.",
+        ),
     ],
     out: Out,
     threshold: Annotated[
-        str, typer.Option(metavar="P", help="The p(match) from which on a text is kept: 0.6, or of one source as web=0.7; the rest stays.")
+        str,
+        typer.Option(
+            metavar="P",
+            help="The p(match) from which on a text is kept: 0.6, or of one source as web=0.7; the rest stays.",
+        ),
     ] = "",
     page: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="Where to write a page of pictures, texts, scores and decisions.")
+        Path | None,
+        typer.Option(callback=writable_file, help="Where to write a page of pictures, texts, scores and decisions."),
     ] = None,
     preset: Annotated[str, typer.Option(help="Whose settings; none: as the selection that made --data.")] = "",
     overrides: Overrides = [],  # noqa: B006
@@ -145,7 +174,7 @@ def select(
     from blip.runs.select import select
 
     run = RunContext(preset=preset, overrides=tuple(overrides), revision=revision)
-    tell(select(run, data=data, out=out, page=page, threshold=threshold))
+    print_result(select(run, data=data, out=out, page=page, threshold=threshold))
 
 
 @app.command("write-tars")
@@ -154,17 +183,19 @@ def write_tars(
     data: Data,
     out: Annotated[str, typer.Option(help="Where the tars go: a folder, or s3://bucket/prefix.")],
     per_shard: Annotated[int, typer.Option(min=1, help="Samples of a tar.")] = 10_000,
-    each_text: Annotated[bool, typer.Option(help="A sample, with its image, for every text: for tools that read txt alone.")] = False,
+    each_text: Annotated[
+        bool, typer.Option(help="A sample, with its image, for every text: for tools that read txt alone.")
+    ] = False,
 ) -> None:
     """Write a data set, or what was selected of it, as WebDataset tars that hold all of it, for other tools."""
     from blip.runs.write_tars import write_tars
 
-    tell(write_tars(data, source, out, per_shard, each_text=each_text))
+    print_result(write_tars(data, source, out, per_shard, each_text=each_text))
 
 
 @app.command()
 def evaluate(
-    model: Model,
+    model: ModelFolder,
     data: Data,
     out: Out,
     preset: Preset = "",
@@ -175,14 +206,16 @@ def evaluate(
     """Score a model on the test split: retrieval and captions."""
     from blip.runs.evaluate import evaluate
 
-    tell(evaluate(context(preset, overrides, store, revision), data=data, model=model, out=out))
+    print_result(evaluate(run_context(preset, overrides, store, revision), data=data, model=model, out=out))
 
 
 @app.command()
 def register(
     name: Annotated[str, typer.Argument(help="The name in the registry of models.")],
-    model: Model,
-    before: Annotated[Path, typer.Option(callback=existing_file, help="The first model's figures, `metrics.json` of its evaluation.")],
+    model: ModelFolder,
+    before: Annotated[
+        Path, typer.Option(callback=existing_file, help="The first model's figures, `metrics.json` of its evaluation.")
+    ],
     after: Annotated[Path, typer.Option(callback=existing_file, help="This model's figures.")],
     preset: Annotated[str, typer.Option(help="Whose gate; that of all presets is the same.")] = "base",
     overrides: Overrides = [],  # noqa: B006
@@ -191,14 +224,16 @@ def register(
     """Register a model as champion, only if it beats the first model and the champion so far."""
     from blip.runs.register import register
 
-    tell(register(context(preset, overrides, "", revision), name, model=model, before=before, after=after))
+    print_result(register(run_context(preset, overrides, "", revision), name, model=model, before=before, after=after))
 
 
 @app.command()
 def export(
-    model: Model,
+    model: ModelFolder,
     out: Out,
-    format: Annotated[Literal["official", "hf"], typer.Option(help="The reference implementation's, or transformers'.")],
+    format: Annotated[
+        Literal["official", "hf"], typer.Option(help="The reference implementation's, or transformers'.")
+    ],
 ) -> None:
     """Write a model in another implementation's format."""
     from blip.runs.export import export
@@ -209,14 +244,16 @@ def export(
 
 @app.command()
 def summary(
-    path: Annotated[Path, typer.Argument(callback=existing_file, help="A run's summary.json.")] = Path("runs/latest/summary.json"),
+    path: Annotated[Path, typer.Argument(callback=existing_file, help="A run's summary.json.")] = Path(
+        "runs/latest/summary.json"
+    ),
 ) -> None:
     """Show what a bootstrap changed, before and after."""
     from rich.console import Console
 
-    from blip.report.summary import Summary, table
+    from blip.report.summary import Summary, summary_table
 
-    Console().print(table(Summary.load(path)))
+    Console().print(summary_table(Summary.load(path)))
 
 
 def extra_of(module: str) -> str:
@@ -227,14 +264,14 @@ def extra_of(module: str) -> str:
     return next((match[1] for match in found if match), "")
 
 
-def context(preset: str, overrides: list[str], store: str, revision: str) -> "RunContext":
+def run_context(preset: str, overrides: list[str], store: str, revision: str) -> "RunContext":
     """What the options say of the run. Raises a usage error where no preset is named."""
     from blip.runs.context import RunContext
 
     return RunContext(preset=required_preset(preset), overrides=tuple(overrides), store=store, revision=revision)
 
 
-def tell(result: "Result", file: Path | None = None) -> None:
+def print_result(result: "Result", file: Path | None = None) -> None:
     """Prints a result as JSON, without what is for the report alone; or writes all of it to a file."""
     from blip.distributed import is_main
 

@@ -16,10 +16,10 @@ def find_new_shards(
 ) -> int:
     """Counts the new shards; their manifest's URI is what a bootstrap takes as its source."""
     from blip.runs.new_shards import find_new_shards
-    from blip.runs.stages import check
+    from blip.runs.stages import load_stages
     from components.context import context
 
-    check(preset, overrides)
+    load_stages(preset, overrides)
     new = find_new_shards(context("ingest", preset, overrides, store), name)
     for path, text in ((manifest, new.manifest), (card.path, new.text)):
         with open(path, "w") as file:

@@ -34,5 +34,12 @@ def report(
     files = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
     files |= {"capfilt": capfilt.path, "select": select.path, "pretrain-again": again.path}
     files |= {"evaluate-before": before.path, "evaluate-after": after.path, "register": register.path}
-    report(context("report", "", settings, store), files, kept=kept.path, page=page.path, card=card.path, summary=summary.path)
+    report(
+        context("report", "", settings, store),
+        files,
+        kept=kept.path,
+        page=page.path,
+        card=card.path,
+        summary=summary.path,
+    )
     mark_trained(name, store, data.path)

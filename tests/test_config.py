@@ -9,7 +9,7 @@ import yaml
 
 from blip.config import Config, ConfigError, load_config, presets, stages, validate
 from blip.runs.config import RunConfig
-from blip.runs.stages import configs
+from blip.runs.stages import config_classes
 from blip.workers.queue import LeaseConfig
 
 TARS = ["data.gold=gold", "data.web=web", "data.test=test"]
@@ -20,12 +20,12 @@ TARS = ["data.gold=gold", "data.web=web", "data.test=test"]
 @pytest.mark.parametrize("stage", stages())
 def test_every_preset_has_every_stage(preset: str, stage: str):
     given = TARS if stage == "ingest" and preset != "shapes" else []
-    assert isinstance(load_config(configs()[stage], stage, preset, given), Config)
+    assert isinstance(load_config(config_classes()[stage], stage, preset, given), Config)
 
 
 def test_the_presets_are_the_sizes_and_the_stages_those_of_the_bootstrap():
     assert presets() == ["base", "large", "reference", "shapes"]
-    assert set(stages()) == set(configs())
+    assert set(stages()) == set(config_classes())
 
 
 def write(path: Path, **settings: object) -> str:
@@ -145,10 +145,10 @@ MEET = [
 @pytest.mark.parametrize(("stage", "override", "said"), MEET)
 def test_numbers_that_do_not_fit_together_are_one_short_line(stage: str, override: str, said: str | None):
     if said is None:
-        load_config(configs()[stage], stage, "shapes", [override])
+        load_config(config_classes()[stage], stage, "shapes", [override])
         return
     with pytest.raises(ConfigError) as wrong:
-        load_config(configs()[stage], stage, "shapes", [override])
+        load_config(config_classes()[stage], stage, "shapes", [override])
     line = str(wrong.value)
     assert line.startswith(f"{stage} (preset shapes): ")
     assert said in line
@@ -427,7 +427,7 @@ def test_a_folder_and_nothing_are_no_preset(tmp_path: Path):
     ],
 )
 def test_a_path_needs_no_quotes(path: str):
-    cfg = load_config(configs()["ingest"], "ingest", "base", [*TARS, f"data.web={path}"])
+    cfg = load_config(config_classes()["ingest"], "ingest", "base", [*TARS, f"data.web={path}"])
     assert cfg.model_dump()["data"]["web"] == path
 
 
@@ -459,7 +459,7 @@ def test_a_value_that_cannot_be_is_named(override: str, said: str):
 
 def test_a_key_is_named_as_it_is_written():
     with pytest.raises(ConfigError) as wrong:
-        load_config(configs()["select"], "select", "base", ["rule.web=2", "rule.webb=1"])
+        load_config(config_classes()["select"], "select", "base", ["rule.web=2", "rule.webb=1"])
     assert str(wrong.value).splitlines() == [
         "select (preset base): rule.web: Input should be less than or equal to 1 (given: 2)",
         "select (preset base): unknown key rule.webb; did you mean web? choices: origins, synthetic, type, web",

@@ -10,8 +10,8 @@ from pydantic import Field
 from blip.config import Config
 from blip.data.images import MOST_PIXELS, decode
 from blip.report.charts import Chart, Graph, graph, histogram, line_chart
-from blip.report.html import template
-from blip.report.summary import Summary, headline, rows
+from blip.report.rendering import page_template
+from blip.report.summary import Summary, headline, summary_rows
 from blip.results import MatchHistogram, Point, Source
 
 BINS = 20
@@ -21,7 +21,7 @@ CRISP = 64
 """Pictures up to this size are drawn pixel by pixel."""
 
 
-class Step(Config):
+class ReportStep(Config):
     """A step of the pipeline and what is known of it."""
 
     name: str
@@ -39,7 +39,7 @@ class Step(Config):
     """The address or the id of its run."""
 
 
-class Judged(Config):
+class ScoredText(Config):
     """A text, the filter's p(match) and what became of it."""
 
     text: str
@@ -55,10 +55,10 @@ class Picture(Config):
 
     key: str
     image: bytes
-    web: tuple[Judged, ...]
-    synthetic: tuple[Judged, ...]
+    web: tuple[ScoredText, ...]
+    synthetic: tuple[ScoredText, ...]
 
-    def texts(self, source: Source) -> tuple[Judged, ...]:
+    def texts(self, source: Source) -> tuple[ScoredText, ...]:
         return self.web if source == "web" else self.synthetic
 
 
@@ -79,7 +79,7 @@ class Described(Config):
     after_true: bool | None = None
 
 
-class Report(Config):
+class BootstrapReport(Config):
     """All that the page shows."""
 
     summary: Summary
@@ -89,7 +89,7 @@ class Report(Config):
     """Said under the headline: data, preset, date, the champion so far."""
     gate: str = ""
     """Why the new model was registered, or was not."""
-    steps: tuple[Step, ...] = ()
+    steps: tuple[ReportStep, ...] = ()
     threshold: float | None = None
     histograms: tuple[MatchHistogram, ...] = ()
     galleries: tuple[Gallery, ...] = ()
@@ -109,23 +109,34 @@ def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6
         ("Kept, least sure", "Just above the threshold.", kept[most:][::-1][:most]),
         ("Dropped, least sure", "Just below the threshold.", dropped[:most]),
         ("Dropped, surest", "The lowest p(match).", dropped[most:][::-1][:most]),
-        ("Kept, and false", "What the filter let through.", [p for p, text in judged if text.kept and text.true is False][:most]),
-        ("Dropped, and true", "What the filter took for noise.", [p for p, text in judged if not text.kept and text.true][::-1][:most]),
+        (
+            "Kept, and false",
+            "What the filter let through.",
+            [p for p, text in judged if text.kept and text.true is False][:most],
+        ),
+        (
+            "Dropped, and true",
+            "What the filter took for noise.",
+            [p for p, text in judged if not text.kept and text.true][::-1][:most],
+        ),
     ]
-    found = (Gallery(title=f"{source.capitalize()}: {title.lower()}", note=note, pictures=tuple(some)) for title, note, some in chosen)
+    found = (
+        Gallery(title=f"{source.capitalize()}: {title.lower()}", note=note, pictures=tuple(some))
+        for title, note, some in chosen
+    )
     return tuple(g for g in found if g.pictures)
 
 
-def html(report: Report) -> str:
+def bootstrap_html(report: BootstrapReport) -> str:
     """The page, self-contained: styles, charts and pictures are inside."""
     names = {step.name: i for i, step in enumerate(s for s in report.steps if s.curves)}
-    return template("bootstrap_page.html").render(
+    return page_template("bootstrap_page.html").render(
         report=report,
         headline=headline(report.summary),
-        rows=rows(report.summary),
-        graph=strip(report.steps),
+        rows=summary_rows(report.summary),
+        graph=step_graph(report.steps),
         names=names,
-        losses=losses(report.steps),
+        losses=loss_charts(report.steps),
         histograms=[(s, chart_of(s, report.threshold)) for s in report.histograms],
         kinds={block.kind for s in report.histograms for block in chart_of(s, None).blocks},
         picture=picture,
@@ -133,10 +144,17 @@ def html(report: Report) -> str:
     )
 
 
-def markdown(report: Report) -> str:
+def markdown(report: BootstrapReport) -> str:
     """Headline, the table of before and after, and the ways to MLflow."""
-    lines = [f"## {headline(report.summary)}", "", report.gate, "", "| measure | before | after | change |", "|---|---:|---:|---:|"]
-    lines += [f"| {r.group}, {r.name} | {r.before} | {r.after} | {r.change} |" for r in rows(report.summary)]
+    lines = [
+        f"## {headline(report.summary)}",
+        "",
+        report.gate,
+        "",
+        "| measure | before | after | change |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [f"| {r.group}, {r.name} | {r.before} | {r.after} | {r.change} |" for r in summary_rows(report.summary)]
     links = [f"- [{step.name}]({step.mlflow})" for step in report.steps if step.mlflow.startswith("http")]
     alarms = [f"- **{step.name}**: {alarm}" for step in report.steps for alarm in step.alarms]
     for title, items in (("Alarms", alarms), ("Runs in MLflow", links)):
@@ -144,11 +162,11 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def strip(steps: Sequence[Step]) -> Graph:
+def step_graph(steps: Sequence[ReportStep]) -> Graph:
     return graph([(s.name, s.parents, s.seconds, bool(s.alarms)) for s in steps])
 
 
-def losses(steps: Sequence[Step]) -> list[tuple[str, Chart]]:
+def loss_charts(steps: Sequence[ReportStep]) -> list[tuple[str, Chart]]:
     """A chart for each loss, with a line for each step that has it."""
     names = dict.fromkeys(loss for step in steps for loss in step.curves)
     return [(name, line_chart({s.name: s.curves[name] for s in steps if name in s.curves})) for name in names]
@@ -156,7 +174,9 @@ def losses(steps: Sequence[Step]) -> list[tuple[str, Chart]]:
 
 def chart_of(counts: MatchHistogram, threshold: float | None) -> Chart:
     kinds = {"true": counts.true, "false": counts.false, "unknown": counts.unknown}
-    return histogram({kind: bars for kind, bars in kinds.items() if any(bars)} or {"unknown": counts.unknown}, threshold)
+    return histogram(
+        {kind: bars for kind, bars in kinds.items() if any(bars)} or {"unknown": counts.unknown}, threshold
+    )
 
 
 def picture(data: bytes) -> dict[str, Any]:

@@ -22,11 +22,11 @@ from blip.data.manifest import Manifest, Shard
 from blip.data.names import image_extensions
 from blip.data.sample import Rejected
 from blip.data.shards import open_shard
-from blip.report.bootstrap_page import BINS, THUMBNAIL, Judged, Picture
+from blip.report.bootstrap_page import BINS, THUMBNAIL, Picture, ScoredText
 from blip.results import SOURCES, Change, Kept, KeptBySource, MatchHistogram, Noise, SelectResult, Source
 from blip.storage import Store
 
-MOST = 6
+PICTURES_PER_KIND = 6
 """Pictures of each kind that are kept for the report."""
 
 Truths = NDArray[np.float64]
@@ -43,11 +43,11 @@ class Corner:
     shard: Shard
     key: str
     members: str
-    texts: list[tuple[Source, Judged]]
+    texts: list[tuple[Source, ScoredText]]
 
 
 @dataclass
-class Figures:
+class SelectionFigures:
     """Counts texts shard by shard, and keeps the images in the corners; takes what `capfilt.selected.write_selection` tells."""
 
     store: Store
@@ -75,7 +75,7 @@ class Figures:
                 found = self.corners.setdefault((source, kind), [])
                 found += self.cornered(shard, table, reasons, truth, extremes(match, np.flatnonzero(first & of_kind)))
                 found.sort(key=lambda corner: (-corner.match, corner.row))
-                found[MOST:-MOST] = []
+                found[PICTURES_PER_KIND:-PICTURES_PER_KIND] = []
         self.rows += len(table)
 
     def count(self, source: Source, kept: NDArray[np.bool_], truth: Truths, match: NDArray[np.float32]) -> None:
@@ -101,7 +101,7 @@ class Figures:
         keys = table["key"].combine_chunks()
         for row in rows.tolist():
             of_image = np.flatnonzero(pc.call_function("equal", [keys, keys[row]]).to_numpy(zero_copy_only=False))
-            texts = [judged(table, reasons, truth, other) for other in of_image.tolist()]
+            texts = [scored_text(table, reasons, truth, other) for other in of_image.tolist()]
             key, members, match = (table[name][row].as_py() for name in ("key", "members", "match"))
             yield Corner(match, self.rows + row, shard, key, members, texts)
 
@@ -112,10 +112,10 @@ class Figures:
         histograms = []
         for source in SOURCES:
             total, chosen, true = (self.counts[source, name] for name in ("all", "kept", "true"))
-            precision = share(self.counts[source, "kept", "true"], self.counts[source, "kept", "known"])
-            recall = share(self.counts[source, "kept", "true"], true)
-            noise[source] = Change(before=share(true, self.counts[source, "known"]), after=precision)
-            kept[source] = Kept(precision=precision, recall=recall, kept=share(chosen, total) or 0.0)
+            precision = ratio(self.counts[source, "kept", "true"], self.counts[source, "kept", "known"])
+            recall = ratio(self.counts[source, "kept", "true"], true)
+            noise[source] = Change(before=ratio(true, self.counts[source, "known"]), after=precision)
+            kept[source] = Kept(precision=precision, recall=recall, kept=ratio(chosen, total) or 0.0)
             bars = dict(zip(("true", "false", "unknown"), map(tuple, self.bins[source].tolist()), strict=True))
             histograms.append(MatchHistogram(source=source, **bars))
         rule = manifest.meta["selection"]["rule"]
@@ -160,14 +160,20 @@ def truths(store: Store, shard: Shard, table: pa.Table, judge: Judge | None) -> 
             if key not in meta:
                 place = json.loads(text).get("json", (0, 0))
                 meta[key], _ = parse_json(file.read(*place))
-    found = (judge(meta[key], text) for key, text in zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True))
+    found = (
+        judge(meta[key], text) for key, text in zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True)
+    )
     return np.array([np.nan if true is None else float(true) for true in found], dtype=np.float64)
 
 
 def extremes(match: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of some rows those with the highest and the lowest scores."""
     ranked = rows[np.argsort(-match[rows], kind="stable")]
-    return ranked if len(ranked) <= 2 * MOST else np.concatenate([ranked[:MOST], ranked[-MOST:]])
+    return (
+        ranked
+        if len(ranked) <= 2 * PICTURES_PER_KIND
+        else np.concatenate([ranked[:PICTURES_PER_KIND], ranked[-PICTURES_PER_KIND:]])
+    )
 
 
 def by_source(table: pa.Table) -> Iterator[tuple[Source, NDArray[np.bool_]]]:
@@ -176,16 +182,16 @@ def by_source(table: pa.Table) -> Iterator[tuple[Source, NDArray[np.bool_]]]:
     yield "synthetic", ~web
 
 
-def share(part: int, whole: int) -> float | None:
+def ratio(part: int, whole: int) -> float | None:
     """None of nothing."""
     return part / whole if whole else None
 
 
-def judged(table: pa.Table, reasons: NDArray[np.int8], truth: Truths, row: int) -> tuple[Source, Judged]:
+def scored_text(table: pa.Table, reasons: NDArray[np.int8], truth: Truths, row: int) -> tuple[Source, ScoredText]:
     """A row as the page shows it, and its source."""
     source, text, match = (table[name][row].as_py() for name in ("source", "text", "match"))
     true = None if np.isnan(truth[row]) else bool(truth[row])
-    return source, Judged(text=text, match=match, kept=not reasons[row], reason=REASONS[reasons[row]], true=true)
+    return source, ScoredText(text=text, match=match, kept=not reasons[row], reason=REASONS[reasons[row]], true=true)
 
 
 def thumbnail(data: bytes) -> bytes:
@@ -200,8 +206,12 @@ def thumbnail(data: bytes) -> bytes:
 
 
 def save_pictures(found: Sequence[Picture], path: Path) -> None:
-    path.write_text(json.dumps([{**p.model_dump(), "image": base64.b64encode(p.image).decode()} for p in found], indent=1))
+    path.write_text(
+        json.dumps([{**p.model_dump(), "image": base64.b64encode(p.image).decode()} for p in found], indent=1)
+    )
 
 
 def load_pictures(path: Path) -> list[Picture]:
-    return [Picture(**{**values, "image": base64.b64decode(values["image"])}) for values in json.loads(path.read_text())]
+    return [
+        Picture(**{**values, "image": base64.b64decode(values["image"])}) for values in json.loads(path.read_text())
+    ]

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from itertools import chain
 
 from blip.report.bootstrap_page import Picture, chart_of, galleries, picture
-from blip.report.html import template
+from blip.report.rendering import page_template
 from blip.results import SOURCES, SelectResult
 
 
-def html(result: SelectResult, pictures: Sequence[Picture]) -> str:
+def capfilt_html(result: SelectResult, pictures: Sequence[Picture]) -> str:
     """Returns the self-contained page of a selection and its pictures."""
     drawn = [part for part in result.histograms if any(part.true + part.false + part.unknown)]
-    return template("capfilt_page.html").render(
+    return page_template("capfilt_page.html").render(
         shares={source: getattr(result.capfilt, source) for source in SOURCES},
         counts=result.counts,
         charts=[(part.source, chart_of(part, result.threshold)) for part in drawn],

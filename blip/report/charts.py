@@ -93,7 +93,9 @@ def line_chart(curves: Mapping[str, Sequence[Point]], width: float = 310, height
     return chart
 
 
-def histogram(counts: Mapping[str, Sequence[int]], mark: float | None = None, width: float = 460, height: float = 170) -> Chart:
+def histogram(
+    counts: Mapping[str, Sequence[int]], mark: float | None = None, width: float = 460, height: float = 170
+) -> Chart:
     """Bars over 0 to 1, stacked in the order of the kinds `counts` names; `mark` is a threshold."""
     bins = max(map(len, counts.values()))
     totals = [sum(bars) for bars in zip(*counts.values(), strict=True)]
@@ -108,7 +110,9 @@ def histogram(counts: Mapping[str, Sequence[int]], mark: float | None = None, wi
             base -= tall
             if tall:
                 title = f"{bars[i]:,} {kind}, p(match) {i / bins:.2f} to {(i + 1) / bins:.2f}"
-                chart.blocks.append(Block(i * width / bins + 0.75, round(base, 2), width / bins - 1.5, tall, kind, title))
+                chart.blocks.append(
+                    Block(i * width / bins + 0.75, round(base, 2), width / bins - 1.5, tall, kind, title)
+                )
     return chart
 
 
@@ -131,7 +135,11 @@ class Graph:
     edges: list[str]
 
 
-def graph(nodes: Sequence[tuple[str, Sequence[str], float | None, bool]], box: tuple[float, float] = (116, 46), gap: float = 20) -> Graph:
+def graph(
+    nodes: Sequence[tuple[str, Sequence[str], float | None, bool]],
+    box: tuple[float, float] = (116, 46),
+    gap: float = 20,
+) -> Graph:
     """A strip of nodes (name, parents, seconds, alarm), each in the column after its last parent; parents stand before children."""
     column: dict[str, int] = {}
     for name, parents, _, _ in nodes:
@@ -151,7 +159,9 @@ def graph(nodes: Sequence[tuple[str, Sequence[str], float | None, bool]], box: t
         for parent in parents:
             (x0, y0), (x1, y1) = place[parent], place[name]
             between = (place[other] for at in range(column[parent] + 1, column[name]) for other in rows[at])
-            if not any(abs(y - y0) < tall for _, y in between):  # a line through other boxes says little that the chain does not
+            if not any(
+                abs(y - y0) < tall for _, y in between
+            ):  # a line through other boxes says little that the chain does not
                 x0, x2, y0, y1 = x0 + wide, x1 - gap, y0 + tall / 2, y1 + tall / 2
                 edges.append(f"M{x0},{y0}L{x2},{y0}C{x2 + gap / 2},{y0} {x1 - gap / 2},{y1} {x1},{y1}")
     return Graph(len(rows) * (wide + gap) - gap, most * (tall + 12) - 12, box, boxes, edges)

@@ -13,15 +13,15 @@ from blip.data.sample import BadSample, Sample
 from blip.data.shards import samples
 from blip.report.bootstrap_page import picture
 from blip.report.charts import Chart, line_chart
-from blip.report.html import number, template
+from blip.report.rendering import number, page_template
 from blip.results import CapFiltResult, EvaluationResult, GateResult, IngestResult, TrainResult
 
-SHOWN = 12
+IMAGES_SHOWN = 12
 """Images of a data set on the page."""
 PERCENT = 100.0
 
 
-class Bar(NamedTuple):
+class ScoreBar(NamedTuple):
     """A score; `most` is what a whole bar stands for."""
 
     name: str
@@ -33,7 +33,7 @@ class Bar(NamedTuple):
         return max(0.0, min(value / self.most, 1.0)) if self.most else 0.0
 
 
-class Card(NamedTuple):
+class ImageCard(NamedTuple):
     """An image with its texts and a note to each."""
 
     key: str
@@ -49,23 +49,25 @@ class StepPage:
     """The numbers by which runs are compared."""
     mlflow: str = ""
     """The address of the step's run."""
-    bars: list[Bar] = field(default_factory=list)
+    bars: list[ScoreBar] = field(default_factory=list)
     compares: bool = False
     """Whether bars show a score before as well."""
     charts: list[tuple[str, Chart]] = field(default_factory=list)
-    galleries: list[tuple[str, list[Card]]] = field(default_factory=list)
+    galleries: list[tuple[str, list[ImageCard]]] = field(default_factory=list)
 
     def save(self, path: str | Path) -> None:
         """Writes the self-contained page."""
-        Path(path).write_text(template("step_page.html").render(page=self, picture=picture))
+        Path(path).write_text(page_template("step_page.html").render(page=self, picture=picture))
 
 
 def ingest_page(result: IngestResult, folder: str | Path) -> StepPage:
     """Shows the first samples of each split of a data folder that are images."""
     galleries = []
     for split in result.splits:
-        first = filter(is_image, islice(samples(Manifest.load(Path(folder, f"{split}.json"))), SHOWN))
-        galleries.append((split.capitalize(), [Card(s.key, s.images[0], [(text, "") for text in s.texts]) for s in first]))
+        first = filter(is_image, islice(samples(Manifest.load(Path(folder, f"{split}.json"))), IMAGES_SHOWN))
+        galleries.append(
+            (split.capitalize(), [ImageCard(s.key, s.images[0], [(text, "") for text in s.texts]) for s in first])
+        )
     sizes = (f"{split}: {found.samples:,} images in {found.shards:,} shards" for split, found in result.splits.items())
     return StepPage("Data", " · ".join(sizes), result.compared(), result.mlflow, galleries=galleries)
 
@@ -95,25 +97,27 @@ def capfilt_page(result: CapFiltResult) -> StepPage:
 
 def evaluation_page(result: EvaluationResult, folder: str | Path) -> StepPage:
     """Shows recalls as bars, and captions beside what people wrote."""
-    recalls = [Bar(name, value, PERCENT) for name, value in result.scores.get("retrieval", {}).items()]
+    recalls = [ScoreBar(name, value, PERCENT) for name, value in result.scores.get("retrieval", {}).items()]
     note = " · ".join(f"{name} {number(value)}" for name, value in result.scores.get("captioning", {}).items())
     captions = result.described
     manifest = Manifest.load(Path(folder, f"{result.split}.json"))
     judge = judge_of(manifest)
     found = (sample for sample in samples(manifest) if sample.id in captions)
-    cards = [described(sample, captions[sample.id], judge) for sample in islice(found, len(captions))]
+    cards = [caption_card(sample, captions[sample.id], judge) for sample in islice(found, len(captions))]
     galleries = [("Captions", cards)] if cards else []
     return StepPage("Evaluation", note, result.compared(), result.mlflow, recalls, galleries=galleries)
 
 
-def described(sample: Sample, caption: str, judge: Judge | None) -> Card:
+def caption_card(sample: Sample, caption: str, judge: Judge | None) -> ImageCard:
     true = judge(sample.meta, caption) if judge else None
     verdict = {True: ", true", False: ", false", None: ""}[true]
-    return Card(sample.key, sample.images[0], [(caption, f"the model{verdict}"), (sample.texts[0], "a person")])
+    return ImageCard(sample.key, sample.images[0], [(caption, f"the model{verdict}"), (sample.texts[0], "a person")])
 
 
 def gate_page(result: GateResult, before: EvaluationResult, after: EvaluationResult) -> StepPage:
     """Shows what the first model and this one scored."""
     old = before.named()
-    bars = [Bar(name, value, max(value, old[name]), old[name]) for name, value in after.named().items() if name in old]
+    bars = [
+        ScoreBar(name, value, max(value, old[name]), old[name]) for name, value in after.named().items() if name in old
+    ]
     return StepPage("Gate", result.reason, result.compared(), result.mlflow, bars, compares=True)

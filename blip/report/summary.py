@@ -12,7 +12,7 @@ from blip.config import Config, ConfigError, validate
 from blip.results import Change, KeptBySource, Noise
 
 
-class Retrieval(Config):
+class RetrievalScores(Config):
     """R@1, 5, 10 in percent: of texts for an image (`tr`), of images for a text (`ir`)."""
 
     tr1: float
@@ -23,7 +23,7 @@ class Retrieval(Config):
     ir10: float
 
 
-class Caption(Config):
+class CaptionScores(Config):
     """The share of true captions, 0 to 1, or None where the truth is not known; CIDEr and BLEU-4 as their authors scale them."""
 
     true: float | None
@@ -34,9 +34,9 @@ class Caption(Config):
 class Summary(Config):
     noise: Noise
     capfilt: KeptBySource
-    retrieval: Change[Retrieval] | None
+    retrieval: Change[RetrievalScores] | None
     """None where the evaluation left it out."""
-    caption: Change[Caption] | None
+    caption: Change[CaptionScores] | None
     """None where the evaluation left it out."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """Of each step, and `total`."""
@@ -70,28 +70,30 @@ class Row(Config):
     """Before and after, where they are known percentages."""
 
 
-def rows(summary: Summary) -> list[Row]:
+def summary_rows(summary: Summary) -> list[Row]:
     """The table of before and after; a greater value is better in every line."""
     noise, retrieval, caption = summary.noise, summary.retrieval, summary.caption
     found = [
-        row("True texts", "web", noise.web.before, noise.web.after, 100, "%"),
-        row("True texts", "synthetic", noise.synthetic.before, noise.synthetic.after, 100, "%"),
+        summary_row("True texts", "web", noise.web.before, noise.web.after, 100, "%"),
+        summary_row("True texts", "synthetic", noise.synthetic.before, noise.synthetic.after, 100, "%"),
     ]
     if retrieval:
         for group, prefix in (("Text retrieval", "tr"), ("Image retrieval", "ir")):
             for k in (1, 5, 10):
                 before, after = (getattr(side, f"{prefix}{k}") for side in (retrieval.before, retrieval.after))
-                found.append(row(group, f"R@{k}", before, after, 1, "%"))
+                found.append(summary_row(group, f"R@{k}", before, after, 1, "%"))
     if caption:
         found += [
-            row("Captions", "true", caption.before.true, caption.after.true, 100, "%"),
-            row("Captions", "CIDEr", caption.before.cider, caption.after.cider),
-            row("Captions", "BLEU-4", caption.before.bleu4, caption.after.bleu4),
+            summary_row("Captions", "true", caption.before.true, caption.after.true, 100, "%"),
+            summary_row("Captions", "CIDEr", caption.before.cider, caption.after.cider),
+            summary_row("Captions", "BLEU-4", caption.before.bleu4, caption.after.bleu4),
         ]
     return found
 
 
-def row(group: str, name: str, before: float | None, after: float | None, scale: float = 1, unit: str = "") -> Row:
+def summary_row(
+    group: str, name: str, before: float | None, after: float | None, scale: float = 1, unit: str = ""
+) -> Row:
     def shown(value: float | None, sign: str = "") -> str:
         if value is None:
             return "—"
@@ -132,11 +134,11 @@ def moved(name: str, before: float, after: float, digits: str, unit: str = "") -
     return f"{name} {verb} from {before:{digits}}{unit} to {after:{digits}}{unit}"
 
 
-def table(summary: Summary) -> Group:
+def summary_table(summary: Summary) -> Group:
     """Before and after, for a terminal."""
     change = columns("", "before", "after", "change")
     group = ""
-    for r in rows(summary):
+    for r in summary_rows(summary):
         if group and r.group != group:
             change.add_row()
         group = r.group
@@ -144,8 +146,12 @@ def table(summary: Summary) -> Group:
         change.add_row(f"{r.group}, {r.name}", f"[dim]{r.before}[/]", f"[bold]{r.after}[/]", f"[{style}]{r.change}[/]")
     kept = columns("Texts", "kept", "precision", "recall")
     for name, part in (("web", summary.capfilt.web), ("synthetic", summary.capfilt.synthetic)):
-        kept.add_row(name, share(part.kept), share(part.precision), share(part.recall))
-    passed = "[green]The new model is the champion.[/]" if summary.registered else "[yellow]The new model did not pass the gate.[/]"
+        kept.add_row(name, percentage(part.kept), percentage(part.precision), percentage(part.recall))
+    passed = (
+        "[green]The new model is the champion.[/]"
+        if summary.registered
+        else "[yellow]The new model did not pass the gate.[/]"
+    )
     total = summary.seconds.get("total")
     took = f" All of it took {total / 60:.1f} minutes." if total is not None else ""
     return Group(f"[bold]{headline(summary)}[/]", "", change, "", kept, "", f"{passed}{took}")
@@ -158,5 +164,5 @@ def columns(first: str, *others: str) -> Table:
     return made
 
 
-def share(value: float | None) -> str:
+def percentage(value: float | None) -> str:
     return "—" if value is None else f"{value:.0%}"

@@ -58,7 +58,12 @@ def capfilt(
     inputs = [DataInput(cfg.source, job.input.digest, job.input.root, "capfilt", job.input.samples)]
     with start_run("capfilt", tags={"revision": context.revision}, parents=parents, key=home.uri, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
-        speed = watch(job, home, workers or (lambda uri: on_this_machine(uri, local_process_count(cfg.workers), Path(out, "logs"))), run)
+        speed = watch(
+            job,
+            home,
+            workers or (lambda uri: on_this_machine(uri, local_process_count(cfg.workers), Path(out, "logs"))),
+            run,
+        )
         scores = Scores.of(job, home)
         scores.sweep()
         write_source(scores.source, Path(out))

@@ -83,6 +83,8 @@ class RunConfig(Config):
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
         """The same run with the tokenizer's vocabulary and special tokens in its model."""
-        tokens = SpecialTokens(pad=tokenizer.pad, cls=tokenizer.cls, sep=tokenizer.sep, dec=tokenizer.dec, enc=tokenizer.enc)
+        tokens = SpecialTokens(
+            pad=tokenizer.pad, cls=tokenizer.cls, sep=tokenizer.sep, dec=tokenizer.dec, enc=tokenizer.enc
+        )
         text = self.model.text.model_copy(update={"vocab_size": tokenizer.vocab_size})
         return self.model_copy(update={"model": self.model.model_copy(update={"text": text, "tokens": tokens})})

@@ -37,7 +37,7 @@ from blip.workers.progress import Tallies, Workers, wait_for_workers
 from blip.workers.queue import new_worker_name
 
 CAPTIONS, METRICS = "captions.json", "metrics.json"
-DESCRIBED = 12
+SHOWN_CAPTIONS = 12
 """Captions of so many test images are shown in the report."""
 
 
@@ -77,25 +77,34 @@ def evaluate(
         if done == total:
             log.info("it was evaluated before, as %s says; delete that to evaluate anew", home.uri)
         elif processes == 1:
-            with going_in_order():
+            with exit_on_sigterm():
                 predict_all(job, home, tasks, image_size(model), new_worker_name(), bar.advance)
         else:
             tallies = Tallies.since_now(home, 0)
             start = workers or (lambda uri: on_this_machine(uri, processes, Path(out, "logs")))
-            wait_for_workers(tallies, start, cfg.report, lambda: bar.advance(min(done + int(tallies.sum("images")), total) - bar.done))
-            bar.advance(samples_done(job, home, tasks) - bar.done)  # what was begun before this attempt is in nobody's tally
+            wait_for_workers(
+                tallies,
+                start,
+                cfg.report,
+                lambda: bar.advance(min(done + int(tallies.sum("images")), total) - bar.done),
+            )
+            bar.advance(
+                samples_done(job, home, tasks) - bar.done
+            )  # what was begun before this attempt is in nobody's tally
         scores, described = {}, {}
         evaluated, left_out = counted(job, home, tasks)
         if not evaluated:
-            raise ConfigError(f"split {cfg.split}: none of its {manifest.samples} samples can be judged: {left_out or 'it is empty'}")
+            raise ConfigError(
+                f"split {cfg.split}: none of its {manifest.samples} samples can be judged: {left_out or 'it is empty'}"
+            )
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, task in tasks.items():
             found = predictions(job, home, kind, task)
             scores[kind] = dict(task.score(found))
             if kind == "captioning":
-                scores[kind] |= truth(found, judge_of(manifest))
-                described = {p.id: p.caption for p in found[:DESCRIBED]}
+                scores[kind] |= true_share(found, judge_of(manifest))
+                described = {p.id: p.caption for p in found[:SHOWN_CAPTIONS]}
                 (folder / CAPTIONS).write_text(json.dumps([vars(p) for p in found], indent=1))
                 run.artifact(folder / CAPTIONS)
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in scores[kind].items()})
@@ -115,7 +124,7 @@ def evaluate(
 
 
 @contextmanager
-def going_in_order() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """Makes SIGTERM end what is inside as it ends a worker: its leases are given back at once, and no shard is blamed."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
         yield
@@ -127,7 +136,7 @@ def going_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def truth(predictions: list[CaptionPrediction], judge: Judge | None) -> dict[str, float]:
+def true_share(predictions: list[CaptionPrediction], judge: Judge | None) -> dict[str, float]:
     """The share of true captions among those that the data set's judge knows about."""
     found = [judge(p.meta, p.caption) for p in predictions] if judge else []
     known = [true for true in found if true is not None]

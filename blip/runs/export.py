@@ -14,7 +14,7 @@ from blip.models.vqa import VQAModel
 from blip.models.weights.export import huggingface_classes, official_tensors, write_huggingface
 from blip.models.weights.files import write
 from blip.models.weights.source import SIDE_FILE
-from blip.runs.model_card import card
+from blip.runs.model_card import model_card
 from blip.tasks import training_state
 from blip.tasks.model_folder import TOKENIZER, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining
@@ -90,11 +90,13 @@ def write_transformers(model: Exportable, source: Path, out: Path) -> list[Path]
         write_huggingface(model, kind, folder)
         looks = kind is not BlipForConditionalGeneration and model.cfg.enc_token
         first = {"cls_token": "[ENC]", "extra_special_tokens": ["[CLS]"]} if looks else {}
-        tokenizer = BertTokenizer.from_pretrained(source / TOKENIZER, model_max_length=model.cfg.text.positions, **first)
+        tokenizer = BertTokenizer.from_pretrained(
+            source / TOKENIZER, model_max_length=model.cfg.text.positions, **first
+        )
         BlipProcessor(images, tokenizer).save_pretrained(folder)
         images.save_pretrained(folder)  # versions before 5 look for it apart from the processor
         begins = ("[ENC]", model.cfg.tokens.enc) if looks else ("[CLS]", model.cfg.tokens.cls)
-        text = card(kind.__name__, read_model_config(source).task, *begins, model.cfg.tokens.cls)
+        text = model_card(kind.__name__, read_model_config(source).task, *begins, model.cfg.tokens.cls)
         (folder / "README.md").write_text(text, encoding="utf-8")
         if (source / SIDE_FILE).is_file():
             shutil.copy(source / SIDE_FILE, folder)

@@ -28,7 +28,7 @@ from blip.results import IngestResult, SplitResult
 from blip.runs.context import RunContext
 from blip.storage import Store, StoreError, open_store, probe
 
-WORDS = ("tokenizer.json", "vocab.txt")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 """The files of a tokenizer."""
 SPLITS = ("gold", "web", "test")
 """Clean human pairs, noisy web pairs, and what the models are judged by."""
@@ -97,7 +97,7 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     probe(open_store(context.store), conditional=False)
-    words = Tokenizer.from_folder(fetched_words(cfg.tokenizer)) if cfg.tokenizer else None
+    words = Tokenizer.from_folder(fetch_tokenizer(cfg.tokenizer)) if cfg.tokenizer else None
     match cfg.data:
         case Shapes(world=world):
             manifests = make_shapes(world, context.store, cfg.per_shard, context.revision)
@@ -107,21 +107,28 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
             assert_never(cfg.data)
     for split, manifest in manifests.items():
         manifest.save(folder / f"{split}.json")
-    tokenizer = words or Tokenizer.train(texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
+    tokenizer = words or Tokenizer.train(cleaned_texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
     tokenizer.save(folder / "tokenizer")
     unknown = unknown_share(tokenizer, manifests["gold"], manifests["web"])
     splits = {split: split_result(manifest) for split, manifest in manifests.items()}
     log.info("ingested %s", ", ".join(f"{split}: {found.samples:,} samples" for split, found in splits.items()))
     for split, manifest in manifests.items():
         if manifest.counts:
-            log.warning("%s: %s samples; not used, or without a text: %s", split, f"{manifest.samples:,}", format_counts(manifest.counts))
+            log.warning(
+                "%s: %s samples; not used, or without a text: %s",
+                split,
+                f"{manifest.samples:,}",
+                format_counts(manifest.counts),
+            )
     seconds = time.monotonic() - began
     return IngestResult(splits=splits, vocabulary=tokenizer.vocab_size, unknown=unknown, seconds=seconds)
 
 
 def split_result(manifest: Manifest) -> SplitResult:
     """What an ingestion says of a split."""
-    return SplitResult(samples=manifest.samples, shards=len(manifest.shards), counts=manifest.counts, digest=manifest.digest)
+    return SplitResult(
+        samples=manifest.samples, shards=len(manifest.shards), counts=manifest.counts, digest=manifest.digest
+    )
 
 
 def with_source(source: str, overrides: Sequence[str]) -> list[str]:
@@ -145,7 +152,7 @@ def with_source(source: str, overrides: Sequence[str]) -> list[str]:
     return ["data.type=tars", *overrides, f"data.web={json.dumps(source, ensure_ascii=False)}"]
 
 
-def fetched_words(tokenizer: str) -> str:
+def fetch_tokenizer(tokenizer: str) -> str:
     """Returns the path of a tokenizer: itself, or what the hub or its cache has under this name.
 
     Raises ConfigError where it is nowhere, StoreError where the hub does not answer, so that trying again can help.
@@ -153,7 +160,7 @@ def fetched_words(tokenizer: str) -> str:
     if Path(tokenizer).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", tokenizer):
         return tokenizer
     try:
-        return snapshot_download(tokenizer, allow_patterns=list(WORDS))
+        return snapshot_download(tokenizer, allow_patterns=list(TOKENIZER_FILES))
     except (OSError, ValueError) as error:
         way_out = "name a folder or vocab.txt by tokenizer=PATH, or train one of your texts by tokenizer=null"
         if isinstance(error, HfHubHTTPError) and error.response.status_code >= 500:
@@ -169,27 +176,33 @@ def scan_cache(store: str) -> Store:
 
 
 def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision: str) -> dict[str, Manifest]:
-    makers = {"gold": (shapes.gold_samples, world.gold), "web": (shapes.web_samples, world.web), "test": (shapes.test_samples, world.test)}
+    makers = {
+        "gold": (shapes.gold_samples, world.gold),
+        "web": (shapes.web_samples, world.web),
+        "test": (shapes.test_samples, world.test),
+    }
     manifests = {}
     with progress(sum(count for _, count in makers.values()), "rendering") as bar:
         for split, (make, _) in makers.items():
             counted = (sample for sample in make(world) if not bar.advance())
-            manifests[split] = write_shards(counted, f"{store}/{split}", split, per_shard, revision=revision, meta={JUDGE: SHAPES})
+            manifests[split] = write_shards(
+                counted, f"{store}/{split}", split, per_shard, revision=revision, meta={JUDGE: SHAPES}
+            )
     return manifests
 
 
-LOOKED_AT = 1000
+CHECKED_TEXTS = 1000
 """Texts of a split in which words are counted that the tokenizer does not know."""
 
-MUCH = 0.02
+UNKNOWN_WARNING = 0.02
 """A share of unknown words that is worth a warning: BERT's vocabulary has 0.001 and less of English captions."""
 
 
 def unknown_share(tokenizer: Tokenizer, *manifests: Manifest) -> float:
     """The share of tokens that are [UNK] in the first texts of some data sets; a large one is told, for models see nothing there."""
-    first = [text for manifest in manifests for text in islice(texts(manifest), LOOKED_AT)]
+    first = [text for manifest in manifests for text in islice(cleaned_texts(manifest), CHECKED_TEXTS)]
     share = tokenizer.unknown(first)
-    if share > MUCH:
+    if share > UNKNOWN_WARNING:
         log.warning(
             "%.0f%% of the tokens of %d texts are [UNK] to the tokenizer: name one of their languages (tokenizer=...), or train one with "
             "more entries (no tokenizer, a larger vocab_size than %d)",
@@ -200,7 +213,7 @@ def unknown_share(tokenizer: Tokenizer, *manifests: Manifest) -> float:
     return share
 
 
-def texts(*manifests: Manifest):
+def cleaned_texts(*manifests: Manifest):
     """Every text of some data sets, cleaned as models will read it."""
     for manifest in manifests:
         for sample in samples(manifest):

@@ -78,12 +78,14 @@ print(processor.decode(ids[0], skip_special_tokens=True))
 """
 
 
-def card(kind: str, cfg: TaskConfig, first: str, first_id: int, cls_id: int) -> str:
+def model_card(kind: str, cfg: TaskConfig, first: str, first_id: int, cls_id: int) -> str:
     """The card of a class of transformers; `first` is the token with which texts that look at an image begin."""
     match kind:
         case "BlipForImageTextRetrieval":
             text = as_filter(cfg).text
-            body = MATCHING.format(load=load(kind, text.words), first=first, first_id=first_id, cls_id=cls_id, tokens=text.tokens)
+            body = MATCHING.format(
+                load=loading_code(kind, text.words), first=first, first_id=first_id, cls_id=cls_id, tokens=text.tokens
+            )
             return HEAD.format(kind=kind, words=text.words) + body
         case "BlipForConditionalGeneration":
             return captioning(kind, as_captioner(cfg))
@@ -91,7 +93,7 @@ def card(kind: str, cfg: TaskConfig, first: str, first_id: int, cls_id: int) -> 
             assert isinstance(cfg, VQAConfig)
             words, tokens = cfg.question.words, cfg.question.tokens
             beam = cfg.decoding.model_dump(include={"beams", "min_length", "max_length"})
-            body = ANSWERING.format(load=load(kind, words, gap=""), first_id=first_id, tokens=tokens, **beam)
+            body = ANSWERING.format(load=loading_code(kind, words, gap=""), first_id=first_id, tokens=tokens, **beam)
             return HEAD.format(kind=kind, words=words) + body
 
 
@@ -104,7 +106,7 @@ def captioning(kind: str, cfg: CaptioningConfig) -> str:
         else "It was trained without a prompt: the text is empty."
     )
     body = CAPTIONING.format(
-        load=load(kind, cfg.text.words),
+        load=loading_code(kind, cfg.text.words),
         prompt_words=said,
         prompt=prompt,
         **beam.model_dump(include={"beams", "min_length", "max_length", "length_penalty"}),
@@ -112,5 +114,5 @@ def captioning(kind: str, cfg: CaptioningConfig) -> str:
     return HEAD.format(kind=kind, words=cfg.text.words) + body
 
 
-def load(kind: str, words: int, gap: str = " ") -> str:
+def loading_code(kind: str, words: int, gap: str = " ") -> str:
     return LOAD.format(kind=kind, punctuation=CAPTION_PUNCTUATION.pattern, gap=gap, words=words)

@@ -11,7 +11,7 @@ from blip.runs.context import RunContext
 from blip.runs.ingest import IngestConfig, Tars, scan_cache
 from blip.storage import Store, open_store
 
-MOST = 20
+LISTED_SHARDS = 20
 """Shards that are named one by one."""
 
 
@@ -41,9 +41,13 @@ def find_new_shards(context: RunContext, name: str) -> NewShards:
     former = trained_manifests(name, context.store)
     known = {shard.sha256 for manifest in former for shard in manifest.shards}
     found = data.manifest("web", scan_cache(context.store), known)
-    new = found.model_copy(update={"parents": tuple(dict.fromkeys([*found.parents, *newest(former)])), "revision": context.revision})
+    new = found.model_copy(
+        update={"parents": tuple(dict.fromkeys([*found.parents, *newest(former)])), "revision": context.revision}
+    )
     web = data.web if isinstance(data.web, str) else ", ".join(data.web)
-    where = f"new shards in {web}" + (f" since manifest {', '.join(digest[:8] for digest in newest(former))}" if former else "")
+    where = f"new shards in {web}" + (
+        f" since manifest {', '.join(digest[:8] for digest in newest(former))}" if former else ""
+    )
     if not new.shards:
         made = NewShards("", 0, f"no {where}: nothing to do")
     else:
@@ -56,20 +60,20 @@ def find_new_shards(context: RunContext, name: str) -> NewShards:
 
 def listed(manifest: Manifest) -> str:
     """The first shards of a manifest, as a list in Markdown."""
-    lines = [f"{shard.name} ({shard.samples:,} samples)" for shard in manifest.shards[:MOST]]
-    more = [f"and {len(manifest.shards) - MOST} more"] if len(manifest.shards) > MOST else []
+    lines = [f"{shard.name} ({shard.samples:,} samples)" for shard in manifest.shards[:LISTED_SHARDS]]
+    more = [f"and {len(manifest.shards) - LISTED_SHARDS} more"] if len(manifest.shards) > LISTED_SHARDS else []
     return "".join(f"- {line}\n" for line in lines + more)
 
 
 def mark_trained(name: str, store: str, data: str) -> None:
     """Records that a run of the model `name`, trained on the web pairs of a data folder, has finished."""
     web = Manifest.load(Path(data, "web.json"))
-    web.save(f"{records(name, store).uri}/{web.digest}.json")
+    web.save(f"{trained_store(name, store).uri}/{web.digest}.json")
 
 
 def trained_manifests(name: str, store: str) -> list[Manifest]:
     """Returns the web manifests that finished runs of a model were trained on."""
-    home = records(name, store)
+    home = trained_store(name, store)
     return [Manifest.load(f"{home.uri}/{key}") for key in home.list()]
 
 
@@ -79,5 +83,5 @@ def newest(former: Sequence[Manifest]) -> list[str]:
     return sorted({manifest.digest for manifest in former} - older)
 
 
-def records(name: str, store: str) -> Store:
+def trained_store(name: str, store: str) -> Store:
     return open_store(store).join("learnt", name)

@@ -32,11 +32,13 @@ by its settings and by what lies where they point, never by the code's revision.
 
 COPIES = "cache"
 """The setting that names a folder for a stage's own copies, which is no input."""
-LONGEST = 1024
+MAX_PLACE_CHARACTERS = 1024
 """Characters of a text that may name a place."""
 
 
-def plan(name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_hours: float = 0.0) -> dict[str, list[str]]:
+def plan(
+    name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_hours: float = 0.0
+) -> dict[str, list[str]]:
     """Returns for each stage its overrides `stage.key=value`, and last the `key=DIGEST` that caches know the stage by.
 
     The key digests the stage's number in FORMATS, its whole configuration, and the listings of the files and objects that the
@@ -48,13 +50,13 @@ def plan(name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_
         raise ConfigError(f"max_gpu_hours={max_gpu_hours}: must be a number of hours, or 0 for no bound")
     ingest = [f"ingest.{override}" for override in with_source(source, stages.overrides_for("ingest", overrides))]
     others = [override for override in overrides if not override.startswith("ingest.")]
-    configs: dict[str, Config | None] = {**stages.check(preset, [*ingest, *others]), "report": None}
+    configs: dict[str, Config | None] = {**stages.load_stages(preset, [*ingest, *others]), "report": None}
     gate_is_measured(configs["register"], configs["evaluate"])
     listings: dict[str, dict[str, str]] = {}
     found = {}
     for stage, config in configs.items():
         values = config.model_dump(mode="json") if config else {}
-        places = sorted(set(texts(values)))
+        places = sorted(set(place_names(values)))
         for place in places:
             if place not in listings:
                 listings[place] = listing(place)
@@ -75,15 +77,20 @@ def gate_is_measured(register: Config | None, evaluate: Config | None) -> None:
             )
 
 
-def texts(values: Any, setting: str = "") -> Iterator[str]:
+def place_names(values: Any, setting: str = "") -> Iterator[str]:
     """Yields every text of nested plain values that may name a place."""
     if isinstance(values, dict):
         for key, value in values.items():
-            yield from texts(value, key)
+            yield from place_names(value, key)
     elif isinstance(values, list):
         for value in values:
-            yield from texts(value, setting)
-    elif isinstance(values, str) and setting != COPIES and 0 < len(values) <= LONGEST and values.isprintable():
+            yield from place_names(value, setting)
+    elif (
+        isinstance(values, str)
+        and setting != COPIES
+        and 0 < len(values) <= MAX_PLACE_CHARACTERS
+        and values.isprintable()
+    ):
         yield values
 
 

@@ -46,7 +46,11 @@ def register(context: RunContext, name: str, *, model: str | Path, before: str |
         if holder and holder.digest == digest:
             holder = None  # this very model: it need not beat itself
         against = comparable(new, holder)
-        worse = not_finite(new, "") or not_finite(first, "the first model's ") or below(new, first, "the first model's")
+        worse = (
+            not_finite(new, "")
+            or not_finite(first, "the first model's ")
+            or not_better(new, first, "the first model's")
+        )
         if holder and against and not worse:
             worse = beaten(new, against, f"champion's (version {holder.version})")
         version = None
@@ -55,7 +59,7 @@ def register(context: RunContext, name: str, *, model: str | Path, before: str |
         else:
             version = register_model(run, model, name, new, {"revision": context.revision})
             promote(name, version)
-            why = f"registered as version {version} of {name}, its champion: {reason(new, against, holder)}"
+            why = f"registered as version {version} of {name}, its champion: {comparison(new, against, holder)}"
         run.tags({"gate": why})
     seconds = time.monotonic() - began
     return GateResult(registered=not worse, version=version, reason=why, digest=digest, mlflow=run.url, seconds=seconds)
@@ -107,7 +111,7 @@ def not_finite(values: Mapping[str, float], whose: str) -> list[str]:
     return [f"{whose}{metric} is {value}, which is no score" for metric, value in odd.items()]
 
 
-def below(new: Mapping[str, float], first: Mapping[str, float], whose: str) -> list[str]:
+def not_better(new: Mapping[str, float], first: Mapping[str, float], whose: str) -> list[str]:
     """Why a model is no better than the first one: a score that is not greater."""
     worse = {metric: value for metric, value in new.items() if value <= first[metric]}
     return [f"{metric} is {value:.4g}, {whose} is {first[metric]:.4g}" for metric, value in worse.items()]
@@ -122,7 +126,7 @@ def beaten(new: Mapping[str, float], held: Mapping[str, float], whose: str) -> l
     return [] if more else [f"no score is greater than the {whose}"]
 
 
-def reason(new: Mapping[str, float], against: Mapping[str, float], holder: Champion | None) -> str:
+def comparison(new: Mapping[str, float], against: Mapping[str, float], holder: Champion | None) -> str:
     """What the model that passes was compared with."""
     if holder is None:
         return "it beats the first model"

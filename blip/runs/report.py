@@ -10,9 +10,9 @@ from blip.config import Config
 from blip.data.judge import judge_of
 from blip.data.manifest import Manifest
 from blip.data.shards import samples
-from blip.report.bootstrap_page import Described, Report, Step, galleries, html, markdown
+from blip.report.bootstrap_page import BootstrapReport, Described, ReportStep, bootstrap_html, galleries, markdown
 from blip.report.capfilt_figures import load_pictures, thumbnail
-from blip.report.summary import Caption, Retrieval, Summary
+from blip.report.summary import CaptionScores, RetrievalScores, Summary
 from blip.results import (
     CapFiltResult,
     Change,
@@ -24,12 +24,12 @@ from blip.results import (
     TrainResult,
 )
 from blip.runs.context import RunContext
-from blip.runs.evaluate import DESCRIBED
+from blip.runs.evaluate import SHOWN_CAPTIONS
 from blip.runs.select import PICTURES
 
 R = TypeVar("R", bound=Config)
 
-STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
+STEP_PURPOSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ingest": ("read gold, web and test pairs into shards", ()),
     "pretrain": ("learn on web and gold", ("ingest",)),
     "captioner": ("learn to describe", ("pretrain",)),
@@ -62,11 +62,16 @@ class BootstrapResults:
     @classmethod
     def load(cls, files: Mapping[str, str | Path]) -> Self:
         """Reads the `metrics.json` of each step, by the step's name. Raises ConfigError."""
-        return cls(**{attribute(step): kind.load(files[step]) for step, kind in zip(STEPS, get_type_hints(cls).values(), strict=True)})
+        return cls(
+            **{
+                attribute(step): kind.load(files[step])
+                for step, kind in zip(STEP_PURPOSES, get_type_hints(cls).values(), strict=True)
+            }
+        )
 
     def steps(self) -> dict[str, Result]:
         """The results by the names of their steps."""
-        return {name: getattr(self, attribute(name)) for name in STEPS}
+        return {name: getattr(self, attribute(name)) for name in STEP_PURPOSES}
 
 
 def attribute(step: str) -> str:
@@ -75,7 +80,13 @@ def attribute(step: str) -> str:
 
 
 def report(
-    context: RunContext, files: Mapping[str, str | Path], *, kept: str | Path, page: str | Path, card: str | Path, summary: str | Path
+    context: RunContext,
+    files: Mapping[str, str | Path],
+    *,
+    kept: str | Path,
+    page: str | Path,
+    card: str | Path,
+    summary: str | Path,
 ) -> Summary:
     """Writes the page, its short form in Markdown, and `summary.json`.
 
@@ -85,19 +96,19 @@ def report(
     result = summarise(results)
     result.save(summary)
     pictures = load_pictures(Path(kept, PICTURES))
-    made = Report(
+    made = BootstrapReport(
         summary=result,
         revision=context.revision,
-        facts=facts(results.ingest) | cost(results),
+        facts=facts(results.ingest) | gpu_hours(results),
         gate=results.register.reason,
-        steps=tuple(step(name, found) for name, found in results.steps().items()),
+        steps=tuple(report_step(name, found) for name, found in results.steps().items()),
         threshold=results.select.threshold,
         histograms=results.select.histograms,
         galleries=galleries(pictures, "web") + galleries(pictures, "synthetic"),
-        described=described(Path(kept), results.evaluate_before.described, results.evaluate_after.described),
+        described=captioned_images(Path(kept), results.evaluate_before.described, results.evaluate_after.described),
         bad=left_out(results),
     )
-    Path(page).write_text(html(made))
+    Path(page).write_text(bootstrap_html(made))
     Path(card).write_text(markdown(made))
     return result
 
@@ -109,26 +120,28 @@ def summarise(results: BootstrapResults) -> Summary:
     return Summary(
         noise=results.select.noise,
         capfilt=results.select.capfilt,
-        retrieval=change(retrieval, "retrieval", before, after),
-        caption=change(caption, "captioning", before, after),
+        retrieval=changed(retrieval_scores, "retrieval", before, after),
+        caption=changed(caption_scores, "captioning", before, after),
         seconds={**seconds, "total": round(sum(seconds.values()), 1)},
         registered=results.register.registered,
     )
 
 
-def change(read: Callable[[Mapping[str, float]], R], task: str, before: EvaluationResult, after: EvaluationResult) -> Change[R] | None:
+def changed(
+    read: Callable[[Mapping[str, float]], R], task: str, before: EvaluationResult, after: EvaluationResult
+) -> Change[R] | None:
     """A task's scores of both models; None where an evaluation left the task out."""
     if task not in before.scores or task not in after.scores:
         return None
     return Change(before=read(before.scores[task]), after=read(after.scores[task]))
 
 
-def retrieval(scores: Mapping[str, float]) -> Retrieval:
-    return Retrieval(**{name: scores[name] for name in Retrieval.model_fields})
+def retrieval_scores(scores: Mapping[str, float]) -> RetrievalScores:
+    return RetrievalScores(**{name: scores[name] for name in RetrievalScores.model_fields})
 
 
-def caption(scores: Mapping[str, float]) -> Caption:
-    return Caption(true=scores.get("true"), cider=scores["cider"], bleu4=scores["bleu4"])
+def caption_scores(scores: Mapping[str, float]) -> CaptionScores:
+    return CaptionScores(true=scores.get("true"), cider=scores["cider"], bleu4=scores["bleu4"])
 
 
 def facts(ingested: IngestResult) -> dict[str, str]:
@@ -136,18 +149,18 @@ def facts(ingested: IngestResult) -> dict[str, str]:
     return {split: f"{found.samples:,} images in {found.shards} shards" for split, found in ingested.splits.items()}
 
 
-def cost(results: BootstrapResults) -> dict[str, str]:
+def gpu_hours(results: BootstrapResults) -> dict[str, str]:
     """GPU hours of the run and of each step, where there were GPUs."""
     hours = {name: found.gpu_hours for name, found in results.steps().items() if found.gpu_hours}
     shares = ", ".join(f"{name} {spent:.2f}" for name, spent in hours.items())
     return {"GPU hours": f"{sum(hours.values()):.2f} ({shares})"} if hours else {}
 
 
-def step(name: str, found: Result) -> Step:
+def report_step(name: str, found: Result) -> ReportStep:
     """A step as the report shows it."""
-    purpose, parents = STEPS[name]
+    purpose, parents = STEP_PURPOSES[name]
     trained = found if isinstance(found, TrainResult) else None
-    return Step(
+    return ReportStep(
         name=name,
         purpose=purpose,
         parents=parents,
@@ -167,22 +180,28 @@ def made_of(found: Result) -> str:
     return found.digest
 
 
-def described(data: Path, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
+def captioned_images(data: Path, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
     """Test images with a person's caption and both models', judged where the truth is known."""
     found = []
     manifest = Manifest.load(data / "test.json")
     judge = judge_of(manifest)
     both = (sample for sample in samples(manifest) if sample.id in before and sample.id in after)
-    for sample in islice(both, DESCRIBED):
+    for sample in islice(both, SHOWN_CAPTIONS):
         old, new = before[sample.id], after[sample.id]
         judged = {"before_true": judge(sample.meta, old), "after_true": judge(sample.meta, new)} if judge else {}
-        found.append(Described(image=thumbnail(sample.images[0]), reference=sample.texts[0], before=old, after=new, **judged))
+        found.append(
+            Described(image=thumbnail(sample.images[0]), reference=sample.texts[0], before=old, after=new, **judged)
+        )
     return tuple(found)
 
 
 def left_out(results: BootstrapResults) -> dict[str, dict[str, int]]:
     """Samples and texts that were not used, by place and reason."""
     places = {f"{split} shards": found.counts for split, found in results.ingest.splits.items()}
-    places |= {name: found.rejected for name, found in results.steps().items() if isinstance(found, TrainResult | EvaluationResult)}
+    places |= {
+        name: found.rejected
+        for name, found in results.steps().items()
+        if isinstance(found, TrainResult | EvaluationResult)
+    }
     places["CapFilt"] = results.select.counts
     return {place: counts for place, counts in places.items() if counts}

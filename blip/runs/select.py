@@ -16,7 +16,7 @@ from blip.data.judge import judge_of
 from blip.data.manifest import Manifest
 from blip.logs import log
 from blip.report import capfilt_page
-from blip.report.capfilt_figures import Figures, save_pictures
+from blip.report.capfilt_figures import SelectionFigures, save_pictures
 from blip.results import SOURCES, SelectResult, numbers
 from blip.runs.context import RunContext
 from blip.tracking import DataInput, start_run
@@ -27,7 +27,9 @@ OWN = (SCORES, MANIFEST, METRICS, PICTURES, "logs", "store")
 """What a step writes itself, and does not take over from the data folder that it reads."""
 
 
-def select(context: RunContext, *, data: str | Path, out: str | Path, page: str | Path | None = None, threshold: str = "") -> SelectResult:
+def select(
+    context: RunContext, *, data: str | Path, out: str | Path, page: str | Path | None = None, threshold: str = ""
+) -> SelectResult:
     """Selects among the texts that `capfilt` scored and makes `out`, the data folder to pre-train on again.
 
     `data` is the folder that `capfilt` wrote, or one of an earlier selection. In `out` `bootstrapped.json`, also under the web manifest's
@@ -44,7 +46,7 @@ def select(context: RunContext, *, data: str | Path, out: str | Path, page: str 
     folder = Path(out)
     web = manifest_name(job.config)
     take_over(Path(data), folder, leave_out={web})
-    figures = Figures(job.input.store, judge_of(job.input))
+    figures = SelectionFigures(job.input.store, judge_of(job.input))
     parents = {"scores": source.digest, "data": job.input.digest, **job.digests}
     inputs = [DataInput(job.config.source, job.input.digest, job.input.root, "select", job.input.samples)]
     with start_run("select", tags={"revision": context.revision}, parents=parents, inputs=inputs) as run:
@@ -59,7 +61,7 @@ def select(context: RunContext, *, data: str | Path, out: str | Path, page: str 
         result.save(folder / METRICS)
         if page:
             Path(page).parent.mkdir(parents=True, exist_ok=True)
-            Path(page).write_text(capfilt_page.html(result, pictures))
+            Path(page).write_text(capfilt_page.capfilt_html(result, pictures))
         run.metrics({f"capfilt/{name}": value for name, value in numbers(result.capfilt.model_dump())})
         for file in (MANIFEST, METRICS, PICTURES):
             run.artifact(folder / file)
@@ -92,17 +94,23 @@ def with_threshold(rule: dict[str, Any], text: str) -> dict[str, Any]:
     for source, _, value in pairs:
         name = source.strip()
         if name not in SOURCES or name in given:
-            raise ConfigError(f"threshold {text!r}: {name!r} must be web or synthetic, and each once; for example web=0.7,synthetic=0.5")
+            raise ConfigError(
+                f"threshold {text!r}: {name!r} must be web or synthetic, and each once; for example web=0.7,synthetic=0.5"
+            )
         try:
             given[name] = float(value)
         except ValueError:
-            raise ConfigError(f"threshold {text!r} must be a number from 0 to 1, or one for each source: web=0.7,synthetic=0.5") from None
+            raise ConfigError(
+                f"threshold {text!r} must be a number from 0 to 1, or one for each source: web=0.7,synthetic=0.5"
+            ) from None
         if not 0 <= given[name] <= 1:
             raise ConfigError(f"threshold {text!r}: {value} must be a number from 0 to 1")
     if rule["type"] == "matched":
         return {**rule, **given}
     if len(given) < len(SOURCES):
-        raise ConfigError(f"threshold {text!r}: the rule so far is {rule['type']!r}, which has none to keep: name both web and synthetic")
+        raise ConfigError(
+            f"threshold {text!r}: the rule so far is {rule['type']!r}, which has none to keep: name both web and synthetic"
+        )
     return {"type": "matched", **given}
 
 
@@ -111,7 +119,9 @@ def read_source(data: str | Path) -> ScoresSource:
     path = Path(data, SCORES)
     if not path.is_file():
         earlier = ", or, where an earlier version wrote it, run capfilt again" if Path(data, MANIFEST).is_file() else ""
-        raise ConfigError(f"data {str(data)!r} has no {SCORES}: name the folder that `blip capfilt` or `blip select` wrote{earlier}")
+        raise ConfigError(
+            f"data {str(data)!r} has no {SCORES}: name the folder that `blip capfilt` or `blip select` wrote{earlier}"
+        )
     try:
         values = json.loads(path.read_bytes())
     except ValueError as error:

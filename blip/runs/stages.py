@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from blip.config import Config, ConfigError, load_config
 
 
-def configs() -> dict[str, type[Config]]:
+def config_classes() -> dict[str, type[Config]]:
     """The configuration class of each stage. Their modules take seconds to load, which not everybody who asks for overrides should wait."""
     from blip.capfilt.job import CapFiltConfig
     from blip.capfilt.rules import SelectionConfig
@@ -32,9 +32,9 @@ def overrides_for(stage: str, overrides: Sequence[str], max_gpu_hours: float = 0
     return bound + [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
 
 
-def check(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
+def load_stages(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
     """Returns every stage's configuration, read before the first one runs. Raises ConfigError with all that is wrong."""
-    stages = configs()
+    stages = config_classes()
     found: dict[str, Config] = {}
     wrong = [
         f"override {override!r} must begin with its stage, one of: {', '.join(stages)}; for example pretrain.optimizer.lr=1e-3"

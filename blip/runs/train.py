@@ -62,7 +62,7 @@ OPERATION = {
     "init": set(INIT),
 }
 """Settings that change how a run works but not what it learns, and those of which something better is known."""
-DESCRIBED = 16
+CAPTIONED_IMAGES = 16
 """So many images are described now and then, to see whether the captions differ."""
 CURVE_POINTS = 100
 """As many points of each curve are kept for the report."""
@@ -93,17 +93,28 @@ def train(
         verb = ["train", stage, *argv(options, context.overrides)]
         return on_nodes(placed, stage, verb, TrainResult, store=context.store, inputs=inputs, out=out)
     if count := processes_to_start(processes):
-        places = {"--data": str(data), "--out": str(out), "--init": text(init), "--profile": text(profile)}
+        places = {
+            "--data": str(data),
+            "--out": str(out),
+            "--init": str_or_none(init),
+            "--profile": str_or_none(profile),
+        }
         return run_in_processes(["train", stage, *argv({**options, **places}, context.overrides)], count, TrainResult)
     return train_here(context, stage, cfg, Path(data), Path(out), Path(init) if init else None, profile)
 
 
-def text(path: str | Path | None) -> str | None:
+def str_or_none(path: str | Path | None) -> str | None:
     return str(path) if path else None
 
 
 def train_here(
-    context: RunContext, stage: str, cfg: RunConfig, data: Path, out: Path, init: Path | None, profile: str | Path | None
+    context: RunContext,
+    stage: str,
+    cfg: RunConfig,
+    data: Path,
+    out: Path,
+    init: Path | None,
+    profile: str | Path | None,
 ) -> TrainResult:
     """This process's part of a training, all of it where it is the only one."""
     began = time.monotonic()
@@ -112,7 +123,9 @@ def train_here(
     start(cfg.engine.timeout)
     manifests = [Manifest.load(data / f"{source}.json") for source in cfg.sources]
     task = make_task(cfg, tokenizer, init)
-    loader = Loader(manifests, preparing(cfg.transform, task), task.collate, cfg.loader, rank(), world(), seed=cfg.seed)
+    loader = Loader(
+        manifests, make_prepare(cfg.transform, task), task.collate, cfg.loader, rank(), world(), seed=cfg.seed
+    )
     steps = count_steps(cfg.epochs, loader.steps_per_epoch)
     cfg = cfg.model_copy(update={"schedule": fit_warmup(cfg.schedule, steps)})
     identity = identify(cfg, manifests, tokenizer, init)
@@ -138,9 +151,13 @@ def train_here(
     )
     del newest  # as large as the model and its optimizer
     loader.step = engine.step
-    parents = {**dict(zip(cfg.sources, identity["data"], strict=True)), **({"model": identity["init"]["init"]} if init else {})}
+    parents = {
+        **dict(zip(cfg.sources, identity["data"], strict=True)),
+        **({"model": identity["init"]["init"]} if init else {}),
+    }
     inputs = [
-        DataInput(name, found.digest, found.root, "training", found.samples) for name, found in zip(cfg.sources, manifests, strict=True)
+        DataInput(name, found.digest, found.root, "training", found.samples)
+        for name, found in zip(cfg.sources, manifests, strict=True)
     ]
     with start_run(stage, tags={"revision": context.revision}, parents=parents, key=key, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
@@ -151,9 +168,13 @@ def train_here(
                 Meter(engine, record, max(1, steps // CURVE_POINTS)),
                 ItmAtPrior(record, cfg.schedule.warmup_steps, weight=cfg.itm_weight),
                 every(cfg.checkpoint.every, lambda _: checkpoints.save(engine)),
-                every(cfg.checkpoint.every, lambda _: note(record, loader)),
+                every(cfg.checkpoint.every, lambda _: save_record(record, loader)),
                 every(cfg.checkpoint.every, stop_when_spent(budget)),
-                *([every(cfg.checkpoint.every, CaptionsAlike(record, write))] if (write := writer(task, cfg, manifests[0])) else []),
+                *(
+                    [every(cfg.checkpoint.every, CaptionsAlike(record, write))]
+                    if (write := caption_writer(task, cfg, manifests[0]))
+                    else []
+                ),
                 *([Profile(profile)] if profile else []),
             ]
             try:
@@ -189,12 +210,12 @@ def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
     return build_task(cfg.task, model, tokenizer)
 
 
-def writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[str]] | None:
+def caption_writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[str]] | None:
     """What describes the first images of a manifest with the model in training, greedily; None for a task that does not write."""
     if not isinstance(cfg.task, CaptioningConfig | PretrainingConfig):
         return None
     captioner = Captioning(as_captioner(cfg.task), task.model, task.tokenizer)
-    images = list(islice(views(manifest, cfg.transform.size), DESCRIBED))
+    images = list(islice(views(manifest, cfg.transform.size), CAPTIONED_IMAGES))
 
     def write() -> list[str]:
         captioner.eval()
@@ -206,7 +227,7 @@ def writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[
     return write if images else None
 
 
-def note(record: Record, loader: Loader) -> None:
+def save_record(record: Record, loader: Loader) -> None:
     """Keeps the curves so far, and the samples that any process could not use."""
     for bad in gather_objects(loader.bad):
         record.reject({place: fault.reason for place, fault in bad.items()})
@@ -220,7 +241,7 @@ def views(manifest: Manifest, size: int) -> Iterator[Tensor]:
             yield eval_transform(size)(decode(sample.images[0]))
 
 
-def preparing(cfg: TransformConfig, task: Task) -> Callable[[Sample, np.random.Generator], Example]:
+def make_prepare(cfg: TransformConfig, task: Task) -> Callable[[Sample, np.random.Generator], Example]:
     """What makes of a stored sample one that a task learns from."""
     make = task.prepare
 

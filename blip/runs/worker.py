@@ -59,7 +59,9 @@ def load_models(job: CapFiltJob) -> tuple[Captioning | None, Retrieval | None]:
         if len(folders) == 2 and len(set(job.digests.values())) == 1:
             both = load_task(folders["captioner"])
             if not isinstance(both, Pretraining):
-                raise ConfigError(f"model {folders['captioner']} is captioner and filter, for which it must be a pre-trained one")
+                raise ConfigError(
+                    f"model {folders['captioner']} is captioner and filter, for which it must be a pre-trained one"
+                )
             captioner = Captioning(as_captioner(both.cfg), both.model, both.tokenizer)
             text_filter = Retrieval(as_filter(both.cfg), both.model, both.tokenizer)
         else:

@@ -23,7 +23,9 @@ from blip.storage import Store, open_store, probe
 PATTERN = "{name}-{number:06d}.tar"
 
 
-def write_tars(data: str | Path, source: str, out: str, per_shard: int = 10_000, *, each_text: bool = False) -> WriteTarsResult:
+def write_tars(
+    data: str | Path, source: str, out: str, per_shard: int = 10_000, *, each_text: bool = False
+) -> WriteTarsResult:
     """Writes the samples of a data folder's manifest to WebDataset tars `SOURCE-000000.tar` in `out`, a folder or `s3://`.
 
     Each sample has its images, a `txt` with its first text, and a `json` with what is known about it and all its `texts`. With `each_text`
@@ -33,7 +35,9 @@ def write_tars(data: str | Path, source: str, out: str, per_shard: int = 10_000,
     began = time.monotonic()
     path = Path(data, f"{source}.json")
     if not path.is_file():
-        raise ConfigError(f"source {source!r}: there is no {path}; name a manifest of the data folder, such as web or gold")
+        raise ConfigError(
+            f"source {source!r}: there is no {path}; name a manifest of the data folder, such as web or gold"
+        )
     if per_shard < 1:
         raise ConfigError(f"per_shard is {per_shard}: at least one sample must be in a tar")
     manifest = Manifest.load(path)

@@ -247,7 +247,7 @@ def test_another_threshold_needs_no_model_and_no_image(folder: Path):
 def choose_without_pictures(folder: Path, data: str, out: str, threshold: str) -> Manifest:
     """Selects where the shards are out of reach, as pictures for the report alone are read from them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blip.runs.select.Figures.pictures", lambda _: [])
+        patch.setattr("blip.runs.select.SelectionFigures.pictures", lambda _: [])
         choose(folder, data=data, out=out, threshold=threshold)
     return Manifest.load(folder / out / "web.json")
 
@@ -482,7 +482,7 @@ def test_few_broken_shards_are_named_and_many_end_the_job(folder: Path):
 
 
 def test_mistakes_are_named_before_any_work(folder: Path):
-    with pytest.raises(ConfigError, match="captioner None: name a model folder, or set variant"):
+    with pytest.raises(ConfigError, match="captioner '': name a model folder, or set variant"):
         run(folder, captioner=None)
     with pytest.raises(ConfigError, match=r"source 'wob': there is no .*wob.json"):
         run(folder, "source=wob")

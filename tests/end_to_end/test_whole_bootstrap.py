@@ -34,7 +34,9 @@ class Run:
         self.command = [sys.executable, "-m", "pipelines", "run", "bootstrap", "--root", str(root), *settings]
 
     def start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.command, cwd=self.root.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            self.command, cwd=self.root.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     def finish(self) -> tuple[int, str]:
         run = self.start()
@@ -44,7 +46,9 @@ class Run:
     def kill(self, step: str) -> str:
         """Runs until a step shows progress, kills its process without warning, and returns what was said."""
         run = self.start()
-        while run.poll() is None and not any(path.stat().st_size for path in self.root.glob(f"bootstrap-*/{step}/progress.jsonl")):
+        while run.poll() is None and not any(
+            path.stat().st_size for path in self.root.glob(f"bootstrap-*/{step}/progress.jsonl")
+        ):
             time.sleep(0.05)
         for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
             if is_step(pid, str(self.root)):
@@ -76,15 +80,33 @@ def test_a_killed_step_is_named_and_the_next_run_goes_on_after_the_last_that_fin
     _, killed, said = finished
     assert "pretrain failed: ended by SIGKILL" in killed
     assert "[ 2/12] ingest" in said
-    assert [line for line in said.splitlines() if "done before" in line] == [line for line in said.splitlines() if "] ingest" in line]
+    assert [line for line in said.splitlines() if "done before" in line] == [
+        line for line in said.splitlines() if "] ingest" in line
+    ]
     assert said.count("✓") == 11
 
 
 def test_a_killed_training_ends_as_one_that_was_left_alone(finished, tmp_path):
     run, *_ = finished
-    data, model = (next(run.root.glob(f"bootstrap-*/{path}")) for path in ("ingest/data", "pretrain/model/model.safetensors"))
-    settings = [word for name, value in SIZES.items() if name.startswith("pretrain.") for word in ("--set", f"{name[9:]}={value}")]
-    places = ["--preset", "shapes", "--data", str(data), "--out", str(tmp_path / "model"), "--store", str(tmp_path / "store")]
+    data, model = (
+        next(run.root.glob(f"bootstrap-*/{path}")) for path in ("ingest/data", "pretrain/model/model.safetensors")
+    )
+    settings = [
+        word
+        for name, value in SIZES.items()
+        if name.startswith("pretrain.")
+        for word in ("--set", f"{name[9:]}={value}")
+    ]
+    places = [
+        "--preset",
+        "shapes",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "model"),
+        "--store",
+        str(tmp_path / "store"),
+    ]
     alone = [sys.executable, "-m", "blip.cli", "train", "pretrain", *places, *settings]
     subprocess.run(alone, check=True, capture_output=True, env={**os.environ, "BLIP_TRACKING": "off"})
     expected, found = load_file(tmp_path / "model" / "model.safetensors"), load_file(model)
@@ -98,7 +120,16 @@ def test_the_summary_holds_every_figure(finished):
     assert set(summary) == {"noise", "capfilt", "retrieval", "caption", "seconds", "registered"}
     assert set(summary["retrieval"]["after"]) == {"tr1", "tr5", "tr10", "ir1", "ir5", "ir10"}
     assert 0.3 < summary["noise"]["web"]["before"] < 0.7
-    assert set(summary["seconds"]) > {"total", "ingest", "pretrain", "captioner", "filter", "capfilt", "pretrain-again", "register"}
+    assert set(summary["seconds"]) > {
+        "total",
+        "ingest",
+        "pretrain",
+        "captioner",
+        "filter",
+        "capfilt",
+        "pretrain-again",
+        "register",
+    }
 
 
 def test_the_report_needs_no_network(finished):

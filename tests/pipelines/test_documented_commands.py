@@ -18,7 +18,7 @@ from kubeflow import Kubeflow
 from PIL import Image
 
 from blip.runs.ingest import with_source
-from blip.runs.stages import check
+from blip.runs.stages import load_stages
 
 ROOT = Path(__file__).parents[2]
 NOT_RUN = {
@@ -171,4 +171,4 @@ def test_what_is_submitted_is_taken_and_its_settings_are_sound(command: str, mon
     source = [f"ingest.{override}" for override in with_source(given.get("source", "shapes"), [])]
     own = given.get("overrides", [])
     # retraining has no source: it looks where the settings say
-    check(given.get("preset", "shapes"), own if "schedule" in command else [*source, *own])
+    load_stages(given.get("preset", "shapes"), own if "schedule" in command else [*source, *own])

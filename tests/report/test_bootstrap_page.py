@@ -11,8 +11,8 @@ from PIL import Image
 
 from blip.data.datasets import shapes
 from blip.report import bootstrap_page
-from blip.report.bootstrap_page import Described, Gallery, Judged, Picture, Report, Step
-from blip.report.html import minutes
+from blip.report.bootstrap_page import BootstrapReport, Described, Gallery, Picture, ReportStep, ScoredText
+from blip.report.rendering import minutes
 from blip.report.summary import Summary
 from blip.results import SOURCES, MatchHistogram, Source
 
@@ -39,7 +39,10 @@ FIGURES: dict[str, Any] = {
         "before": {"tr1": 6.3, "tr5": 19.0, "tr10": 29.6, "ir1": 5.1, "ir5": 17.2, "ir10": 28.1},
         "after": {"tr1": 28.4, "tr5": 61.0, "tr10": 77.0, "ir1": 27.1, "ir5": 60.2, "ir10": 76.1},
     },
-    "caption": {"before": {"true": 0.41, "cider": 0.61, "bleu4": 0.22}, "after": {"true": 0.72, "cider": 1.12, "bleu4": 0.317}},
+    "caption": {
+        "before": {"true": 0.41, "cider": 0.61, "bleu4": 0.22},
+        "after": {"true": 0.72, "cider": 1.12, "bleu4": 0.317},
+    },
     "seconds": {"total": 356.2, **{name: seconds for name, (_, seconds, _) in ORDER.items()}},
     "registered": True,
 }
@@ -53,15 +56,18 @@ def test_a_transparent_picture_is_shown_as_people_see_it():
 
 
 def curve(rng: Random, first: float, last: float, length: int = 500) -> list[tuple[int, float]]:
-    return [(i, last + (first - last) * math.exp(-i / (length / 5)) + rng.gauss(0, 0.06) * last) for i in range(0, length, 5)]
+    return [
+        (i, last + (first - last) * math.exp(-i / (length / 5)) + rng.gauss(0, 0.06) * last)
+        for i in range(0, length, 5)
+    ]
 
 
-def step(rng: Random, name: str) -> Step:
+def step(rng: Random, name: str) -> ReportStep:
     parents, seconds, purpose = ORDER[name]
     ends = {"pretrain": {"itc": 4.4, "itm": 0.56, "lm": 2.1}, "pretrain-again": {"itc": 3.5, "itm": 0.41, "lm": 1.5}}
     ends |= {"captioner": {"lm": 1.2}, "filter": {"itc": 3.1, "itm": 0.33}}
     firsts = {"itc": 6.1, "itm": 0.68, "lm": 5.0}
-    return Step(
+    return ReportStep(
         name=name,
         purpose=purpose,
         parents=parents,
@@ -70,7 +76,9 @@ def step(rng: Random, name: str) -> Step:
         params={"optimizer": {"lr": 1e-3, "betas": [0.9, 0.99]}, "seed": 42} if name in ends else {},
         alarms=("ITM at its prior: the mean loss of the last 200 steps is 0.6360",) if name == "pretrain" else (),
         digest=f"sha256:{rng.getrandbits(128):032x}",
-        mlflow="http://localhost:5000/#/experiments/1/runs/abc" if name == "pretrain" else f"{rng.getrandbits(128):032x}",
+        mlflow="http://localhost:5000/#/experiments/1/runs/abc"
+        if name == "pretrain"
+        else f"{rng.getrandbits(128):032x}",
     )
 
 
@@ -79,16 +87,16 @@ def picture(rng: Random, sample: Any) -> Picture:
     scene = sample.meta["truth"]
     written = shapes.write_caption(scene if rng.random() < 0.7 else shapes.random_scene(rng), rng)
 
-    def judge(text: str) -> Judged:
+    def judge(text: str) -> ScoredText:
         true = shapes.is_true(scene, text)
         right = rng.betavariate(7, 1.2)
         match = right if true == (rng.random() < 0.93) else 1 - right
-        return Judged(text=text, match=match, kept=match >= 0.5, true=true)
+        return ScoredText(text=text, match=match, kept=match >= 0.5, true=true)
 
     return Picture(key=sample.key, image=sample.images[0], web=(judge(sample.texts[0]),), synthetic=(judge(written),))
 
 
-def histogram(source: Source, texts: list[Judged]) -> MatchHistogram:
+def histogram(source: Source, texts: list[ScoredText]) -> MatchHistogram:
     """The texts of a source by truth and by twentieths of p(match)."""
     bins: dict[bool | None, list[int]] = {known: [0] * 20 for known in (True, False, None)}
     for text in texts:
@@ -97,7 +105,7 @@ def histogram(source: Source, texts: list[Judged]) -> MatchHistogram:
     return MatchHistogram(source=source, true=tuple(bins[True]), false=tuple(bins[False]), unknown=tuple(bins[None]))
 
 
-def report(**changed: Any) -> Report:
+def report(**changed: Any) -> BootstrapReport:
     """A bootstrap of the world of shapes as it could have been."""
     rng = Random(0)
     pictures = [picture(rng, sample) for sample in shapes.web_samples(WORLD)]
@@ -122,9 +130,12 @@ def report(**changed: Any) -> Report:
         "histograms": tuple(histogram(source, [p.texts(source)[0] for p in pictures]) for source in SOURCES),
         "galleries": (*bootstrap_page.galleries(pictures), *bootstrap_page.galleries(pictures, "synthetic", most=3)),
         "described": tuple(described),
-        "bad": {"ingest": {"undecodable image": 3, "empty text": 12}, "capfilt": {"below threshold": 4392, "repeated text": 41}},
+        "bad": {
+            "ingest": {"undecodable image": 3, "empty text": 12},
+            "capfilt": {"below threshold": 4392, "repeated text": 41},
+        },
     }
-    return Report(**values | changed)
+    return BootstrapReport(**values | changed)
 
 
 class Tags(HTMLParser):
@@ -144,7 +155,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_needs_nothing_but_itself():
-    text = bootstrap_page.html(report())
+    text = bootstrap_page.bootstrap_html(report())
     tags = Tags(text).tags
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
     images = [attrs["src"] or "" for tag, attrs in tags if tag == "img"]
@@ -155,7 +166,7 @@ def test_the_page_needs_nothing_but_itself():
 
 
 def test_the_page_shows_figures_decisions_curves_and_record():
-    shown = Tags(bootstrap_page.html(report()))
+    shown = Tags(bootstrap_page.bootstrap_html(report()))
     for words in (
         "93.4%",
         "28.4%",
@@ -165,17 +176,23 @@ def test_the_page_shows_figures_decisions_curves_and_record():
         "optimizer.lr",
     ):
         assert words in " ".join(shown.words), words
-    lines = [attrs["class"] for tag, attrs in shown.tags if tag == "path" and (attrs.get("class") or "").startswith("line")]
-    assert sorted(filter(None, lines)) == [f"line s{i}" for i in (0, 0, 0, 1, 2, 2, 3, 3, 3)], "itc, itm and lm of four trainings"
+    lines = [
+        attrs["class"] for tag, attrs in shown.tags if tag == "path" and (attrs.get("class") or "").startswith("line")
+    ]
+    assert sorted(filter(None, lines)) == [f"line s{i}" for i in (0, 0, 0, 1, 2, 2, 3, 3, 3)], (
+        "itc, itm and lm of four trainings"
+    )
     assert {"kept", "dropped", "Web: kept, and false", "pretrain-again"} <= set(shown.words)
 
 
 def test_texts_of_the_web_stay_texts():
     evil = "<script>alert('web')</script>"
     sample = next(shapes.web_samples(WORLD))
-    judged = Judged(text=evil, match=0.9, kept=True)
-    gallery = Gallery(title="Kept", note="", pictures=(Picture(key=evil, image=sample.images[0], web=(judged,), synthetic=()),))
-    shown = Tags(bootstrap_page.html(report(galleries=(gallery,))))
+    judged = ScoredText(text=evil, match=0.9, kept=True)
+    gallery = Gallery(
+        title="Kept", note="", pictures=(Picture(key=evil, image=sample.images[0], web=(judged,), synthetic=()),)
+    )
+    shown = Tags(bootstrap_page.bootstrap_html(report(galleries=(gallery,))))
     assert "script" not in {tag for tag, _ in shown.tags}
     assert evil in shown.words
 
@@ -183,10 +200,16 @@ def test_texts_of_the_web_stay_texts():
 def test_a_world_without_known_truth_has_a_page_too():
     unknown = {"before": None, "after": None}
     kept = {"precision": None, "recall": None, "kept": 0.45}
-    figures = FIGURES | {"noise": {"web": unknown, "synthetic": unknown}, "capfilt": {"web": kept, "synthetic": kept}, "registered": False}
-    texts = [Judged(text="a text", match=match, kept=match >= 0.5) for match in (0.2, 0.9)]
+    figures = FIGURES | {
+        "noise": {"web": unknown, "synthetic": unknown},
+        "capfilt": {"web": kept, "synthetic": kept},
+        "registered": False,
+    }
+    texts = [ScoredText(text="a text", match=match, kept=match >= 0.5) for match in (0.2, 0.9)]
     counts = histogram("web", texts)
-    text = bootstrap_page.html(report(summary=Summary.model_validate(figures), histograms=(counts,), galleries=(), described=()))
+    text = bootstrap_page.bootstrap_html(
+        report(summary=Summary.model_validate(figures), histograms=(counts,), galleries=(), described=())
+    )
     shown = " ".join(Tags(text).words)
     assert "Text R@1 rose from 6.3% to 28.4%; 45% of the web texts were kept." in shown
     assert "truth not known" in shown
@@ -195,14 +218,17 @@ def test_a_world_without_known_truth_has_a_page_too():
 
 
 def test_a_report_of_figures_alone_has_a_page():
-    assert "93.4%" in bootstrap_page.html(Report(summary=Summary.model_validate(FIGURES)))
+    assert "93.4%" in bootstrap_page.bootstrap_html(BootstrapReport(summary=Summary.model_validate(FIGURES)))
 
 
 def test_small_pictures_keep_their_pixels_and_large_ones_become_small():
     sample = next(shapes.web_samples(WORLD))
     small = bootstrap_page.picture(sample.images[0])
     assert small["crisp"]
-    with Image.open(BytesIO(base64.b64decode(small["uri"].split(",")[1]))) as kept, Image.open(BytesIO(sample.images[0])) as original:
+    with (
+        Image.open(BytesIO(base64.b64decode(small["uri"].split(",")[1]))) as kept,
+        Image.open(BytesIO(sample.images[0])) as original,
+    ):
         assert kept.convert("RGB").tobytes() == original.convert("RGB").tobytes()
     file = BytesIO()
     Image.new("RGBA", (1200, 600), "red").save(file, "PNG")
@@ -216,10 +242,13 @@ def test_galleries_show_the_surest_the_least_sure_and_the_mistakes():
     sample = next(shapes.web_samples(WORLD))
 
     def judged(match: float, true: bool) -> Picture:
-        text = Judged(text="a text", match=match, kept=match >= 0.5, true=true)
+        text = ScoredText(text="a text", match=match, kept=match >= 0.5, true=true)
         return Picture(key=f"{match}", image=sample.images[0], web=(text,), synthetic=())
 
-    pictures = [judged(m, t) for m, t in ((0.1, False), (0.4, True), (0.6, False), (0.9, True), (0.2, False), (0.7, True), (0.95, True))]
+    pictures = [
+        judged(m, t)
+        for m, t in ((0.1, False), (0.4, True), (0.6, False), (0.9, True), (0.2, False), (0.7, True), (0.95, True))
+    ]
     found = {g.title: [p.key for p in g.pictures] for g in bootstrap_page.galleries(pictures, most=2)}
     assert found == {
         "Web: kept, surest": ["0.95", "0.9"],
@@ -242,7 +271,8 @@ def test_markdown_has_the_table_and_the_ways_to_mlflow():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(None, ""), (4.24, "4.2 s"), (41.0, "41 s"), (59.7, "1:00 min"), (125.4, "2:05 min"), (4320.0, "1:12 h")]
+    ("seconds", "words"),
+    [(None, ""), (4.24, "4.2 s"), (41.0, "41 s"), (59.7, "1:00 min"), (125.4, "2:05 min"), (4320.0, "1:12 h")],
 )
 def test_durations_are_read_by_people(seconds, words):
     assert minutes(seconds) == words

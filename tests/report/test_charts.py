@@ -11,7 +11,9 @@ def test_ticks_are_round():
 
 
 def test_a_line_runs_from_its_first_to_its_last_point():
-    chart = line_chart({"pretrain": [(0, 4.0), (50, 3.0), (100, 2.0)], "filter": [(0, 4.0), (50, 2.0)]}, width=200, height=100)
+    chart = line_chart(
+        {"pretrain": [(0, 4.0), (50, 3.0), (100, 2.0)], "filter": [(0, 4.0), (50, 2.0)]}, width=200, height=100
+    )
     points = [[tuple(map(float, p.split(","))) for p in line.path[1:].split("L")] for line in chart.lines]
     assert [[x for x, _ in line] for line in points] == [[0, 100, 200], [0, 100]]
     assert points[0][1][1] == 50
@@ -22,7 +24,9 @@ def test_a_line_runs_from_its_first_to_its_last_point():
 
 
 def test_long_curves_are_means_and_values_that_are_no_numbers_are_left_out():
-    assert thinned([(step, float(step % 2)) for step in range(1000)], most=100) == [(10 * i + 4, 0.5) for i in range(100)]
+    assert thinned([(step, float(step % 2)) for step in range(1000)], most=100) == [
+        (10 * i + 4, 0.5) for i in range(100)
+    ]
     assert thinned([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 2.0)]) == [(0, 1.0), (3, 2.0)]
 
 
@@ -50,12 +54,20 @@ def test_a_node_stands_after_its_last_parent():
     assert [place[name][0] for name, *_ in nodes] == [0, 120, 240, 240, 360]
     assert place["captioner"][1] < place["pretrain"][1] < place["filter"][1]
     assert (drawn.width, drawn.height) == (460, 92)
-    assert {box.name: box.share for box in drawn.boxes} == {"ingest": 0.5, "pretrain": 1, "captioner": 0.2, "filter": 0, "capfilt": 0.1}
+    assert {box.name: box.share for box in drawn.boxes} == {
+        "ingest": 0.5,
+        "pretrain": 1,
+        "captioner": 0.2,
+        "filter": 0,
+        "capfilt": 0.1,
+    }
     assert [box.name for box in drawn.boxes if box.alarm] == ["pretrain"]
     assert len(drawn.edges) == 5, "ingest reaches captioner and filter through pretrain"
 
 
 def test_an_edge_may_pass_where_no_box_stands():
     column = [(name, ("a",), 1.0, False) for name in ("b", "middle", "short")]
-    drawn = graph([("a", (), 1.0, False), *column, ("c", ("b", "middle"), 1.0, False), ("end", ("c", "short"), 1.0, False)])
+    drawn = graph(
+        [("a", (), 1.0, False), *column, ("c", ("b", "middle"), 1.0, False), ("end", ("c", "short"), 1.0, False)]
+    )
     assert len(drawn.edges) == 7

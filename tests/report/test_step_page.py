@@ -38,13 +38,16 @@ def saved(made: step_page.StepPage, tmp_path: Path) -> str:
 
 def images(page: str) -> list[tuple[int, int]]:
     """Sizes of the images inside."""
-    return [Image.open(BytesIO(base64.b64decode(data))).size for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)]
+    return [
+        Image.open(BytesIO(base64.b64decode(data))).size
+        for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
+    ]
 
 
 def test_data_shows_the_first_images_of_each_split_with_their_texts(folder: Path):
     splits = {split: SplitResult(samples=n, shards=2) for split, n in (("gold", 3), ("web", 20), ("test", 4))}
     page = saved(step_page.ingest_page(IngestResult(splits=splits, vocabulary=64), folder), folder)
-    assert len(images(page)) == 3 + step_page.SHOWN + 4
+    assert len(images(page)) == 3 + step_page.IMAGES_SHOWN + 4
     assert all(sample.texts[0] in page for sample in shapes.test_samples(WORLD))
     assert "web: 20 images in 2 shards" in page
     assert "<script>" not in page

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from blip.report.summary import Summary, headline, rows, table
+from blip.report.summary import Summary, headline, summary_rows, summary_table
 
 FIGURES: dict[str, Any] = {
     "noise": {"web": {"before": 0.5, "after": 0.93}, "synthetic": {"before": 0.64, "after": 0.95}},
@@ -17,7 +17,10 @@ FIGURES: dict[str, Any] = {
         "before": {"tr1": 1.2, "tr5": 5.0, "tr10": 9.6, "ir1": 1.0, "ir5": 5.2, "ir10": 9.1},
         "after": {"tr1": 28.4, "tr5": 61.0, "tr10": 77.0, "ir1": 27.1, "ir5": 60.2, "ir10": 76.1},
     },
-    "caption": {"before": {"true": 0.41, "cider": 0.61, "bleu4": 0.22}, "after": {"true": 0.72, "cider": 0.5, "bleu4": 0.22}},
+    "caption": {
+        "before": {"true": 0.41, "cider": 0.61, "bleu4": 0.22},
+        "after": {"true": 0.72, "cider": 0.5, "bleu4": 0.22},
+    },
     "seconds": {"total": 390.0, "ingest": 12.0},
     "registered": True,
 }
@@ -38,7 +41,7 @@ def test_a_figure_that_is_missing_is_named():
 
 
 def test_rows_say_what_is_better_and_what_is_not():
-    found = {(r.group, r.name): (r.before, r.after, r.change, r.better) for r in rows(summary())}
+    found = {(r.group, r.name): (r.before, r.after, r.change, r.better) for r in summary_rows(summary())}
     assert len(found) == 11
     assert found["True texts", "web"] == ("50.0%", "93.0%", "+43.0", True)
     assert found["Image retrieval", "R@1"] == ("1.0%", "27.1%", "+26.1", True)
@@ -59,7 +62,7 @@ def test_the_headline_tells_a_rise_a_fall_and_what_is_not_known():
 @pytest.mark.parametrize(("registered", "verdict"), [(True, "is the champion"), (False, "did not pass the gate")])
 def test_the_table_shows_figures_and_verdict(registered, verdict):
     screen = Console(file=StringIO(), width=100)
-    screen.print(table(summary(registered=registered)))
+    screen.print(summary_table(summary(registered=registered)))
     assert isinstance(screen.file, StringIO)
     shown = screen.file.getvalue()
     assert "Text retrieval, R@1       1.2%   28.4%    +27.2" in shown
@@ -70,9 +73,9 @@ def test_the_table_shows_figures_and_verdict(registered, verdict):
 
 def test_a_task_that_was_left_out_has_no_rows_and_no_place_in_the_headline():
     without = summary(retrieval=None)
-    assert not [row for row in rows(without) if "retrieval" in row.group]
+    assert not [row for row in summary_rows(without) if "retrieval" in row.group]
     assert headline(without).endswith("93% of those kept; CIDEr fell from 0.610 to 0.500.")
-    assert not [row for row in rows(summary(caption=None)) if row.group == "Captions"]
+    assert not [row for row in summary_rows(summary(caption=None)) if row.group == "Captions"]
     assert "text R@1 rose" in headline(summary(caption=None))
     screen = Console(file=StringIO(), width=100)
-    screen.print(table(summary(caption=None)))
+    screen.print(summary_table(summary(caption=None)))

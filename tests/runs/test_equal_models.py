@@ -31,7 +31,12 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     found = []
     for seed in ("1", "2"):
         out = tmp_path_factory.mktemp("models")
-        subprocess.run([sys.executable, "-c", WRITE, str(out)], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-c", WRITE, str(out)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        )
         files = sorted(path for path in out.rglob("*") if path.is_file())
         found.append({str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
     return found
@@ -39,5 +44,10 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 def test_every_file_of_a_model_and_of_its_exports_is_the_same(digests: list[dict[str, str]]):
     first, second = digests
-    assert {Path(name).name for name in first} >= {"model.safetensors", "training_state.safetensors", "model.pth", "tokenizer.json"}
+    assert {Path(name).name for name in first} >= {
+        "model.safetensors",
+        "training_state.safetensors",
+        "model.pth",
+        "tokenizer.json",
+    }
     assert {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)} == set()

@@ -29,7 +29,14 @@ from blip.storage import open_store
 from blip.tasks.captioning import Captioning
 from blip.workers.local_pool import on_this_machine
 
-RUN = ("evaluation.batch=2", "lease.seconds=2", "report=0.1", "retrieval.rerank=3", "retrieval.text.tokens=12", "captioning.text.tokens=12")
+RUN = (
+    "evaluation.batch=2",
+    "lease.seconds=2",
+    "report=0.1",
+    "retrieval.rerank=3",
+    "retrieval.text.tokens=12",
+    "captioning.text.tokens=12",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +53,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def evaluated(folder: Path, out: str, *overrides: str, store: str | None = None, workers=None) -> tuple[EvaluationResult, bytes]:
+def evaluated(
+    folder: Path, out: str, *overrides: str, store: str | None = None, workers=None
+) -> tuple[EvaluationResult, bytes]:
     """Figures, without what differs from run to run, and captions."""
     store = store or str(folder / f"store-{out}")
     context = RunContext(preset="shapes", overrides=(*RUN, *overrides), store=store, revision="r")
@@ -113,7 +122,9 @@ def test_a_process_that_must_go_meanwhile_leaves_no_blame_and_no_lease(folder: P
         with pytest.raises(SystemExit, match="143"):
             evaluated(folder, "gone", "lease.seconds=600", store=store)
     assert signal.getsignal(signal.SIGTERM) == handler
-    assert evaluated(folder, "again", "lease.seconds=600", "lease.attempts=1", store=store) == evaluated(folder, "alone")
+    assert evaluated(folder, "again", "lease.seconds=600", "lease.attempts=1", store=store) == evaluated(
+        folder, "alone"
+    )
 
 
 def test_a_limit_is_of_the_whole_set(folder: Path):
@@ -154,7 +165,10 @@ def test_what_is_no_sample_counts_for_nothing_that_was_evaluated(folder: Path):
     (folder / "tars").mkdir()
     with tarfile.open(folder / "tars" / "web.tar", "w") as tar:
         for sample in samples(5):
-            for name, data in ((f"{sample.key}.png", sample.images[0]), (f"{sample.key}.txt", sample.texts[0].encode())):
+            for name, data in (
+                (f"{sample.key}.png", sample.images[0]),
+                (f"{sample.key}.txt", sample.texts[0].encode()),
+            ):
                 (member := tarfile.TarInfo(name)).size = len(data)
                 tar.addfile(member, BytesIO(data))
         for i in range(20):
@@ -172,7 +186,11 @@ def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pyte
     context = RunContext(preset="shapes", store=str(folder / "store"))
     with pytest.raises(ConfigError, match=r"model '.*absent': name a model folder"):
         evaluate(context, data=folder / "data", model=folder / "absent", out=folder / "out")
-    for wrong, words in (("evaluation.limit=0", "limit"), ("evaluation.batch=0", "batch"), ("captioning=null", "both none")):
+    for wrong, words in (
+        ("evaluation.limit=0", "limit"),
+        ("evaluation.batch=0", "batch"),
+        ("captioning=null", "both none"),
+    ):
         with pytest.raises(ConfigError, match=words):
             evaluated(folder, "out", "retrieval=null", wrong, workers=nowhere)
     monkeypatch.setattr("blip.budget.spent", lambda _: {"pretrain": 2.0})

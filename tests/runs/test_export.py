@@ -11,7 +11,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipForQuestionAnswering, BlipProcessor
+from transformers import (
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+    BlipProcessor,
+)
 from typer.testing import CliRunner
 
 from blip.cli import app
@@ -49,13 +54,19 @@ TASKS = {
     "vqa": VQAConfig(),
     "nlvr": NLVRConfig(text=TextLengths(words=40, tokens=40, pad="longest")),
 }
-CLASSES = {"captioning": BlipForConditionalGeneration, "retrieval": BlipForImageTextRetrieval, "vqa": BlipForQuestionAnswering}
+CLASSES = {
+    "captioning": BlipForConditionalGeneration,
+    "retrieval": BlipForImageTextRetrieval,
+    "vqa": BlipForQuestionAnswering,
+}
 
 
 def folder(cfg: TaskConfig, path: Path, model: MEDConfig = MODEL) -> Path:
     """A model folder with random weights."""
     tokenizer = Tokenizer.train(["a red circle", "a blue square", "the left of a ring"], 64)
-    run = RunConfig(epochs=1, sources=("gold",), task=cfg, model=model, transform=TransformConfig(size=16)).with_tokenizer(tokenizer)
+    run = RunConfig(
+        epochs=1, sources=("gold",), task=cfg, model=model, transform=TransformConfig(size=16)
+    ).with_tokenizer(tokenizer)
     torch.manual_seed(0)
     save_model(build_task(cfg, build_model(cfg, run.model), tokenizer), path)
     return path
@@ -119,7 +130,13 @@ def test_transformers_gets_the_sizes_constants_and_token_ids_of_the_model(kind: 
     assert (text.vocab_size, text.bos_token_id, text.eos_token_id) == (cfg.text.vocab_size, ids.dec, ids.sep)
     assert (text.sep_token_id, text.pad_token_id) == (ids.sep, ids.pad)
     tokenizer = BlipProcessor.from_pretrained(out).tokenizer
-    assert tokenizer.convert_tokens_to_ids(["[DEC]", "[ENC]", "[SEP]", "[PAD]", "[CLS]"]) == [ids.dec, ids.enc, ids.sep, ids.pad, ids.cls]
+    assert tokenizer.convert_tokens_to_ids(["[DEC]", "[ENC]", "[SEP]", "[PAD]", "[CLS]"]) == [
+        ids.dec,
+        ids.enc,
+        ids.sep,
+        ids.pad,
+        ids.cls,
+    ]
 
 
 def test_a_pretrained_model_becomes_one_that_writes_and_one_that_matches(tmp_path: Path):
@@ -140,12 +157,17 @@ def test_the_processor_prepares_images_and_texts_as_we_do(tmp_path: Path):
     tokenizer = Tokenizer.from_folder(source / "tokenizer")
     expected = replace_first(tokenizer.encode(["the red square"], 20).ids, tokenizer.enc)
     assert theirs["input_ids"].tolist() == expected.tolist(), "matching reads its text from [ENC]"
-    assert (processor.tokenizer.bos_token_id, processor.tokenizer.convert_tokens_to_ids("[ENC]")) == (tokenizer.dec, tokenizer.enc)
+    assert (processor.tokenizer.bos_token_id, processor.tokenizer.convert_tokens_to_ids("[ENC]")) == (
+        tokenizer.dec,
+        tokenizer.enc,
+    )
 
 
 def run_card(folder: Path, lines: str = "") -> list[str]:
     """What the lines of a model card print, as a person runs them beside a photo."""
-    Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1), 50).convert("RGB").resize((16, 16)).save(folder / "photo.jpg", quality=95)
+    Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1), 50).convert("RGB").resize((16, 16)).save(
+        folder / "photo.jpg", quality=95
+    )
     [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     done = subprocess.run([sys.executable, "-c", code + lines], cwd=folder, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
@@ -164,7 +186,11 @@ def test_the_cards_lines_match_as_we_do(kind: str, tmp_path: Path):
     with torch.no_grad():
         tokens = task.model.encode_image(image)
         ours = task.model.match(text, task.model.text_encoder.cross_keys_values(tokens)).softmax(1)[0, 1].item()
-        of_cls = MED.match(with_enc(task.model, False), text, task.model.text_encoder.cross_keys_values(tokens)).softmax(1)[0, 1].item()
+        of_cls = (
+            MED.match(with_enc(task.model, False), text, task.model.text_encoder.cross_keys_values(tokens))
+            .softmax(1)[0, 1]
+            .item()
+        )
         near = (task.model.image_feature(tokens) @ task.model.text_feature(task.model.encode_text(text)).T).item()
     assert p_match == pytest.approx(ours, abs=1e-4)
     assert similarity == pytest.approx(near, abs=1e-4)
@@ -226,9 +252,13 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
     [official] = export(source, tmp_path / "official", "official")
     hf = export(source, tmp_path / "hf", "hf")[0]
     tensors = read(official / "model.pth")
-    assert ("queue_ptr" in tensors, "ptr_queue" in tensors) == ((True, False) if kind == "pretraining" else (False, True))
+    assert ("queue_ptr" in tensors, "ptr_queue" in tensors) == (
+        (True, False) if kind == "pretraining" else (False, True)
+    )
     cross = "encoder.layer.0.crossattention.self.key.weight"
-    assert tensors[f"text_encoder_m.{cross}"].equal(tensors[f"text_encoder.{cross}"]), "the teacher's, which never runs, is the student's"
+    assert tensors[f"text_encoder_m.{cross}"].equal(tensors[f"text_encoder.{cross}"]), (
+        "the teacher's, which never runs, is the student's"
+    )
     for back in (official / "model.pth", hf / SIDE_FILE):
         other = build_task(TASKS[kind], build_model(TASKS[kind], task.model.cfg), task.tokenizer).alignment
         report = training_state.load(other, str(back))
@@ -236,7 +266,9 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
         assert other.temperature.item() == pytest.approx(0.2)
         assert other.queue.pointer.item() == 4
         assert other.queue.image[:4].equal(alignment.queue.image[:4])
-        assert other.queue.ids[:4].tolist() == ([-100] * 4 if kind == "pretraining" and back.suffix == ".pth" else [7, 8, 9, 7])
+        assert other.queue.ids[:4].tolist() == (
+            [-100] * 4 if kind == "pretraining" and back.suffix == ".pth" else [7, 8, 9, 7]
+        )
         for name, parameter in alignment.teacher.named_parameters():
             assert parameter.equal(other.teacher.get_parameter(name)), name
     model = build_model(TASKS[kind], task.model.cfg)

@@ -29,7 +29,12 @@ def tar(path: Path, *members: tuple[str, bytes]) -> None:
 
 
 def pairs(count: int = 4, *, text: str = "txt", start: int = 0) -> list[tuple[str, bytes]]:
-    caption = {"txt": "a dog %d", "caption": "a dog %d", "json": '{"caption": "a dog %d"}', "alt.json": '{"alt": "a dog %d"}'}[text]
+    caption = {
+        "txt": "a dog %d",
+        "caption": "a dog %d",
+        "json": '{"caption": "a dog %d"}',
+        "alt.json": '{"alt": "a dog %d"}',
+    }[text]
     extension = text.rpartition(".")[2]
     return [
         member
@@ -49,7 +54,12 @@ def test_a_folder_of_tars_is_taken_for_web_pairs(tmp_path: Path, caplog: pytest.
     with pytest.raises(ConfigError, match=r"data\.gold"):
         run(tmp_path, str(tmp_path / "web #1"))
     others = [f"data.{split}={tmp_path / split}" for split in ("gold", "test")]
-    for source in (tmp_path / "web #1", tmp_path / "web #1" / "*.tar", tmp_path / "web #1" / "{0,0}.tar", tmp_path / "web"):
+    for source in (
+        tmp_path / "web #1",
+        tmp_path / "web #1" / "*.tar",
+        tmp_path / "web #1" / "{0,0}.tar",
+        tmp_path / "web",
+    ):
         made = run(tmp_path, str(source), *others)
         assert made.splits["web"].samples == 4
         assert made.splits["web"].counts == {"member without key and extension": 1}
@@ -68,7 +78,10 @@ def test_the_vocabulary_of_tars_is_not_that_of_shapes(tmp_path: Path):
     ("source", "said"),
     [
         ("shape", "did you mean shapes"),
-        ("pictures", r"no \.tar below .* \(there are 3 \.jpg, 1 \.tar\.gz; tars are read in place, so uncompress them\)"),
+        (
+            "pictures",
+            r"no \.tar below .* \(there are 3 \.jpg, 1 \.tar\.gz; tars are read in place, so uncompress them\)",
+        ),
         ("nothing", "where nothing is"),
         ("{0..9999999999}.tar", "names 10,000,000,000 tars"),
         ("{a,b}{0..99999}{0..99999}.tar", "names 20,000,000,000 tars"),
@@ -95,7 +108,10 @@ def test_several_places_are_one_data_set(tmp_path: Path):
     for place, start in (("a/0.tar", 0), ("a/1.tar", 4), ("b/c/0.tar", 8)):
         tar(tmp_path / place, *pairs(start=start))
     manifest = discover([str(tmp_path / "a" / "?.tar"), f"{tmp_path}/b/{{c,c}}/*.tar"], "web")
-    assert (manifest.root, [shard.name for shard in manifest.shards]) == (str(tmp_path), ["a/0.tar", "a/1.tar", "b/c/0.tar"])
+    assert (manifest.root, [shard.name for shard in manifest.shards]) == (
+        str(tmp_path),
+        ["a/0.tar", "a/1.tar", "b/c/0.tar"],
+    )
     assert [sample.key for sample in samples(manifest)] == [f"{i:04d}" for i in range(12)]
     store, stamps = find_tars([str(tmp_path / "a" / "[!0].tar")])
     assert (store.uri, list(stamps)) == (str(tmp_path / "a"), ["1.tar"])
@@ -133,21 +149,32 @@ def test_a_setting_says_where_captions_are(tmp_path: Path):
     tar(tmp_path / "web" / "0.tar", *pairs(text="alt.json"))
     tar(tmp_path / "gold" / "0.tar", *pairs(text="alt.json"))
     splits = ["data.gold=" + str(tmp_path / "gold"), "data.test=" + str(tmp_path / "gold")]
-    with pytest.raises(ShardError, match=r"4 of 4 samples in .* have no text .*: 4 \(no text\); set data\.text_extension or data\.text_field"):
+    with pytest.raises(
+        ShardError,
+        match=r"4 of 4 samples in .* have no text .*: 4 \(no text\); set data\.text_extension or data\.text_field",
+    ):
         run(tmp_path, str(tmp_path / "web"), *splits)
     run(tmp_path, str(tmp_path / "web"), *splits, "data.text_field=alt")
     web = Manifest.load(tmp_path / "data" / "web.json")
     assert web.shards[0].layout == Layout(text_field="alt")
     assert [sample.texts for sample in samples(web)] == [[f"a dog {i}"] for i in range(4)]
     made = run(
-        tmp_path, str(tmp_path / "web"), *splits, "data.without_text=1", "data.text_extension=.CAP", "tokenizer=null", "vocab_size=64"
+        tmp_path,
+        str(tmp_path / "web"),
+        *splits,
+        "data.without_text=1",
+        "data.text_extension=.CAP",
+        "tokenizer=null",
+        "vocab_size=64",
     )
     assert made.splits["web"].counts == {"no text": 4}
 
 
 def test_a_tar_of_which_most_is_of_no_use_ends_the_ingestion(tmp_path: Path):
     tar(tmp_path / "web" / "0.tar", *pairs(2), *[(f"{i}.mp4", b"film") for i in range(9)])
-    with pytest.raises(ShardError, match=r"0\.tar: 9 \(no image\) and 2 samples: too little can be used; see data\.keys"):
+    with pytest.raises(
+        ShardError, match=r"0\.tar: 9 \(no image\) and 2 samples: too little can be used; see data\.keys"
+    ):
         discover(tmp_path / "web", limits=Limits())
 
 
@@ -159,4 +186,7 @@ def test_what_was_read_with_other_settings_is_read_again(tmp_path: Path):
     assert [sample.texts[0] for sample in samples(first)] == [f"a dog {i}" for i in range(4)]
     assert {sample.texts[0] for sample in samples(second)} == {"another"}
     assert first == discover(tmp_path / "web", memory=memory)
-    assert json.loads((next((tmp_path / "memory").iterdir())).read_text())[0]["shard"]["index_sha256"] == first.shards[0].index_sha256
+    assert (
+        json.loads((next((tmp_path / "memory").iterdir())).read_text())[0]["shard"]["index_sha256"]
+        == first.shards[0].index_sha256
+    )

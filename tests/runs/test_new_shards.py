@@ -108,20 +108,27 @@ def test_every_model_has_its_own_memory(tmp_path):
 
 
 def test_a_growing_manifest_is_looked_at_without_its_tars(tmp_path):
-    store, overrides = str(tmp_path / "store"), [*tars(str(tmp_path))[:3], f"data.web={tmp_path}/web.json", "data.test=none"]
+    store, overrides = (
+        str(tmp_path / "store"),
+        [*tars(str(tmp_path))[:3], f"data.web={tmp_path}/web.json", "data.test=none"],
+    )
     whole = write_shards([Sample(f"{i}", [b"image"], ["text"]) for i in range(4)], tmp_path / "gone", "web", 2)
     whole.model_copy(update={"shards": whole.shards[:1]}).save(tmp_path / "web.json")
     learn(
         store,
         Manifest.load(
-            find_new_shards(RunContext(preset="shapes", overrides=tuple(overrides), store=store, revision="r1"), "blip").manifest
+            find_new_shards(
+                RunContext(preset="shapes", overrides=tuple(overrides), store=store, revision="r1"), "blip"
+            ).manifest
         ),
         tmp_path / "run",
     )
     whole.save(tmp_path / "web.json")
     assert (
         Manifest.load(
-            find_new_shards(RunContext(preset="shapes", overrides=tuple(overrides), store=store, revision="r1"), "blip").manifest
+            find_new_shards(
+                RunContext(preset="shapes", overrides=tuple(overrides), store=store, revision="r1"), "blip"
+            ).manifest
         ).shards
         == whole.shards[1:]
     )

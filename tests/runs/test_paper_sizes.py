@@ -28,7 +28,12 @@ def test_a_preset_says_what_the_paper_says(preset: str, stage: str):
     assert (cfg.epochs, cfg.loader.batch, cfg.optimizer.lr, cfg.transform.size) == PAPER[preset, stage]
     assert cfg.optimizer.weight_decay == 0.05
     assert cfg.transform.min_scale == (0.2 if stage == "pretrain" else 0.5)
-    assert (cfg.model.text.depth, cfg.model.text.width, cfg.model.text.heads, cfg.model.text.vocab_size) == (12, 768, 12, 30524)
+    assert (cfg.model.text.depth, cfg.model.text.width, cfg.model.text.heads, cfg.model.text.vocab_size) == (
+        12,
+        768,
+        12,
+        30524,
+    )
     assert cfg.loader.micro_batch is not None
     assert cfg.loader.batch % (8 * cfg.loader.micro_batch) == 0, "it trains on a node of 8 GPUs"
 
@@ -58,14 +63,24 @@ def test_only_what_distinguishes_large_from_base_differs():
     for stage in ("pretrain", "captioner", "filter"):
         base, large = (load_config(RunConfig, stage, size).model_dump() for size in ("base", "large"))
         differs = {
-            f"{part}.{key}" for part in base if isinstance(base[part], dict) for key in base[part] if base[part][key] != large[part][key]
+            f"{part}.{key}"
+            for part in base
+            if isinstance(base[part], dict)
+            for key in base[part]
+            if base[part][key] != large[part][key]
         }
         assert differs <= {"model.vision", "init.vision", "optimizer.lr", "loader.batch", "loader.micro_batch"}
-        assert (large["model"]["vision"]["width"], large["model"]["vision"]["depth"], large["model"]["vision"]["heads"]) == (1024, 24, 16)
+        assert (
+            large["model"]["vision"]["width"],
+            large["model"]["vision"]["depth"],
+            large["model"]["vision"]["heads"],
+        ) == (1024, 24, 16)
 
 
 def test_the_reference_presets_turn_on_every_switch():
-    pretrain, captioner, text_filter = (load_config(RunConfig, stage, "reference") for stage in ("pretrain", "captioner", "filter"))
+    pretrain, captioner, text_filter = (
+        load_config(RunConfig, stage, "reference") for stage in ("pretrain", "captioner", "filter")
+    )
     for cfg in (pretrain, captioner, text_filter):
         assert (cfg.optimizer.decay_scope, cfg.optimizer.grad_clip, cfg.transform.augment) == ("all", None, "reference")
         assert cfg.schedule.by == "epoch"

@@ -170,7 +170,10 @@ def test_another_model_than_was_evaluated_is_refused(gate, model):
         ("[1]", "must hold the metrics.json of a finished evaluate, holds a list"),
         ("null", "must hold the metrics.json of a finished evaluate, holds a NoneType"),
         ('{"split": "test", "scores": {}}', "there are none"),
-        ('{"split": "test", "scores": {"retrieval": {"mean": 1}}}', "captioning.cider was not measured; there are retrieval.mean"),
+        (
+            '{"split": "test", "scores": {"retrieval": {"mean": 1}}}',
+            "captioning.cider was not measured; there are retrieval.mean",
+        ),
         ('{"split": "test", "scores": {"retrieval": {"mean": "high"}}}', "scores.retrieval.mean"),
         ('{"split": "test", "scores": {"retrieval": 5}}', "scores.retrieval"),
     ],
@@ -182,8 +185,12 @@ def test_garbled_figures_are_one_line(gate, text, said):
 
 
 def test_missing_figures_are_one_line(model, tmp_path):
-    with pytest.raises(ConfigError, match=r"none.json: No such file or directory; name the metrics.json of a finished evaluate"):
-        register(RunContext(preset="shapes"), "m", model=model, before=tmp_path / "none.json", after=tmp_path / "none.json")
+    with pytest.raises(
+        ConfigError, match=r"none.json: No such file or directory; name the metrics.json of a finished evaluate"
+    ):
+        register(
+            RunContext(preset="shapes"), "m", model=model, before=tmp_path / "none.json", after=tmp_path / "none.json"
+        )
 
 
 @pytest.mark.parametrize("name", ["blip", "my model", "o-2_b.3", "größe", "7"])
@@ -192,7 +199,27 @@ def test_names_that_everybody_takes(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "bob's", 'a"b', "a/b", "a:b", ".", "..", "../a", ".a", "-a", "a ", "a\nb", "a\0", "a%b", "a@b", "a=b", "x" * 101]
+    "name",
+    [
+        "",
+        " ",
+        "bob's",
+        'a"b',
+        "a/b",
+        "a:b",
+        ".",
+        "..",
+        "../a",
+        ".a",
+        "-a",
+        "a ",
+        "a\nb",
+        "a\0",
+        "a%b",
+        "a@b",
+        "a=b",
+        "x" * 101,
+    ],
 )
 def test_names_that_somebody_refuses(name):
     with pytest.raises(ConfigError, match=r"model name .* use at most 100 letters"):

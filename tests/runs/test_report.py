@@ -11,7 +11,7 @@ from tiny_models import samples
 from blip.data.shards import write_shards
 from blip.report.capfilt_figures import save_pictures
 from blip.runs.context import RunContext
-from blip.runs.report import STEPS, report
+from blip.runs.report import STEP_PURPOSES, report
 from blip.runs.select import PICTURES
 
 UNKNOWN = {"before": None, "after": None}
@@ -39,7 +39,7 @@ def figures(tmp_path: Path) -> dict[str, Any]:
         "evaluate-after": copy.deepcopy(evaluated),
         "register": {"registered": False, "reason": "not registered: retrieval.mean is nan, which is no score"},
     }
-    return {name: {"seconds": 1.0, **of_step.get(name, trained)} for name in STEPS}
+    return {name: {"seconds": 1.0, **of_step.get(name, trained)} for name in STEP_PURPOSES}
 
 
 def made(tmp_path: Path, figures: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -59,7 +59,9 @@ def made(tmp_path: Path, figures: dict[str, Any]) -> tuple[str, str, dict[str, A
 @pytest.mark.parametrize("left_out", [(), ("captioning",), ("retrieval",), ("captioning", "retrieval")])
 def test_what_an_evaluation_left_out_is_left_out_of_the_report(tmp_path, figures, left_out):
     for step in ("evaluate-before", "evaluate-after"):
-        figures[step]["scores"] = {task: found for task, found in figures[step]["scores"].items() if task not in left_out}
+        figures[step]["scores"] = {
+            task: found for task, found in figures[step]["scores"].items() if task not in left_out
+        }
     page, card, summary = made(tmp_path, figures)
     assert (summary["caption"] is None) == ("captioning" in left_out)
     assert (summary["retrieval"] is None) == ("retrieval" in left_out)

@@ -135,7 +135,9 @@ def test_a_copy_of_shards_is_no_input(tmp_path, tars):
     assert changed(before, keys(*settings)) == set()
 
 
-@pytest.mark.parametrize("text", ["", "a picture of ", "web", "text_encoder.*", "a/b", "http://x/y", "a{b", "x" * 300, "/", "no/../such"])
+@pytest.mark.parametrize(
+    "text", ["", "a picture of ", "web", "text_encoder.*", "a/b", "http://x/y", "a{b", "x" * 300, "/", "no/../such"]
+)
 def test_a_text_that_is_no_place_lists_nothing(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "webs").mkdir()
@@ -145,7 +147,11 @@ def test_a_text_that_is_no_place_lists_nothing(text, tmp_path, monkeypatch):
 
 
 def test_a_bucket_that_does_not_answer_is_one_line(monkeypatch):
-    for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(StoreError, match="s3://nowhere"):
@@ -157,8 +163,22 @@ def test_a_bucket_that_does_not_answer_is_one_line(monkeypatch):
     [
         ("bob's", "shapes", "shapes", [], 0, 'model name "bob\'s"'),
         ("a/b", "shapes", "shapes", [], 0, "model name 'a/b'"),
-        ("blip", "tars", "shapes", [], 0, r"set data.gold=..., data.web=..., data.test=... to where the tars lie.*ingest\.data\.gold"),
-        ("blip", "tars", "base", ["ingest.data.gold=/g", "ingest.data.test=/t"], 0, r"set data.web=\.\.\. to where.*ingest.data.web="),
+        (
+            "blip",
+            "tars",
+            "shapes",
+            [],
+            0,
+            r"set data.gold=..., data.web=..., data.test=... to where the tars lie.*ingest\.data\.gold",
+        ),
+        (
+            "blip",
+            "tars",
+            "base",
+            ["ingest.data.gold=/g", "ingest.data.test=/t"],
+            0,
+            r"set data.web=\.\.\. to where.*ingest.data.web=",
+        ),
         ("blip", "web.json", "shapes", ["ingest.data.gold=/g"], 0, r"set data.test=\.\.\. to where"),
         ("blip", "./my-pictures", "shapes", [], 0, "source './my-pictures' is not understood: write shapes"),
         ("blip", "", "shapes", [], 0, "source '' is not understood"),

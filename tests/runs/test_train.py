@@ -28,7 +28,14 @@ from blip.runs.train import count_steps, identify, train, views
 
 WORLD = ("data.world.gold=64", "data.world.web=64", "data.world.test=8", "per_shard=32")
 # micro-batches of one size, so that the same run goes on over another number of processes
-RUN = ("epochs=3", "checkpoint.every=2", "loader.batch=16", "loader.micro_batch=8", "task.alignment.queue=24", "loader.streams=4")
+RUN = (
+    "epochs=3",
+    "checkpoint.every=2",
+    "loader.batch=16",
+    "loader.micro_batch=8",
+    "task.alignment.queue=24",
+    "loader.streams=4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +66,21 @@ class Training:
             str(self.folder / "store"),
         ]
         places += ["--figures", str(self.folder / "figures.json")]
-        command = [sys.executable, "-m", "blip.cli", "train", "pretrain", *places, "--processes", str(processes), *words]
+        command = [
+            sys.executable,
+            "-m",
+            "blip.cli",
+            "train",
+            "pretrain",
+            *places,
+            "--processes",
+            str(processes),
+            *words,
+        ]
         environment = {**os.environ, "BLIP_TRACKING": "off", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+        )
 
     def finish(self, processes: int, *overrides: str) -> dict[str, torch.Tensor]:
         run = self.start(processes, *overrides)
@@ -70,7 +89,9 @@ class Training:
         return self.made()
 
     def made(self) -> dict[str, torch.Tensor]:
-        return load_file(self.folder / "model" / "model.safetensors") | load_file(self.folder / "model" / "training_state.safetensors")
+        return load_file(self.folder / "model" / "model.safetensors") | load_file(
+            self.folder / "model" / "training_state.safetensors"
+        )
 
     def curve(self, name: str) -> list[int]:
         """The steps that a loss's curve has points of."""
@@ -92,7 +113,9 @@ class Training:
             time.sleep(0.02)
         if number == signal.SIGKILL:
             os.killpg(run.pid, number)
-            for child in (int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_of(path, str(self.folder))):
+            for child in (
+                int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_of(path, str(self.folder))
+            ):
                 os.kill(child, number)
         else:
             os.killpg(run.pid, number)  # as a launcher does: its loader's workers would hear it, too
@@ -140,7 +163,9 @@ def test_ctrl_c_saves_as_sigterm_does_and_no_point_of_a_curve_is_lost(data: Path
     assert [name for name in found if not torch.equal(found[name], straight[name])] == []
 
 
-def test_a_run_that_is_killed_goes_on_over_another_number_of_processes(data: Path, undisturbed: Training, tmp_path: Path):
+def test_a_run_that_is_killed_goes_on_over_another_number_of_processes(
+    data: Path, undisturbed: Training, tmp_path: Path
+):
     training = Training(data, tmp_path)
     assert training.interrupt(signal.SIGKILL, 2) == -signal.SIGKILL
     assert 0 < training.steps()[-1] < 24
@@ -186,9 +211,23 @@ def identity(data: Path, *overrides: str, init: Path | None = None) -> dict:
 
 def test_a_run_is_known_by_what_goes_in_and_not_by_how_it_works(data: Path):
     plain = identity(data)
-    for same in ("loader.workers=2", "checkpoint.every=5", "engine.zero=1", "engine.timeout=5", "max_gpu_hours=1", "engine.precision=fp32"):
+    for same in (
+        "loader.workers=2",
+        "checkpoint.every=5",
+        "engine.zero=1",
+        "engine.timeout=5",
+        "max_gpu_hours=1",
+        "engine.precision=fp32",
+    ):
         assert identity(data, same) == plain
-    for other in ("engine.precision=bf16", "seed=1", "optimizer.lr=1e-4", "loader.batch=32", "epochs=1", "sources=[gold,web]"):
+    for other in (
+        "engine.precision=bf16",
+        "seed=1",
+        "optimizer.lr=1e-4",
+        "loader.batch=32",
+        "epochs=1",
+        "sources=[gold,web]",
+    ):
         assert identity(data, other) != plain
 
 
@@ -241,12 +280,19 @@ def test_a_place_that_cannot_hold_the_model_is_refused_before_the_training(data:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "model"):
         with pytest.raises(ConfigError, match=f"--out {out} cannot be written to"):
-            train(RunContext(preset="shapes", overrides=FEW, store=str(tmp_path / "store")), "captioner", data=data, out=out)
+            train(
+                RunContext(preset="shapes", overrides=FEW, store=str(tmp_path / "store")),
+                "captioner",
+                data=data,
+                out=out,
+            )
     assert not (tmp_path / "store" / "captioner").exists()
 
 
 def test_a_run_of_no_steps_is_refused():
-    with pytest.raises(ConfigError, match=r"epochs is 0\.01 and an epoch of this data has 8 steps, so the run has none: raise epochs"):
+    with pytest.raises(
+        ConfigError, match=r"epochs is 0\.01 and an epoch of this data has 8 steps, so the run has none: raise epochs"
+    ):
         count_steps(0.01, 8)
     assert count_steps(0.1, 8) == 1
 

@@ -15,7 +15,7 @@ def environment() -> Environment:
     return made
 
 
-def template(name: str) -> Template:
+def page_template(name: str) -> Template:
     """Returns a template of `blip/report/templates` by its file name."""
     return environment().get_template(name)
 
