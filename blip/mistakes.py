@@ -101,7 +101,7 @@ def writable_folder(param: typer.CallbackParam, value: Any) -> Any:
     A value with a scheme, such as `s3://`, is not checked.
     """
     if value is not None and "://" not in str(value):
-        check_access(param, value, lambda: check_writable(Path(value)))
+        check_access(param, value, lambda: check_folder_writable(Path(value)))
     return value
 
 
@@ -110,11 +110,11 @@ def writable_file(param: typer.CallbackParam, value: Path | None) -> Path | None
     if value is not None and value.is_dir():
         raise ConfigError(f"{option_name(param)} {value}: is a folder, not a file")
     if value is not None:
-        check_access(param, value, lambda: check_writable(value.parent))
+        check_access(param, value, lambda: check_folder_writable(value.parent))
     return value
 
 
-def check_writable(folder: Path) -> None:
+def check_folder_writable(folder: Path) -> None:
     """Writes a temporary file to a folder, or to its nearest parent that exists. Raises OSError."""
     existing = folder.absolute()
     if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in existing.parts):

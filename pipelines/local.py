@@ -26,7 +26,7 @@ from rich.markup import escape
 from components.revision import ROOT, revision
 from pipelines.parameters import PipelineStep, steps
 from pipelines.processes import end_process
-from pipelines.run_lock import RunLock, locked
+from pipelines.run_lock import RunLock, exclusive_run
 
 LOCAL_IMAGE = "python-of-this-machine"
 """The image of every step: steps run without one here, but the cache compares it."""
@@ -60,7 +60,7 @@ def run_locally(
     image = {"image": LOCAL_IMAGE} if "image" in (pipeline.component_spec.inputs or {}) else {}
     spec = in_order(pipeline.pipeline_spec, numbered)
     warnings.filterwarnings("ignore", module="kfp")
-    with locked(root, console) as lock, tempfile.TemporaryDirectory(prefix="blip-") as scratch:
+    with exclusive_run(root, console) as lock, tempfile.TemporaryDirectory(prefix="blip-") as scratch:
         local.init(
             local.SubprocessRunner(use_venv=False), str(root), os.path.join(scratch, "workspace"), enable_caching=True
         )

@@ -18,7 +18,7 @@ CONFIG_VARIABLES = {key: variable for variable, key in job.SETTINGS.items()}
 """The environment variables of a step by the key that holds the value, as for the jobs that it starts."""
 SHARED_MEMORY = os.environ.get("BLIP_SHARED_MEMORY", "32Gi")
 """Size of /dev/shm for loader workers and NCCL; it counts against the memory limit and is fixed at compile time."""
-RETRIES, FIRST_RETRY_PAUSE, RETRY_PAUSE_FACTOR = 3, "60s", 2.0
+STEP_RETRIES, STEP_RETRY_PAUSE, RETRY_PAUSE_FACTOR = 3, "60s", 2.0
 RETRY_WINDOW = "2592000s"
 """30 days: the time from the start of the first attempt at which the controller stops retries and running attempts."""
 USER = 10001
@@ -28,7 +28,7 @@ USER = 10001
 def place_step(task: dsl.PipelineTask, image: Any, name: str) -> dsl.PipelineTask:
     """Sets the name, in MLflow alike, the image and its user, the credentials, and retries for lost nodes."""
     task.set_display_name(name).set_container_image(image)
-    task.set_retry(RETRIES, FIRST_RETRY_PAUSE, RETRY_PAUSE_FACTOR, RETRY_WINDOW)
+    task.set_retry(STEP_RETRIES, STEP_RETRY_PAUSE, RETRY_PAUSE_FACTOR, RETRY_WINDOW)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     kubernetes.use_secret_as_env(task, SECRET, SECRET_VARIABLES, optional=True)

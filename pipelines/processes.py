@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-GRACE_SECONDS = 20.0
+STEP_GRACE_SECONDS = 20.0
 """Seconds from SIGTERM to SIGKILL, in which a step saves its state."""
 EXIT_POLL_SECONDS = 0.05
 """Seconds between two checks whether a process has ended."""
@@ -49,13 +49,13 @@ def end_process(child: subprocess.Popen[Any]) -> None:
 
 
 def end_group(group: int, reap: Callable[[], object] = lambda: None) -> None:
-    """Sends SIGTERM to a process group, waits up to GRACE_SECONDS for its processes to end, and sends SIGKILL.
+    """Sends SIGTERM to a process group, waits up to STEP_GRACE_SECONDS for its processes to end, and sends SIGKILL.
 
     Waits for all processes, since the shell that leads a step's group may end before the step has saved its state.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + STEP_GRACE_SECONDS
         while running_processes(group) and time.monotonic() < deadline:
             reap()
             time.sleep(EXIT_POLL_SECONDS)

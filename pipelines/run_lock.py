@@ -12,7 +12,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from pipelines.processes import EXIT_POLL_SECONDS, GRACE_SECONDS, end_group, is_alive, process_key
+from pipelines.processes import EXIT_POLL_SECONDS, STEP_GRACE_SECONDS, end_group, is_alive, process_key
 
 
 class RootError(RuntimeError):
@@ -36,7 +36,7 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def locked(root: Path, console: Console) -> Iterator[RunLock]:
+def exclusive_run(root: Path, console: Console) -> Iterator[RunLock]:
     """Locks the folder for one run; a step that a killed run left running is ended first.
 
     Steps inherit the lock, so that a step that outlives its run still holds it. Raises RootError if another run holds
@@ -85,7 +85,7 @@ def end_orphaned_step(file: TextIO, root: Path, console: Console) -> None:
     )
     if step and is_alive(step):
         end_group(int(step.partition(" ")[0]))
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + STEP_GRACE_SECONDS
     while not try_lock(file):
         if time.monotonic() > deadline:
             raise RootError(

@@ -31,7 +31,7 @@ def validate(cls: type[ConfigT], values: dict[str, Any], origin: str) -> ConfigT
 
 def explain(cls: type[BaseModel], error: Any) -> str:
     """Returns the message for an error of pydantic: the key, the rule, and the choices if there are any."""
-    path, known_keys = locate(cls, error["loc"])
+    path, known_keys = find_section(cls, error["loc"])
     name = ".".join(map(str, path))
     if error["type"] == "extra_forbidden":
         choices = sorted(known_keys)
@@ -51,7 +51,7 @@ def explain(cls: type[BaseModel], error: Any) -> str:
     return given
 
 
-def locate(cls: Any, loc: Sequence[Any]) -> tuple[list[Any], set[str]]:
+def find_section(cls: Any, loc: Sequence[Any]) -> tuple[list[Any], set[str]]:
     """Returns the keys that lead to pydantic's location, without its tags of unions, and the keys of that section."""
     path: list[Any] = []
     types, sections = [cls], [cls]

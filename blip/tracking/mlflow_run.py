@@ -16,7 +16,7 @@ from typing import Any, SupportsFloat
 from blip.redaction import redact
 from blip.tracking import orphans
 from blip.tracking.outbox import Entry, Outbox
-from blip.tracking.retries import UnavailableError, is_transient, patience, with_retries
+from blip.tracking.retries import UnavailableError, is_transient_error, patience, with_retries
 from blip.tracking.run import DataInput, Run, flatten, truncate
 from blip.tracking.server import TrackingError, experiment_id, is_server, mlflow_client
 from blip.tracking.tags import short_digest, source_tags
@@ -151,7 +151,7 @@ class MlflowRun(Run):
             try:
                 return self.find_or_create(again=self.unavailable.is_set())
             except Exception as error:
-                if is_transient(error):
+                if is_transient_error(error):
                     self.unavailable.set()
                 raise
 

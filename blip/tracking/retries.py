@@ -38,7 +38,7 @@ def patience(uri: str) -> float:
         raise TrackingError(f"BLIP_TRACKING_PATIENCE={given} must be a number of seconds") from None
 
 
-def is_transient(error: Exception) -> bool:
+def is_transient_error(error: Exception) -> bool:
     """Whether a retry may succeed: MLflow was unavailable, overloaded or failed. A refusal is permanent."""
     from mlflow import MlflowException
 
@@ -68,7 +68,7 @@ def with_retries(uri: str, request: Callable[[], T], deadline: Callable[[], floa
         except TrackingError:
             raise
         except Exception as error:
-            if not is_transient(error):
+            if not is_transient_error(error):
                 raise TrackingError(f"MLflow at {uri} refuses the request: {error}") from None
             if time.monotonic() >= deadline():
                 raise UnavailableError(f"MLflow at {uri} is unavailable: {error}") from None

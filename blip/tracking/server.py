@@ -76,7 +76,7 @@ def check_reachable(uri: str) -> None:
             raise TrackingError(f"MLflow's file {path} cannot be opened ({e}): make it writable, {WAY_OUT}") from None
 
 
-RETRIES_VARIABLE, RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+REQUEST_RETRIES_VARIABLE, REQUEST_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
 """By default MLflow's client retries for minutes, uninterruptibly; `tracking.retries` retries on top of it."""
 
 
@@ -84,7 +84,7 @@ RETRIES_VARIABLE, RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
 def mlflow_client(uri: str) -> "MlflowClient":
     """Returns MLflow's client for an address, and makes the address the default of this process."""
     set_credentials()
-    os.environ.setdefault(RETRIES_VARIABLE, RETRIES)
+    os.environ.setdefault(REQUEST_RETRIES_VARIABLE, REQUEST_RETRIES)
     import mlflow
 
     if uri.startswith(SQLITE):

@@ -130,7 +130,7 @@ def test_a_run_leaves_the_process_and_the_temporary_folder_as_they_were(go, tmp_
 
 def test_two_runs_do_not_share_a_folder(go, tmp_path):
     with (
-        run_lock.locked(tmp_path / "root", Console()),
+        run_lock.exclusive_run(tmp_path / "root", Console()),
         pytest.raises(run_lock.RootError, match=r"another run is at work in .*: wait for it"),
     ):
         go()
@@ -196,7 +196,7 @@ def test_a_second_ctrl_c_does_not_wait(start, tmp_path):
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 130, said
-    assert time.monotonic() - began < processes.GRACE_SECONDS / 2
+    assert time.monotonic() - began < processes.STEP_GRACE_SECONDS / 2
     assert not any(is_alive(pid) for pid in there)
 
 
@@ -214,7 +214,7 @@ def test_the_step_of_a_killed_run_is_ended_by_the_next_one(start, tmp_path):
 
 
 def test_a_run_of_another_machine_is_left_alone(tmp_path, go):
-    with run_lock.locked(tmp_path / "root", Console()) as lock:
+    with run_lock.exclusive_run(tmp_path / "root", Console()) as lock:
         lock.file.seek(0)
         lock.file.truncate()
         json.dump({"host": "elsewhere", "run": "1 1", "step": None}, lock.file)
