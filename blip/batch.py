@@ -1,7 +1,7 @@
 """Batches: the images and texts that the loader passes to a task."""
 
 import hashlib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -60,9 +60,14 @@ class Batch:
         return cls([e.key for e in examples], torch.stack([e.image for e in examples]), text, numbers, extra, ids)
 
     def to(self, device) -> Self:
-        moved = {f.name: v.to(device) for f in fields(self) if hasattr(v := getattr(self, f.name), "to")}
-        extra = {k: v.to(device) if hasattr(v, "to") else v for k, v in self.extra.items()}
-        return replace(self, **moved, extra=extra)
+        extra = {name: value.to(device) if hasattr(value, "to") else value for name, value in self.extra.items()}
+        return replace(
+            self,
+            images=self.images.to(device),
+            text=None if self.text is None else self.text.to(device),
+            image_ids=None if self.image_ids is None else self.image_ids.to(device),
+            extra=extra,
+        )
 
 
 def hash_id(name: str) -> int:

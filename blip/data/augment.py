@@ -48,7 +48,9 @@ def random_augment(
 
 def apply_operation(image: Image.Image, operation: Operation, sign: int, factor: float) -> Image.Image:
     """Applies one operation at the fixed strength, in the direction `sign`; brightness and sharpness use `factor`."""
-    shear, shift, angle = sign * 0.3 * STRENGTH, sign * 10 * STRENGTH, sign * math.radians(30 * STRENGTH)
+    shear = sign * 0.3 * STRENGTH
+    shift = sign * 10 * STRENGTH
+    angle = sign * math.radians(30 * STRENGTH)
     match operation:
         case "identity":
             return image
@@ -69,7 +71,8 @@ def apply_operation(image: Image.Image, operation: Operation, sign: int, factor:
         case "translate_y":
             return warp(image, (1, 0, 0, 0, 1, shift))
         case "rotate":
-            (x, y), cos, sin = (side / 2 for side in image.size), math.cos(angle), math.sin(angle)
+            x, y = (side / 2 for side in image.size)
+            cos, sin = math.cos(angle), math.sin(angle)
             return warp(image, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
 
 

@@ -73,7 +73,8 @@ def decode_with_facts(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
     except Exception as e:
         raise to_bad_sample(data, e) from e
     with opened:
-        encoded, mode = opened.size, opened.mode
+        encoded = opened.size
+        mode = opened.mode
         limit_size(opened, len(data), max_pixels)
         try:
             filled = opened.tile[0].extents if opened.format == "GIF" else None

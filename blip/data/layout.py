@@ -131,8 +131,9 @@ def usable_texts(values: Sequence[Any]) -> tuple[list[str], str]:
         return [], "more texts than can be read"
     strings = [value for value in values if isinstance(value, str)]
     texts = [text for text in strings if text.strip()]
-    fault = "" if texts else "empty text" if strings else "texts are no list of texts"
-    return texts, fault
+    if texts:
+        return texts, ""
+    return [], "empty text" if strings else "texts are no list of texts"
 
 
 def parse_json(data: bytes) -> tuple[dict[str, Any], str]:
@@ -157,8 +158,10 @@ def parse_json(data: bytes) -> tuple[dict[str, Any], str]:
 
 def json_depth(value: Any) -> int:
     """Returns the levels of nested lists and mappings."""
-    level, reached = [value], 0
-    while level := [v for v in level if isinstance(v, dict | list)]:
-        reached += 1
-        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
-    return reached
+    containers = [value] if isinstance(value, dict | list) else []
+    depth = 0
+    while containers:
+        depth += 1
+        inner = [item for v in containers for item in (v.values() if isinstance(v, dict) else v)]
+        containers = [item for item in inner if isinstance(item, dict | list)]
+    return depth

@@ -95,7 +95,9 @@ class Loader(Generic[Collated]):
         *,
         seed: int = 0,
     ):
-        self.cfg, self.rank, self.step = cfg, rank, start_step
+        self.cfg = cfg
+        self.rank = rank
+        self.step = start_step
         self.micro_batch, self.accumulation = split_batch(cfg, world)
         for manifest in manifests:
             manifest.check_counts()
@@ -176,14 +178,17 @@ class Loader(Generic[Collated]):
             message = worker_failure(e)
             if not message:
                 raise
-            free, size = format_megabytes(free_bytes()), format_megabytes(size_bytes())
+            free = format_megabytes(free_bytes())
+            size = format_megabytes(size_bytes())
             raise StoreError(f"{message}; {free} of {size} in /dev/shm were free. If it was full, {REMEDY}") from e
 
     def check_first_batch(self) -> None:
         """Prepares the first batch in this process for its size. Raises ConfigError if /dev/shm is too small for all
         concurrent ones."""
         plan = self.plans[0]
-        batch, _ = self.reader[self.step // plan.steps, plan.rows(self.step, *self.part(0, self.micro_batch))]
+        epoch = self.step // plan.steps
+        rows = plan.rows(self.step, *self.part(0, self.micro_batch))
+        batch, _ = self.reader[epoch, rows]
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         check_shared_memory(batch, local * (self.cfg.workers * self.cfg.prefetch + self.accumulation + 1))
 

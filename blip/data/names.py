@@ -88,7 +88,11 @@ def group_members(members: Iterable[Member], split: KeyRule, rejected: Counter[s
 
     Members that belong to no sample with an image are counted in `rejected` by reason.
     """
-    named = [(name, member) for member in members if (name := parse_name(member.name, rejected))]
+    named: list[tuple[MemberName, Member]] = []
+    for member in members:
+        name = parse_name(member.name, rejected)
+        if name:
+            named.append((name, member))
     keys = find_keys([name for name, _ in named], split)
     samples: dict[str, Members] = {}
     for (name, member), key in zip(named, keys, strict=True):
@@ -132,7 +136,8 @@ def parse_name(raw: str, rejected: Counter[str]) -> MemberName | None:
     if text.startswith(".", base):
         rejected[HIDDEN_MEMBER] += 1
         return None
-    first, last = text.find(".", base), text.rfind(".", base)
+    first = text.find(".", base)
+    last = text.rfind(".", base)
     if first < 0 or last == len(text) - 1:
         rejected["member without key and extension"] += 1
         return None

@@ -20,7 +20,9 @@ class Plan:
     def __init__(self, counts: Sequence[int], seed: int, batch: int, streams: int, window: int):
         """`counts`: samples of each shard; `batch`: samples of a step; `streams`: the largest number of streams;
         `window`: shards of a stream's window. Raises ConfigError if the data is smaller than a batch."""
-        self.counts, self.seed, self.batch = np.asarray(counts, np.int64), seed, batch
+        self.counts = np.asarray(counts, np.int64)
+        self.seed = seed
+        self.batch = batch
         self.total = int(self.counts.sum())
         if self.total < batch:
             raise ConfigError(
@@ -45,7 +47,8 @@ class Plan:
         """Returns the shards that the windows of these samples touch."""
         found: set[int] = set()
         for stream, first, last in self.parts(step, begin, end):
-            low, high = self.window_at(stream, first)[1], self.window_at(stream, last - 1)[2]
+            _, low, _ = self.window_at(stream, first)
+            _, _, high = self.window_at(stream, last - 1)
             (left, before), (right, after) = self.places(np.array([low, high - 1]) + stream * self.length)
             between = (
                 self.order[left : right + 1]
@@ -69,7 +72,8 @@ class Plan:
         if epoch == self.epoch:
             return
         rng = np.random.default_rng([self.seed, epoch])
-        self.epoch, self.windows = epoch, {}
+        self.epoch = epoch
+        self.windows = {}
         self.order = rng.permutation(len(self.counts))
         self.ends = np.cumsum(self.counts[self.order])
         self.rotation = int(rng.integers(self.total))

@@ -29,12 +29,16 @@ class MicroBatchReader(Generic[Prepared, Collated]):
     """Prepares a micro-batch from its epoch and rows; is pickled to workers."""
 
     def __init__(self, cache: ShardCache, prepare: Prepare[Prepared], collate: Collate[Prepared, Collated], seed: int):
-        self.cache, self.prepare, self.collate, self.seed = cache, prepare, collate, seed
+        self.cache = cache
+        self.prepare = prepare
+        self.collate = collate
+        self.seed = seed
 
     def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, Rejection]]:
         epoch, rows = task
         bad: dict[Place, Rejection] = {}
-        return self.collate([self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]), bad
+        prepared = [self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]
+        return self.collate(prepared), bad
 
     def good(self, epoch: int, number: int, row: int, bad: dict[Place, Rejection]) -> Prepared:
         """Returns the sample of a row or, if it is bad, the next good one of its shard, independent of processes and

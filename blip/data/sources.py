@@ -34,8 +34,8 @@ def find_tars(sources: Sequence[str]) -> tuple[Store, Stamps]:
     if len(found) == 1:
         return found[0]
     places = [store.uri.split("/") for store, _ in found]
-    root = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False)))
-    root = [parts[0] for parts in root]
+    common = takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False))
+    root = [parts[0] for parts in common]
     if len(root) < (3 if "://" in found[0][0].uri else 1):
         raise ConfigError(
             f"sources {', '.join(sources)} are in different stores; a data set must be in one folder or bucket"
@@ -93,7 +93,9 @@ def check_brace_count(source: str) -> None:
     for inside in re.findall(r"\{([^{}]*)", source):
         ends = re.fullmatch(r"(-?\d{1,100})\.\.(-?\d{1,100})(?:\.\.(-?\d{1,100}))?", inside)
         if ends:
-            first, last, step = int(ends[1]), int(ends[2]), abs(int(ends[3] or 1))
+            first = int(ends[1])
+            last = int(ends[2])
+            step = abs(int(ends[3] or 1))
             number *= abs(last - first) // (step or 1) + 1
         else:
             number *= inside.count(",") + 1

@@ -32,7 +32,8 @@ class HeaderFile:
 
     def __init__(self, file: BinaryIO):
         self.file = file
-        self.seek, self.tell = file.seek, file.tell
+        self.seek = file.seek
+        self.tell = file.tell
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= MAX_HEADER:
@@ -77,7 +78,8 @@ def read_members(path: Path, rejected: Counter[str]) -> Iterator[Member]:
                     rejected["member's header cannot be read"] += 1
                 position = following
                 continue
-            if reason := why_unusable(header, end):
+            reason = why_unusable(header, end)
+            if reason:
                 rejected[reason] += 1
             elif header.isreg():
                 yield Member(header.name, header.offset_data, header.size)

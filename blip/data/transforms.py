@@ -71,13 +71,17 @@ def random_box(image: Image.Image, min_scale: float, rng: np.random.Generator) -
     for _ in range(10):
         area = width * height * rng.uniform(min_scale, 1)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        w = round(math.sqrt(area * ratio))
+        h = round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            x = int(rng.integers(width - w + 1))
+            y = int(rng.integers(height - h + 1))
             return x, y, x + w, y + h
     # No crop fits a long and narrow image: return the largest centred one.
-    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    x, y = (width - w) // 2, (height - h) // 2
+    w = min(width, round(height * 4 / 3))
+    h = min(height, round(width * 4 / 3))
+    x = (width - w) // 2
+    y = (height - h) // 2
     return x, y, x + w, y + h
 
 

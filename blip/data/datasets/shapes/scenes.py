@@ -122,12 +122,14 @@ def render_scene(scene: Scene, rng: Random, size: int = 32) -> bytes:
     pen = ImageDraw.Draw(image)
     for item in scene["objects"]:
         x, y = (side * (centre + rng.uniform(-JITTER, JITTER)) for centre in PLACES[item["place"]])
-        radius, colour = side * RADII[item["size"]], vary_colour(COLOURS[item["colour"]], rng)
+        radius = side * RADII[item["size"]]
+        colour = vary_colour(COLOURS[item["colour"]], rng)
         if item["shape"] in OUTLINES:
             pen.polygon([(x + radius * a, y + radius * b) for a, b in OUTLINES[item["shape"]]], fill=colour)
         else:
             pen.circle((x, y), radius, fill=colour)
-            if hole := ROUND[item["shape"]]:
+            hole = ROUND[item["shape"]]
+            if hole:
                 pen.circle((x, y), hole * radius, fill=ground)
     png = io.BytesIO()
     image.reduce(SUPERSAMPLING).save(png, "png")

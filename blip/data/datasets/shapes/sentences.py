@@ -68,7 +68,9 @@ VERBS = ("there is ", "is ", "we see ")
 
 def openers_of(form: str) -> tuple[str, ...]:
     """Returns the phrases that may precede the thing in a template."""
-    return () if "picture" in form else OPENERS if form.startswith("{thing}") else VERBS
+    if "picture" in form:
+        return ()
+    return OPENERS if form.startswith("{thing}") else VERBS
 
 
 def slots_of(form: str) -> frozenset[str]:
@@ -101,7 +103,8 @@ def write_caption(scene: Scene, rng: Random) -> str:
     if rng.random() < MENTIONED:
         tells |= {"ground"}
     form = rng.choice(FORMS_BY_SLOTS[frozenset(tells)])
-    if (openers := openers_of(form)) and rng.random() < 0.5:
+    openers = openers_of(form)
+    if openers and rng.random() < 0.5:
         words["thing"] = rng.choice(openers) + words["thing"]
     return form.format(**words)
 
@@ -143,11 +146,13 @@ def is_true(scene: Scene, text: str) -> bool:
 def parse_claims(text: str) -> Claims | None:
     """Returns the claims of a sentence; None if the text is outside of the grammar."""
     text = clean_caption(text)
-    match = next(filter(None, (pattern.fullmatch(text) for pattern in PATTERNS)), None)
+    matches = (pattern.fullmatch(text) for pattern in PATTERNS)
+    match = next((match for match in matches if match is not None), None)
     if match is None:
         return None
     said = {slot: MEANING_BY_PHRASE.get(words, words) for slot, words in match.groupdict().items() if words}
-    ground, relation = said.pop("ground", None), said.pop("relation", None)
+    ground = said.pop("ground", None)
+    relation = said.pop("relation", None)
     if relation:
         said["place"], said["place2"] = PLACES_BY_RELATION[relation]
     first = {slot: meaning for slot, meaning in said.items() if not slot.endswith("2")}

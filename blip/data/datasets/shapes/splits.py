@@ -70,7 +70,8 @@ def web_samples(cfg: ShapesConfig) -> Iterator[Sample]:
     The sample's truth also has `true`, and `noise`: the kind of a wrong text, else None.
     """
     for i in range(cfg.web):
-        rng, noise = image_rng(cfg, "web", i), noise_kind(cfg, i)
+        rng = image_rng(cfg, "web", i)
+        noise = noise_kind(cfg, i)
         scene = random_scene(rng, cfg.two_objects)
         image = render_scene(scene, rng, cfg.size)
         text = write_caption(scene, rng) if noise is None else wrong_text(scene, noise, rng, cfg)
