@@ -213,7 +213,7 @@ def test_the_cards_lines_write_as_we_do(kind: str, tmp_path: Path):
     captioner = build_task(as_captioner(task.cfg), task.model, task.tokenizer).eval()
     assert isinstance(captioner, Captioning)
     image = eval_transform(16)(Image.open(out / "photo.jpg").convert("RGB"))[None]
-    assert caption == captioner.tokenizer.decode(captioner.write(image, captioner.cfg.decoding).ids)[0]
+    assert caption == captioner.tokenizer.decode(captioner.generate(image, captioner.cfg.decoding).ids)[0]
     assert len(caption.split()) > 2
 
 
