@@ -1,4 +1,4 @@
-"""A sample is known by its shard and its key: many tools begin their keys again in every shard."""
+"""A sample's id includes its shard, since many tools repeat their keys in every shard."""
 
 from itertools import islice
 from pathlib import Path
@@ -12,13 +12,13 @@ from blip.data.sample import Sample
 from blip.data.shards import samples, write_shard
 from blip.data.transforms import TransformConfig
 from blip.evaluation.job import example
-from blip.runs.train import preparing
+from blip.runs.train import make_prepare
 from blip.storage import open_store
 from blip.tasks.captioning import CaptionPrediction
 
 
 def manifest(root: Path, restart: bool) -> Manifest:
-    """Four shards of five images, whose keys begin again in each if asked for."""
+    """Returns four shards of five images, whose keys repeat in each shard with `restart`."""
     store = open_store(root)
     shards = []
     for number in range(4):
@@ -33,7 +33,7 @@ def manifest(root: Path, restart: bool) -> Manifest:
 def test_images_of_several_shards_are_not_one(tmp_path: Path):
     for restart in (True, False):
         data = manifest(tmp_path / str(restart), restart)
-        loader = Loader([data], preparing(TransformConfig(size=16), captioner()), Batch.of, LoaderConfig(batch=20))
+        loader = Loader([data], make_prepare(TransformConfig(size=16), captioner()), Batch.of, LoaderConfig(batch=20))
         (batch,) = islice(loader, 1)
         assert batch.image_ids is not None
         assert len(set(batch.image_ids.tolist())) == len(set(batch.ids)) == 20

@@ -1,4 +1,4 @@
-"""Every kind of encoded image looks as people see it; what cannot be shown has a reason."""
+"""Images of every kind are decoded as viewers show them, or rejected with a reason."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Training sees the same batches on any number of processes and workers, and goes on from any step."""
+"""Batches are the same on any number of processes and workers, and from any step on."""
 
 import os
 import re
@@ -233,7 +233,7 @@ def test_a_cache_too_small_is_refused(s3: str):
 
 
 PRIVATE = ["unshare", "--mount"]
-"""Gives a process a view of the file system of its own, in which /dev/shm is as small as a test wants it."""
+"""Runs a process in a mount namespace of its own, where /dev/shm can be small."""
 
 
 @pytest.mark.skipif(

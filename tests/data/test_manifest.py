@@ -1,4 +1,4 @@
-"""A manifest says what a data set is, wherever it lies."""
+"""A manifest describes a data set independent of its location."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which members of a tar are one sample, whatever its files are called."""
+"""Grouping of members into samples by their names."""
 
 from collections import Counter
 

@@ -33,11 +33,11 @@ from blip.storage import StoreError
 
 CASES = 360
 GOOD = 6
-"""Sound samples in each tar, which whatever else is in it must not cost."""
+"""Valid samples in each tar, which must not be lost."""
 SECONDS = 20
-"""The longest that a case may take, beside other programs."""
+"""Time limit of a case, with other programs running."""
 MEGABYTES = 400
-"""What all cases together may add to the process's memory; the values that they declare are of terabytes."""
+"""Largest growth of the process's memory over all cases; the declared sizes are terabytes."""
 Members = list[tuple[tarfile.TarInfo, bytes]]
 
 
@@ -75,7 +75,7 @@ def member(name: str, data: bytes, **fields) -> tuple[tarfile.TarInfo, bytes]:
 
 
 def packed(members: Members) -> bytes:
-    """A tar whose headers say what they are told to, whatever content follows."""
+    """Returns a tar with the headers as they are, whether or not they match the content."""
     blocks = []
     for info, data in members:
         blocks.append(
@@ -218,7 +218,7 @@ def odd_headers(rng: random.Random, members: Members) -> None:
 
 
 def flipped(rng: random.Random, tar: bytes) -> bytes:
-    """A tar with some bytes changed, some blocks lost, doubled or zeroed, cut, or with another behind it."""
+    """Returns a tar with bytes changed, blocks lost, doubled or zeroed, cut short, or with another tar appended."""
     data = bytearray(tar)
     match rng.randrange(6):
         case 0:
@@ -241,7 +241,7 @@ def flipped(rng: random.Random, tar: bytes) -> bytes:
 
 
 def case(seed: int, folder: Path) -> tuple[str, Path]:
-    """What is odd about a tar, and the tar."""
+    """Returns the kind of a case and its tar."""
     rng = random.Random(seed)
     members = sound(rng)
     kinds: list[Callable[[random.Random, Members], None]] = [odd_texts, odd_names, odd_images, odd_headers]
@@ -265,7 +265,7 @@ def prepare(sample: Sample, rng: np.random.Generator) -> str:  # noqa: ARG001
 
 
 def learnt(manifest: Manifest) -> tuple[int, Counter[str]]:
-    """How many samples an epoch of training uses, each once, and what it counts."""
+    """Returns the number of samples that an epoch of training uses, and the rejected ones."""
     loader = Loader([manifest], prepare, list, LoaderConfig(batch=1))
     used = {one for batch in islice(loader, loader.steps_per_epoch) for one in batch}
     return len(used), loader.rejected

@@ -1,4 +1,4 @@
-"""The order of samples: every sample once an epoch, a few shards at a time, and the same for everybody."""
+"""The order of samples: each once an epoch, a few shards at a time, independent of processes."""
 
 import numpy as np
 import pytest

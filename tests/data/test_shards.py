@@ -1,4 +1,4 @@
-"""Shards are written once, verified, and read whoever wrote them."""
+"""Shards are written once, verified, and read, including those of other tools."""
 
 import io
 import json

@@ -78,13 +78,13 @@ def slots_of(form: str) -> frozenset[str]:
     return frozenset("ground" if slot == "hue" else slot for _, slot, _, _ in Formatter().parse(form) if slot)
 
 
-FORMS_BY_SLOTS = {told: [form for form in FORMS if slots_of(form) == told] for told in map(slots_of, FORMS)}
+FORMS_BY_SLOTS = {slots: [form for form in FORMS if slots_of(form) == slots] for slots in map(slots_of, FORMS)}
 
 
 def write_caption(scene: Scene, rng: Random) -> str:
     """Returns a true sentence about a scene; of two objects it mentions both, or one."""
-    told = scene["objects"] if rng.random() < 0.75 else scene["objects"][:1]
-    first, *others = rng.sample(told, k=len(told))
+    mentioned = scene["objects"] if rng.random() < 0.75 else scene["objects"][:1]
+    first, *others = rng.sample(mentioned, k=len(mentioned))
     words = {
         "thing": noun_phrase(first, rng),
         "place": rng.choice(PLACE_PHRASES[first["place"]]),
@@ -97,12 +97,12 @@ def write_caption(scene: Scene, rng: Random) -> str:
         words["there"] = rng.choice(PLACE_PHRASES[other["place"]])
         words["relation"] = rng.choice(RELATION_PHRASES[first["place"], other["place"]])
         placing = [{"place", "there"}, {"relation"}]
-    tells = {"thing", "other"} & words.keys()
+    slots = {"thing", "other"} & words.keys()
     if rng.random() < MENTIONED:
-        tells |= rng.choice(placing)
+        slots |= rng.choice(placing)
     if rng.random() < MENTIONED:
-        tells |= {"ground"}
-    form = rng.choice(FORMS_BY_SLOTS[frozenset(tells)])
+        slots |= {"ground"}
+    form = rng.choice(FORMS_BY_SLOTS[frozenset(slots)])
     openers = openers_of(form)
     if openers and rng.random() < 0.5:
         words["thing"] = rng.choice(openers) + words["thing"]
