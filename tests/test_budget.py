@@ -1,4 +1,4 @@
-"""What a run may cost."""
+"""The bound and the ledger of GPU hours."""
 
 from dataclasses import replace
 
@@ -34,7 +34,9 @@ def test_no_bound_is_never_reached():
 
 def test_attempts_and_workers_add_up_by_step(tmp_path):
     ledger, clock = open_store(tmp_path), Clock()
-    groups = [Budget(None, ledger, step, gpus, clock) for step, gpus in (("pretrain", 8), ("pretrain", 8), ("capfilt", 1))]
+    groups = [
+        Budget(None, ledger, step, gpus, clock) for step, gpus in (("pretrain", 8), ("pretrain", 8), ("capfilt", 1))
+    ]
     clock.now = 3600
     for group in groups:
         group.check()

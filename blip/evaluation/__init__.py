@@ -1,1 +1,1 @@
-"""Evaluation of a model on a data set, shard by shard, by any number of workers."""
+"""Evaluation of a model on a data set: any number of workers predict its shards, then one process scores them."""

@@ -1,4 +1,4 @@
-"""The job of an evaluation, and its workers' part: every shard is predicted and, where a task re-ranks, passed over once more."""
+"""The job of an evaluation: its settings, the worker that predicts its shards, and its predictions."""
 
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ from blip.data.sample import BadSample, Sample
 from blip.data.transforms import eval_transform
 from blip.data.verification import ShardError
 from blip.distributed import device
-from blip.evaluation.shard import EvaluationConfig, ShardPredictor, gather, quotas
+from blip.evaluation.shard import EvaluationConfig, ShardPredictor, quotas, read_predictions
 from blip.logs import log
 from blip.storage import Store, open_store
 from blip.tasks.build import check_lengths
@@ -30,23 +30,26 @@ from blip.workers.queue import ShardQueue, finished, shard_records
 from blip.workers.worker import Worker
 
 PASSES = ("predict", "rerank")
+"""The passes of a task over all samples; the second only for tasks that re-rank."""
 
 
 class EvaluateConfig(WorkConfig):
     split: str = Field(default="test", pattern=r"^[\w./ -]+$")
-    """The manifest to evaluate on; it becomes a part of metrics' names."""
+    """The name of the manifest to evaluate on; it is a part of the metrics' names."""
     retrieval: RetrievalConfig | None = RetrievalConfig()
-    """How images and texts are found; none leaves it out."""
+    """Settings of retrieval; none skips it."""
     captioning: CaptioningConfig | None = CaptioningConfig()
-    """How captions are written; none leaves it out."""
+    """Settings of captioning; none skips it."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
-    """An image of more is a bad sample; baseline JPEGs are reduced instead. Bounds memory: decoding takes up to 16 bytes a pixel."""
+    """Most pixels of an image. Baseline JPEGs with more are downscaled, other images are bad samples.
+
+    Bounds memory: decoding takes up to 16 bytes per pixel."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
     @model_validator(mode="after")
     def something_is_evaluated(self) -> Self:
         if self.retrieval is None and self.captioning is None:
-            raise ValueError("retrieval and captioning are both none: leave one of them in")
+            raise ValueError("retrieval and captioning are both none: set at least one of them")
         return self
 
 
@@ -59,12 +62,12 @@ class EvaluationJob(Job[EvaluateConfig]):
 
     @property
     def quotas(self) -> dict[str, int]:
-        """How many samples of each shard are evaluated."""
+        """The number of samples to evaluate by shard."""
         return quotas(self.input, self.config.evaluation.limit)
 
 
-def work(uri: str, name: str) -> None:
-    """Works on the job of a folder in the store, together with others, until all its shards are predicted or set aside."""
+def run_evaluation_worker(uri: str, name: str) -> None:
+    """Works on an evaluation job, with other workers, until all its shards are predicted or set aside."""
     job = EvaluationJob.load(uri)
     with job.models["model"].folder() as folder:
         tasks, size = load_tasks(job.config, folder), image_size(folder)
@@ -76,9 +79,9 @@ Tasks = Mapping[str, EvaluableTask[Any, Any]]
 
 
 def load_tasks(cfg: EvaluateConfig, model: str | Path) -> Tasks:
-    """Returns the tasks that a model folder is evaluated as, by name.
+    """Returns the evaluated tasks by type, with the model of a folder.
 
-    Raises ConfigError where texts or captions are longer than the model has positions.
+    Raises ConfigError if texts or captions are longer than the model's positions.
     """
     if cfg.retrieval is not None:
         check_lengths(cfg.retrieval, read_model_config(model).model)
@@ -92,28 +95,42 @@ def load_tasks(cfg: EvaluateConfig, model: str | Path) -> Tasks:
 
 
 def image_size(model: str | Path) -> int:
-    """Returns height and width of the images that a model folder takes."""
+    """Returns the height and width of a model's input images in pixels."""
     return read_model_config(model).model.vision.size
 
 
 def predict_all(
     job: EvaluationJob, home: Store, tasks: Tasks, size: int, name: str, advance: Callable[[int], None] = lambda _: None
 ) -> None:
-    """As `work`, with models that are loaded, which go to this process's device, and images of `size`.
+    """Predicts shards as worker `name` until none is left; moves the tasks to this process's device.
 
-    `advance` is called with the size of every batch.
+    `home` is the job's folder, `size` the height and width of the images. Calls `advance` with the size of every batch.
     """
-    budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{home.uri}/gpu-hours"), job.account, gpus_held())
-    cfg, wanted, tally = job.config.evaluation, job.quotas, Counter[str]()
+    ledger = open_store(job.ledger or f"{home.uri}/gpu-hours")
+    budget = Budget(job.config.max_gpu_hours, ledger, job.account, gpus_held())
+    cfg = job.config.evaluation
+    wanted = job.quotas
     shards = {shard.name: shard for shard in job.input.shards if shard.name in wanted}
-    prepare = partial(example, size=size, max_pixels=job.config.max_pixels)
-
+    prepare = partial(evaluation_example, size=size, max_pixels=job.config.max_pixels)
+    tally = Counter[str]()
     began = time.monotonic()
 
-    def run_pass(at: Store, task: EvaluableTask[Any, P], predict: Predict[P], before: Sequence[Sequence[P]] = ()) -> None:
+    def run_pass(
+        store: Store, task: EvaluableTask[Any, P], predict: Predict[P], before: Sequence[Sequence[P]] = ()
+    ) -> None:
         offsets = dict(zip(wanted, accumulate(map(len, before), initial=0), strict=False))
-        process = ShardPredictor(task, predict, job.input.store, prepare, cfg.batch, wanted, offsets, advance, cfg.unexpected)
-        queue = ShardQueue(at, list(wanted), name, job.config.lease)
+        process = ShardPredictor(
+            task,
+            predict,
+            job.input.store,
+            prepare,
+            batch=cfg.batch,
+            quotas=wanted,
+            offsets=offsets,
+            advance=advance,
+            unexpected=cfg.unexpected,
+        )
+        queue = ShardQueue(store, list(wanted), name, job.config.lease)
         worker = Worker(
             queue,
             job.input.store,
@@ -133,12 +150,15 @@ def predict_all(
             task.to(device())
             first, *second = passes(home, kind, task)
             run_pass(first, task, lambda batch, _, task=task: task.predict(batch))
-            for at in second:
-                found = gather(first, list(wanted), task.prediction)
-                if everything := list(chain.from_iterable(found)):
-                    run_pass(at, task, task.rerank(everything), found)
+            for store in second:
+                by_shard = read_predictions(first, list(wanted), task.prediction)
+                all_predictions = list(chain.from_iterable(by_shard))
+                if all_predictions:
+                    run_pass(store, task, task.rerank(all_predictions), by_shard)
     except ShardError as e:
-        log.warning("%s", e)  # the process that asked for the evaluation will raise it; another worker could do no more
+        log.warning(
+            "%s", e
+        )  # raised again by the process that requested the evaluation; a new worker could not mend it
     finally:
         budget.record()
 
@@ -149,32 +169,41 @@ def passes(home: Store, kind: str, task: EvaluableTask[Any, Any]) -> list[Store]
 
 
 def predictions(job: EvaluationJob, home: Store, kind: str, task: EvaluableTask[Any, P]) -> list[P]:
-    """Returns the predictions of a task's last pass, of all samples in the manifest's order.
+    """Returns the predictions of a task's last pass for all samples, in the order of the manifest.
 
-    Raises ShardError where a shard is not done, or was set aside.
+    Raises ShardError if a shard is not done or was set aside.
     """
     last = passes(home, kind, task)[-1]
-    return list(chain.from_iterable(gather(last, list(job.quotas), task.prediction)))
+    return list(chain.from_iterable(read_predictions(last, list(job.quotas), task.prediction)))
 
 
-def counted(job: EvaluationJob, home: Store, tasks: Tasks) -> tuple[int, dict[str, int]]:
-    """Returns how many samples were evaluated, and how many were not, by reason. Raises as `predictions`."""
+def sample_counts(job: EvaluationJob, home: Store, tasks: Tasks) -> tuple[int, dict[str, int]]:
+    """Returns the number of evaluated samples, and of rejected ones by reason. Raises as `predictions`."""
     kind, task = next(iter(tasks.items()))
     done, _ = finished(passes(home, kind, task)[0], list(job.quotas))
-    left_out = sum((Counter(record["rejected"]) for record in done.values()), Counter())
-    return sum(record["samples"] for record in done.values()), dict(left_out)
+    evaluated = 0
+    rejected = Counter[str]()
+    for record in done.values():
+        evaluated += record["samples"]
+        rejected.update(record["rejected"])
+    return evaluated, dict(rejected)
 
 
 def samples_done(job: EvaluationJob, home: Store, tasks: Tasks) -> int:
-    """Returns how many samples are done, counted once for each pass."""
-    wanted = job.quotas  # what was left out counts as asked for: a tar may hold more that is no sample than its manifest counts
-    done = (shard_records(at, list(wanted))[0] for kind, task in tasks.items() for at in passes(home, kind, task))
-    return sum(wanted[name] for part in done for name in part)
+    """Returns the number of samples that are done, summed over tasks and passes; includes the rejected ones."""
+    wanted = job.quotas
+    count = 0
+    for kind, task in tasks.items():
+        for store in passes(home, kind, task):
+            done, _ = shard_records(store, list(wanted))
+            count += sum(wanted[name] for name in done)
+    return count
 
 
-def example(sample: Sample, size: int, max_pixels: int = MAX_PIXELS) -> Example:
-    """Returns a sample as evaluation needs it: its whole image and all its texts. Raises BadSample."""
+def evaluation_example(sample: Sample, size: int, max_pixels: int = MAX_PIXELS) -> Example:
+    """Returns a sample with its whole image and all its texts. Raises BadSample."""
     texts = [text for text in sample.texts if text.strip()]
     if not texts:
         raise BadSample("empty text")
-    return Example(sample.key, eval_transform(size)(decode(sample.images[0], max_pixels)), texts, sample.meta, sample.id)
+    image = eval_transform(size)(decode(sample.images[0], max_pixels))
+    return Example(sample.key, image, texts, sample.meta, sample.id)

@@ -1,4 +1,4 @@
-"""Predictions for one shard of a data set: any number of workers predict shards, then one process scores all samples."""
+"""Predictions for one shard of a data set."""
 
 import io
 from collections import Counter
@@ -24,29 +24,32 @@ from blip.workers.worker import Output
 
 class EvaluationConfig(Config):
     batch: int = Field(default=64, ge=1)
-    """Images predicted together."""
+    """Images per batch."""
     limit: int | None = Field(default=None, ge=1)
-    """Evaluate the first samples only."""
+    """Number of samples to evaluate, the first ones; None for all."""
     unexpected: float = Field(default=0.01, ge=0, le=1)
-    """The share of a shard's samples over which the code may fail in ways that it does not know, before the evaluation fails. Each is left
-    out, and named in the log and the commit record. Three may fail in any case, but with 0 none."""
+    """The share of a shard's samples that may fail with unexpected errors before the evaluation fails.
+
+    Each such sample is skipped and named in the log and the commit record. Up to three are always accepted, except for
+    a share of 0."""
 
 
 def quotas(manifest: Manifest, limit: int | None) -> dict[str, int]:
-    """Returns how many samples of each shard are evaluated, by its name; shards beyond the limit are not in it."""
-    rest, found = manifest.samples if limit is None else limit, {}
+    """Returns the number of samples to evaluate by shard, without the shards beyond the limit."""
+    remaining = manifest.samples if limit is None else limit
+    found: dict[str, int] = {}
     for shard in manifest.shards:
-        if rest > 0:
-            found[shard.name] = min(rest, shard.samples)
-        rest -= shard.samples
+        if remaining > 0:
+            found[shard.name] = min(remaining, shard.samples)
+        remaining -= shard.samples
     return found
 
 
 @dataclass
 class ShardPredictor(Generic[P]):
-    """Runs `predict` over one shard and writes the predictions; equal shards get equal files, whoever predicts them.
+    """Runs `predict` over one shard and writes the predictions, deterministically.
 
-    Samples that cannot be evaluated are left out and counted by reason, as in training.
+    Samples that cannot be evaluated are skipped and counted by reason, as in training.
     """
 
     task: EvaluableTask[Any, P]
@@ -58,28 +61,31 @@ class ShardPredictor(Generic[P]):
     offsets: Mapping[str, int]
     """The position of a shard's first sample in the data set."""
     advance: Callable[[int], None]
-    """Called with the size of every batch that is done."""
+    """Called with the size of every batch after its prediction."""
     unexpected: float = 0.0
-    """The share of a shard's samples that may fail in ways that the code does not know."""
+    """The share of a shard's samples that may fail with unexpected errors."""
 
     @torch.no_grad()
     def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
-        torch.manual_seed(int(shard.sha256[:8], 16))  # what a task draws depends on the shard, not on who does it or what came before
+        # random draws depend on the shard alone, not on the worker or on earlier shards
+        torch.manual_seed(int(shard.sha256[:8], 16))
         device = next(self.task.parameters()).device
         rejected = Rejected()
         predictions: list[P] = []
-        with ShardFile(self.source, shard, path, rejected, verified=True) as opened:
-            mine = self.examples(islice(good_samples(opened, rejected), self.quotas[shard.name]), rejected)
-            while chunk := list(islice(mine, self.batch)):
+        with ShardFile(self.source, shard, path, rejected, verified=True) as source:
+            samples = islice(good_samples(source, rejected), self.quotas[shard.name])
+            examples = self.examples(samples, rejected)
+            while chunk := list(islice(examples, self.batch)):
                 first = self.offsets.get(shard.name, 0) + len(predictions)
                 batch = self.task.collate(chunk).to(device)
                 predictions += self.predict(batch, range(first, first + len(chunk)))
                 tally["images"] += len(chunk)
                 self.advance(len(chunk))
-            check_unexpected(rejected, opened, self.unexpected, "evaluation.unexpected")
+            check_unexpected(rejected, source, self.unexpected, "evaluation.unexpected")
         file = folder / "predictions.pt"
         torch.save([vars(prediction) for prediction in predictions], file)
-        return Output(file, {"samples": len(predictions), "rejected": dict(rejected), "unexpected": rejected.details})
+        record = {"samples": len(predictions), "rejected": dict(rejected), "unexpected": rejected.details}
+        return Output(file, record)
 
     def examples(self, samples: Iterable[Sample], rejected: Rejected) -> Iterator[Example]:
         for sample in samples:
@@ -92,11 +98,11 @@ class ShardPredictor(Generic[P]):
                 yield example
 
 
-def gather(at: Store, shards: Sequence[str], kind: type[P]) -> list[list[P]]:
-    """Returns the predictions, of class `kind`, of each shard in the order given.
+def read_predictions(store: Store, shards: Sequence[str], kind: type[P]) -> list[list[P]]:
+    """Returns the predictions, of class `kind`, of each shard in the order of `shards`.
 
-    Raises ShardError where a shard is not done, or was set aside.
+    Raises ShardError if a shard is not done or was set aside.
     """
-    done, _ = finished(at, shards)
-    files = [torch.load(io.BytesIO(at.get(record["name"])), weights_only=True) for record in done.values()]
+    done, _ = finished(store, shards)
+    files = [torch.load(io.BytesIO(store.get(record["name"])), weights_only=True) for record in done.values()]
     return [[kind(**values) for values in file] for file in files]

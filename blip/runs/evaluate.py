@@ -16,11 +16,11 @@ from blip.data.manifest import Manifest
 from blip.evaluation.job import (
     EvaluateConfig,
     EvaluationJob,
-    counted,
     image_size,
     load_tasks,
     predict_all,
     predictions,
+    sample_counts,
     samples_done,
 )
 from blip.launch.local import local_process_count
@@ -92,7 +92,7 @@ def evaluate(
                 samples_done(job, home, tasks) - bar.done
             )  # what was begun before this attempt is in nobody's tally
         scores, described = {}, {}
-        evaluated, left_out = counted(job, home, tasks)
+        evaluated, left_out = sample_counts(job, home, tasks)
         if not evaluated:
             raise ConfigError(
                 f"split {cfg.split}: none of its {manifest.samples} samples can be judged: {left_out or 'it is empty'}"

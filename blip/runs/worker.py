@@ -16,7 +16,7 @@ from blip.capfilt.job import CapFiltJob
 from blip.capfilt.shard import ShardCapFilt
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.distributed import device
-from blip.evaluation import job as evaluation_job
+from blip.evaluation.job import run_evaluation_worker
 from blip.launch.local import local_process_count
 from blip.logs import log, quiet
 from blip.storage import open_store
@@ -33,7 +33,8 @@ from blip.workers.worker import Worker
 
 def work(uri: str, name: str = "") -> None:
     """Works on the job of a folder in the store until all its shards are done or set aside."""
-    {"capfilt": caption_and_filter, "evaluation": evaluation_job.work}[type_of(uri)](uri, name or new_worker_name())
+    workers = {"capfilt": caption_and_filter, "evaluation": run_evaluation_worker}
+    workers[type_of(uri)](uri, name or new_worker_name())
 
 
 def caption_and_filter(uri: str, name: str) -> None:

@@ -11,7 +11,7 @@ from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import samples, write_shard
 from blip.data.transforms import TransformConfig
-from blip.evaluation.job import example
+from blip.evaluation.job import evaluation_example
 from blip.runs.train import make_prepare
 from blip.storage import open_store
 from blip.tasks.captioning import CaptionPrediction
@@ -37,7 +37,7 @@ def test_images_of_several_shards_are_not_one(tmp_path: Path):
         (batch,) = islice(loader, 1)
         assert batch.image_ids is not None
         assert len(set(batch.image_ids.tolist())) == len(set(batch.ids)) == 20
-        again = Batch.of([example(sample, 16) for sample in samples(data)])
+        again = Batch.of([evaluation_example(sample, 16) for sample in samples(data)])
         assert again.image_ids is not None
         assert set(again.image_ids.tolist()) == set(batch.image_ids.tolist())  # the same image, whoever reads it
 

@@ -28,7 +28,7 @@ from blip.data.manifest import Manifest
 from blip.data.sample import BadSample, Rejected, Sample
 from blip.data.shards import ShardFile, good_samples, read_shard, write_shards
 from blip.data.verification import ShardError
-from blip.evaluation.job import example
+from blip.evaluation.job import evaluation_example
 from blip.storage import StoreError
 
 CASES = 360
@@ -286,7 +286,7 @@ def evaluated(manifest: Manifest) -> tuple[int, Counter[str]]:
     with ShardFile(manifest.store, manifest.shards[0], path_of(manifest)) as file:
         for sample in good_samples(file, rejected):
             try:
-                example(sample, 16)
+                evaluation_example(sample, 16)
                 used += 1
             except BadSample as e:
                 rejected.add(e)
