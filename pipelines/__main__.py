@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import typer
 from kfp import compiler
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import cron, lint, local, parameters
+from pipelines import cron, doctor, lint, local, parameters
 from pipelines.cluster import KubeflowError, KubeflowPipelines
 from pipelines.run_lock import RootError
 
@@ -173,12 +173,21 @@ def schedule(
 @app.command("list")
 def list_() -> None:
     """Show the schedules."""
-    table = Table("schedule", "cron", "state", "since", box=None)
+    table = Table("schedule", "times", "state", "since", box=None)
     with cluster() as kubeflow:
         for entry in kubeflow.schedules():
             state = str(entry.status or entry.mode)
-            table.add_row(entry.display_name, entry.trigger.cron_schedule.cron, state, f"{entry.created_at:%Y-%m-%d}")
+            table.add_row(entry.display_name, times(entry.trigger), state, f"{entry.created_at:%Y-%m-%d}")
     screen().print(table)
+
+
+def times(trigger: Any) -> str:
+    """When a schedule runs: by cron, or at intervals as the interface's form can make it."""
+    if trigger and trigger.cron_schedule:
+        return trigger.cron_schedule.cron
+    if trigger and trigger.periodic_schedule:
+        return f"every {trigger.periodic_schedule.interval_second} s"
+    return "never"
 
 
 @app.command()
@@ -197,9 +206,17 @@ def resume(title: Schedule) -> None:
 
 @app.command()
 def delete(title: Schedule) -> None:
-    """Delete a schedule; its runs stay."""
+    """Delete a schedule; its runs stay, and one that is active goes on."""
     with cluster() as kubeflow:
         kubeflow.delete(title)
+
+
+@app.command("doctor")
+def doctor_() -> None:
+    """Check the settings of the cluster's workflow controller, on which retries depend."""
+    if faults := doctor.faults(doctor.live_settings()):
+        raise KubeflowError("\n".join(faults))
+    screen().print("retries: as they should be")
 
 
 @contextlib.contextmanager

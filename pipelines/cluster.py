@@ -54,14 +54,15 @@ class KubeflowPipelines:
     """A client of Kubeflow Pipelines, configured by the environment.
 
     KFP_HOST is the address; without it, the service inside the cluster is used, then the kubeconfig (KUBECONFIG,
-    KFP_CONTEXT). KFP_TOKEN authenticates, otherwise the service account of the pod. KFP_NAMESPACE is for multi-user
-    installations, KFP_CA_FILE for private certificates.
+    KFP_CONTEXT). KFP_TOKEN authenticates, otherwise the service account of the pod. KFP_NAMESPACE is the user's
+    namespace in a multi-user installation; the servers' own is `kubeflow` unless KFP_SYSTEM_NAMESPACE says otherwise.
+    KFP_CA_FILE is for private certificates.
     """
 
     def __init__(self) -> None:
         self.host = os.environ.get("KFP_HOST", "").rstrip("/")
         self.namespace = os.environ.get("KFP_NAMESPACE") or None
-        self.client = connect(self.host, self.namespace)
+        self.client = connect(self.host)
 
     @silenced()
     def publish(self, pipeline: GraphComponent) -> tuple[str, str]:
@@ -139,7 +140,7 @@ class KubeflowPipelines:
         except api.ApiException as error:
             status = error.status or 0
             if status == 401:
-                self.client = connect(self.host, self.namespace)  # with a fresh token
+                self.client = connect(self.host)  # with a fresh token
             elif 400 <= status < 500 and status != 429:
                 raise
             raise TransientError from None
@@ -149,13 +150,29 @@ class KubeflowPipelines:
     def schedule(self, pipeline: GraphComponent, name: str, when: str, arguments: dict[str, Any]) -> str:
         """Runs the pipeline's newest version on a schedule, and returns the schedule's id.
 
-        Runs do not overlap, and missed times are not made up for. Replaces a schedule of the same name.
+        Runs do not overlap, and missed times are not made up for. Replaces a schedule of the same name, of
+        which an active run goes on.
         """
         when = cron.check_cron(when)
         require_arguments(pipeline, arguments)
         identity, _ = self.publish(pipeline)
         former = self.schedules(name)
-        made = self.client._recurring_run_api.recurring_run_service_create_recurring_run(
+        active = [one for one in former if one.status == "ENABLED"]
+        for one in active:
+            self.client.disable_recurring_run(one.recurring_run_id)
+        try:
+            made = self.create(identity, name, when, arguments)
+        except Exception:
+            for one in active:
+                self.client.enable_recurring_run(one.recurring_run_id)
+            raise
+        for one in former:
+            self.remove(one)
+        return made.recurring_run_id
+
+    def create(self, pipeline: str, name: str, when: str, arguments: dict[str, Any]) -> Any:
+        """Creates a schedule that runs the newest version of the pipeline of this id."""
+        return self.client._recurring_run_api.recurring_run_service_create_recurring_run(
             # kfp's own call requires a version, and the schedule would stay at it
             recurring_run=api.V2beta1RecurringRun(
                 display_name=name,
@@ -165,19 +182,30 @@ class KubeflowPipelines:
                 max_concurrency="1",
                 no_catchup=True,
                 trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=when)),
-                pipeline_version_reference=api.V2beta1PipelineVersionReference(pipeline_id=identity),
+                pipeline_version_reference=api.V2beta1PipelineVersionReference(pipeline_id=pipeline),
                 runtime_config=api.V2beta1RuntimeConfig(parameters=arguments),
             )
         )
-        for schedule in former:
-            self.client.delete_recurring_run(schedule.recurring_run_id)
-        return made.recurring_run_id
+
+    def remove(self, schedule: Any) -> None:
+        """Deletes a schedule and leaves its runs.
+
+        A run is owned by its schedule: by the default, the only choice of kfp's own call, its pods and jobs would be
+        deleted with the schedule.
+        """
+        self.client._recurring_run_api.recurring_run_service_delete_recurring_run(
+            schedule.recurring_run_id, propagation_policy="ORPHAN"
+        )
 
     def schedules(self, name: str = "") -> list[Any]:
-        """Returns the schedules of this project, or only those of one name."""
-        wanted = name_filter(name) if name else None
-        answer = self.client.list_recurring_runs(experiment_id=self.experiment(), page_size=PAGE_SIZE, filter=wanted)
-        return answer.recurring_runs or []
+        """Returns the schedules of this project's experiment, or only those of one name; none if it does not exist yet."""
+        experiments = self.client.list_experiments(namespace=self.namespace, filter=name_filter(EXPERIMENT)).experiments
+        if not experiments:
+            return []
+        listed = self.client.list_recurring_runs(
+            experiment_id=experiments[0].experiment_id, page_size=PAGE_SIZE, filter=name_filter(name) if name else None
+        )
+        return listed.recurring_runs or []
 
     def schedules_named(self, name: str) -> list[Any]:
         """Returns the schedules of one name. Raises KubeflowError if there is none."""
@@ -197,14 +225,19 @@ class KubeflowPipelines:
 
     def delete(self, name: str) -> None:
         for schedule in self.schedules_named(name):
-            self.client.delete_recurring_run(schedule.recurring_run_id)
+            self.remove(schedule)
 
     @silenced()
     def experiment(self) -> str:
         return self.client.create_experiment(EXPERIMENT, namespace=self.namespace).experiment_id
 
 
-def connect(host: str, namespace: str | None) -> Any:
+def system_namespace() -> str:
+    """Returns the namespace of the servers of Kubeflow Pipelines, whatever namespace its users run in."""
+    return os.environ.get("KFP_SYSTEM_NAMESPACE", "kubeflow")
+
+
+def connect(host: str) -> Any:
     """Returns a `kfp.Client`, typed Any since its answers have no types. Raises KubeflowError if it has no address."""
     warnings.filterwarnings("ignore", module="kfp")
     token = os.environ.get("KFP_TOKEN")
@@ -218,7 +251,7 @@ def connect(host: str, namespace: str | None) -> Any:
         )
     return Client(
         host or None,
-        namespace=namespace or "kubeflow",
+        namespace=system_namespace(),
         existing_token=token,
         credentials=ServiceAccountTokenVolumeCredentials() if projected and not token else None,
         kube_context=os.environ.get("KFP_CONTEXT"),

@@ -32,7 +32,7 @@ NAMESPACE = "kubeflow"
 OLD = {"CronJob": "batch/v1beta1", "PodDisruptionBudget": "policy/v1beta1"}
 """What a Kubernetes 1.20 calls them."""
 CUSTOM = {"ClusterTrainingRuntime", "ResourceFlavor", "ClusterQueue", "LocalQueue"}
-GROUND = {"Namespace", "ServiceAccount", "Role", "RoleBinding", "PriorityClass", "NetworkPolicy", "ResourceQuota", "LimitRange"}
+GROUND = {"ServiceAccount", "Role", "RoleBinding", "PriorityClass", "NetworkPolicy", "ResourceQuota"}
 STAND_INS = {"trainer.kubeflow.org": ("TrainJob", "v1alpha1"), "argoproj.io": ("Workflow", "v1alpha1")}
 ADDRESS = os.environ.get("BLIP_TEST_ADDRESS", "10.200.0.1")
 IMAGE = os.environ.get("BLIP_TEST_IMAGE", "")
@@ -71,7 +71,7 @@ def stand_in(group: str, kind: str, version: str) -> dict:
 def ground() -> Iterator[None]:
     """The namespace with all that is not a workload."""
     things = [thing for thing in build("overlays/local") if thing["kind"] in GROUND]
-    kubectl("apply", "-f", "-", given=[thing for thing in things if thing["kind"] == "Namespace"])
+    kubectl("apply", "-f", "-", given=build("platform"))
     kubectl("apply", "-f", "-", given=things)
     stand_ins = [stand_in(group, kind, version) for group, (kind, version) in STAND_INS.items()]
     kubectl("apply", "-f", "-", given=stand_ins)

@@ -5,6 +5,7 @@ import re
 from fnmatch import fnmatchcase
 
 import pytest
+import yaml
 from rendered import OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
 
 from blip.launch import job as jobs
@@ -60,8 +61,6 @@ def test_training_survives_lost_nodes_and_not_wrong_configurations():
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_pass_the_restricted_standard(overlay):
-    (namespace,) = of(overlay, "Namespace").values()
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for name, pod in pods(build(f"overlays/{overlay}")):
         whole = pod["spec"]["securityContext"]
         assert whole["runAsNonRoot"] is True, name
@@ -74,6 +73,59 @@ def test_pods_pass_the_restricted_standard(overlay):
             assert own["allowPrivilegeEscalation"] is False, name
             assert own["readOnlyRootFilesystem"] is True, name
             assert own["capabilities"] == {"drop": ["ALL"]}, name
+
+
+def test_the_namespace_enforces_the_restricted_standard():
+    (namespace,) = (thing for thing in build("platform") if thing["kind"] == "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_deleting_an_overlay_deletes_nothing_that_it_did_not_make(overlay):
+    """`kubectl delete -k` takes whatever an overlay names: a namespace takes Kubeflow Pipelines, its database and all volumes along."""
+    named = {(thing["kind"], thing["metadata"]["name"]) for thing in build(f"overlays/{overlay}")}
+    platform = {(thing["kind"], thing["metadata"]["name"]) for thing in build("platform")}
+    assert not named & platform
+    assert not {kind for kind, _ in named} & {"Namespace", "PersistentVolumeClaim", "PersistentVolume", "CustomResourceDefinition"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_servers_of_kubeflow_pipelines_are_under_no_limit_of_ours(overlay):
+    """They state no limits: a LimitRange would give them ours, and a quota of CPU or memory for all pods would refuse them."""
+    assert not of(overlay, "LimitRange")
+    classes = of(overlay, "PriorityClass").keys()
+    for name, quota in of(overlay, "ResourceQuota").items():
+        if not quota["spec"]["hard"].keys() <= {"requests.nvidia.com/gpu", "count/jobs.batch"}:
+            (scope,) = quota["spec"]["scopeSelector"]["matchExpressions"]
+            assert (scope["scopeName"], scope["operator"]) == ("PriorityClass", "In"), name
+            assert set(scope["values"]) <= classes, name
+
+
+def test_the_queue_hangs_on_no_label_that_an_upgrade_removes():
+    (queue,) = (thing for thing in build("queue") if thing["kind"] == "ClusterQueue")
+    assert queue["spec"]["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "kubeflow"}}
+
+
+LOST = [
+    "Pod was terminated in response to imminent node shutdown.",
+    "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi",
+    "Preempted by a pod of higher priority",
+    "OOMKilled (exit code 137)",
+    "Error (exit code 137)",
+    "pod deleted",
+]
+"""What the workflow controller says of attempts that the step is not to blame for."""
+
+
+def test_steps_that_lose_their_node_are_tried_again_and_those_that_fail_by_themselves_are_not():
+    (controller,) = (thing for thing in build("platform") if thing["kind"] == "ConfigMap")
+    defaults = yaml.safe_load(controller["data"]["workflowDefaults"])
+    retries = defaults["spec"]["templateDefaults"]["retryStrategy"]
+    assert retries["retryPolicy"] == "Always"
+    on_errors, _, pattern = retries["expression"].partition(" or lastRetry.message matches ")
+    assert on_errors == "lastRetry.status == 'Error'"
+    assert [message for message in LOST if not re.search(pattern.strip("'"), message)] == []
+    assert not re.search(pattern.strip("'"), "Error (exit code 1)")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

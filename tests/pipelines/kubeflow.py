@@ -26,6 +26,9 @@ class Kubeflow(ThreadingHTTPServer):
         self.runs: list[Item] = []
         self.recurring: list[Item] = []
         self.uploaded: list[list[Item]] = []
+        self.orphaned: list[str] = []
+        self.calls: list[str] = []
+        self.config_maps: dict[str, Item] = {}
         self.authorizations: set[str] = set()
         self.token = ""
 
@@ -57,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         # clients with a kubeconfig come through the API server of Kubernetes
+        self.server.calls.append(f"{self.command} {url.path}")
         path = re.sub(r"^(/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy)?/+apis/v2beta1", "", url.path)
         if path != "/healthz":
             self.server.authorizations.add(self.headers.get("Authorization", ""))
@@ -112,7 +116,12 @@ class Handler(BaseHTTPRequestHandler):
         found["status"] = f"{verb.upper()}D"
         return {}
 
-    def delete(self, _: Any, __: Any, identity: str) -> Item:
+    def delete(self, _: Any, query: dict[str, str], identity: str) -> Item:
+        if query.get("propagation_policy") == "ORPHAN":
+            self.server.orphaned.append(identity)
+        else:
+            # a run is owned by its schedule, and Kubernetes deletes what is owned
+            self.server.runs = [run for run in self.server.runs if run.get("recurring_run_id") != identity]
         self.server.recurring = [one for one in self.server.recurring if one["recurring_run_id"] != identity]
         return {}
 
@@ -139,6 +148,7 @@ class Handler(BaseHTTPRequestHandler):
             "/recurringruns",
             lambda self, _, query: {"recurringRuns": self.matching(self.server.recurring, query)},
         ),
+        ("GET", "/api/v1/namespaces/kubeflow/configmaps/(.+)", lambda self, _, __, name: self.server.config_maps[name]),
         ("POST", "/recurringruns", make_recurring),
         ("POST", "/recurringruns/([^/]+):(enable|disable)", switch),
         ("DELETE", "/recurringruns/([^/]+)", delete),

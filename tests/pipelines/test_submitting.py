@@ -3,6 +3,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import yaml
 from kfp import Client
 from kfp_server_api import ApiException
 from kubeflow import Kubeflow
@@ -12,6 +13,7 @@ from urllib3.exceptions import MaxRetryError
 
 from components.revision import revision
 from pipelines import __main__ as command
+from pipelines import doctor
 from pipelines.bootstrap import bootstrap
 from pipelines.cluster import KubeflowError, KubeflowPipelines
 from pipelines.parameters import ParameterError, steps
@@ -90,6 +92,61 @@ def test_a_schedule_replaces_that_of_the_same_name_alone(kubeflow):
         "weekly": "0 0 4 * * 0",
     }
     assert len(kubeflow.recurring) == 2
+
+
+def a_run_of(kubeflow: Kubeflow) -> str:
+    """A run that the newest schedule has started, and that goes on."""
+    (schedule,) = kubeflow.recurring
+    kubeflow.runs.append(kubeflow.new("run", recurring_run_id=schedule["recurring_run_id"], state="RUNNING"))
+    return kubeflow.runs[-1]["run_id"]
+
+
+@pytest.mark.parametrize("again", ["schedule", "delete"])
+def test_a_run_outlives_its_schedule(kubeflow, again):
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    run = a_run_of(kubeflow)
+    if again == "schedule":
+        KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 4 * * 0", STORE)
+    else:
+        KubeflowPipelines().delete("weekly")
+    assert [one["run_id"] for one in kubeflow.runs] == [run]
+    assert len(kubeflow.orphaned) == 1
+
+
+def test_the_old_schedule_is_off_before_the_new_one_is_on(kubeflow):
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    kubeflow.calls.clear()
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 4 * * 0", STORE)
+    changes = [call for call in kubeflow.calls if "recurringruns" in call and "GET" not in call]
+    changes = [call.rpartition("/")[2].rpartition(":")[2] for call in changes]
+    assert changes[:2] == ["disable", "recurringruns"]
+    assert [one["status"] for one in kubeflow.recurring] == ["ENABLED"]
+
+
+def test_the_old_schedule_goes_on_where_the_new_one_is_refused(kubeflow, monkeypatch):
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    monkeypatch.setattr(KubeflowPipelines, "create", refuse)
+    with pytest.raises(ApiException):
+        KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 4 * * 0", STORE)
+    (old,) = kubeflow.recurring
+    assert old["status"] == "ENABLED"
+
+
+def refuse(*_):
+    raise ApiException(status=400)
+
+
+def test_a_schedule_made_by_hand_at_intervals_is_listed(kubeflow):
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    kubeflow.recurring[0]["trigger"] = {"periodic_schedule": {"interval_second": "3600"}}
+    shown = CliRunner().invoke(command.app, ["list"])
+    assert "every 3600 s" in shown.output
+    assert shown.exit_code == 0
+
+
+def test_looking_at_schedules_creates_nothing(kubeflow):
+    assert CliRunner().invoke(command.app, ["list"]).exit_code == 0
+    assert kubeflow.experiments == []
 
 
 def test_schedules_are_listed_paused_resumed_and_deleted(kubeflow):
@@ -211,7 +268,9 @@ contexts: [{{name: here, context: {{cluster: k, user: me}}}}]
 """
 
 
-def test_a_kubeconfig_leads_through_the_api_server(kubeflow, monkeypatch, tmp_path):
+@pytest.fixture
+def kubeconfig(kubeflow, monkeypatch, tmp_path):
+    """The way to the server through a kubeconfig alone."""
     path = tmp_path / "config"
     path.write_text(KUBECONFIG.format(uri=kubeflow.uri), encoding="utf-8")
     monkeypatch.delenv("KFP_HOST")
@@ -219,7 +278,41 @@ def test_a_kubeconfig_leads_through_the_api_server(kubeflow, monkeypatch, tmp_pa
     # the client of Kubernetes reads the variable when it is imported
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     kubeflow.token = "mine"
+
+
+@pytest.mark.usefixtures("kubeconfig")
+def test_a_kubeconfig_leads_through_the_api_server():
     assert KubeflowPipelines().schedules() == []
+
+
+@pytest.mark.usefixtures("kubeconfig")
+def test_the_namespace_of_a_user_is_not_where_the_servers_are_sought(kubeflow, monkeypatch):
+    monkeypatch.setenv("KFP_NAMESPACE", "team-vision")
+    KubeflowPipelines().submit(bootstrap, STORE)
+    assert kubeflow.experiments[0]["namespace"] == "team-vision"
+
+
+STOCK = "spec: {templateDefaults: {retryStrategy: {limit: '2', retryPolicy: OnError}}}"
+"""What Kubeflow Pipelines 2.17 installs."""
+
+
+@pytest.mark.usefixtures("kubeconfig")
+def test_the_doctor_finds_a_controller_that_does_not_retry_lost_nodes(kubeflow):
+    kubeflow.config_maps[doctor.CONTROLLER] = {"data": {"workflowDefaults": STOCK}}
+    said = CliRunner().invoke(command.app, ["doctor"])
+    assert "under retryPolicy OnError" in str(said.exception)
+    assert "kubectl apply --server-side --force-conflicts --field-manager=blip -k k8s/platform" in str(said.exception)
+    ours = yaml.safe_load((Path(__file__).parents[2] / "k8s/platform/workflow-controller.yaml").read_text())
+    kubeflow.config_maps[doctor.CONTROLLER] = {"data": ours["data"]}
+    said = CliRunner().invoke(command.app, ["doctor"])
+    assert said.output == "retries: as they should be\n"
+
+
+@pytest.mark.usefixtures("kubeconfig")
+def test_the_doctor_says_what_a_cluster_without_kubeflow_pipelines_lacks(monkeypatch):
+    monkeypatch.setenv("KFP_SYSTEM_NAMESPACE", "elsewhere")
+    said = CliRunner().invoke(command.app, ["doctor"])
+    assert str(said.exception) == f"the cluster answered 404 Not Found for ConfigMap elsewhere/{doctor.CONTROLLER}"
 
 
 @pytest.mark.usefixtures("kubeflow")
