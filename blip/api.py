@@ -17,7 +17,7 @@ from blip.data.sample import BadSample
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import eval_transform, normalise
 from blip.models.generation import Beam, Decoding, Nucleus
-from blip.models.weights.load import load as load_weights
+from blip.models.weights.load import load_weights
 from blip.tasks.build import TaskConfig, build_model, build_task, inherits
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, as_filter, read_model_config

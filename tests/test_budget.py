@@ -7,7 +7,7 @@ import pytest
 from blip.budget import Budget, BudgetError, exhausted, gpu_hours, spent
 from blip.config import ConfigError
 from blip.storage import open_store
-from blip.training.engine import Report
+from blip.training.engine import StepReport
 from blip.training.spending import stop_when_spent
 
 
@@ -71,7 +71,7 @@ def test_a_group_without_gpus_costs_nothing(tmp_path):
 def test_training_stops_but_not_after_its_last_step(tmp_path):
     clock = Clock()
     look = stop_when_spent(Budget(1, open_store(tmp_path), "pretrain", 8, clock))
-    step = Report(step=1, last=False, losses={}, learning_rate=0.0, grad_norm=0.0, samples=1, tokens=0, stop=False)
+    step = StepReport(step=1, last=False, losses={}, learning_rate=0.0, grad_norm=0.0, samples=1, tokens=0, stop=False)
     look(step)
     clock.now = 3600
     look(replace(step, last=True))

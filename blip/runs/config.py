@@ -10,7 +10,7 @@ from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig
 from blip.models.med import MEDConfig, SpecialTokens
 from blip.models.weights.start import InitConfig
-from blip.tasks.build import TaskConfig, check_lengths, towers
+from blip.tasks.build import TaskConfig, check_text_lengths, towers
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig
 from blip.training.checkpoint import CheckpointConfig
@@ -63,7 +63,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def lengths_fit(self) -> Self:
-        check_lengths(self.task, self.model)
+        check_text_lengths(self.task, self.model)
         return self
 
     @model_validator(mode="after")

@@ -12,14 +12,14 @@ from blip.models.med import MED, MEDConfig
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
 from blip.models.weights.export import huggingface_classes, official_tensors, write_huggingface
-from blip.models.weights.files import write
+from blip.models.weights.files import write_tensors
 from blip.models.weights.source import SIDE_FILE
 from blip.runs.model_card import model_card
-from blip.tasks import training_state
 from blip.tasks.model_folder import TOKENIZER, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
 from blip.tasks.task import Task
+from blip.tasks.training_state import read_side_file, to_official
 
 Format = Literal["official", "hf"]
 Exportable = MED | VQAModel | NLVRModel
@@ -45,9 +45,9 @@ def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Pa
     out.mkdir(parents=True, exist_ok=True)
     tensors = official_tensors(model)
     if isinstance(task, Pretraining | Retrieval) and (source / SIDE_FILE).is_file():
-        alignment = training_state.read_side_file(source / SIDE_FILE, task.model)
-        tensors |= training_state.to_official(alignment, task.model, image_ids=isinstance(task, Retrieval))
-    write(tensors, out / "model.pth")
+        alignment = read_side_file(source / SIDE_FILE, task.model)
+        tensors |= to_official(alignment, task.model, image_ids=isinstance(task, Retrieval))
+    write_tensors(tensors, out / "model.pth")
     (out / "med_config.json").write_text(json.dumps(med_config(model.cfg), indent=2) + "\n")
     shutil.copytree(source / TOKENIZER, out, dirs_exist_ok=True)
     return out

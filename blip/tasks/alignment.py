@@ -70,7 +70,7 @@ class Alignment(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.alpha = 0.0
-        self.unwritten: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.before: list[Tensor] = []
         """Copies of what the last `on_step` moved, from before it."""
         temperature = torch.full((1,), cfg.temperature)
@@ -81,7 +81,7 @@ class Alignment(nn.Module):
         self.queue = FeatureQueue(cfg.queue, student.cfg.embed)
         if cfg.queue_init == "random":
             self.queue.fill_at_random()
-        self.teacher = nn.ModuleDict({name: momentum_copy(getattr(student, name)) for name in TAUGHT})
+        self.teacher = nn.ModuleDict({name: momentum_copy(getattr(student, name)) for name in MOMENTUM_PARTS})
         teacher_text = self.teacher["text_encoder"]
         assert isinstance(teacher_text, TextTransformer)
         for layer in teacher_text.layers:
@@ -98,58 +98,58 @@ class Alignment(nn.Module):
 
         Puts the temperature back within its bounds, from where it goes on, and gives it if it is learnt.
         """
-        self.before = [tensor.detach().clone() for tensor in self.moved]
-        ema_update(self.teacher, {name: getattr(student, name) for name in TAUGHT}, self.cfg.momentum)
+        self.before = [tensor.detach().clone() for tensor in self.changed_on_step]
+        ema_update(self.teacher, {name: getattr(student, name) for name in MOMENTUM_PARTS}, self.cfg.momentum)
         ramp = self.cfg.alpha_epochs * steps_per_epoch
         self.alpha = self.cfg.alpha * min(1.0, step / ramp if ramp else 1.0)
         self.temperature.data.clamp_(*self.cfg.temperature_bounds)
-        return self.learnt
+        return self.trained
 
     @property
-    def moved(self) -> list[Tensor]:
+    def changed_on_step(self) -> list[Tensor]:
         """What `on_step` changes."""
         return [*self.teacher.parameters(), self.temperature]
 
     @property
-    def learnt(self) -> list[nn.Parameter]:
+    def trained(self) -> list[nn.Parameter]:
         """What the optimizer may hold a copy of."""
         return [self.temperature] if isinstance(self.temperature, nn.Parameter) else []
 
     @torch.no_grad()
     def undo_step(self) -> list[nn.Parameter]:
         """Puts teacher and temperature back to where they were before `on_step`; the step's features will not enter the queue."""
-        for tensor, old in zip(self.moved, self.before, strict=True):
+        for tensor, old in zip(self.changed_on_step, self.before, strict=True):
             tensor.copy_(old)
         self.before = []
-        self.unwritten.clear()
-        return self.learnt
+        self.pending.clear()
+        return self.trained
 
     def after_step(self) -> None:
         """Writes the step's features to the queue in the order of the global batch, on however many processes it was computed."""
-        if self.unwritten:
-            image, text, ids = (gather(torch.cat(parts)) for parts in zip(*self.unwritten, strict=True))
+        if self.pending:
+            image, text, ids = (gather(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
             self.queue.enqueue(image, text, ids)
-            self.unwritten.clear()
+            self.pending.clear()
         self.before = []
 
     @torch.no_grad()
-    def teach(self, images: Tensor, text: Tokens) -> tuple[Tensor, Tensor]:
+    def momentum_features(self, images: Tensor, text: Tokens) -> tuple[Tensor, Tensor]:
         """The teacher's image and text features `(B, D)`."""
         t = self.teacher
         hidden = t["text_encoder"](text.ids, text.mask[:, None, None, :])
         image = nn.functional.normalize(t["vision_proj"](t["visual_encoder"](images)[:, 0]).float(), dim=-1)
         return image, nn.functional.normalize(t["text_proj"](hidden[:, 0]).float(), dim=-1)
 
-    def contrast(self, image: Tensor, text: Tensor, images: Tensor, tokens: Tokens, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def itc_loss(self, image: Tensor, text: Tensor, images: Tensor, tokens: Tokens, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """ITC of student features `(B, D)`, and the logits `(B, B)` image-to-text and text-to-image that rank hard negatives.
 
         In training the batch enters the queue after the step.
         """
-        teacher_image, teacher_text = self.teach(images, tokens)
+        teacher_image, teacher_text = self.momentum_features(images, tokens)
         with torch.autocast(image.device.type, enabled=False):  # similarities of unit vectors need all the digits of float32
-            return self.compare(image.float(), text.float(), teacher_image, teacher_text, ids)
+            return self.itc_loss_of(image.float(), text.float(), teacher_image, teacher_text, ids)
 
-    def compare(
+    def itc_loss_of(
         self, image: Tensor, text: Tensor, teacher_image: Tensor, teacher_text: Tensor, ids: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`contrast`, of the features `(B, D)` of student and teacher."""
@@ -166,7 +166,7 @@ class Alignment(nn.Module):
             i2t, t2i, logits(teacher_image, keys_text, fixed), logits(teacher_text, keys_image, fixed), positive, self.alpha
         )
         if self.training:
-            self.unwritten.append((teacher_image, teacher_text, ids))
+            self.pending.append((teacher_image, teacher_text, ids))
         candidates = (teacher_image, teacher_text) if self.cfg.compare_with == "teacher" else (image, text)
         if self.cfg.negatives == "world":
             candidates = (gather(candidates[0].detach()), gather(candidates[1].detach()))
@@ -185,7 +185,7 @@ class Alignment(nn.Module):
             case "negative":
                 return own, empty
 
-    def match(
+    def itm_loss(
         self, student: MED, text: Tokens, image_tokens: Tensor, cross: list[KeysValues], i2t: Tensor, t2i: Tensor, ids: Tensor
     ) -> Tensor:
         """ITM over own pairs, each text with a wrong image, and each image with a wrong text, in this order."""
@@ -219,5 +219,5 @@ class Alignment(nn.Module):
         return ids[:, None] != candidates[None, :]
 
 
-TAUGHT = ("visual_encoder", "text_encoder", "vision_proj", "text_proj")
+MOMENTUM_PARTS = ("visual_encoder", "text_encoder", "vision_proj", "text_proj")
 """The parts of a model of which the teacher is a slow copy."""

@@ -22,7 +22,7 @@ from blip.tasks.vqa import VQA, VQAConfig
 TaskConfig = Annotated[PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig, Field(discriminator="type")]
 
 
-def check_lengths(cfg: TaskConfig, model: MEDConfig) -> None:
+def check_text_lengths(cfg: TaskConfig, model: MEDConfig) -> None:
     """Raises ConfigError where a task's texts are longer than the model has positions.
 
     A prompt counts as its words here, which are at least as many tokens; the task itself counts its tokens.

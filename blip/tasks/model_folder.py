@@ -13,15 +13,15 @@ from blip.models.med import MED, MEDConfig
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
 from blip.models.weights.files import write_model
-from blip.models.weights.load import load
+from blip.models.weights.load import load_weights
 from blip.models.weights.source import SIDE_FILE
-from blip.tasks import training_state
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.build import TaskConfig, build_model, build_task, inherits
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.task import Task, TaskSettings
+from blip.tasks.training_state import save_training_state
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
 FORMAT = 1
@@ -41,14 +41,14 @@ def save_model(task: Task, folder: str | Path) -> None:
     """Writes what is needed to use the model, or to train it further: teacher, queue and temperature go to a side file."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(describe(task), indent=1) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config_values(task), indent=1) + "\n")
     write_model(task.model, folder / WEIGHTS)
     task.tokenizer.save(folder / TOKENIZER)
     if isinstance(task, Pretraining | Retrieval):
-        training_state.save(task.alignment, folder / SIDE_FILE)
+        save_training_state(task.alignment, folder / SIDE_FILE)
 
 
-def describe(task: Task) -> dict[str, Any]:
+def config_values(task: Task) -> dict[str, Any]:
     """The content of `config.json`."""
     cfg, model = task.cfg, task.model
     assert isinstance(cfg, TaskSettings)
@@ -87,7 +87,7 @@ def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
     task = task or without_queue(cfg.task)
     tokenizer = Tokenizer.from_folder(Path(folder) / TOKENIZER)
     model = build_model(task, cfg.model)
-    load(model, str(Path(folder) / WEIGHTS), inherits(task))
+    load_weights(model, str(Path(folder) / WEIGHTS), inherits(task))
     return build_task(task, model, tokenizer).eval()
 
 

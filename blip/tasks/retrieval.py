@@ -90,9 +90,9 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         images = normalise(batch.images)
         image_tokens = model.encode_image(images)
         hidden = model.encode_text(text)
-        itc, i2t, t2i = self.alignment.contrast(model.image_feature(image_tokens), model.text_feature(hidden), images, text, ids)
+        itc, i2t, t2i = self.alignment.itc_loss(model.image_feature(image_tokens), model.text_feature(hidden), images, text, ids)
         cross = model.text_encoder.cross_keys_values(image_tokens)
-        return {"itc": itc, "itm": self.alignment.match(model, text, image_tokens, cross, i2t, t2i, ids)}
+        return {"itc": itc, "itm": self.alignment.itm_loss(model, text, image_tokens, cross, i2t, t2i, ids)}
 
     @torch.no_grad()
     def match(self, images: Tensor, texts: list[str]) -> tuple[Tensor, Tensor]:

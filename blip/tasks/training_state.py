@@ -8,33 +8,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip.models.med import MED
-from blip.models.weights.files import read, write
-from blip.models.weights.load import NOTHING, Allowed, Report, fill
+from blip.models.weights.files import read_tensors, write_tensors
+from blip.models.weights.load import NOTHING, Allowed, LoadReport, fill
 from blip.models.weights.names import official, own
 from blip.models.weights.source import fetched
 from blip.tasks.alignment import Alignment, AlignmentConfig
 
 
-def save(alignment: Alignment, path: Path) -> None:
+def save_training_state(alignment: Alignment, path: Path) -> None:
     """Writes the side file."""
-    write(alignment.state_dict(), path)
+    write_tensors(alignment.state_dict(), path)
 
 
-def load(alignment: Alignment, source: str, allowed: Allowed = NOTHING) -> Report:
+def load_training_state(alignment: Alignment, source: str, allowed: Allowed = NOTHING) -> LoadReport:
     """Fills the state from a source of weights: a side file, or a training file of the reference.
 
     Raises WeightsError that lists what does not fit and is not `allowed`, such as a queue of another length.
     """
     with fetched(source) as path:
-        tensors = read(path)
+        tensors = read_tensors(path)
     return fill(alignment, from_official(alignment, tensors) if "temp" in tensors else tensors, own, source, allowed)
 
 
 def read_side_file(path: Path, student: MED) -> Alignment:
     """The state that a side file holds, as long a queue as it has. Raises WeightsError where it does not fit the student."""
-    length = len(read(path)["queue.ids"])
+    length = len(read_tensors(path)["queue.ids"])
     alignment = Alignment(AlignmentConfig(queue=length), student)
-    load(alignment, str(path))
+    load_training_state(alignment, str(path))
     return alignment
 
 
@@ -49,7 +49,7 @@ def from_official(alignment: Alignment, tensors: Mapping[str, Tensor]) -> dict[s
         "queue.pointer": tensors["ptr_queue" if "ptr_queue" in tensors else "queue_ptr"],
         "queue.filled": torch.tensor([length]),
     }
-    names = {name: teacher(name) for name, _ in alignment.teacher.named_parameters(prefix="teacher")}
+    names = {name: official_teacher_name(name) for name, _ in alignment.teacher.named_parameters(prefix="teacher")}
     return state | {name: tensors[key] for name, key in names.items() if key in tensors}
 
 
@@ -64,12 +64,12 @@ def to_official(alignment: Alignment, student: MED, *, image_ids: bool) -> dict[
     image, text = (torch.where(written[:, None], f, F.normalize(torch.randn_like(f), dim=-1)) for f in (queue.image, queue.text))
     state = {"temp": alignment.temperature.detach()[0], "image_queue": image.T, "text_queue": text.T}
     state |= {"idx_queue": queue.ids[None], "ptr_queue": queue.pointer} if image_ids else {"queue_ptr": queue.pointer}
-    state |= {teacher(name): parameter for name, parameter in alignment.teacher.named_parameters(prefix="teacher")}
+    state |= {official_teacher_name(name): parameter for name, parameter in alignment.teacher.named_parameters(prefix="teacher")}
     unused = {f"teacher.text_encoder.{name}": p for name, p in student.text_encoder.named_parameters() if ".cross_attention." in name}
-    return state | {teacher(name): parameter for name, parameter in unused.items()}
+    return state | {official_teacher_name(name): parameter for name, parameter in unused.items()}
 
 
-def teacher(name: str) -> str:
+def official_teacher_name(name: str) -> str:
     """`teacher.vision_proj.weight` to `vision_proj_m.weight`."""
     part, _, rest = official(name.removeprefix("teacher."))[0].partition(".")
     return f"{part}_m.{rest}"

@@ -100,7 +100,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         """`extra` holds `answers` `(A, L)`, the row of each one's question, `owner` `(A,)`, and its share of voices, `weights` `(A,)`."""
         assert batch.text is not None
         answers, owner = batch.extra["answers"], batch.extra["owner"]
-        cross = rows(self.model.encode_question(normalise(batch.images), batch.text), owner)
+        cross = select_rows(self.model.encode_question(normalise(batch.images), batch.text), owner)
         losses = self.answer_losses(answers, cross, batch.text.mask[owner], self.cfg.smoothing)
         return {"vqa": (batch.extra["weights"] * losses).sum() / len(batch)}
 
@@ -129,7 +129,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         first = self.model.decode(start, cross, question.mask)[:, 0].float().softmax(1)
         candidates = first[:, answers.ids[:, 1]].topk(min(self.cfg.rank_candidates, len(answers.ids)), dim=1).indices
         owner = torch.arange(len(images), device=images.device).repeat_interleave(candidates.shape[1])
-        losses = self.answer_losses(answers[candidates.flatten()], rows(cross, owner), question.mask[owner], self.cfg.rank_smoothing)
+        losses = self.answer_losses(answers[candidates.flatten()], select_rows(cross, owner), question.mask[owner], self.cfg.rank_smoothing)
         best = losses.view_as(candidates).argmin(1, keepdim=True)
         return candidates.gather(1, best)[:, 0]
 
@@ -148,6 +148,6 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         yield "accuracy", sum(vqa_accuracy(p.answer, p.said) for p in predictions) / len(predictions)
 
 
-def rows(cross: list[KeysValues], index: Tensor) -> list[KeysValues]:
+def select_rows(cross: list[KeysValues], index: Tensor) -> list[KeysValues]:
     """The same rows of every layer's keys and values."""
     return [(k[index], v[index]) for k, v in cross]

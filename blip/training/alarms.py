@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from blip.distributed import is_main
 from blip.progress import alarm
-from blip.training.engine import Report
+from blip.training.engine import StepReport
 from blip.training.meter import Track
 
 ITM_PRIOR = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
@@ -24,7 +24,7 @@ class ItmAtPrior:
         self.recent: deque[float] = deque(maxlen=window)
         self.raised = False
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: StepReport) -> None:
         if report.step <= self.warmup_steps or "itm" not in report.losses or self.raised:
             return
         self.recent.append(report.losses["itm"] / self.weight)
@@ -46,7 +46,7 @@ class CaptionsAlike:
     def __init__(self, track: Track, write: Callable[[], list[str]], share: float = 0.5):
         self.track, self.write, self.share = track, write, share
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: StepReport) -> None:
         if report.stop:  # it is in a hurry
             return
         captions = self.write()  # on every rank: writing may be collective

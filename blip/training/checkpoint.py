@@ -40,7 +40,7 @@ class Part(Config):
     bytes: int
 
 
-class Published(Config):
+class CheckpointManifest(Config):
     """What makes a checkpoint one: an object `step-N.json` that names its parts."""
 
     step: int
@@ -56,7 +56,7 @@ class Published(Config):
     def own_digest(self) -> str:
         return value_digest(self.model_dump(exclude={"digest"}))
 
-    def sealed(self) -> Self:
+    def with_digest(self) -> Self:
         """The same with its digest."""
         return self.model_copy(update={"digest": self.own_digest})
 
@@ -113,7 +113,7 @@ class Checkpoints:
                 key = f"step-{step:08d}/{uuid.uuid4().hex[:8]}/{name}"  # an attempt of its own: nothing is ever overwritten
                 self.store.put_file(key, path)
                 parts[name] = Part(key=key, sha256=file_digest(path), bytes=path.stat().st_size)
-        published = Published(step=step, identity=self.identity, parts=parts, revision=self.revision).sealed()
+        published = CheckpointManifest(step=step, identity=self.identity, parts=parts, revision=self.revision).with_digest()
         self.store.put(manifest_key(step), published.model_dump_json(indent=1).encode())
         self.prune(step)
 
@@ -151,10 +151,10 @@ class Checkpoints:
         then would be worse.
         """
         with scratch("resume") as own:
-            published = gather_objects(self.choose(own) if is_main() else None)[0]
+            published = gather_objects(self.find_newest(own) if is_main() else None)[0]
             if published is None:
                 return None
-            self.check(published)
+            self.check_identity(published)
             if local_rank() == 0 and not is_main():
                 self.fetch(published, own)
             folder = gather_objects(str(own))[rank() - local_rank()]  # one copy for a machine; and nobody reads before it is there
@@ -164,7 +164,7 @@ class Checkpoints:
             barrier()
         return Checkpoint(published.step, state, published.revision)
 
-    def choose(self, folder: Path) -> Published | None:
+    def find_newest(self, folder: Path) -> CheckpointManifest | None:
         """The newest checkpoint that is whole, its parts in the folder."""
         for key in reversed(manifests(self.store.list("step-"))):
             try:
@@ -175,10 +175,10 @@ class Checkpoints:
                 log.warning("checkpoint %s/%s is passed over: %s", self.store.uri, key, e)
         return None
 
-    def read(self, key: str) -> Published:
+    def read(self, key: str) -> CheckpointManifest:
         """What a manifest says. Raises BrokenCheckpointError, of one line, where it is not what was written under its name."""
         try:
-            published = Published.model_validate_json(self.store.get(key))
+            published = CheckpointManifest.model_validate_json(self.store.get(key))
         except ValidationError as e:
             error = e.errors()[0]
             where = ".".join(map(str, error["loc"]))
@@ -191,7 +191,7 @@ class Checkpoints:
             raise BrokenCheckpointError(f"it names the parts {sorted(published.parts)}, not {MODEL} and {OPTIMIZER}")
         return published
 
-    def fetch(self, published: Published, folder: Path) -> None:
+    def fetch(self, published: CheckpointManifest, folder: Path) -> None:
         """Brings the parts to the folder, unless they are local files anyway. Raises BrokenCheckpointError where a digest is another."""
         for name, part in published.parts.items():
             path = self.store.path(part.key)
@@ -204,7 +204,7 @@ class Checkpoints:
             if file_digest(path) != part.sha256:
                 raise BrokenCheckpointError(f"{self.store.uri}/{part.key} is not what was written: its SHA-256 is not {part.sha256}")
 
-    def check(self, published: Published) -> None:
+    def check_identity(self, published: CheckpointManifest) -> None:
         for name in sorted(self.identity.keys() | published.identity.keys()):
             old, new = published.identity.get(name), self.identity.get(name)
             if old != new:

@@ -60,7 +60,7 @@ class NonFiniteError(ArithmeticError):
 
 
 @dataclass
-class Report:
+class StepReport:
     """What one optimizer step was like, over all processes."""
 
     step: int
@@ -103,7 +103,7 @@ class Engine:
     ):
         check_teacher(cfg, task.momentum_teacher)
         start(cfg.timeout)
-        keep_order(device().type == "cpu" if cfg.deterministic is None else cfg.deterministic)
+        set_deterministic(device().type == "cpu" if cfg.deterministic is None else cfg.deterministic)
         from blip.training import zero  # here: DeepSpeed takes seconds to import, and a configuration should not wait for it
 
         self.zero = zero
@@ -121,7 +121,7 @@ class Engine:
         if state is not None and step:
             zero.restore_moments(self.deepspeed, state, step)
 
-    def train(self, micro_batches: list[Batch], stop: bool = False) -> Report:
+    def train(self, micro_batches: list[Batch], stop: bool = False) -> StepReport:
         """Makes one optimizer step; `stop` is passed on to all processes.
 
         Raises NonFiniteError on all ranks; then weights, teacher and
@@ -131,54 +131,54 @@ class Engine:
             self.task.train()
         rate = learning_rate(self.schedule, self.optimizer_cfg.lr, self.step, self.steps, self.steps_per_epoch)
         set_learning_rate(self.deepspeed.optimizer.param_groups, rate)
-        self.zero.adopt(self.deepspeed, self.task.on_step(self.step, self.steps_per_epoch))
+        self.zero.sync_master_weights(self.deepspeed, self.task.on_step(self.step, self.steps_per_epoch))
         self.task.look_ahead(micro_batches)
         rows, names = [], []
         for i, batch in enumerate(micro_batches):
             # the draws of a micro-batch depend on its place in the global batch, not on who computes it
             torch.manual_seed(micro_seed(self.seed, self.step, rank() * self.accumulation + i))
-            with self.counted() if self.count_flops else nullcontext():
+            with self.counting_flops() if self.count_flops else nullcontext():
                 losses = self.deepspeed(batch.to(self.device))
                 self.deepspeed.backward(torch.stack(list(losses.values())).sum())
             names = list(losses)
             rows.append(torch.stack([loss.detach().double() for loss in losses.values()]))
             if i < self.accumulation - 1:
                 self.deepspeed.step()
-        norm = self.clip() if self.stage == 0 else torch.zeros(())
-        means, counts = self.agree(torch.stack(rows), micro_batches, stop)
+        norm = self.clip_gradient() if self.stage == 0 else torch.zeros(())
+        means, counts = self.reduce_stats(torch.stack(rows), micro_batches, stop)
         norm = float(norm)
         if bad := [n for n, value in zip(names, means, strict=True) if not math.isfinite(value)]:
-            raise self.undone(bad, micro_batches, torch.stack(rows).isfinite().all(1).tolist())
+            raise self.undo_step(bad, micro_batches, torch.stack(rows).isfinite().all(1).tolist())
         if math.isfinite(norm):
             self.deepspeed.step()
             norm = norm if self.stage == 0 else float(self.deepspeed.get_global_grad_norm())
         if not math.isfinite(norm):  # ZeRO leaves out such a step by itself
-            raise self.undone(["gradient"], micro_batches, [False] * len(micro_batches))
+            raise self.undo_step(["gradient"], micro_batches, [False] * len(micro_batches))
         self.task.after_step()
         self.step += 1
         samples, tokens, told = counts
         losses = dict(zip(names, means, strict=True))
-        return Report(self.step, self.step == self.steps, losses, rate, norm, int(samples), int(tokens), told > 0)
+        return StepReport(self.step, self.step == self.steps, losses, rate, norm, int(samples), int(tokens), told > 0)
 
-    def undone(self, names: list[str], micro_batches: list[Batch], fine: list[bool]) -> NonFiniteError:
+    def undo_step(self, names: list[str], micro_batches: list[Batch], fine: list[bool]) -> NonFiniteError:
         """Takes the step back: all is as before it, as if it had not begun. Returns the error that says what was not finite."""
-        self.zero.adopt(self.deepspeed, self.task.undo_step())
-        self.zero.forget_gradients(self.deepspeed)
-        return NonFiniteError(self.step, names, self.keys(micro_batches, fine))
+        self.zero.sync_master_weights(self.deepspeed, self.task.undo_step())
+        self.zero.discard_gradients(self.deepspeed)
+        return NonFiniteError(self.step, names, self.failed_samples(micro_batches, fine))
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
+    def counting_flops(self) -> Iterator[None]:
         """Counts the operations of one micro-batch, once: `flops` are those of a step of this process."""
         with FlopCounterMode(display=False) as counter:
             yield
         self.flops, self.count_flops = counter.get_total_flops() * self.accumulation, False
 
-    def clip(self) -> Tensor:
+    def clip_gradient(self) -> Tensor:
         """Clips the gradient and gives the norm it had, 0-dim."""
         limit = self.optimizer_cfg.grad_clip
         return torch.nn.utils.clip_grad_norm_(self.trainable, math.inf if limit is None else limit)
 
-    def agree(self, rows: Tensor, micro_batches: list[Batch], stop: bool) -> tuple[list[float], list[float]]:
+    def reduce_stats(self, rows: Tensor, micro_batches: list[Batch], stop: bool) -> tuple[list[float], list[float]]:
         """Means of the losses `(micro-batches, names)`, and sums of samples, tokens and stops, over ranks.
 
         One small collective and the one time that a step waits for the device. A loss that is not finite anywhere is so everywhere.
@@ -189,7 +189,7 @@ class Engine:
         values = all_reduce_sum(torch.cat([rows.mean(0) / world(), counts])).tolist()
         return values[:-3], values[-3:]
 
-    def keys(self, micro_batches: list[Batch], fine: list[bool]) -> list[str]:
+    def failed_samples(self, micro_batches: list[Batch], fine: list[bool]) -> list[str]:
         """The keys, over all ranks, of the samples of the micro-batches that were not fine."""
         own = [key for batch, ok in zip(micro_batches, fine, strict=True) if not ok for key in batch.ids]
         return [key for keys in gather_objects(own) for key in keys]
@@ -207,7 +207,7 @@ class Engine:
         return copies
 
 
-def keep_order(fixed: bool) -> None:
+def set_deterministic(fixed: bool) -> None:
     """Makes this process's sums independent of how threads happen to run: of a gradient that many rows share, for example."""
     if fixed:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has no such order

@@ -14,20 +14,20 @@ from typing import NoReturn
 from blip.batch import Batch
 from blip.distributed import is_main, world
 from blip.training.checkpoint import Checkpoints
-from blip.training.engine import Engine, NonFiniteError, Report
+from blip.training.engine import Engine, NonFiniteError, StepReport
 from blip.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 EXIT_STOPPED = 143
 """Exit code of a process that SIGTERM told to stop and that saved: running it again goes on from there. 130 is Ctrl-C's."""
-HURRY_SECONDS = 1.0
+REPEATED_SIGNAL_SECONDS = 1.0
 """A signal that comes so soon after the first is the same one, on another way: a launcher passes on what its group hears, too."""
 
-Hook = Callable[[Report], None]
+Hook = Callable[[StepReport], None]
 
 
-class Stopped(SystemExit):
+class TrainingStopped(SystemExit):
     """The run was told to stop and has saved; ends the process with its own exit code."""
 
     def __init__(self, code: int = EXIT_STOPPED) -> None:
@@ -38,21 +38,21 @@ class WaitEndedError(BaseException):
     """The process was told to stop while it waited for data, when no step is at hand; no error, which a bad sample might be taken for."""
 
 
-class Told(threading.Event):
+class StopSignal(threading.Event):
     """Whether this process was told to stop, by SIGTERM or by Ctrl-C."""
 
     number = signal.SIGTERM
     since = 0.0
     waits = False
 
-    def hear(self, number: int, _: FrameType | None) -> None:
+    def handle(self, number: int, _: FrameType | None) -> None:
         """Is the handler of both signals; the second one ends the process as it stands."""
         if not self.is_set():
             self.number, self.since = signal.Signals(number), time.monotonic()
             self.set()
             if self.waits:
                 raise WaitEndedError
-        elif time.monotonic() - self.since > HURRY_SECONDS:
+        elif time.monotonic() - self.since > REPEATED_SIGNAL_SECONDS:
             for each in STOPPING:
                 signal.signal(each, signal.SIG_DFL)  # a third ends it at once
             raise SystemExit(128 + number)
@@ -83,7 +83,7 @@ def fit(engine: Engine, batches: Iterable[Batch], hooks: Sequence[Hook] = (), ch
     keys and the state before the step are saved. Whatever happens, a save in flight is finished first.
     """
     stream = iter(batches)
-    with told_to_stop() as told, finishing(checkpoints), Watchdog(engine.cfg.timeout) as watchdog:
+    with stop_signal_handler() as told, finishing_saves(checkpoints), Watchdog(engine.cfg.timeout) as watchdog:
         while engine.step < engine.steps:
             watchdog.feed(f"step {engine.step}")
             began = time.perf_counter()
@@ -98,7 +98,7 @@ def fit(engine: Engine, batches: Iterable[Batch], hooks: Sequence[Hook] = (), ch
             try:
                 report = engine.train(micro_batches, told.is_set())
             except NonFiniteError as error:
-                keep_evidence(engine, error, checkpoints)
+                save_evidence(engine, error, checkpoints)
                 raise
             report.waited, report.seconds = waited, time.perf_counter() - began
             for hook in hooks:
@@ -109,7 +109,7 @@ def fit(engine: Engine, batches: Iterable[Batch], hooks: Sequence[Hook] = (), ch
                 checkpoints.save(engine)
 
 
-def stop(engine: Engine, checkpoints: Checkpoints | None, told: Told) -> NoReturn:
+def stop(engine: Engine, checkpoints: Checkpoints | None, told: StopSignal) -> NoReturn:
     """Saves and ends the process, with a line that says so."""
     if checkpoints:
         checkpoints.save(engine)
@@ -117,20 +117,20 @@ def stop(engine: Engine, checkpoints: Checkpoints | None, told: Told) -> NoRetur
     if is_main():
         saved = "saved, and goes on from there when it is run again" if checkpoints else "nothing is saved"
         log.warning("stopped by %s after step %d of %d: %s", told.number.name, engine.step, engine.steps, saved)
-    raise Stopped(told.code)
+    raise TrainingStopped(told.code)
 
 
 def every(steps: int, call: Hook) -> Hook:
     """A hook that calls another after each so many steps, after the last, and after one that ends the run before."""
 
-    def hook(report: Report) -> None:
+    def hook(report: StepReport) -> None:
         if report.step % steps == 0 or report.last or report.stop:
             call(report)
 
     return hook
 
 
-def keep_evidence(engine: Engine, error: NonFiniteError, checkpoints: Checkpoints | None) -> None:
+def save_evidence(engine: Engine, error: NonFiniteError, checkpoints: Checkpoints | None) -> None:
     """Saves what went into a step that failed, and the state before it unless the failure reached that, too."""
     if checkpoints:
         checkpoints.save(engine, if_finite=True)
@@ -140,13 +140,13 @@ def keep_evidence(engine: Engine, error: NonFiniteError, checkpoints: Checkpoint
 
 
 @contextmanager
-def told_to_stop() -> Iterator[Told]:
+def stop_signal_handler() -> Iterator[StopSignal]:
     """An event that SIGTERM and Ctrl-C set, in place of ending the process."""
-    told = Told()
+    told = StopSignal()
     if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
         yield told
         return
-    before = {number: signal.signal(number, told.hear) for number in STOPPING}
+    before = {number: signal.signal(number, told.handle) for number in STOPPING}
     try:
         yield told
     finally:
@@ -155,7 +155,7 @@ def told_to_stop() -> Iterator[Told]:
 
 
 @contextmanager
-def finishing(checkpoints: Checkpoints | None) -> Iterator[None]:
+def finishing_saves(checkpoints: Checkpoints | None) -> Iterator[None]:
     """Leaves no save half done."""
     try:
         yield

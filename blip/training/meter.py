@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from blip.distributed import is_main, rank
-from blip.training.engine import Engine, Report
+from blip.training.engine import Engine, StepReport
 
 Track = Callable[[int, dict[str, float]], None]
 """Keeps named values of a step, as `blip.tracking` does."""
@@ -38,10 +38,10 @@ class Meter:
     def __init__(self, engine: Engine, track: Track, every: int):
         self.engine, self.track, self.every = engine, track, every
         self.peak = peak_flops()
-        self.reports: list[Report] = []
+        self.reports: list[StepReport] = []
         engine.count_flops = self.peak is not None
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: StepReport) -> None:
         self.reports.append(report)
         if report.step % self.every == 0 or report.last or report.stop:
             if is_main():
@@ -97,7 +97,7 @@ class Profile:
         self.profiler = torch.profiler.profile(activities=activities)
         self.seen = 0
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: StepReport) -> None:
         self.seen += 1
         if self.seen == self.skip and not report.last:
             self.profiler.start()

@@ -2,14 +2,14 @@
 
 from blip.budget import Budget, BudgetError
 from blip.distributed import gather_objects, is_main
-from blip.training.engine import Report
+from blip.training.engine import StepReport
 from blip.training.loop import Hook
 
 
 def stop_when_spent(budget: Budget) -> Hook:
     """A hook that raises BudgetError, on every process after the same step, once the run has spent what it may; call it after a save."""
 
-    def look(report: Report) -> None:
+    def check_budget(report: StepReport) -> None:
         reason = ""
         if is_main():
             try:
@@ -19,4 +19,4 @@ def stop_when_spent(budget: Budget) -> Hook:
         if (reason := gather_objects(reason)[0]) and not report.last:  # what is finished is worth keeping
             raise BudgetError(reason)
 
-    return look
+    return check_budget

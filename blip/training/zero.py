@@ -51,14 +51,14 @@ def wrap(task: Task, optimizer: torch.optim.Optimizer, stage: int, accumulation:
     return engine
 
 
-def adopt(engine: Any, parameters: list[torch.nn.Parameter]) -> None:
+def sync_master_weights(engine: Any, parameters: list[torch.nn.Parameter]) -> None:
     """Lets the optimizer go on from what these parameters hold now: under ZeRO it steps a copy of its own."""
     if engine.zero_optimization():
         for parameter in parameters:
             safe_set_full_fp32_param(parameter, parameter.detach())
 
 
-def forget_gradients(engine: Any) -> None:
+def discard_gradients(engine: Any) -> None:
     """Drops the gradients of a step that will not be made, so that the next begins with none."""
     engine.zero_grad()
     if engine.zero_optimization():
@@ -78,7 +78,7 @@ def whole_state(engine: Any, stepped: bool) -> Iterator[tuple[str, Tensor]]:
     for name, buffer in module.named_buffers():
         if name in persistent:
             yield f"model/{name}", buffer
-    link_moments(engine, stepped)
+    link_optimizer_states(engine, stepped)
     for name, parameter in module.named_parameters():
         with whole([parameter]):
             yield f"model/{name}", parameter.detach()
@@ -95,7 +95,7 @@ def restore_moments(engine: Any, state: Mapping[str, Tensor], step: int) -> None
             "step": torch.tensor(float(step), device=parameter.device),
             **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
         }
-    link_moments(engine, True)
+    link_optimizer_states(engine, True)
     for name, parameter in engine.module.named_parameters():
         if parameter.requires_grad:
             for moment in MOMENTS:
@@ -123,7 +123,7 @@ def adam_of(engine: Any) -> tuple[torch.optim.Optimizer, list[Tensor]]:
             return engine.optimizer.optimizer, engine.optimizer.single_partition_of_fp32_groups
 
 
-def link_moments(engine: Any, stepped: bool) -> None:
+def link_optimizer_states(engine: Any, stepped: bool) -> None:
     """Lets DeepSpeed find the moments of all parameter groups: by itself it links the first alone."""
     if stepped and engine.zero_optimization() and not engine.zero_optimization_partition_weights():
         engine.optimizer._hp_optimizer_states_linked = False

@@ -9,17 +9,8 @@ from datetime import timedelta
 import torch
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from blip.distributed import (
-    all_reduce_mean,
-    all_reduce_sum,
-    gather,
-    gather_objects,
-    gather_with_grad,
-    rank,
-    start,
-    world,
-)
-from blip.training.loop import Stopped, told_to_stop
+from blip.distributed import all_reduce_mean, all_reduce_sum, gather, gather_objects, gather_with_grad, rank, start, world
+from blip.training.loop import TrainingStopped, stop_signal_handler
 from blip.training.watchdog import Watchdog
 
 
@@ -42,12 +33,12 @@ def exchange_then_one_is_stuck() -> None:
 
 def save_when_told() -> None:
     start(60)
-    with told_to_stop() as told:
+    with stop_signal_handler() as told:
         print(f"rank {rank()} is ready", flush=True)  # noqa: T201
         while not all_reduce_sum(torch.tensor(float(told.is_set()))):
             told.wait(0.05)
         print(f"rank {rank()} saved", flush=True)  # noqa: T201
-        raise Stopped
+        raise TrainingStopped
 
 
 def do_not_end() -> None:

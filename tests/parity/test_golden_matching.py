@@ -3,13 +3,13 @@
 from golden_files import Golden, assert_close
 
 from blip.models.med import MED
-from blip.models.weights.load import load
+from blip.models.weights.load import load_weights
 
 
 def test_matching_and_similarity_are_the_references(golden: Golden):
     io, meta = golden.io("itm"), golden.meta["itm"]
     model = MED(golden.med(enc_token=False), decoder=False).eval()
-    load(model, golden.weights("itm"))
+    load_weights(model, golden.weights("itm"))
     text = golden.tokenizer.encode(meta["captions"], meta["max_length"], "max")
     tokens = model.encode_image(io["image"])
     assert_close(model.match(text, model.text_encoder.cross_keys_values(tokens)), io["itm_logits"])

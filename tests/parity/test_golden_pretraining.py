@@ -5,14 +5,14 @@ from golden_files import Golden, assert_close, assert_close_after_a_step, batch_
 from torch import Tensor
 
 from blip.batch import Batch
-from blip.models.weights.load import load
+from blip.models.weights.load import load_weights
 from blip.models.weights.names import official
-from blip.tasks import training_state
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.build import build_model, build_task, inherits
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.text import TextLengths
+from blip.tasks.training_state import load_training_state, to_official
 
 LOSSES = {"itc": "ita", "itm": "itm", "lm": "lm"}
 """Our names of the losses, and the reference's."""
@@ -39,9 +39,9 @@ def retrieval(golden: Golden) -> Retrieval:
 def started(golden: Golden, name: str, cfg: PretrainingConfig | RetrievalConfig):
     """The task with the weights and the training state of its file, every tensor of which is used."""
     model = build_model(cfg, golden.med())
-    report = load(model, golden.weights(name), inherits(cfg))
+    report = load_weights(model, golden.weights(name), inherits(cfg))
     task = build_task(cfg, model, golden.tokenizer)
-    state = training_state.load(task.alignment, golden.weights(name))
+    state = load_training_state(task.alignment, golden.weights(name))
     assert not report.missing
     assert not state.missing
     return task.train()
@@ -79,7 +79,7 @@ def train(golden: Golden, name: str, task: Pretraining | Retrieval) -> None:
             assert_close_after_a_step(gradient, io[key], key)
         task.after_step()
         optimizer.step()
-    after = training_state.to_official(task.alignment, task.model, image_ids=name == "retrieval") | by_official_name(task)
+    after = to_official(task.alignment, task.model, image_ids=name == "retrieval") | by_official_name(task)
     for key in [key for key in io if key.startswith("after.")]:
         ours = after[key.removeprefix("after.")]
         if io[key].is_floating_point():

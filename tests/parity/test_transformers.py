@@ -25,7 +25,7 @@ from blip.models.vision import VisionConfig
 from blip.models.vqa import VQAModel
 from blip.models.weights.export import huggingface_classes, huggingface_config, write_huggingface
 from blip.models.weights.files import WeightsError
-from blip.models.weights.load import load
+from blip.models.weights.load import load_weights
 
 
 @pytest.fixture(params=range(3))
@@ -80,7 +80,7 @@ def both(kind: type[PreTrainedModel], cfg: MEDConfig, direction: str, folder: Pa
         for parameter in theirs.parameters():  # biases too: at zero they could be anywhere
             torch.nn.init.normal_(parameter, std=0.2)
         theirs.save_pretrained(folder)
-        report = load(mine, str(folder))
+        report = load_weights(mine, str(folder))
         assert not report.unused
         assert not report.missing
     return mine, theirs.eval()
@@ -158,7 +158,7 @@ def test_another_class_of_transformers_that_lacks_a_part_is_refused(sizes: MEDCo
     theirs = BlipForConditionalGeneration(huggingface_config(sizes))
     theirs.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"not in the file: text_encoder\.embeddings\.word\.weight"):
-        load(MED(sizes, decoder=False), str(tmp_path))
+        load_weights(MED(sizes, decoder=False), str(tmp_path))
 
 
 def test_questions_of_another_width_than_images_have_no_class(sizes: MEDConfig):

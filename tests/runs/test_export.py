@@ -25,12 +25,11 @@ from blip.data.transforms import TransformConfig, eval_transform, normalise
 from blip.models.bert import TextConfig
 from blip.models.med import MED, MEDConfig, replace_first
 from blip.models.vision import VisionConfig
-from blip.models.weights.files import WeightsError, read
-from blip.models.weights.load import load
+from blip.models.weights.files import WeightsError, read_tensors
+from blip.models.weights.load import load_weights
 from blip.models.weights.source import SIDE_FILE
 from blip.runs.config import RunConfig
 from blip.runs.export import export
-from blip.tasks import training_state
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.build import TaskConfig, build_model, build_task, inherits
 from blip.tasks.captioning import Captioning, CaptioningConfig
@@ -39,6 +38,7 @@ from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.text import TextLengths
+from blip.tasks.training_state import load_training_state, save_training_state
 from blip.tasks.vqa import VQAConfig
 
 MODEL = MEDConfig(
@@ -78,7 +78,7 @@ def test_the_reference_gets_every_tensor_and_gives_it_back(kind: str, tmp_path: 
     [out] = export(source, tmp_path / "out", "official")
     ours = load_task(source).model
     model = build_model(TASKS[kind], ours.cfg)
-    report = load(model, str(out / "model.pth"), inherits(TASKS[kind]))  # the file has teacher and queue, too
+    report = load_weights(model, str(out / "model.pth"), inherits(TASKS[kind]))  # the file has teacher and queue, too
     assert not report.missing
     theirs = dict(model.named_parameters())
     assert all(p.equal(theirs[name]) for name, p in ours.named_parameters())
@@ -108,7 +108,7 @@ def test_what_the_command_exports_comes_back_as_the_same_model(kind: str, format
     assert (done.exit_code, done.stdout.split()) == (0, [str(out)]), done.output
     ours = load_task(source).model
     model = build_model(TASKS[kind], ours.cfg)
-    report = load(model, str(out if format == "hf" else out / "model.pth"), inherits(TASKS[kind]))
+    report = load_weights(model, str(out if format == "hf" else out / "model.pth"), inherits(TASKS[kind]))
     assert not report.missing
     theirs = dict(model.named_parameters())
     assert all(p.equal(theirs[name]) for name, p in ours.named_parameters())
@@ -248,7 +248,7 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
         parameter.data.normal_()
     alignment.temperature.data.fill_(0.2)
     alignment.queue.enqueue(torch.randn(4, 8), torch.randn(4, 8), torch.tensor([7, 8, 9, 7]))
-    training_state.save(alignment, source / SIDE_FILE)
+    save_training_state(alignment, source / SIDE_FILE)
     [official] = export(source, tmp_path / "official", "official")
     hf = export(source, tmp_path / "hf", "hf")[0]
     tensors = read(official / "model.pth")
@@ -261,7 +261,7 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
     )
     for back in (official / "model.pth", hf / SIDE_FILE):
         other = build_task(TASKS[kind], build_model(TASKS[kind], task.model.cfg), task.tokenizer).alignment
-        report = training_state.load(other, str(back))
+        report = load_training_state(other, str(back))
         assert not report.missing
         assert other.temperature.item() == pytest.approx(0.2)
         assert other.queue.pointer.item() == 4
@@ -272,14 +272,14 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
         for name, parameter in alignment.teacher.named_parameters():
             assert parameter.equal(other.teacher.get_parameter(name)), name
     model = build_model(TASKS[kind], task.model.cfg)
-    assert "temp" in load(model, str(official / "model.pth"), inherits(TASKS[kind])).unused, "a model alone leaves it"
+    assert "temp" in load_weights(model, str(official / "model.pth"), inherits(TASKS[kind])).unused, "a model alone leaves it"
 
 
 def test_a_side_file_with_another_queue_is_refused(tmp_path: Path):
     task = load_task(folder(TASKS["retrieval"], tmp_path / "model"), TASKS["retrieval"])
     assert isinstance(task, Retrieval)
-    training_state.save(task.alignment, tmp_path / SIDE_FILE)
+    save_training_state(task.alignment, tmp_path / SIDE_FILE)
     longer = RetrievalConfig(alignment=AlignmentConfig(queue=9))
     other = build_task(longer, build_model(longer, task.model.cfg), task.tokenizer).alignment
     with pytest.raises(WeightsError, match=r"queue\.image \(6, 8\) -> \(9, 8\)"):
-        training_state.load(other, str(tmp_path / SIDE_FILE))
+        load_training_state(other, str(tmp_path / SIDE_FILE))

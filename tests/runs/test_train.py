@@ -20,7 +20,7 @@ from blip.data.manifest import Manifest
 from blip.data.sample import Sample
 from blip.data.shards import write_shards
 from blip.data.tokenizer import Tokenizer
-from blip.models.weights.files import read, write
+from blip.models.weights.files import read_tensors, write_tensors
 from blip.runs.config import RunConfig
 from blip.runs.context import RunContext
 from blip.runs.ingest import ingest
@@ -234,7 +234,7 @@ def test_a_run_is_known_by_what_goes_in_and_not_by_how_it_works(data: Path):
 def test_weights_to_start_from_count_by_their_tensors(data: Path, tmp_path: Path):
     def folder(name: str, value: float) -> Path:
         (tmp_path / name).mkdir()
-        write({"word.weight": torch.full((2, 2), value)}, tmp_path / name / "model.safetensors")
+        write_tensors({"word.weight": torch.full((2, 2), value)}, tmp_path / name / "model.safetensors")
         return tmp_path / name
 
     first = identity(data, init=folder("first", 1.0))
@@ -242,9 +242,9 @@ def test_weights_to_start_from_count_by_their_tensors(data: Path, tmp_path: Path
     assert identity(data, init=folder("other", 2.0)) != first
     assert identity(data) != first
     path = tmp_path / "weights.pth"
-    write({"a": torch.zeros(2)}, path)
+    write_tensors({"a": torch.zeros(2)}, path)
     before = identity(data, f"init.checkpoint={path}")
-    write({"a": torch.ones(2)}, path)
+    write_tensors({"a": torch.ones(2)}, path)
     assert identity(data, f"init.checkpoint={path}") != before, "another file at the same place"
 
 
@@ -256,7 +256,7 @@ def test_a_run_goes_on_after_a_fix_of_the_code(data: Path, tmp_path: Path, caplo
         train(context, "captioner", data=data, out=tmp_path / revision)
     assert len(list((tmp_path / "store" / "captioner").iterdir())) == 1
     assert "goes on from step 4 of 4, saved by revision first" in caplog.text
-    first, fixed = (read(tmp_path / revision) for revision in ("first", "fixed"))
+    first, fixed = (read_tensors(tmp_path / revision) for revision in ("first", "fixed"))
     assert [name for name in first if not torch.equal(first[name], fixed[name])] == []
 
 
@@ -268,7 +268,7 @@ def test_zero_3_saves_the_same_model(data: Path, tmp_path: Path):
         overrides = (*FEW, f"engine.zero={zero}", "model.text.feed_forward=2048")
         context = RunContext(preset="shapes", overrides=overrides, store=str(tmp_path / f"store-{zero}"))
         train(context, "captioner", data=data, out=tmp_path / f"model-{zero}")
-        made[zero] = read(tmp_path / f"model-{zero}")
+        made[zero] = read_tensors(tmp_path / f"model-{zero}")
     assert made[3].keys() == made[1].keys()
     assert any(tensor.numel() > 1e5 for tensor in made[3].values())
     for name, tensor in made[1].items():

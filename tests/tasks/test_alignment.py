@@ -69,7 +69,7 @@ def test_the_teacher_moves_once_a_step_and_not_in_evaluation(make, batch_of):
 def test_the_teacher_starts_as_the_student_reads_alone_and_has_no_cross_attention(make, batch_of):
     task = make(pretraining())
     batch = batch_of(task)
-    image, text = task.alignment.teach(torch.zeros(4, 3, 16, 16), batch.text)
+    image, text = task.alignment.momentum_features(torch.zeros(4, 3, 16, 16), batch.text)
     torch.testing.assert_close(text, task.model.text_feature(task.model.encode_text(batch.text)))
     assert not any("cross_attention" in name for name, _ in task.alignment.teacher.named_parameters())
     assert not any(p.requires_grad for p in task.alignment.teacher.parameters())
@@ -149,7 +149,7 @@ def test_matching_stands_in_the_order_own_wrong_image_wrong_text(make, batch_of)
     images = torch.arange(4.0)
     cross = [(images, images)]
     similarity = torch.eye(4) * 9 + torch.eye(4).roll(1, 1)  # the next one is the hardest
-    loss = task.alignment.match(Student(), text, images, cross, similarity, similarity, ids)
+    loss = task.alignment.itm_loss(Student(), text, images, cross, similarity, similarity, ids)
     assert seen["images"].tolist() == [0, 1, 2, 3, 1, 2, 3, 0, 0, 1, 2, 3]
     assert seen["texts"].equal(torch.cat([text.ids, text.ids, text.ids.roll(-1, 0)]))
     assert loss.item() == pytest.approx(0.6365, abs=1e-4)

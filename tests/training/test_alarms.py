@@ -3,11 +3,11 @@ import logging
 import pytest
 
 from blip.training.alarms import ITM_PRIOR, CaptionsAlike, ItmAtPrior
-from blip.training.engine import Report
+from blip.training.engine import StepReport
 
 
-def report(step: int, itm: float = 0.0) -> Report:
-    return Report(step, False, {"itm": itm}, 1e-3, 1.0, 16, 96, False)
+def report(step: int, itm: float = 0.0) -> StepReport:
+    return StepReport(step, False, {"itm": itm}, 1e-3, 1.0, 16, 96, False)
 
 
 def raised(losses: list[float], **options) -> list[tuple[int, dict[str, float]]]:

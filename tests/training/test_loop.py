@@ -17,8 +17,8 @@ from toy import ToyTask, batches
 from blip.batch import Batch
 from blip.storage import open_store
 from blip.training.checkpoint import CheckpointConfig, Checkpoints
-from blip.training.engine import Engine, EngineConfig, NonFiniteError, Report, check_teacher
-from blip.training.loop import EXIT_STOPPED, Stopped, every, fit
+from blip.training.engine import Engine, EngineConfig, NonFiniteError, StepReport, check_teacher
+from blip.training.loop import EXIT_STOPPED, TrainingStopped, every, fit
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -74,7 +74,7 @@ def test_a_gradient_that_many_rows_share_is_the_same_each_time():
 
 
 def test_a_report_tells_rate_norm_samples_and_tokens():
-    reports: list[Report] = []
+    reports: list[StepReport] = []
     fit(make_engine(schedule=ScheduleConfig(warmup_steps=4, warmup_from=0.0), accumulation=2), batches(0, 2), [reports.append])
     assert [r.learning_rate for r in reports[:5]] == pytest.approx([0, 2.5e-3, 5e-3, 7.5e-3, 1e-2])
     assert {r.samples for r in reports} == {16}
@@ -102,7 +102,7 @@ def test_a_signal_finishes_the_step_saves_and_has_its_own_exit_code(
 ):
     engine, checkpoints = make_engine(steps=50), make_checkpoints(tmp_path)
     before = signal.getsignal(number)
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(TrainingStopped) as stopped:
         fit(engine, batches(0, 1), [lambda r: os.kill(os.getpid(), number) if r.step == 3 else None], checkpoints)
     assert stopped.value.code == code
     assert signal.getsignal(number) == before
@@ -116,15 +116,15 @@ def test_a_signal_finishes_the_step_saves_and_has_its_own_exit_code(
 def test_the_last_hooks_of_a_run_that_is_stopped_are_called(tmp_path: Path):
     tens = []
     stopping = every(1, lambda r: os.kill(os.getpid(), signal.SIGTERM) if r.step == 6 else None)
-    with pytest.raises(Stopped):
+    with pytest.raises(TrainingStopped):
         fit(make_engine(steps=50), batches(0, 1), [stopping, every(10, lambda r: tens.append(r.step))], make_checkpoints(tmp_path))
     assert tens == [7], "what is kept every ten steps is kept of the seven, too"
 
 
 def test_a_second_signal_ends_a_run_that_does_not_come_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("blip.training.loop.HURRY_SECONDS", 0.0)
+    monkeypatch.setattr("blip.training.loop.REPEATED_SIGNAL_SECONDS", 0.0)
 
-    def interrupt_twice(_: Report) -> None:
+    def interrupt_twice(_: StepReport) -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
@@ -143,7 +143,7 @@ def test_data_that_never_comes_is_not_waited_for_once_the_run_is_told_to_stop(tm
         time.sleep(60)
 
     engine, checkpoints, began = make_engine(steps=50), make_checkpoints(tmp_path), time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(TrainingStopped):
         fit(engine, stuck(), [], checkpoints)
     assert time.monotonic() - began < 30
     found = make_checkpoints(tmp_path).newest()

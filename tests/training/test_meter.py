@@ -5,7 +5,7 @@ import pytest
 import torch
 from toy import VOCABULARY, WIDTH, ToyTask, batches
 
-from blip.training.engine import Engine, EngineConfig, Report
+from blip.training.engine import Engine, EngineConfig, StepReport
 from blip.training.loop import fit
 from blip.training.meter import Meter, Profile, peak_of
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
@@ -16,9 +16,9 @@ def engine() -> Engine:
     return Engine(ToyTask(), EngineConfig(), OptimizerConfig(), ScheduleConfig(), steps=5, steps_per_epoch=4, accumulation=2)
 
 
-def report(step: int, last: bool = False) -> Report:
+def report(step: int, last: bool = False) -> StepReport:
     losses = {"itc": float(step), "lm": 10.0}
-    return Report(step, last, losses, 1e-3 * step, 2.0 * step, samples=16, tokens=96, stop=False, seconds=0.5, waited=0.1)
+    return StepReport(step, last, losses, 1e-3 * step, 2.0 * step, samples=16, tokens=96, stop=False, seconds=0.5, waited=0.1)
 
 
 def test_losses_and_speed_are_averaged_over_an_interval_and_the_rest_at_the_end(engine: Engine):

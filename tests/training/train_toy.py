@@ -13,7 +13,7 @@ from toy import TeacherlessTask, ToyTask, batches
 from blip.distributed import finish, is_main, rank, start, world
 from blip.storage import open_store
 from blip.training.checkpoint import CheckpointConfig, Checkpoints
-from blip.training.engine import Engine, EngineConfig, Report
+from blip.training.engine import Engine, EngineConfig, StepReport
 from blip.training.loop import every, fit
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
@@ -52,7 +52,7 @@ def run(
     engine = make_engine(checkpoints, steps, accumulation, zero)
     first, losses = engine.step, []
 
-    def note(report: Report) -> None:
+    def note(report: StepReport) -> None:
         losses.append(report.losses)
         if report.step == until:
             checkpoints.wait()

@@ -23,7 +23,7 @@ VISION_EPS = 1e-6
 """Of the image encoder's LayerNorms, in timm and in the reference; transformers would take another."""
 
 
-def spelt(model: nn.Module, spelling: Spelling) -> dict[str, Tensor]:
+def renamed_tensors(model: nn.Module, spelling: Spelling) -> dict[str, Tensor]:
     """The model's parameters by their names elsewhere, shared ones under each of their names."""
     return {key: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False) for key in spelling(name)}
 
@@ -36,7 +36,7 @@ def official_tensors(model: nn.Module) -> dict[str, Tensor]:
         for name, prefix in texts.items()
         if isinstance(part := getattr(model, name, None), TextTransformer)
     }
-    return spelt(model, official) | numbers
+    return renamed_tensors(model, official) | numbers
 
 
 def huggingface_classes(model: nn.Module) -> list[type[PreTrainedModel]]:
@@ -62,7 +62,7 @@ def huggingface_classes(model: nn.Module) -> list[type[PreTrainedModel]]:
 def write_huggingface(model: MED | VQAModel | NLVRModel, kind: type[PreTrainedModel], folder: Path) -> None:
     """Writes configuration and weights of a model as one of its `huggingface_classes`."""
     theirs = kind(huggingface_config(model.cfg))
-    tensors = spelt(model, huggingface)
+    tensors = renamed_tensors(model, huggingface)
     theirs.load_state_dict({name: tensors[name] for name in theirs.state_dict()})
     theirs.save_pretrained(folder)
 

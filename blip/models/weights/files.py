@@ -27,7 +27,7 @@ class WeightsError(ConfigError):
     """Weights that cannot be read or do not fit; the message names the file, the tensors and the way out."""
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, or of the weights in a folder, by name. Raises WeightsError if there are none."""
     if path.is_dir():
         return read_folder(path)
@@ -41,7 +41,7 @@ def read(path: Path) -> dict[str, Tensor]:
 def read_folder(folder: Path) -> dict[str, Tensor]:
     for name in WEIGHTS:
         if (folder / name).is_file():
-            return read_parts(folder / name) if name.endswith(INDEX) else read(folder / name)
+            return read_parts(folder / name) if name.endswith(INDEX) else read_tensors(folder / name)
     raise WeightsError(f"{folder}: holds no weights, looked for {', '.join(WEIGHTS)}")
 
 
@@ -51,7 +51,7 @@ def read_parts(index: Path) -> dict[str, Tensor]:
     for part in parts_of(index):
         if not (index.parent / part).is_file():
             raise WeightsError(f"{index}: names {part}, which is not beside it; fetch all parts of the model")
-        tensors |= read(index.parent / part)
+        tensors |= read_tensors(index.parent / part)
     return tensors
 
 
@@ -75,7 +75,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             aliases = file.metadata() or {}
     except Exception as e:  # damaged headers raise whatever the library and torch run into
         raise WeightsError(f"{path}: not a safetensors file, or damaged: {first_line(e)}") from None
-    return some(tensors | {alias: tensors[name] for alias, name in aliases.items() if name in tensors}, path)
+    return check_not_empty(tensors | {alias: tensors[name] for alias, name in aliases.items() if name in tensors}, path)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -83,11 +83,11 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # damaged pickles raise whatever the unpickler runs into
-        raise refused(path, e) from None
-    return some(section_of(content, path), path)
+        raise pickle_error(path, e) from None
+    return check_not_empty(section_of(content, path), path)
 
 
-def refused(path: Path, error: Exception) -> WeightsError:
+def pickle_error(path: Path, error: Exception) -> WeightsError:
     """Why a pickle cannot be read; where it asks for code, how its tensors can be brought into a file that does not."""
     code = re.search(r"GLOBAL ([\w.]+)", str(error))
     if code is None:
@@ -136,7 +136,7 @@ def holds_tensors(value: object) -> bool:
     return any(isinstance(name, str) and (isinstance(inner, Tensor) or holds_tensors(inner)) for name, inner in value.items())
 
 
-def some(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def check_not_empty(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors by name")
     return tensors
@@ -172,7 +172,7 @@ def sort_metadata(path: Path) -> None:
         file.write(content)
 
 
-def write(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Saves tensors by name, as a pickle with a `model` section if the path ends in `.pth`, else as safetensors."""
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     if path.suffix == ".pth":
@@ -187,7 +187,7 @@ def tensors_digest(path: Path) -> str:
     The kind of file, the order in it, and what it says beside its tensors do not count. Raises WeightsError if there are none.
     """
     total = hashlib.sha256()
-    for name, tensor in sorted(read(path).items()):
+    for name, tensor in sorted(read_tensors(path).items()):
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

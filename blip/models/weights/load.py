@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip.models.weights.files import WeightsError, read
+from blip.models.weights.files import WeightsError, read_tensors
 from blip.models.weights.names import Spelling, huggingface, official, one_image, own
 from blip.models.weights.source import fetched
 
@@ -41,7 +41,7 @@ NOTHING = Allowed()
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """What happened to every tensor of a checkpoint and of a model."""
 
     source: str
@@ -63,17 +63,17 @@ class Report:
         return "\n".join(lines)
 
 
-def load(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> Report:
+def load_weights(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> LoadReport:
     """Fills a model from a source of weights (`fetched`): a file or folder of ours, of the reference or of transformers.
 
     Raises WeightsError that names what has no place, is missing or does not fit, unless it is `allowed`.
     """
     with fetched(source) as path:
-        tensors, spelling = recognised(read(path), model, (own, official, huggingface))
+        tensors, spelling = recognise(read_tensors(path), model, (own, official, huggingface))
         return fill(model, tensors, spelling, source, allowed)
 
 
-def recognised(tensors: Mapping[str, Tensor], model: nn.Module, spellings: Sequence[Spelling]) -> tuple[Mapping[str, Tensor], Spelling]:
+def recognise(tensors: Mapping[str, Tensor], model: nn.Module, spellings: Sequence[Spelling]) -> tuple[Mapping[str, Tensor], Spelling]:
     """The tensors without a prefix that wrappers put before all names (`module.`, `_orig_mod.`), and whose names they are.
 
     Prefix and spelling are those by which most of the model is found; where none finds more, the names stay as they are.
@@ -81,7 +81,7 @@ def recognised(tensors: Mapping[str, Tensor], model: nn.Module, spellings: Seque
     names = [name for name, _ in model.named_parameters()]
 
     def found(tensors: Mapping[str, Tensor], spelling: Spelling) -> int:
-        return sum(bool(stored(name, tensors, spelling)) for name in names)
+        return sum(bool(stored_keys(name, tensors, spelling)) for name in names)
 
     candidates = [without_prefix(tensors, prefix) for prefix in ("", *prefixes(tensors))]
     return max(((c, spelling) for c in candidates for spelling in spellings), key=lambda pair: found(*pair))
@@ -98,7 +98,7 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, T
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} if prefix else tensors
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, source: str, allowed: Allowed = NOTHING) -> Report:
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, source: str, allowed: Allowed = NOTHING) -> LoadReport:
     """Copies tensors into the model's parameters and buffers, found by their names in this spelling; shared ones are filled once."""
     names: dict[Tensor, list[str]] = defaultdict(list)
     for name, parameter in chain(model.named_parameters(remove_duplicate=False), model.named_buffers()):
@@ -106,45 +106,45 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, so
     filled: dict[Tensor, Tensor] = {}
     used, missing, resized, mismatched, differing = set[str](), list[str](), dict[str, str](), dict[str, str](), list[str]()
     for parameter, its_names in names.items():
-        keys = [key for name in its_names for key in stored(name, tensors, spelling)]
+        keys = [key for name in its_names for key in stored_keys(name, tensors, spelling)]
         used.update(keys)
         if not keys:
             missing.extend(its_names)
             continue
         tensor = tensors[keys[0]]
         differing += [f"{keys[0]} and {key}" for key in keys[1:] if not torch.equal(tensor, tensors[key])]
-        fitted = fit(its_names[0], tensor, parameter)
+        fitted = fit_shape(its_names[0], tensor, parameter)
         if fitted is None:
-            mismatched |= dict.fromkeys(its_names, change(tensor, parameter))
+            mismatched |= dict.fromkeys(its_names, shape_change(tensor, parameter))
             continue
         if fitted is not tensor:
-            resized |= dict.fromkeys(its_names, change(tensor, parameter))
+            resized |= dict.fromkeys(its_names, shape_change(tensor, parameter))
         filled[parameter] = fitted
     unused = [key for key in tensors if key not in used]
     loaded = tuple(name for parameter in filled for name in names[parameter])
-    report = Report(source, loaded, tuple(unused), tuple(missing), resized, mismatched)
-    check(report, differing, allowed)
+    report = LoadReport(source, loaded, tuple(unused), tuple(missing), resized, mismatched)
+    check_report(report, differing, allowed)
     with torch.no_grad():
         for parameter, tensor in filled.items():
             parameter.copy_(tensor)
     return report
 
 
-def stored(name: str, tensors: Mapping[str, Tensor], spelling: Spelling) -> list[str]:
+def stored_keys(name: str, tensors: Mapping[str, Tensor], spelling: Spelling) -> list[str]:
     """The names under which a file holds a parameter; either of two cross-attentions starts from a single one."""
     return [key for key in spelling(name) if key in tensors] or [key for key in spelling(one_image(name)) if key in tensors]
 
 
-def fit(name: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
+def fit_shape(name: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
     """The tensor in the parameter's shape: as it is, or a resized embedding, or none."""
     if tensor.shape == parameter.shape:
         return tensor
-    if name.endswith("pos_embed") and tensor.shape[-1] == parameter.shape[-1] and all(side(t.shape[1]) for t in (tensor, parameter)):
+    if name.endswith("pos_embed") and tensor.shape[-1] == parameter.shape[-1] and all(grid_side(t.shape[1]) for t in (tensor, parameter)):
         return resize_positions(tensor, parameter.shape[1])
     return None
 
 
-def side(positions: int) -> int | None:
+def grid_side(positions: int) -> int | None:
     """Patches along the side of a square image of so many positions, [CLS] among them; None if it is no square."""
     root = math.isqrt(positions - 1)
     return root if root * root == positions - 1 else None
@@ -152,7 +152,7 @@ def side(positions: int) -> int | None:
 
 def resize_positions(positions: Tensor, length: int) -> Tensor:
     """Position embeddings `(1, 1 + G G, D)` for another grid of patches, `(1, length, D)`: bicubic, the [CLS] position kept."""
-    old, new = side(positions.shape[1]), side(length)
+    old, new = grid_side(positions.shape[1]), grid_side(length)
     assert old is not None
     assert new is not None
     grid = positions[:, 1:].float().unflatten(1, (old, old)).permute(0, 3, 1, 2)
@@ -160,20 +160,20 @@ def resize_positions(positions: Tensor, length: int) -> Tensor:
     return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
 
 
-def change(tensor: Tensor, parameter: Tensor) -> str:
+def shape_change(tensor: Tensor, parameter: Tensor) -> str:
     return f"{tuple(tensor.shape)} -> {tuple(parameter.shape)}"
 
 
-def check(report: Report, differing: Sequence[str], allowed: Allowed) -> None:
+def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed) -> None:
     """Raises WeightsError that names what is not as it should be and not allowed to be so; that tied tensors are `differing` never is."""
     unused = unlisted(report.unused, allowed.unused + WITHOUT_MEANING)
     missing, mismatched = unlisted(report.missing, allowed.missing), unlisted(report.mismatched, allowed.missing)
-    problems = [f"{what}: {summary(names, names)}" for what, names in (("not in the model", unused), ("not in the file", missing)) if names]
+    problems = [f"{what}: {name_some(names, names)}" for what, names in (("not in the model", unused), ("not in the file", missing)) if names]
     if mismatched:
-        problems.append(f"of another shape: {summary([f'{name} {report.mismatched[name]}' for name in mismatched], mismatched)}")
+        problems.append(f"of another shape: {name_some([f'{name} {report.mismatched[name]}' for name in mismatched], mismatched)}")
     if differing:
         pairs = [f"{names} are one tensor in the model but differ in the file" for names in differing]
-        problems.append(f"{summary(pairs, differing)}: does model.share fit it?")
+        problems.append(f"{name_some(pairs, differing)}: does model.share fit it?")
     if problems:
         raise WeightsError(
             f"{report.source} does not fit the model, of which it fills {len(report.loaded)} tensors: {'; '.join(problems)}. If that is "
@@ -185,7 +185,7 @@ FEW = 6
 """Tensors that a message names one by one; more are named by the parts of the model in which they stand."""
 
 
-def summary(texts: Sequence[str], names: Sequence[str]) -> str:
+def name_some(texts: Sequence[str], names: Sequence[str]) -> str:
     """The texts of some tensors; of many the parts in which they stand, each with its number and its first tensor's text."""
     if len(texts) <= FEW:
         return ", ".join(texts)

@@ -62,11 +62,11 @@ def official(name: str) -> tuple[str, ...]:
     part, _, rest = name.partition(".")
     match part:
         case "text_encoder":
-            return (f"text_encoder.{text(rest)}",)
+            return (f"text_encoder.{text_name(rest)}",)
         case "text_decoder":
-            return (f"text_decoder.bert.{text(rest)}",)
+            return (f"text_decoder.bert.{text_name(rest)}",)
         case "lm_head":
-            return tuple(f"text_decoder.{head}" for head in lm_head(rest))
+            return tuple(f"text_decoder.{head}" for head in lm_head_names(rest))
         case _:
             return (name,)
 
@@ -74,7 +74,7 @@ def official(name: str) -> tuple[str, ...]:
 def huggingface(name: str) -> tuple[str, ...]:
     """The name in a folder of transformers, which differs from the reference's for the image encoder alone."""
     part, _, rest = name.partition(".")
-    return (f"vision_model.{vision(rest)}",) if part == "visual_encoder" else official(name)
+    return (f"vision_model.{vision_name(rest)}",) if part == "visual_encoder" else official(name)
 
 
 def bert(name: str) -> tuple[str, ...]:
@@ -82,9 +82,9 @@ def bert(name: str) -> tuple[str, ...]:
     part, _, rest = name.partition(".")
     match part:
         case "text_encoder" | "text_decoder":
-            return (f"bert.{text(rest)}",)
+            return (f"bert.{text_name(rest)}",)
         case "lm_head":
-            return lm_head(rest)
+            return lm_head_names(rest)
         case _:
             return ()
 
@@ -100,28 +100,28 @@ def one_image(name: str) -> str:
     return re.sub(r"\.cross_attention\.(first|second)\.", ".cross_attention.", name)
 
 
-def text(rest: str) -> str:
+def text_name(rest: str) -> str:
     """`layers.0.self_attention.query.weight` to `encoder.layer.0.attention.self.query.weight`."""
-    layer, inner, kind = split(rest, "layers")
+    layer, inner, kind = split_name(rest, "layers")
     return f"encoder.layer.{layer}.{TEXT[inner]}.{kind}" if layer else f"{TEXT[inner]}.{kind}"
 
 
-def lm_head(rest: str) -> tuple[str, ...]:
+def lm_head_names(rest: str) -> tuple[str, ...]:
     """`dense.weight` to `cls.predictions.transform.dense.weight`."""
     part, _, kind = rest.rpartition(".")
     name = f"cls.predictions.{LM_HEAD[part]}.{kind}"
     return (name, "cls.predictions.bias") if rest == "decoder.bias" else (name,)
 
 
-def vision(rest: str) -> str:
+def vision_name(rest: str) -> str:
     """`blocks.0.attn.proj.weight` to `encoder.layers.0.self_attn.projection.weight`."""
     if rest in VISION:
         return VISION[rest]
-    block, inner, kind = split(rest, "blocks")
+    block, inner, kind = split_name(rest, "blocks")
     return f"encoder.layers.{block}.{VISION[inner]}.{kind}" if block else f"{VISION[inner]}.{kind}"
 
 
-def split(rest: str, stack: str) -> tuple[str, str, str]:
+def split_name(rest: str, stack: str) -> tuple[str, str, str]:
     """The number of the layer (empty outside of the stack), the part within, and weight or bias."""
     found = re.fullmatch(rf"(?:{stack}\.(\d+)\.)?(.+)\.(weight|bias)", rest)
     assert found, f"{rest} is no weight or bias"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from blip.config import Config
-from blip.models.weights.files import WeightsError, read
-from blip.models.weights.load import NOTHING, Allowed, Report, change, fill, load, recognised
+from blip.models.weights.files import WeightsError, read_tensors
+from blip.models.weights.load import NOTHING, Allowed, LoadReport, fill, load_weights, recognise, shape_change
 from blip.models.weights.names import bert, timm
 from blip.models.weights.source import fetched
 
@@ -45,7 +45,7 @@ NEW_TOKENS = 2
 """[DEC] and [ENC], which BERT does not know."""
 
 
-def start(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list[Report]:
+def start(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list[LoadReport]:
     """Fills a model from the sources of its configuration; `allowed` says how a checkpoint of another task may differ.
 
     Raises WeightsError if a source is not there or does not fit.
@@ -55,20 +55,20 @@ def start(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list
     if cfg.vision:
         source = cfg.vision if "/" in cfg.vision or Path(cfg.vision).exists() else f"timm/{cfg.vision}"
         with fetched(source) as path:
-            tensors, spelling = recognised(read(path), model, (timm,))
+            tensors, spelling = recognise(read_tensors(path), model, (timm,))
             reports.append(fill(model, tensors, spelling, source, IMAGENET | listed))
     if cfg.text:
         with fetched(cfg.text) as path:
-            reports.append(start_text(model, read(path), cfg.text, BERT | listed))
+            reports.append(init_text(model, read_tensors(path), cfg.text, BERT | listed))
     if cfg.checkpoint:
-        reports.append(load(model, cfg.checkpoint, allowed | listed))
+        reports.append(load_weights(model, cfg.checkpoint, allowed | listed))
     return reports
 
 
-def start_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, allowed: Allowed) -> Report:
+def init_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, allowed: Allowed) -> LoadReport:
     """Fills text encoder, decoder and LM head from BERT; the rows of [DEC] and [ENC] keep their initial values."""
-    bare, _ = recognised(tensors, model, (bert, lambda name: tuple(key.removeprefix("bert.") for key in bert(name))))
-    tensors = {modern(name): tensor for name, tensor in bare.items()}
+    bare, _ = recognise(tensors, model, (bert, lambda name: tuple(key.removeprefix("bert.") for key in bert(name))))
+    tensors = {modern_name(name): tensor for name, tensor in bare.items()}
     names = {key: name for name, _ in model.named_parameters(remove_duplicate=False) for key in bert(name)}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     extended = {}
@@ -84,13 +84,13 @@ def start_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, all
     for key in WORDS:
         if key in tensors and key in names and len(parameters[names[key]]) == len(tensors[key]) + NEW_TOKENS:
             parameter, known = parameters[names[key]].detach(), tensors[key]
-            extended[names[key]] = change(known, parameter)
+            extended[names[key]] = shape_change(known, parameter)
             tensors[key] = torch.cat([known, parameter[len(known) :].to(known)])
     report = fill(model, tensors, bert, source, allowed)
     return replace(report, resized={**report.resized, **extended})
 
 
-def modern(name: str) -> str:
+def modern_name(name: str) -> str:
     """BERT's names as files of today spell them: with `bert.` in front, LayerNorm with weight and bias."""
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     return name if name.startswith(("bert.", "cls.")) else f"bert.{name}"

@@ -19,8 +19,8 @@ from blip.models.med import MED, MEDConfig
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
 from blip.models.weights.export import official_tensors
-from blip.models.weights.files import WeightsError, read, write, write_model
-from blip.models.weights.load import Allowed, load, resize_positions
+from blip.models.weights.files import WeightsError, read_tensors, write_model, write_tensors
+from blip.models.weights.load import Allowed, load_weights, resize_positions
 
 PARTS = {
     "pretrained": MED,
@@ -50,8 +50,8 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 @pytest.mark.parametrize("file", ["model.pth", "model.safetensors"])
 def test_official_files_go_out_and_come_back(small: MEDConfig, tmp_path: Path, kind: str, file: str):
     ours, other = build(kind, deeper(small), 0), build(kind, deeper(small), 1)
-    write(official_tensors(ours), tmp_path / file)
-    report = load(other, str(tmp_path / file))
+    write_tensors(official_tensors(ours), tmp_path / file)
+    report = load_weights(other, str(tmp_path / file))
     assert equal(ours, other)
     assert all(name.endswith("position_ids") for name in report.unused)
     assert not report.missing
@@ -62,7 +62,7 @@ def test_official_files_go_out_and_come_back(small: MEDConfig, tmp_path: Path, k
 def test_our_own_files_go_out_and_come_back(small: MEDConfig, tmp_path: Path, kind: str):
     ours, other = build(kind, deeper(small), 0), build(kind, deeper(small), 1)
     write_model(ours, tmp_path / "model.safetensors")
-    report = load(other, str(tmp_path))
+    report = load_weights(other, str(tmp_path))
     assert equal(ours, other)
     assert not report.unused
     assert not report.missing
@@ -90,7 +90,7 @@ def test_official_names_are_the_references(small: MEDConfig):
 def test_a_part_of_a_shared_model_starts_from_the_whole_models_file(small: MEDConfig, tmp_path: Path):
     whole, part = MED(small), MED(small, decoder=False)
     write_model(whole, tmp_path / "model.safetensors")
-    load(part, str(tmp_path), Allowed(unused=("text_decoder.*", "lm_head.*")))
+    load_weights(part, str(tmp_path), Allowed(unused=("text_decoder.*", "lm_head.*")))
     assert part.text_encoder.embeddings.word.weight.equal(whole.text_decoder.embeddings.word.weight)
 
 
@@ -99,22 +99,22 @@ def test_a_tied_tensor_that_is_stored_twice_must_be_equal(small: MEDConfig, tmp_
     names = [f"encoder.layer.{layer}.crossattention.self.key.weight" for layer in range(2)]
     for name in names:
         tensors[f"text_encoder.{name}"] = tensors[f"text_encoder.{name}"] + 1
-    write(tensors, tmp_path / "model.pth")
+    write_tensors(tensors, tmp_path / "model.pth")
     with pytest.raises(WeightsError) as error:
-        load(MED(small), str(tmp_path / "model.pth"))
+        load_weights(MED(small), str(tmp_path / "model.pth"))
     for name in names:
         assert f"text_decoder.bert.{name} and text_encoder.{name} are one tensor in the model but differ" in str(error.value)
     assert str(error.value).count(" and text_encoder.") == 2, "nothing else is named"
     assert "not in the" not in str(error.value)
-    load(MED(small.model_copy(update={"share": "none"})), str(tmp_path / "model.pth"))
+    load_weights(MED(small.model_copy(update={"share": "none"})), str(tmp_path / "model.pth"))
 
 
 def test_the_two_biases_of_the_words_must_be_equal(small: MEDConfig, tmp_path: Path):
     tensors = official_tensors(MED(small, encoder=False))
     tensors["text_decoder.cls.predictions.bias"] = tensors["text_decoder.cls.predictions.bias"] + 1
-    write(tensors, tmp_path / "model.pth")
+    write_tensors(tensors, tmp_path / "model.pth")
     with pytest.raises(WeightsError, match=r"cls\.predictions\.bias"):
-        load(MED(small, encoder=False), str(tmp_path / "model.pth"))
+        load_weights(MED(small, encoder=False), str(tmp_path / "model.pth"))
 
 
 def test_what_does_not_fit_is_an_error_that_lists_it(small: MEDConfig, tmp_path: Path):
@@ -122,11 +122,11 @@ def test_what_does_not_fit_is_an_error_that_lists_it(small: MEDConfig, tmp_path:
     del tensors["itm_head.bias"]
     tensors["vision_proj.weight"] = torch.zeros(3, 24)
     tensors["something.else"] = torch.zeros(1)
-    write(tensors, tmp_path / "model.pth")
+    write_tensors(tensors, tmp_path / "model.pth")
     model = MED(small, decoder=False)
     before = model.text_proj.weight.detach().clone()
     with pytest.raises(WeightsError) as error:
-        load(model, str(tmp_path / "model.pth"))
+        load_weights(model, str(tmp_path / "model.pth"))
     message = str(error.value)
     assert "not in the model: something.else" in message
     assert "not in the file: itm_head.bias" in message
@@ -141,10 +141,10 @@ def test_what_is_allowed_is_reported_and_keeps_its_initial_value(small: MEDConfi
     del tensors["itm_head.bias"]
     tensors["vision_proj.weight"] = torch.zeros(3, 24)
     tensors["temp"] = torch.zeros(())
-    write(tensors, tmp_path / "model.pth")
+    write_tensors(tensors, tmp_path / "model.pth")
     model = MED(small, decoder=False)
     before = model.vision_proj.weight.detach().clone()
-    report = load(model, str(tmp_path / "model.pth"), Allowed(unused=("temp",), missing=("itm_head.*", "vision_proj.weight")))
+    report = load_weights(model, str(tmp_path / "model.pth"), Allowed(unused=("temp",), missing=("itm_head.*", "vision_proj.weight")))
     assert model.vision_proj.weight.equal(before)
     assert (report.missing, dict(report.mismatched)) == (("itm_head.bias",), {"vision_proj.weight": "(3, 24) -> (8, 24)"})
     assert "temp" in report.unused
@@ -153,9 +153,9 @@ def test_what_is_allowed_is_reported_and_keeps_its_initial_value(small: MEDConfi
 
 def test_positions_are_resized_to_the_image(small: MEDConfig, tmp_path: Path):
     trained, larger = MED(small, encoder=False), small.model_copy(update={"vision": small.vision.model_copy(update={"size": 32})})
-    write(official_tensors(trained), tmp_path / "model.pth")
+    write_tensors(official_tensors(trained), tmp_path / "model.pth")
     model = MED(larger, encoder=False)
-    report = load(model, str(tmp_path / "model.pth"))
+    report = load_weights(model, str(tmp_path / "model.pth"))
     old, new = (m.visual_encoder.pos_embed for m in (trained, model))
     assert old is not None
     assert new is not None
@@ -172,9 +172,9 @@ def test_resizing_to_the_same_grid_changes_nothing():
 
 def test_nlvr2_starts_both_cross_attentions_from_the_one_of_a_plain_file(small: MEDConfig, tmp_path: Path):
     plain, model = MED(deeper(small), decoder=False), NLVRModel(deeper(small))
-    write(official_tensors(plain), tmp_path / "model.pth")
+    write_tensors(official_tensors(plain), tmp_path / "model.pth")
     allowed = Allowed(unused=("*_proj.*", "itm_head.*"), missing=("*.merge.*", "cls_head.*"))
-    report = load(model, str(tmp_path / "model.pth"), allowed)
+    report = load_weights(model, str(tmp_path / "model.pth"), allowed)
     for branch in ("first", "second"):
         for part in ("query", "key", "value", "output"):
             mine = model.get_parameter(f"text_encoder.layers.6.cross_attention.{branch}.{part}.weight")
@@ -190,21 +190,21 @@ def test_a_pickle_that_would_run_code_is_refused(small: MEDConfig, tmp_path: Pat
 
     torch.save({"model": Trap()}, tmp_path / "model.pth", pickle_module=pickle)
     with pytest.raises(WeightsError, match="without running code"):
-        load(MED(small), str(tmp_path / "model.pth"))
+        load_weights(MED(small), str(tmp_path / "model.pth"))
     assert not (tmp_path / "sprung").exists()
 
 
 def test_an_official_training_file_carries_more_than_a_model(small: MEDConfig, tmp_path: Path):
     model = MED(small, encoder=False)
     torch.save({"model": official_tensors(model), "optimizer": {"state": {}}, "config": {"lr": 1e-5}, "epoch": 4}, tmp_path / "model.pth")
-    assert load(MED(small, encoder=False), str(tmp_path / "model.pth")).loaded
+    assert load_weights(MED(small, encoder=False), str(tmp_path / "model.pth")).loaded
 
 
 @pytest.mark.parametrize(("name", "content"), [("model.safetensors", b"not tensors"), ("model.pth", b"not tensors"), ("notes.txt", b"")])
 def test_a_file_that_holds_no_tensors_is_named(small: MEDConfig, tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=name):
-        load(MED(small), str(tmp_path / name))
+        load_weights(MED(small), str(tmp_path / name))
 
 
 def test_a_folder_in_parts_is_read_whole(small: MEDConfig, tmp_path: Path):
@@ -213,10 +213,10 @@ def test_a_folder_in_parts_is_read_whole(small: MEDConfig, tmp_path: Path):
     names = sorted(tensors)
     parts = {"a.safetensors": names[:40], "b.safetensors": names[40:]}
     for part, own in parts.items():
-        write({name: tensors[name] for name in own}, tmp_path / part)
+        write_tensors({name: tensors[name] for name in own}, tmp_path / part)
     where = ", ".join(f'"{name}": "{part}"' for part, own in parts.items() for name in own)
     (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{{where}}}}}')
-    assert read(tmp_path).keys() == tensors.keys()
+    assert read_tensors(tmp_path).keys() == tensors.keys()
 
 
 def test_a_folder_of_pickles_in_parts_is_read_whole(small: MEDConfig, tmp_path: Path):
@@ -227,10 +227,10 @@ def test_a_folder_of_pickles_in_parts_is_read_whole(small: MEDConfig, tmp_path: 
         torch.save({name: tensors[name] for name in own}, tmp_path / part)
     weight_map = {name: part for part, own in parts.items() for name in own}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    assert load(MED(small, encoder=False), str(tmp_path)).loaded
+    assert load_weights(MED(small, encoder=False), str(tmp_path)).loaded
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(WeightsError, match=r"names pytorch_model-00002-of-00002\.bin, which is not beside it"):
-        read(tmp_path)
+        read_tensors(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_folder_of_pickles_in_parts_is_read_whole(small: MEDConfig, tmp_path: 
 def test_a_broken_index_is_named(index: str, tmp_path: Path):
     (tmp_path / "model.safetensors.index.json").write_bytes(index.encode(errors="surrogateescape"))
     with pytest.raises(WeightsError, match=r"model\.safetensors\.index\.json: ") as error:
-        read(tmp_path)
+        read_tensors(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -252,8 +252,8 @@ def test_a_prefix_that_all_names_have_is_found(
     small: MEDConfig, tmp_path: Path, prefix: str, names: Callable[[nn.Module], dict[str, Tensor]]
 ):
     ours, other = MED(small), MED(small)
-    write({prefix + name: tensor for name, tensor in names(ours).items()} | {"temp": torch.zeros(1)}, tmp_path / "model.pth")
-    report = load(other, str(tmp_path / "model.pth"), Allowed(unused=("temp",)))
+    write_tensors({prefix + name: tensor for name, tensor in names(ours).items()} | {"temp": torch.zeros(1)}, tmp_path / "model.pth")
+    report = load_weights(other, str(tmp_path / "model.pth"), Allowed(unused=("temp",)))
     assert equal(ours, other)
     assert not report.missing
 
@@ -265,24 +265,24 @@ def test_the_section_that_holds_the_model_is_found(small: MEDConfig, tmp_path: P
     for name in reversed(section):
         content = {name: content, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}}
     torch.save(content, tmp_path / "model.pth")
-    load(other, str(tmp_path / "model.pth"))
+    load_weights(other, str(tmp_path / "model.pth"))
     assert equal(ours, other)
 
 
 def test_several_sections_are_named(tmp_path: Path):
     torch.save({"student": {"a.weight": torch.zeros(1)}, "teacher": {"a.weight": torch.zeros(1)}}, tmp_path / "model.pth")
     with pytest.raises(WeightsError, match="holds tensors under 'student', 'teacher'; save the section that is meant"):
-        read(tmp_path / "model.pth")
+        read_tensors(tmp_path / "model.pth")
     for nothing in ({}, {"epoch": 3}, {"optimizer": {0: torch.zeros(1)}}):
         torch.save(nothing, tmp_path / "model.pth")
         with pytest.raises(WeightsError, match="holds no tensors by name"):
-            read(tmp_path / "model.pth")
+            read_tensors(tmp_path / "model.pth")
 
 
 def test_many_tensors_are_named_by_their_parts_in_one_line(small: MEDConfig, tmp_path: Path):
-    write({f"backbone.{i}.weight": torch.zeros(2) for i in range(90)} | {"head.bias": torch.zeros(1)}, tmp_path / "model.pth")
+    write_tensors({f"backbone.{i}.weight": torch.zeros(2) for i in range(90)} | {"head.bias": torch.zeros(1)}, tmp_path / "model.pth")
     with pytest.raises(WeightsError) as error:
-        load(MED(small), str(tmp_path / "model.pth"))
+        load_weights(MED(small), str(tmp_path / "model.pth"))
     message = str(error.value)
     assert "\n" not in message
     assert len(message) < 1000
@@ -296,12 +296,12 @@ def test_the_advice_for_a_pickle_with_code_can_be_followed(small: MEDConfig, tmp
     for content in ({"model": official_tensors(ours), "args": arguments}, official_tensors(ours) | {"args": arguments}):
         torch.save(content, tmp_path / "model.pth")
         with pytest.raises(WeightsError, match=r"argparse\.Namespace") as error:
-            load(other, str(tmp_path / "model.pth"))
+            load_weights(other, str(tmp_path / "model.pth"))
         message = str(error.value)
         assert "\n" not in message
         command = message[message.index("python -c") :]
         subprocess.run(shlex.split(command.replace("python", sys.executable, 1)), check=True)
-        load(other, str(tmp_path / "model-tensors.pth"))
+        load_weights(other, str(tmp_path / "model-tensors.pth"))
         assert equal(ours, other)
 
 
@@ -312,7 +312,7 @@ def test_damaged_files_are_one_line(small: MEDConfig, tmp_path: Path, file: str)
     if file == "old.pth":
         torch.save(tensors, path, _use_new_zipfile_serialization=False)
     else:
-        write(tensors, path)
+        write_tensors(tensors, path)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     for trial in range(150):
         data = bytearray(whole if trial % 3 else whole[: rng.integers(len(whole))])
@@ -320,7 +320,7 @@ def test_damaged_files_are_one_line(small: MEDConfig, tmp_path: Path, file: str)
             data[place % max(len(data), 1) : place + 1] = bytes([rng.integers(256)])
         path.write_bytes(data)
         try:
-            read(path)
+            read_tensors(path)
         except WeightsError as error:
             said = str(error)
             assert str(path) in said and "\n" not in said, said  # noqa: PT018

@@ -17,8 +17,8 @@ from transformers import BertConfig, BertForPreTraining
 from blip.models.med import MED, MEDConfig
 from blip.models.vision import VisionConfig
 from blip.models.weights.export import official_tensors
-from blip.models.weights.files import WeightsError, write
-from blip.models.weights.load import fill, load
+from blip.models.weights.files import WeightsError, write_tensors
+from blip.models.weights.load import fill, load_weights
 from blip.models.weights.names import bert as bert_names
 from blip.models.weights.names import timm as timm_names
 from blip.models.weights.source import can_pass, fetched
@@ -55,7 +55,7 @@ def bert(small: MEDConfig) -> BertForPreTraining:
 
 
 def test_the_image_encoder_starts_from_timm(small: MEDConfig, imagenet: dict[str, Tensor], tmp_path: Path):
-    write(imagenet, tmp_path / "vit.pth")
+    write_tensors(imagenet, tmp_path / "vit.pth")
     model = MED(small)
     [report] = start(model, InitConfig(vision=str(tmp_path / "vit.pth")))
     assert model.visual_encoder.get_parameter("blocks.1.mlp.fc1.weight").equal(imagenet["blocks.1.mlp.fc1.weight"])
@@ -115,8 +115,8 @@ def test_a_bert_with_another_vocabulary_does_not_fit(small: MEDConfig, bert: Ber
 
 def test_a_checkpoint_has_the_last_word(small: MEDConfig, imagenet: dict[str, Tensor], tmp_path: Path):
     trained = MED(small, encoder=False)
-    write(imagenet, tmp_path / "vit.pth")
-    write(official_tensors(trained), tmp_path / "blip.pth")
+    write_tensors(imagenet, tmp_path / "vit.pth")
+    write_tensors(official_tensors(trained), tmp_path / "blip.pth")
     model = MED(small, encoder=False)
     reports = start(model, InitConfig(vision=str(tmp_path / "vit.pth"), checkpoint=str(tmp_path / "blip.pth")))
     assert [report.source for report in reports] == [str(tmp_path / "vit.pth"), str(tmp_path / "blip.pth")]
@@ -130,16 +130,16 @@ def test_nothing_given_starts_at_random(small: MEDConfig):
 def test_weights_come_from_a_bucket_by_file_and_by_folder(small: MEDConfig, tmp_path: Path, s3: str):
     trained = MED(small, encoder=False)
     for name in ("model.safetensors", "blip.pth"):
-        write(official_tensors(trained), tmp_path / name)
+        write_tensors(official_tensors(trained), tmp_path / name)
         open_store(s3).put_file(f"base/{name}", tmp_path / name)
     for source in (f"{s3}/base/blip.pth", f"{s3}/base"):
         model = MED(small, encoder=False)
-        load(model, source)
+        load_weights(model, source)
         assert model.lm_head.dense.weight.equal(trained.lm_head.dense.weight)
     with pytest.raises(WeightsError, match="nowhere"):
-        load(MED(small), f"{s3}/nowhere")
+        load_weights(MED(small), f"{s3}/nowhere")
     with pytest.raises(StoreError, match=r"nowhere\.pth"):
-        load(MED(small), f"{s3}/nowhere.pth")
+        load_weights(MED(small), f"{s3}/nowhere.pth")
 
 
 def put_into_cache(cache: Path, name: str, weights: Path) -> None:
@@ -164,7 +164,7 @@ def test_images_and_texts_start_by_hub_name_folder_and_store_without_a_network(
     monkeypatch: pytest.MonkeyPatch,
 ):
     (tmp_path / "vit").mkdir()
-    write(imagenet, tmp_path / "vit" / "model.safetensors")
+    write_tensors(imagenet, tmp_path / "vit" / "model.safetensors")
     bert.save_pretrained(tmp_path / "bert")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -218,8 +218,8 @@ def test_bert_base_has_the_shapes_of_the_papers_texts():
 def test_parts_start_from_files_with_a_prefix(
     small: MEDConfig, imagenet: dict[str, Tensor], bert: BertForPreTraining, prefix: str, tmp_path: Path
 ):
-    write({prefix + name: tensor for name, tensor in imagenet.items()}, tmp_path / "vit.pth")
-    write({prefix + name: tensor for name, tensor in bert.state_dict().items()}, tmp_path / "bert.pth")
+    write_tensors({prefix + name: tensor for name, tensor in imagenet.items()}, tmp_path / "vit.pth")
+    write_tensors({prefix + name: tensor for name, tensor in bert.state_dict().items()}, tmp_path / "bert.pth")
     model = MED(small)
     start(model, InitConfig(vision=str(tmp_path / "vit.pth"), text=str(tmp_path / "bert.pth")))
     assert model.visual_encoder.get_parameter("blocks.1.attn.qkv.weight").equal(imagenet["blocks.1.attn.qkv.weight"])
