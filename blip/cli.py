@@ -114,12 +114,12 @@ def train(
     figures: FiguresFile = None,
 ) -> None:
     """Train one stage; a run that was stopped goes on from its newest checkpoint."""
-    from blip.distributed import finish
+    from blip.distributed import shutdown_distributed
     from blip.runs.train import train
 
     run = run_context(preset, overrides, store, revision)
     print_result(train(run, stage, data=data, out=out, init=init, processes=processes, profile=profile), figures)
-    finish()
+    shutdown_distributed()
 
 
 @app.command()

@@ -11,7 +11,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def start(timeout: float = 1800.0) -> None:
+def init_distributed(timeout: float = 1800.0) -> None:
     """Joins the processes that the launcher started, or forms a group of one; joining again does nothing.
 
     A collective that waits for longer than `timeout` seconds raises RuntimeError.
@@ -27,7 +27,7 @@ def start(timeout: float = 1800.0) -> None:
         dist.init_process_group(backend, timeout=limit, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def finish() -> None:
+def shutdown_distributed() -> None:
     """Leaves the group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -59,7 +59,7 @@ def is_main() -> bool:
 
 
 @torch.no_grad()
-def gather(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """Rows `(B, ...)` of all ranks in the order of ranks, `(world B, ...)`, without gradient; every rank brings the same shape."""
     if world() == 1:
         return tensor.detach()
@@ -75,7 +75,7 @@ class GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004
-        return gather(tensor)
+        return all_gather(tensor)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004
@@ -84,12 +84,12 @@ class GatherRows(torch.autograd.Function):
         return grad.chunk(world())[rank()]
 
 
-def gather_with_grad(tensor: Tensor) -> Tensor:
+def all_gather_with_grad(tensor: Tensor) -> Tensor:
     """As `gather`, with gradient: a row's gradient is the sum over all ranks, so a mean of losses over ranks has its true gradient."""
     return tensor if world() == 1 else GatherRows.apply(tensor)
 
 
-def gather_objects(value: T) -> list[T]:
+def all_gather_objects(value: T) -> list[T]:
     """One picklable value of each rank, in the order of ranks."""
     if world() == 1:
         return [value]

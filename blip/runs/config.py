@@ -9,7 +9,7 @@ from blip.data.loader import LoaderConfig
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig
 from blip.models.med import MEDConfig, SpecialTokens
-from blip.models.weights.start import InitConfig
+from blip.models.weights.init import InitConfig
 from blip.tasks.build import TaskConfig, check_text_lengths, towers
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig

@@ -23,20 +23,20 @@ from blip.data.shards import samples
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, eval_transform, train_transform
 from blip.digest import value_digest
-from blip.distributed import device, gather_objects, is_main, rank, start, world
+from blip.distributed import all_gather_objects, device, init_distributed, is_main, rank, world
 from blip.launch.placement import Placement, on_nodes
 from blip.launch.respawn import argv, processes_to_start, run_in_processes
 from blip.logs import log
 from blip.models.generation import Beam
-from blip.models.weights import start as weights
 from blip.models.weights.files import tensors_digest
+from blip.models.weights.init import init_weights
 from blip.models.weights.source import fetched
 from blip.progress import progress
 from blip.results import TrainResult
 from blip.runs.config import RunConfig, training
 from blip.runs.context import RunContext
 from blip.storage import StoreError, open_store, writing
-from blip.tasks.build import build_model, build_task, inherits
+from blip.tasks.build import allowed_differences, build_model, build_task
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.tasks.pretraining import PretrainingConfig
@@ -48,7 +48,7 @@ from blip.training.engine import FORMAT, Engine, precision
 from blip.training.loop import every, fit
 from blip.training.meter import Meter, Profile
 from blip.training.optimizer import fit_warmup
-from blip.training.record import Record
+from blip.training.record import RunRecord
 from blip.training.spending import stop_when_spent
 from blip.workers.model import RECORD, model_digest
 
@@ -120,7 +120,7 @@ def train_here(
     began = time.monotonic()
     tokenizer = Tokenizer.from_folder((init or data) / TOKENIZER)
     cfg = cfg.with_tokenizer(tokenizer)
-    start(cfg.engine.timeout)
+    init_distributed(cfg.engine.timeout)
     manifests = [Manifest.load(data / f"{source}.json") for source in cfg.sources]
     task = make_task(cfg, tokenizer, init)
     loader = Loader(
@@ -161,7 +161,7 @@ def train_here(
     ]
     with start_run(stage, tags={"revision": context.revision}, parents=parents, key=key, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
-        record = Record(run, runs, engine.step)
+        record = RunRecord(run, runs, engine.step)
         with progress(steps * cfg.loader.batch, stage, done=engine.step * cfg.loader.batch) as bar:
             hooks = [
                 lambda report: bar.advance(report.samples, report.losses),
@@ -206,7 +206,7 @@ def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
     torch.manual_seed(cfg.seed)
     model = build_model(cfg.task, cfg.model)
     source = cfg.init.model_copy(update={"checkpoint": str(init / WEIGHTS)}) if init else cfg.init
-    weights.start(model, source, inherits(cfg.task))
+    init_weights(model, source, allowed_differences(cfg.task))
     return build_task(cfg.task, model, tokenizer)
 
 
@@ -227,9 +227,9 @@ def caption_writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[
     return write if images else None
 
 
-def save_record(record: Record, loader: Loader) -> None:
+def save_record(record: RunRecord, loader: Loader) -> None:
     """Keeps the curves so far, and the samples that any process could not use."""
-    for bad in gather_objects(loader.bad):
+    for bad in all_gather_objects(loader.bad):
         record.reject({place: fault.reason for place, fault in bad.items()})
     record.save()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from blip.batch import Tokens
 from blip.config import Config
-from blip.distributed import gather, gather_with_grad, rank
+from blip.distributed import all_gather, all_gather_with_grad, rank
 from blip.models.bert import KeysValues, TextTransformer
 from blip.models.med import MED
 from blip.objectives.contrastive import FeatureQueue, contrastive_loss
@@ -127,7 +127,7 @@ class Alignment(nn.Module):
     def after_step(self) -> None:
         """Writes the step's features to the queue in the order of the global batch, on however many processes it was computed."""
         if self.pending:
-            image, text, ids = (gather(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
+            image, text, ids = (all_gather(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
             self.queue.enqueue(image, text, ids)
             self.pending.clear()
         self.before = []
@@ -169,7 +169,7 @@ class Alignment(nn.Module):
             self.pending.append((teacher_image, teacher_text, ids))
         candidates = (teacher_image, teacher_text) if self.cfg.compare_with == "teacher" else (image, text)
         if self.cfg.negatives == "world":
-            candidates = (gather(candidates[0].detach()), gather(candidates[1].detach()))
+            candidates = (all_gather(candidates[0].detach()), all_gather(candidates[1].detach()))
         return loss, image @ candidates[1].T / temperature, text @ candidates[0].T / temperature
 
     def relations(self, ids: Tensor, keys: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,13 +192,13 @@ class Alignment(nn.Module):
         batch = len(ids)
         own = torch.arange(batch, device=ids.device)
         world = self.cfg.negatives == "world"
-        all_ids, all_text = (gather(ids), Tokens(gather(text.ids), gather(text.mask))) if world else (ids, text)
+        all_ids, all_text = (all_gather(ids), Tokens(all_gather(text.ids), all_gather(text.mask))) if world else (ids, text)
         allowed = self.allowed(ids, all_ids)
         draw = {"floor": self.cfg.floor, "most_likely": self.cfg.most_likely_negatives}
         wrong_image, image_found = hard_negatives(t2i, allowed, **draw)
         wrong_text, text_found = hard_negatives(i2t, allowed, **draw)
         if world:
-            wrong = student.text_encoder.cross_keys_values(gather_with_grad(image_tokens)[wrong_image])
+            wrong = student.text_encoder.cross_keys_values(all_gather_with_grad(image_tokens)[wrong_image])
             cross = [
                 (torch.cat([k, wrong_k, k]), torch.cat([v, wrong_v, v])) for (k, v), (wrong_k, wrong_v) in zip(cross, wrong, strict=True)
             ]

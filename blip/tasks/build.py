@@ -106,7 +106,7 @@ def build_task(cfg: TaskConfig, model: nn.Module, tokenizer: Tokenizer) -> Task:
             assert_never(cfg)
 
 
-def inherits(cfg: TaskConfig) -> Allowed:
+def allowed_differences(cfg: TaskConfig) -> Allowed:
     """How a checkpoint of pre-training may differ from a task's model: parts that the task leaves, and parts that are new to it."""
     heads = ("vision_proj.*", "text_proj.*", "itm_head.*")
     match cfg:

@@ -16,7 +16,7 @@ from blip.models.weights.files import write_model
 from blip.models.weights.load import load_weights
 from blip.models.weights.source import SIDE_FILE
 from blip.tasks.alignment import AlignmentConfig
-from blip.tasks.build import TaskConfig, build_model, build_task, inherits
+from blip.tasks.build import TaskConfig, allowed_differences, build_model, build_task
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
@@ -87,7 +87,7 @@ def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
     task = task or without_queue(cfg.task)
     tokenizer = Tokenizer.from_folder(Path(folder) / TOKENIZER)
     model = build_model(task, cfg.model)
-    load_weights(model, str(Path(folder) / WEIGHTS), inherits(task))
+    load_weights(model, str(Path(folder) / WEIGHTS), allowed_differences(task))
     return build_task(task, model, tokenizer).eval()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from blip.config import Config, ConfigError
 from blip.digest import file_digest, value_digest
-from blip.distributed import barrier, gather_objects, is_main, local_rank, rank
+from blip.distributed import all_gather_objects, barrier, is_main, local_rank, rank
 from blip.storage import MissingKeyError, Store, scratch, writing
 from blip.storage.store import OLD_SECONDS
 from blip.training.engine import Engine
@@ -151,13 +151,13 @@ class Checkpoints:
         then would be worse.
         """
         with scratch("resume") as own:
-            published = gather_objects(self.find_newest(own) if is_main() else None)[0]
+            published = all_gather_objects(self.find_newest(own) if is_main() else None)[0]
             if published is None:
                 return None
             self.check_identity(published)
             if local_rank() == 0 and not is_main():
                 self.fetch(published, own)
-            folder = gather_objects(str(own))[rank() - local_rank()]  # one copy for a machine; and nobody reads before it is there
+            folder = all_gather_objects(str(own))[rank() - local_rank()]  # one copy for a machine; and nobody reads before it is there
             state = {}
             for name, part in published.parts.items():
                 state |= load_file(self.store.path(part.key) or Path(folder, name))

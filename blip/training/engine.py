@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blip.batch import Batch
 from blip.config import Config
-from blip.distributed import all_reduce_sum, device, gather_objects, rank, start, world
+from blip.distributed import all_gather_objects, all_reduce_sum, device, init_distributed, rank, world
 from blip.tasks.task import Task
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer, learning_rate, set_learning_rate
 
@@ -102,7 +102,7 @@ class Engine:
         step: int = 0,
     ):
         check_teacher(cfg, task.momentum_teacher)
-        start(cfg.timeout)
+        init_distributed(cfg.timeout)
         set_deterministic(device().type == "cpu" if cfg.deterministic is None else cfg.deterministic)
         from blip.training import zero  # here: DeepSpeed takes seconds to import, and a configuration should not wait for it
 
@@ -192,7 +192,7 @@ class Engine:
     def failed_samples(self, micro_batches: list[Batch], fine: list[bool]) -> list[str]:
         """The keys, over all ranks, of the samples of the micro-batches that were not fine."""
         own = [key for batch, ok in zip(micro_batches, fine, strict=True) if not ok for key in batch.ids]
-        return [key for keys in gather_objects(own) for key in keys]
+        return [key for keys in all_gather_objects(own) for key in keys]
 
     def whole(self) -> AbstractContextManager[None]:
         """A context in which the task's weights are whole on every process; collective."""

@@ -20,7 +20,7 @@ LOSS, ALARM = "train/", "alarm/"
 Values = dict[str, float]
 
 
-class Record:
+class RunRecord:
     """The curves of a run: to its tracker, and kept beside the checkpoints so that a run that goes on has all of them.
 
     What was kept and cannot be read costs curve points alone: the weights know nothing of it.
@@ -32,8 +32,8 @@ class Record:
         self.points: list[tuple[int, Values]] = []
         self.bad: dict[Place, str] = {}
         if step:
-            self.points = [point for point in read(store, CURVES, as_points) if point[0] <= step]
-            self.bad = dict(read(store, REJECTED, as_places))
+            self.points = [point for point in read_kept(store, CURVES, as_points) if point[0] <= step]
+            self.bad = dict(read_kept(store, REJECTED, as_places))
 
     def __call__(self, step: int, values: Values) -> None:
         self.run.metrics(values, step)
@@ -72,7 +72,7 @@ class Record:
         return tuple(Alarm(name=name.removeprefix(ALARM), step=step) for step, name in raised)
 
 
-def read(store: Store, key: str, parse: Any) -> list[Any]:
+def read_kept(store: Store, key: str, parse: Any) -> list[Any]:
     """What an earlier attempt kept under a key; nothing, with a warning, where it cannot be read."""
     try:
         return parse(json.loads(store.get(key)))

@@ -1,7 +1,7 @@
 """Stops a training that has spent what its run may cost."""
 
 from blip.budget import Budget, BudgetError
-from blip.distributed import gather_objects, is_main
+from blip.distributed import all_gather_objects, is_main
 from blip.training.engine import StepReport
 from blip.training.loop import Hook
 
@@ -16,7 +16,7 @@ def stop_when_spent(budget: Budget) -> Hook:
                 budget.check()
             except BudgetError as error:
                 reason = str(error)
-        if (reason := gather_objects(reason)[0]) and not report.last:  # what is finished is worth keeping
+        if (reason := all_gather_objects(reason)[0]) and not report.last:  # what is finished is worth keeping
             raise BudgetError(reason)
 
     return check_budget

@@ -9,20 +9,29 @@ from datetime import timedelta
 import torch
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from blip.distributed import all_reduce_mean, all_reduce_sum, gather, gather_objects, gather_with_grad, rank, start, world
+from blip.distributed import (
+    all_gather,
+    all_gather_objects,
+    all_gather_with_grad,
+    all_reduce_mean,
+    all_reduce_sum,
+    init_distributed,
+    rank,
+    world,
+)
 from blip.training.loop import TrainingStopped, stop_signal_handler
 from blip.training.watchdog import Watchdog
 
 
 def one_is_killed() -> None:
-    start(300)
+    init_distributed(300)
     if rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     wait_for_the_others()
 
 
 def exchange_then_one_is_stuck() -> None:
-    start(60)
+    init_distributed(60)
     exchange()
     _set_pg_timeout(timedelta(seconds=4))  # later than `start`: on a busy machine to connect takes longer
     print(f"rank {rank()} has exchanged", flush=True)  # noqa: T201
@@ -32,7 +41,7 @@ def exchange_then_one_is_stuck() -> None:
 
 
 def save_when_told() -> None:
-    start(60)
+    init_distributed(60)
     with stop_signal_handler() as told:
         print(f"rank {rank()} is ready", flush=True)  # noqa: T201
         while not all_reduce_sum(torch.tensor(float(told.is_set()))):
@@ -49,21 +58,21 @@ def do_not_end() -> None:
 
 
 def say_the_world() -> None:
-    start(60)
+    init_distributed(60)
     print(f"one of {world()}", flush=True)  # noqa: T201
 
 
 def exchange() -> None:
     assert world() == 2
     own = torch.tensor([[1.0, 2.0]]) + 10 * rank()
-    assert gather(own).tolist() == [[1, 2], [11, 12]]
-    assert gather(torch.tensor([rank() == 0])).tolist() == [True, False]
-    assert gather_objects(f"rank {rank()}") == ["rank 0", "rank 1"]
+    assert all_gather(own).tolist() == [[1, 2], [11, 12]]
+    assert all_gather(torch.tensor([rank() == 0])).tolist() == [True, False]
+    assert all_gather_objects(f"rank {rank()}") == ["rank 0", "rank 1"]
     assert all_reduce_mean(own).tolist() == [[6, 7]]
     assert all_reduce_sum(own).tolist() == [[12, 14]]
     row = own.clone().requires_grad_()
     weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    ((rank() + 1) * weights * gather_with_grad(row)).sum().backward()
+    ((rank() + 1) * weights * all_gather_with_grad(row)).sum().backward()
     assert row.grad is not None
     assert row.grad.tolist() == [
         (3 * weights[rank()]).tolist()

@@ -117,4 +117,4 @@ def test_a_failed_step_does_not_move_the_teacher_or_the_temperature(kind: str):
     with pytest.raises(NonFiniteError):
         engine.train([next(stream)])
     assert different(before, engine.task.alignment.state_dict()) == []
-    assert engine.task.alignment.unwritten == []
+    assert engine.task.alignment.pending == []

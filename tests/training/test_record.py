@@ -6,11 +6,11 @@ import pytest
 
 from blip.storage import open_store
 from blip.tracking import Run
-from blip.training.record import Record
+from blip.training.record import RunRecord
 
 
-def kept(folder: Path) -> Record:
-    record = Record(Run(), open_store(folder), 0)
+def kept(folder: Path) -> RunRecord:
+    record = RunRecord(Run(), open_store(folder), 0)
     for step in (10, 20, 30):
         record(step, {"train/lm": step / 10})
     record.reject({(0, 3): "truncated image", (0, 4): "empty text"})
@@ -20,7 +20,7 @@ def kept(folder: Path) -> Record:
 
 def test_curves_and_rejected_samples_go_on_from_the_checkpoint(tmp_path: Path):
     kept(tmp_path)
-    record = Record(Run(), open_store(tmp_path), 20)
+    record = RunRecord(Run(), open_store(tmp_path), 20)
     record(25, {"train/lm": 2.5})
     record.reject({(0, 3): "truncated image", (1, 0): "empty text"})  # the first is met again
     assert record.curves() == {"lm": [(10, 1.0), (20, 2.0), (25, 2.5)]}
@@ -29,7 +29,7 @@ def test_curves_and_rejected_samples_go_on_from_the_checkpoint(tmp_path: Path):
 
 def test_a_run_that_begins_knows_nothing_of_another(tmp_path: Path):
     kept(tmp_path)
-    record = Record(Run(), open_store(tmp_path), 0)
+    record = RunRecord(Run(), open_store(tmp_path), 0)
     assert record.curves() == record.rejected == {}
 
 
@@ -38,11 +38,11 @@ def test_a_run_that_begins_knows_nothing_of_another(tmp_path: Path):
 def test_a_record_that_is_cut_costs_curve_points_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: bytes):
     kept(tmp_path)
     (tmp_path / name).write_bytes(content)
-    record = Record(Run(), open_store(tmp_path), 30)
+    record = RunRecord(Run(), open_store(tmp_path), 30)
     record(40, {"train/lm": 4.0})
     assert record.losses() == {"lm": 4.0}
     assert len([r for r in caplog.records if "is passed over" in r.getMessage()]) == (content != b"{}")
 
 
 def test_a_record_that_is_gone_costs_nothing(tmp_path: Path):
-    assert Record(Run(), open_store(tmp_path), 30).points == []
+    assert RunRecord(Run(), open_store(tmp_path), 30).points == []

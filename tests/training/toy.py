@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example, Tokens
-from blip.distributed import gather, rank, world
+from blip.distributed import all_gather, rank, world
 from blip.objectives.contrastive import FeatureQueue
 from blip.tasks.task import Task
 
@@ -63,7 +63,7 @@ class ToyTask(Task):
         return {"itc": itc, "itm": itm, "lm": lm}
 
     def after_step(self) -> None:
-        features, ids = (gather(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
+        features, ids = (all_gather(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
         self.queue.enqueue(features, features, ids)
         self.pending.clear()
         self.follow()

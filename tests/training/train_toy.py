@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from toy import TeacherlessTask, ToyTask, batches
 
-from blip.distributed import finish, is_main, rank, start, world
+from blip.distributed import init_distributed, is_main, rank, shutdown_distributed, world
 from blip.storage import open_store
 from blip.training.checkpoint import CheckpointConfig, Checkpoints
 from blip.training.engine import Engine, EngineConfig, StepReport
@@ -81,7 +81,7 @@ def main(rank: int, world: int, port: int, jobs: list[dict], log: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
-    start(60)
+    init_distributed(60)
     for job in jobs:
         run(**job)
-    finish()
+    shutdown_distributed()

@@ -18,11 +18,11 @@ from blip.models.med import MED, MEDConfig
 from blip.models.vision import VisionConfig
 from blip.models.weights.export import official_tensors
 from blip.models.weights.files import WeightsError, write_tensors
+from blip.models.weights.init import IMAGENET, NEW_TOKENS, WORDS, InitConfig, init_weights
 from blip.models.weights.load import fill, load_weights
 from blip.models.weights.names import bert as bert_names
 from blip.models.weights.names import timm as timm_names
 from blip.models.weights.source import can_pass, fetched
-from blip.models.weights.start import IMAGENET, NEW_TOKENS, WORDS, InitConfig, start
 from blip.storage import StoreError, open_store
 
 
@@ -57,7 +57,7 @@ def bert(small: MEDConfig) -> BertForPreTraining:
 def test_the_image_encoder_starts_from_timm(small: MEDConfig, imagenet: dict[str, Tensor], tmp_path: Path):
     write_tensors(imagenet, tmp_path / "vit.pth")
     model = MED(small)
-    [report] = start(model, InitConfig(vision=str(tmp_path / "vit.pth")))
+    [report] = init_weights(model, InitConfig(vision=str(tmp_path / "vit.pth")))
     assert model.visual_encoder.get_parameter("blocks.1.mlp.fc1.weight").equal(imagenet["blocks.1.mlp.fc1.weight"])
     assert model.visual_encoder.norm.get_parameter("weight").equal(imagenet["norm.weight"])
     assert dict(report.resized) == {"visual_encoder.pos_embed": "(1, 17, 24) -> (1, 5, 24)"}
@@ -69,7 +69,7 @@ def test_the_texts_start_from_bert_with_two_more_words(small: MEDConfig, bert: B
     model = MED(small)
     words = model.text_encoder.embeddings.word.weight.detach().clone()
     crossing = model.get_parameter("text_decoder.layers.0.cross_attention.key.weight").detach().clone()
-    [report] = start(model, InitConfig(text=str(tmp_path)))
+    [report] = init_weights(model, InitConfig(text=str(tmp_path)))
     for part in (model.text_encoder, model.text_decoder):
         torch.testing.assert_close(part.embeddings.word.weight[:-2], bert.bert.embeddings.word_embeddings.weight)
         assert part.embeddings.word.weight[-2:].equal(words[-2:]), "the rows of [DEC] and [ENC] stay random"
@@ -87,7 +87,7 @@ def test_a_text_read_alone_is_what_bert_reads(small: MEDConfig, bert: BertForPre
     bert.bert.embeddings.token_type_embeddings.weight.data.zero_()  # BLIP has none
     bert.save_pretrained(tmp_path)
     model = MED(small).eval()
-    start(model, InitConfig(text=str(tmp_path)))
+    init_weights(model, InitConfig(text=str(tmp_path)))
     ids = torch.tensor([[1, 5, 6, 2]])
     theirs = bert.eval().bert(ids).last_hidden_state
     ours = model.text_encoder(ids, None)
@@ -102,7 +102,7 @@ def test_old_berts_call_weights_gamma(small: MEDConfig, bert: BertForPreTraining
     tensors["bert.embeddings.LayerNorm.gamma"] = torch.arange(16.0)
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     model = MED(small)
-    start(model, InitConfig(text=str(tmp_path)))
+    init_weights(model, InitConfig(text=str(tmp_path)))
     assert model.text_encoder.embeddings.norm.weight.equal(torch.arange(16.0))
 
 
@@ -110,7 +110,7 @@ def test_a_bert_with_another_vocabulary_does_not_fit(small: MEDConfig, bert: Ber
     bert.save_pretrained(tmp_path)
     other = small.model_copy(update={"text": small.text.model_copy(update={"vocab_size": 30})})
     with pytest.raises(WeightsError, match=r"embeddings\.word\.weight \(17, 16\) -> \(30, 16\)"):
-        start(MED(other), InitConfig(text=str(tmp_path)))
+        init_weights(MED(other), InitConfig(text=str(tmp_path)))
 
 
 def test_a_checkpoint_has_the_last_word(small: MEDConfig, imagenet: dict[str, Tensor], tmp_path: Path):
@@ -118,13 +118,13 @@ def test_a_checkpoint_has_the_last_word(small: MEDConfig, imagenet: dict[str, Te
     write_tensors(imagenet, tmp_path / "vit.pth")
     write_tensors(official_tensors(trained), tmp_path / "blip.pth")
     model = MED(small, encoder=False)
-    reports = start(model, InitConfig(vision=str(tmp_path / "vit.pth"), checkpoint=str(tmp_path / "blip.pth")))
+    reports = init_weights(model, InitConfig(vision=str(tmp_path / "vit.pth"), checkpoint=str(tmp_path / "blip.pth")))
     assert [report.source for report in reports] == [str(tmp_path / "vit.pth"), str(tmp_path / "blip.pth")]
     assert model.visual_encoder.norm.get_parameter("weight").equal(trained.visual_encoder.norm.get_parameter("weight"))
 
 
 def test_nothing_given_starts_at_random(small: MEDConfig):
-    assert start(MED(small), InitConfig()) == []
+    assert init_weights(MED(small), InitConfig()) == []
 
 
 def test_weights_come_from_a_bucket_by_file_and_by_folder(small: MEDConfig, tmp_path: Path, s3: str):
@@ -180,7 +180,7 @@ def test_images_and_texts_start_by_hub_name_folder_and_store_without_a_network(
                 open_store(s3).put_file(f"{part}/model.safetensors", tmp_path / part / "model.safetensors")
             cfg = InitConfig(vision=f"{s3}/vit", text=f"{s3}/bert/model.safetensors")
     model = MED(small)
-    start(model, cfg)
+    init_weights(model, cfg)
     assert model.visual_encoder.get_parameter("blocks.1.attn.qkv.weight").equal(imagenet["blocks.1.attn.qkv.weight"])
     assert model.lm_head.dense.weight.equal(bert.get_parameter("cls.predictions.transform.dense.weight"))
 
@@ -221,7 +221,7 @@ def test_parts_start_from_files_with_a_prefix(
     write_tensors({prefix + name: tensor for name, tensor in imagenet.items()}, tmp_path / "vit.pth")
     write_tensors({prefix + name: tensor for name, tensor in bert.state_dict().items()}, tmp_path / "bert.pth")
     model = MED(small)
-    start(model, InitConfig(vision=str(tmp_path / "vit.pth"), text=str(tmp_path / "bert.pth")))
+    init_weights(model, InitConfig(vision=str(tmp_path / "vit.pth"), text=str(tmp_path / "bert.pth")))
     assert model.visual_encoder.get_parameter("blocks.1.attn.qkv.weight").equal(imagenet["blocks.1.attn.qkv.weight"])
     assert model.lm_head.dense.weight.equal(bert.get_parameter("cls.predictions.transform.dense.weight"))
 
@@ -271,11 +271,11 @@ def test_weights_that_are_nowhere_are_named_with_what_was_tried(small: MEDConfig
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError) as error:
-        start(MED(small), InitConfig(vision="deit_base_patch16_224.fb_in1k"))
+        init_weights(MED(small), InitConfig(vision="deit_base_patch16_224.fb_in1k"))
     message = str(error.value)
     assert "timm/deit_base_patch16_224.fb_in1k" in message
     assert "a file or folder of this name" in message
     assert f"model.safetensors in the hub's cache {tmp_path}" in message
     assert "HF_HUB_OFFLINE" in message
     with pytest.raises(WeightsError, match=r"\./here/model\.pth.*no such file"):
-        start(MED(small), InitConfig(checkpoint="./here/model.pth"))
+        init_weights(MED(small), InitConfig(checkpoint="./here/model.pth"))

@@ -45,7 +45,7 @@ NEW_TOKENS = 2
 """[DEC] and [ENC], which BERT does not know."""
 
 
-def start(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list[LoadReport]:
+def init_weights(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list[LoadReport]:
     """Fills a model from the sources of its configuration; `allowed` says how a checkpoint of another task may differ.
 
     Raises WeightsError if a source is not there or does not fit.
