@@ -50,7 +50,9 @@ class AlignmentConfig(Config):
     def bounds_are_in_order(self) -> Self:
         low, high = self.temperature_bounds
         if not 0 < low <= high:
-            raise ValueError(f"alignment.temperature_bounds are {low} and {high}: the first must be above 0 and not above the second")
+            raise ValueError(
+                f"alignment.temperature_bounds are {low} and {high}: the first must be above 0 and not above the second"
+            )
         return self
 
 
@@ -140,13 +142,17 @@ class Alignment(nn.Module):
         image = nn.functional.normalize(t["vision_proj"](t["visual_encoder"](images)[:, 0]).float(), dim=-1)
         return image, nn.functional.normalize(t["text_proj"](hidden[:, 0]).float(), dim=-1)
 
-    def itc_loss(self, image: Tensor, text: Tensor, images: Tensor, tokens: Tokens, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def itc_loss(
+        self, image: Tensor, text: Tensor, images: Tensor, tokens: Tokens, ids: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """ITC of student features `(B, D)`, and the logits `(B, B)` image-to-text and text-to-image that rank hard negatives.
 
         In training the batch enters the queue after the step.
         """
         teacher_image, teacher_text = self.momentum_features(images, tokens)
-        with torch.autocast(image.device.type, enabled=False):  # similarities of unit vectors need all the digits of float32
+        with torch.autocast(
+            image.device.type, enabled=False
+        ):  # similarities of unit vectors need all the digits of float32
             return self.itc_loss_of(image.float(), text.float(), teacher_image, teacher_text, ids)
 
     def itc_loss_of(
@@ -163,7 +169,12 @@ class Alignment(nn.Module):
         temperature, fixed = self.temperature, self.temperature.detach()
         i2t, t2i = logits(image, keys_text, temperature), logits(text, keys_image, temperature)
         loss = contrastive_loss(
-            i2t, t2i, logits(teacher_image, keys_text, fixed), logits(teacher_text, keys_image, fixed), positive, self.alpha
+            i2t,
+            t2i,
+            logits(teacher_image, keys_text, fixed),
+            logits(teacher_text, keys_image, fixed),
+            positive,
+            self.alpha,
         )
         if self.training:
             self.pending.append((teacher_image, teacher_text, ids))
@@ -186,13 +197,22 @@ class Alignment(nn.Module):
                 return own, empty
 
     def itm_loss(
-        self, student: MED, text: Tokens, image_tokens: Tensor, cross: list[KeysValues], i2t: Tensor, t2i: Tensor, ids: Tensor
+        self,
+        student: MED,
+        text: Tokens,
+        image_tokens: Tensor,
+        cross: list[KeysValues],
+        i2t: Tensor,
+        t2i: Tensor,
+        ids: Tensor,
     ) -> Tensor:
         """ITM over own pairs, each text with a wrong image, and each image with a wrong text, in this order."""
         batch = len(ids)
         own = torch.arange(batch, device=ids.device)
         world = self.cfg.negatives == "world"
-        all_ids, all_text = (all_gather(ids), Tokens(all_gather(text.ids), all_gather(text.mask))) if world else (ids, text)
+        all_ids, all_text = (
+            (all_gather(ids), Tokens(all_gather(text.ids), all_gather(text.mask))) if world else (ids, text)
+        )
         allowed = self.allowed(ids, all_ids)
         draw = {"floor": self.cfg.floor, "most_likely": self.cfg.most_likely_negatives}
         wrong_image, image_found = hard_negatives(t2i, allowed, **draw)
@@ -200,13 +220,16 @@ class Alignment(nn.Module):
         if world:
             wrong = student.text_encoder.cross_keys_values(all_gather_with_grad(image_tokens)[wrong_image])
             cross = [
-                (torch.cat([k, wrong_k, k]), torch.cat([v, wrong_v, v])) for (k, v), (wrong_k, wrong_v) in zip(cross, wrong, strict=True)
+                (torch.cat([k, wrong_k, k]), torch.cat([v, wrong_v, v]))
+                for (k, v), (wrong_k, wrong_v) in zip(cross, wrong, strict=True)
             ]
         else:
             rows = torch.cat([own, wrong_image, own])
             cross = [(k[rows], v[rows]) for k, v in cross]
         wrong_texts = all_text[wrong_text]
-        texts = Tokens(torch.cat([text.ids, text.ids, wrong_texts.ids]), torch.cat([text.mask, text.mask, wrong_texts.mask]))
+        texts = Tokens(
+            torch.cat([text.ids, text.ids, wrong_texts.ids]), torch.cat([text.mask, text.mask, wrong_texts.mask])
+        )
         labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
         valid = torch.cat([torch.ones_like(image_found), image_found, text_found])
         return matching_loss(student.match(texts, cross), labels, valid)
@@ -215,7 +238,9 @@ class Alignment(nn.Module):
         """Where `(B, N)` a candidate may be a hard negative: never the row itself, nor another text of its image."""
         if self.cfg.same_image == "negative":
             first = rank() * len(ids) if self.cfg.negatives == "world" else 0
-            return torch.arange(len(ids), device=ids.device)[:, None] + first != torch.arange(len(candidates), device=ids.device)
+            return torch.arange(len(ids), device=ids.device)[:, None] + first != torch.arange(
+                len(candidates), device=ids.device
+            )
         return ids[:, None] != candidates[None, :]
 
 

@@ -19,7 +19,9 @@ from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.task import Task
 from blip.tasks.vqa import VQA, VQAConfig
 
-TaskConfig = Annotated[PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig, Field(discriminator="type")]
+TaskConfig = Annotated[
+    PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig, Field(discriminator="type")
+]
 
 
 def check_text_lengths(cfg: TaskConfig, model: MEDConfig) -> None:

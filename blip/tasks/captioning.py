@@ -103,7 +103,9 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         prompt, sep = self.prompt(len(images)).to(images.device), self.model.cfg.tokens.sep
         match decoding:
             case Nucleus():
-                draws = torch.rand(len(images), decoding.max_length, device=images.device) if uniforms is None else uniforms
+                draws = (
+                    torch.rand(len(images), decoding.max_length, device=images.device) if uniforms is None else uniforms
+                )
                 return sample(self.model.decode_step, prompt, cross, decoding, draws, sep)
             case Beam():
                 return beam_search(self.model.decode_step, prompt, cross, decoding, sep)
@@ -117,7 +119,9 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         """Yields BLEU, ROUGE-L and CIDEr, times 100."""
         from blip.metrics.captioning import caption_scores  # pycocoevalcap and its Java come with an extra
 
-        numbered = {str(number): p for number, p in enumerate(predictions)}  # keys may repeat, and every prediction counts
+        numbered = {
+            str(number): p for number, p in enumerate(predictions)
+        }  # keys may repeat, and every prediction counts
         captions = {number: p.caption for number, p in numbered.items()}
         references = {number: p.references for number, p in numbered.items()}
         yield from caption_scores(captions, references).items()

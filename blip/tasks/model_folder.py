@@ -73,7 +73,9 @@ def upgrade(values: dict[str, Any], path: Path) -> dict[str, Any]:
         case 0:
             raise ConfigError(f"{path}: holds no task and model, so this is no model folder that `blip train` wrote")
         case int(number) if number > FORMAT:
-            raise ConfigError(f"{path}: format is {number}, this version reads formats up to {FORMAT}: use a newer version")
+            raise ConfigError(
+                f"{path}: format is {number}, this version reads formats up to {FORMAT}: use a newer version"
+            )
     return values
 
 

@@ -82,7 +82,9 @@ class Pretraining(Task[MED]):
         images = normalise(batch.images)
         image_tokens = model.encode_image(images)
         hidden = model.encode_text(text)
-        itc, i2t, t2i = self.alignment.itc_loss(model.image_feature(image_tokens), model.text_feature(hidden), images, text, ids)
+        itc, i2t, t2i = self.alignment.itc_loss(
+            model.image_feature(image_tokens), model.text_feature(hidden), images, text, ids
+        )
         cross = model.text_encoder.cross_keys_values(image_tokens)
         itm = self.alignment.itm_loss(model, text, image_tokens, cross, i2t, t2i, ids)
         shared = model.cfg.share in ("all", "all_but_self_attention")

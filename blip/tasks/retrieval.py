@@ -25,7 +25,9 @@ UNSEEN = -1e4
 class RetrievalConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"alignment"})
     type: Literal["retrieval"] = "retrieval"
-    alignment: AlignmentConfig = AlignmentConfig(same_image="positive", compare_with="student", floor=0.0, alpha_epochs=1.0)
+    alignment: AlignmentConfig = AlignmentConfig(
+        same_image="positive", compare_with="student", floor=0.0, alpha_epochs=1.0
+    )
     text: TextLengths = TextLengths(words=30, tokens=35, pad="max")
     rerank: int = Field(default=256, ge=0)
     """Candidates of each query, the best by ITC, whose score is ITM's logit plus the similarity; 0 leaves ITC alone."""
@@ -77,7 +79,9 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
 
     def tokens(self, texts: list[str]) -> Tokens:
         """Cleans and encodes texts as in training: a filter must read what it was taught to read."""
-        return self.tokenizer.encode([clean_caption(t, self.cfg.text.words) for t in texts], self.cfg.text.tokens, self.cfg.text.pad)
+        return self.tokenizer.encode(
+            [clean_caption(t, self.cfg.text.words) for t in texts], self.cfg.text.tokens, self.cfg.text.pad
+        )
 
     def collate(self, examples: list[Example]) -> Batch:
         return Batch.of(examples, self.tokens([e.texts[0] for e in examples]), texts=[e.texts for e in examples])
@@ -90,7 +94,9 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         images = normalise(batch.images)
         image_tokens = model.encode_image(images)
         hidden = model.encode_text(text)
-        itc, i2t, t2i = self.alignment.itc_loss(model.image_feature(image_tokens), model.text_feature(hidden), images, text, ids)
+        itc, i2t, t2i = self.alignment.itc_loss(
+            model.image_feature(image_tokens), model.text_feature(hidden), images, text, ids
+        )
         cross = model.text_encoder.cross_keys_values(image_tokens)
         return {"itc": itc, "itm": self.alignment.itm_loss(model, text, image_tokens, cross, i2t, t2i, ids)}
 
@@ -104,7 +110,9 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
     def match_tokens(self, image_tokens: Tensor, cross: list[KeysValues], texts: list[str]) -> tuple[Tensor, Tensor]:
         """As `match`, of image tokens `(B, N, D)` and their cross-attention's keys and values: several texts cost one image."""
         text = self.tokens(texts).to(image_tokens.device)
-        similarity = (self.model.image_feature(image_tokens) * self.model.text_feature(self.model.encode_text(text))).sum(1)
+        similarity = (
+            self.model.image_feature(image_tokens) * self.model.text_feature(self.model.encode_text(text))
+        ).sum(1)
         return self.model.match(text, cross).float().softmax(1)[:, 1], similarity.float()
 
     @torch.no_grad()

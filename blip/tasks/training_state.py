@@ -61,11 +61,20 @@ def to_official(alignment: Alignment, student: MED, *, image_ids: bool) -> dict[
     """
     queue = alignment.queue
     written = queue.contents()[3]
-    image, text = (torch.where(written[:, None], f, F.normalize(torch.randn_like(f), dim=-1)) for f in (queue.image, queue.text))
+    image, text = (
+        torch.where(written[:, None], f, F.normalize(torch.randn_like(f), dim=-1)) for f in (queue.image, queue.text)
+    )
     state = {"temp": alignment.temperature.detach()[0], "image_queue": image.T, "text_queue": text.T}
     state |= {"idx_queue": queue.ids[None], "ptr_queue": queue.pointer} if image_ids else {"queue_ptr": queue.pointer}
-    state |= {official_teacher_name(name): parameter for name, parameter in alignment.teacher.named_parameters(prefix="teacher")}
-    unused = {f"teacher.text_encoder.{name}": p for name, p in student.text_encoder.named_parameters() if ".cross_attention." in name}
+    state |= {
+        official_teacher_name(name): parameter
+        for name, parameter in alignment.teacher.named_parameters(prefix="teacher")
+    }
+    unused = {
+        f"teacher.text_encoder.{name}": p
+        for name, p in student.text_encoder.named_parameters()
+        if ".cross_attention." in name
+    }
     return state | {official_teacher_name(name): parameter for name, parameter in unused.items()}
 
 

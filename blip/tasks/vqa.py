@@ -91,7 +91,14 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         distinct = [(i, answer, count / len(s)) for i, s in enumerate(said) for answer, count in Counter(s).items()]
         weights = torch.tensor([share * examples[i].meta.get("weight", 1.0) for i, _, share in distinct])
         owner = torch.tensor([i for i, _, _ in distinct], dtype=torch.long)
-        return Batch.of(examples, text, answers=self.encode_answers([a for _, a, _ in distinct]), owner=owner, weights=weights, said=said)
+        return Batch.of(
+            examples,
+            text,
+            answers=self.encode_answers([a for _, a, _ in distinct]),
+            owner=owner,
+            weights=weights,
+            said=said,
+        )
 
     def encode_answers(self, answers: list[str]) -> Tokens:
         return self.tokenizer.encode(answers, self.cfg.answer_tokens, "longest")
@@ -104,7 +111,9 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         losses = self.answer_losses(answers, cross, batch.text.mask[owner], self.cfg.smoothing)
         return {"vqa": (batch.extra["weights"] * losses).sum() / len(batch)}
 
-    def answer_losses(self, answers: Tokens, cross: list[KeysValues], question_mask: Tensor, smoothing: float) -> Tensor:
+    def answer_losses(
+        self, answers: Tokens, cross: list[KeysValues], question_mask: Tensor, smoothing: float
+    ) -> Tensor:
         """Smoothed cross-entropy `(A,)` of each whole answer, summed over its tokens."""
         logits = self.model.decode(answers, cross, question_mask)[:, :-1]
         return token_losses(logits, next_token_targets(answers.ids, answers.mask), smoothing).sum(1)
@@ -119,7 +128,9 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         def decode_step(ids: Tensor, cross: list[KeysValues], cache: KVCache) -> Tensor:
             return self.model.decode_step(ids, cross, cache, mask.repeat_interleave(len(ids) // len(mask), 0))
 
-        return self.tokenizer.decode(beam_search(decode_step, prompt, cross, self.cfg.decoding, self.model.cfg.tokens.sep).ids)
+        return self.tokenizer.decode(
+            beam_search(decode_step, prompt, cross, self.cfg.decoding, self.model.cfg.tokens.sep).ids
+        )
 
     @torch.no_grad()
     def rank(self, images: Tensor, question: Tokens, answers: Tokens) -> Tensor:
@@ -129,7 +140,9 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         first = self.model.decode(start, cross, question.mask)[:, 0].float().softmax(1)
         candidates = first[:, answers.ids[:, 1]].topk(min(self.cfg.rank_candidates, len(answers.ids)), dim=1).indices
         owner = torch.arange(len(images), device=images.device).repeat_interleave(candidates.shape[1])
-        losses = self.answer_losses(answers[candidates.flatten()], select_rows(cross, owner), question.mask[owner], self.cfg.rank_smoothing)
+        losses = self.answer_losses(
+            answers[candidates.flatten()], select_rows(cross, owner), question.mask[owner], self.cfg.rank_smoothing
+        )
         best = losses.view_as(candidates).argmin(1, keepdim=True)
         return candidates.gather(1, best)[:, 0]
 

@@ -19,7 +19,9 @@ class ItmAtPrior:
     `weight` is that of the loss in the sum, if the task reports it weighted.
     """
 
-    def __init__(self, track: Track, warmup_steps: int, window: int = 200, tolerance: float = 0.005, weight: float = 1.0):
+    def __init__(
+        self, track: Track, warmup_steps: int, window: int = 200, tolerance: float = 0.005, weight: float = 1.0
+    ):
         self.track, self.warmup_steps, self.tolerance, self.weight = track, warmup_steps, tolerance, weight
         self.recent: deque[float] = deque(maxlen=window)
         self.raised = False

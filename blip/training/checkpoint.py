@@ -75,7 +75,12 @@ class Checkpoints:
     """The checkpoints of one run in a store. Two process groups may write the same run's: neither removes what the other needs."""
 
     def __init__(self, store: Store, cfg: CheckpointConfig, identity: Mapping[str, Any], revision: str = ""):
-        self.store, self.cfg, self.identity, self.revision = store, cfg, json.loads(json.dumps(dict(identity))), revision
+        self.store, self.cfg, self.identity, self.revision = (
+            store,
+            cfg,
+            json.loads(json.dumps(dict(identity))),
+            revision,
+        )
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.pending: Future[None] | None = None
         self.saved = -1
@@ -113,7 +118,9 @@ class Checkpoints:
                 key = f"step-{step:08d}/{uuid.uuid4().hex[:8]}/{name}"  # an attempt of its own: nothing is ever overwritten
                 self.store.put_file(key, path)
                 parts[name] = Part(key=key, sha256=file_digest(path), bytes=path.stat().st_size)
-        published = CheckpointManifest(step=step, identity=self.identity, parts=parts, revision=self.revision).with_digest()
+        published = CheckpointManifest(
+            step=step, identity=self.identity, parts=parts, revision=self.revision
+        ).with_digest()
         self.store.put(manifest_key(step), published.model_dump_json(indent=1).encode())
         self.prune(step)
 
@@ -157,7 +164,9 @@ class Checkpoints:
             self.check_identity(published)
             if local_rank() == 0 and not is_main():
                 self.fetch(published, own)
-            folder = all_gather_objects(str(own))[rank() - local_rank()]  # one copy for a machine; and nobody reads before it is there
+            folder = all_gather_objects(str(own))[
+                rank() - local_rank()
+            ]  # one copy for a machine; and nobody reads before it is there
             state = {}
             for name, part in published.parts.items():
                 state |= load_file(self.store.path(part.key) or Path(folder, name))
@@ -202,7 +211,9 @@ class Checkpoints:
             elif not path.is_file():
                 raise MissingKeyError(f"{path} does not exist")
             if file_digest(path) != part.sha256:
-                raise BrokenCheckpointError(f"{self.store.uri}/{part.key} is not what was written: its SHA-256 is not {part.sha256}")
+                raise BrokenCheckpointError(
+                    f"{self.store.uri}/{part.key} is not what was written: its SHA-256 is not {part.sha256}"
+                )
 
     def check_identity(self, published: CheckpointManifest) -> None:
         for name in sorted(self.identity.keys() | published.identity.keys()):

@@ -56,7 +56,9 @@ class NonFiniteError(ArithmeticError):
 
     def __init__(self, step: int, names: list[str], keys: list[str]):
         self.step, self.names, self.keys = step, names, keys
-        super().__init__(f"step {step}: not finite: {', '.join(names)}; samples: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}")
+        super().__init__(
+            f"step {step}: not finite: {', '.join(names)}; samples: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+        )
 
 
 @dataclass
@@ -104,11 +106,19 @@ class Engine:
         check_teacher(cfg, task.momentum_teacher)
         init_distributed(cfg.timeout)
         set_deterministic(device().type == "cpu" if cfg.deterministic is None else cfg.deterministic)
-        from blip.training import zero  # here: DeepSpeed takes seconds to import, and a configuration should not wait for it
+        from blip.training import (
+            zero,
+        )  # here: DeepSpeed takes seconds to import, and a configuration should not wait for it
 
         self.zero = zero
         self.cfg, self.optimizer_cfg, self.schedule = cfg, optimizer, schedule
-        self.steps, self.steps_per_epoch, self.accumulation, self.seed, self.step = steps, steps_per_epoch, accumulation, seed, step
+        self.steps, self.steps_per_epoch, self.accumulation, self.seed, self.step = (
+            steps,
+            steps_per_epoch,
+            accumulation,
+            seed,
+            step,
+        )
         self.count_flops, self.flops = False, 0
         self.device, self.stage = device(), (int(world() > 1) if cfg.zero is None else cfg.zero)
         if state is not None:
@@ -220,7 +230,9 @@ def load_model(task: Task, state: dict[str, Tensor]) -> None:
     model = {name.removeprefix("model/"): tensor for name, tensor in state.items() if name.startswith("model/")}
     missing, unexpected = task.load_state_dict(model, strict=False)
     if unexpected or set(missing) - tied:
-        raise ValueError(f"the state is another model's: it lacks {sorted(set(missing) - tied)[:5]} and has {unexpected[:5]} too many")
+        raise ValueError(
+            f"the state is another model's: it lacks {sorted(set(missing) - tied)[:5]} and has {unexpected[:5]} too many"
+        )
 
 
 def micro_seed(seed: int, step: int, index: int) -> int:

@@ -75,7 +75,9 @@ class StopSignal(threading.Event):
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
-def fit(engine: Engine, batches: Iterable[Batch], hooks: Sequence[Hook] = (), checkpoints: Checkpoints | None = None) -> None:
+def fit(
+    engine: Engine, batches: Iterable[Batch], hooks: Sequence[Hook] = (), checkpoints: Checkpoints | None = None
+) -> None:
     """Trains to the engine's last step; after each step every rank calls every hook.
 
     `batches` are this process's micro-batches from the engine's step on, epoch after epoch. After the last step, and on SIGTERM or Ctrl-C

@@ -104,4 +104,6 @@ class Profile:
         elif self.skip < self.seen <= self.skip + self.steps and (report.last or self.seen == self.skip + self.steps):
             self.profiler.stop()
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.profiler.export_chrome_trace(str(self.folder / ("trace.json" if is_main() else f"trace-{rank()}.json")))
+            self.profiler.export_chrome_trace(
+                str(self.folder / ("trace.json" if is_main() else f"trace-{rank()}.json"))
+            )

@@ -51,7 +51,9 @@ class RunRecord:
     def save(self) -> None:
         if is_main():
             self.store.put(CURVES, json.dumps(self.points).encode())
-            self.store.put(REJECTED, json.dumps([[*place, reason] for place, reason in sorted(self.bad.items())]).encode())
+            self.store.put(
+                REJECTED, json.dumps([[*place, reason] for place, reason in sorted(self.bad.items())]).encode()
+            )
 
     def curves(self) -> dict[str, list[Point]]:
         """The points of each loss, by its name."""

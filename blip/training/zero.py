@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")  # read when DeepSpeed is imported
+os.environ.setdefault(
+    "DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu"
+)  # read when DeepSpeed is imported
 
 import deepspeed
 import deepspeed.ops
@@ -27,7 +29,9 @@ from blip.tasks.task import Task
 MOMENTS = "exp_avg", "exp_avg_sq"
 
 
-def wrap(task: Task, optimizer: torch.optim.Optimizer, stage: int, accumulation: int, grad_clip: float | None, bf16: bool) -> Any:
+def wrap(
+    task: Task, optimizer: torch.optim.Optimizer, stage: int, accumulation: int, grad_clip: float | None, bf16: bool
+) -> Any:
     """A DeepSpeed engine around a task; the process group has been started.
 
     Weights stay float32: bf16 is autocast's, since DeepSpeed's own `bf16` section would cast teacher and temperature, too.
@@ -47,7 +51,9 @@ def wrap(task: Task, optimizer: torch.optim.Optimizer, stage: int, accumulation:
         "steps_per_print": 10**9,
     }
     engine = deepspeed.initialize(model=task, optimizer=optimizer, config=config, dist_init_required=False)[0]
-    engine.enable_backward_allreduce = stage > 0 or world() > 1  # alone at stage 0 it would copy all gradients for nothing
+    engine.enable_backward_allreduce = (
+        stage > 0 or world() > 1
+    )  # alone at stage 0 it would copy all gradients for nothing
     return engine
 
 

@@ -24,10 +24,19 @@ def sizes(tokenizer: Tokenizer) -> MEDConfig:
     return MEDConfig(
         vision=VisionConfig(size=16, patch=8, width=16, depth=1, heads=2, init_std=0.2),
         text=TextConfig(
-            vocab_size=tokenizer.vocab_size, width=16, depth=1, heads=2, feed_forward=32, positions=40, init_std=0.3, dropout=0.0
+            vocab_size=tokenizer.vocab_size,
+            width=16,
+            depth=1,
+            heads=2,
+            feed_forward=32,
+            positions=40,
+            init_std=0.3,
+            dropout=0.0,
         ),
         embed=8,
-        tokens=SpecialTokens(pad=tokenizer.pad, cls=tokenizer.cls, sep=tokenizer.sep, dec=tokenizer.dec, enc=tokenizer.enc),
+        tokens=SpecialTokens(
+            pad=tokenizer.pad, cls=tokenizer.cls, sep=tokenizer.sep, dec=tokenizer.dec, enc=tokenizer.enc
+        ),
     )
 
 
@@ -48,7 +57,9 @@ def batch_of():
 
     def batch_of(task: Task, keys: str = "abcd") -> Batch:
         generator = torch.Generator().manual_seed(0)
-        images = {key: torch.randint(0, 256, (3, 16, 16), generator=generator, dtype=torch.uint8) for key in sorted(set(keys))}
+        images = {
+            key: torch.randint(0, 256, (3, 16, 16), generator=generator, dtype=torch.uint8) for key in sorted(set(keys))
+        }
         return task.collate([Example(key, images[key], [CAPTIONS[i % 4]]) for i, key in enumerate(keys)])
 
     return batch_of

@@ -37,7 +37,9 @@ def test_alpha_rises_over_one_epoch_in_retrieval(make):
 
 
 @pytest.mark.parametrize(("temperature", "used"), [(1e-5, 0.001), (0.07, 0.07), (3.0, 0.5)])
-def test_the_temperature_goes_on_from_within_its_bounds_and_keeps_its_gradient(make, batch_of, temperature: float, used: float):
+def test_the_temperature_goes_on_from_within_its_bounds_and_keeps_its_gradient(
+    make, batch_of, temperature: float, used: float
+):
     task = make(pretraining(temperature=temperature)).train()
     assert task.on_step(0, 1) == [task.alignment.temperature]
     assert task.alignment.temperature.item() == pytest.approx(used)
@@ -131,7 +133,9 @@ def test_itc_with_the_queue_is_the_sum_by_hand(make, batch_of):
 )
 def test_another_text_of_the_same_image_is(make, same_image: str, right: list[list[int]], counts: list[list[int]]):
     alignment = make(pretraining(same_image=same_image, queue=2)).alignment
-    positive, excluded = alignment.relations(torch.tensor([5, 5]), torch.tensor([5, 5, 6, -100]), torch.tensor([True, False]))
+    positive, excluded = alignment.relations(
+        torch.tensor([5, 5]), torch.tensor([5, 5, 6, -100]), torch.tensor([True, False])
+    )
     assert positive.int().tolist() == right
     assert (~excluded).int().tolist() == counts
 

@@ -12,16 +12,25 @@ from blip.tasks.retrieval import RetrievalConfig
 from blip.tasks.vqa import VQAConfig
 
 TEXTS = [
-    f"{article} {colour} {shape}" for article, shape in (("a", "circle"), ("the", "cross")) for colour in ("red", "blue", "green", "yellow")
+    f"{article} {colour} {shape}"
+    for article, shape in (("a", "circle"), ("the", "cross"))
+    for colour in ("red", "blue", "green", "yellow")
 ]
-ALIGNMENT = AlignmentConfig(queue=8, temperature=0.1, learn_temperature=False, momentum=0.5, alpha=0.0, same_image="positive")
+ALIGNMENT = AlignmentConfig(
+    queue=8, temperature=0.1, learn_temperature=False, momentum=0.5, alpha=0.0, same_image="positive"
+)
 
 
 def examples(frames: int = 1, **meta) -> list[Example]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8, frames, 3, 16, 16), generator=generator, dtype=torch.uint8)
     return [
-        Example(str(i), images[i] if frames > 1 else images[i, 0], [text], {name: values[i] for name, values in meta.items()})
+        Example(
+            str(i),
+            images[i] if frames > 1 else images[i, 0],
+            [text],
+            {name: values[i] for name, values in meta.items()},
+        )
         for i, text in enumerate(TEXTS)
     ]
 

@@ -24,7 +24,11 @@ def judged(task: Retrieval, keys: str = "0123") -> tuple[dict[str, float], list[
     found = [prediction for batch in parts for prediction in task.predict(batch)]
     if task.needs_rerank:
         predict = task.rerank(found)
-        found = [prediction for batch, places in zip(parts, ((0, 1, 2), (3,)), strict=True) for prediction in predict(batch, places)]
+        found = [
+            prediction
+            for batch, places in zip(parts, ((0, 1, 2), (3,)), strict=True)
+            for prediction in predict(batch, places)
+        ]
     return dict(task.score(found)), found
 
 

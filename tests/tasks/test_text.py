@@ -16,7 +16,9 @@ def batches(task, size: int) -> list[Batch]:
     return [task.collate(examples[i : i + size]) for i in range(0, len(examples), size)]
 
 
-@pytest.mark.parametrize("cfg", [CaptioningConfig(smoothing=0.0), PretrainingConfig(smoothing=0.0)], ids=["captioning", "pretraining"])
+@pytest.mark.parametrize(
+    "cfg", [CaptioningConfig(smoothing=0.0), PretrainingConfig(smoothing=0.0)], ids=["captioning", "pretraining"]
+)
 def test_lm_is_the_mean_over_all_tokens_of_a_step_however_it_is_cut(make, cfg):
     task = make(cfg).requires_grad_(False)
     found = []

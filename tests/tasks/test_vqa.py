@@ -18,7 +18,9 @@ QUESTIONS = ["What color is it?", "Is it red? "]
 def batch_of(task: VQA, said: list[list[str]], **meta) -> Batch:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (len(said), 3, 16, 16), generator=generator, dtype=torch.uint8)
-    return task.collate([Example(str(i), images[i], [QUESTIONS[i]], {"answers": s, **meta}) for i, s in enumerate(said)])
+    return task.collate(
+        [Example(str(i), images[i], [QUESTIONS[i]], {"answers": s, **meta}) for i, s in enumerate(said)]
+    )
 
 
 def teach(task: VQA, answer: str) -> None:
@@ -64,7 +66,10 @@ def test_more_candidates_than_answers_are_no_mistake(make):
     best = task.rank(batch.images, batch.text, task.encode_answers(["yes", "no", "a red circle"]))
     everything = [
         task.answer_losses(
-            task.encode_answers([answer] * 2), task.model.encode_question(normalise(batch.images), batch.text), batch.text.mask, 0.0
+            task.encode_answers([answer] * 2),
+            task.model.encode_question(normalise(batch.images), batch.text),
+            batch.text.mask,
+            0.0,
         )
         for answer in ("yes", "no", "a red circle")
     ]
@@ -90,7 +95,9 @@ def test_padding_of_a_question_is_not_looked_at_unless_asked_for(make):
     batch = batch_of(task, padded)
     short = batch.text[1:]
     cut = short.mask.sum()
-    alone = task.model.encode_question(normalise(batch.images)[1:], type(short)(short.ids[:, :cut], short.mask[:, :cut]))
+    alone = task.model.encode_question(
+        normalise(batch.images)[1:], type(short)(short.ids[:, :cut], short.mask[:, :cut])
+    )
     together = task.model.encode_question(normalise(batch.images), batch.text)
     prompt = torch.full((1, 1), task.model.cfg.tokens.dec)
     of_alone = task.model.decode_step(prompt, alone, KVCache(1), torch.ones(1, int(cut), dtype=torch.bool))

@@ -73,7 +73,9 @@ def test_a_torn_upload_is_never_picked_up(uri: str, engine: Engine, monkeypatch:
     assert not [key for key in store.list() if "0badbeef" in key], "what it left is removed once it is old"
 
 
-@pytest.mark.parametrize("damage", ["altered", "truncated", "missing", "unreadable", "not text", "renamed", "another step", "a part less"])
+@pytest.mark.parametrize(
+    "damage", ["altered", "truncated", "missing", "unreadable", "not text", "renamed", "another step", "a part less"]
+)
 def test_a_damaged_checkpoint_is_passed_over(uri: str, engine: Engine, damage: str, caplog: pytest.LogCaptureFixture):
     save_at(make(uri), engine, 1, 2)
     store = open_store(uri)
@@ -145,7 +147,9 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path):
     fit(engine, batches(0, 1), [save_and_go_on], checkpoints)
     [older] = [key for key in store.list() if key.startswith("step-00000002/") and key.endswith("model.safetensors")]
     written = load(store.get(older))
-    assert all(torch.equal(saved[name], tensor) for name, tensor in written.items()), "the copy is of the step, not of what came after"
+    assert all(torch.equal(saved[name], tensor) for name, tensor in written.items()), (
+        "the copy is of the step, not of what came after"
+    )
     assert not torch.equal(engine.state()["model/student.norm.bias"], written["model/student.norm.bias"])
 
 
@@ -170,7 +174,16 @@ def test_a_checkpoint_of_another_model_is_refused(engine: Engine):
     task = ToyTask()
     task.extra = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"it lacks \['extra.bias', 'extra.weight'\]"):
-        Engine(task, EngineConfig(), OptimizerConfig(), ScheduleConfig(), steps=1, steps_per_epoch=1, state=engine.state(), step=1)
+        Engine(
+            task,
+            EngineConfig(),
+            OptimizerConfig(),
+            ScheduleConfig(),
+            steps=1,
+            steps_per_epoch=1,
+            state=engine.state(),
+            step=1,
+        )
 
 
 def test_the_revision_that_saved_is_told_and_is_no_part_of_the_run(tmp_path: Path, engine: Engine):
@@ -218,7 +231,10 @@ def test_two_of_one_run_leave_each_others_parts_alone(tmp_path: Path, engine: En
 
 def test_what_killed_writers_left_goes_once_it_is_old(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    for place, name in ((tmp_path / "run/step-00000001/ab", f".{'0' * 32}.tmp"), (tmp_path / "tmp/blip-scratch-checkpoint-x", "model")):
+    for place, name in (
+        (tmp_path / "run/step-00000001/ab", f".{'0' * 32}.tmp"),
+        (tmp_path / "tmp/blip-scratch-checkpoint-x", "model"),
+    ):
         place.mkdir(parents=True)
         (place / name).write_bytes(b"half")
     left = [tmp_path / f"run/step-00000001/ab/.{'0' * 32}.tmp", tmp_path / "tmp/blip-scratch-checkpoint-x"]
@@ -255,7 +271,9 @@ def small_files() -> Iterator[None]:
 def test_a_full_disk_is_named_in_one_line(tmp_path: Path, engine: Engine):
     checkpoints = make(tmp_path / "run")
     checkpoints.save(engine)
-    with pytest.raises(StoreError, match=r"blip-scratch-checkpoint.* cannot be written to \(.* MB are free there\): .*TMPDIR") as error:
+    with pytest.raises(
+        StoreError, match=r"blip-scratch-checkpoint.* cannot be written to \(.* MB are free there\): .*TMPDIR"
+    ) as error:
         checkpoints.wait()
     assert "\n" not in str(error.value)
 

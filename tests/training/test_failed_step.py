@@ -22,9 +22,13 @@ from blip.training.loop import fit
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
 FAILING = 3
-ALIGNMENT = AlignmentConfig(queue=24, momentum=0.9, temperature=0.6)  # out of its bounds, so that the first step changes it
+ALIGNMENT = AlignmentConfig(
+    queue=24, momentum=0.9, temperature=0.6
+)  # out of its bounds, so that the first step changes it
 TASKS = {
-    "pretraining": lambda: Pretraining(PretrainingConfig(alignment=ALIGNMENT, text=TextLengths(tokens=12)), MED(config()), tokenizer()),
+    "pretraining": lambda: Pretraining(
+        PretrainingConfig(alignment=ALIGNMENT, text=TextLengths(tokens=12)), MED(config()), tokenizer()
+    ),
     "retrieval": lambda: Retrieval(
         RetrievalConfig(alignment=ALIGNMENT, text=TextLengths(tokens=12)), MED(config(), decoder=False), tokenizer()
     ),
@@ -79,9 +83,12 @@ def different(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str
 
 
 @pytest.mark.parametrize(
-    ("zero", "accumulation", "poison"), [(0, 1, "gradient"), (0, 2, "loss"), (1, 1, "loss"), (1, 2, "gradient"), (2, 2, "loss")]
+    ("zero", "accumulation", "poison"),
+    [(0, 1, "gradient"), (0, 2, "loss"), (1, 1, "loss"), (1, 2, "gradient"), (2, 2, "loss")],
 )
-def test_a_step_that_fails_leaves_the_state_before_it_and_can_be_made_again(tmp_path: Path, zero: int, accumulation: int, poison: str):
+def test_a_step_that_fails_leaves_the_state_before_it_and_can_be_made_again(
+    tmp_path: Path, zero: int, accumulation: int, poison: str
+):
     healthy = make_engine("pretraining", zero, accumulation)
     stream = batches(healthy, 0)
     for _ in range(FAILING):

@@ -24,7 +24,11 @@ from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
 def make_engine(steps: int = 6, zero: int = 0, task: Callable[[], ToyTask] = ToyTask, **options) -> Engine:
     torch.manual_seed(0)
-    options = {"optimizer": OptimizerConfig(lr=1e-2), "schedule": ScheduleConfig(kind="constant"), "steps_per_epoch": 4} | options
+    options = {
+        "optimizer": OptimizerConfig(lr=1e-2),
+        "schedule": ScheduleConfig(kind="constant"),
+        "steps_per_epoch": 4,
+    } | options
     return Engine(task(), EngineConfig(zero=zero), steps=steps, seed=3, **options)  # pyright: ignore[reportArgumentType]
 
 
@@ -34,7 +38,11 @@ def make_checkpoints(folder: Path) -> Checkpoints:
 
 def test_hooks_hear_of_every_step_and_of_the_last():
     steps, tens = [], []
-    fit(make_engine(steps=5), batches(0, 1), [lambda r: steps.append(r.step), every(2, lambda r: tens.append((r.step, r.last)))])
+    fit(
+        make_engine(steps=5),
+        batches(0, 1),
+        [lambda r: steps.append(r.step), every(2, lambda r: tens.append((r.step, r.last)))],
+    )
     assert steps == [1, 2, 3, 4, 5]
     assert tens == [(2, False), (4, False), (5, True)]
 
@@ -63,7 +71,10 @@ def test_the_optimizer_goes_on_from_what_the_task_changed_before_the_step(zero: 
 
 def test_a_gradient_that_many_rows_share_is_the_same_each_time():
     threads, rows = torch.get_num_threads(), torch.randint(64, (200_000,), generator=torch.Generator().manual_seed(0))
-    weights, upstream = torch.zeros(64, 8, requires_grad=True), torch.rand(len(rows), 8, generator=torch.Generator().manual_seed(1))
+    weights, upstream = (
+        torch.zeros(64, 8, requires_grad=True),
+        torch.rand(len(rows), 8, generator=torch.Generator().manual_seed(1)),
+    )
     make_engine()
     torch.set_num_threads(4)
     try:
@@ -75,7 +86,11 @@ def test_a_gradient_that_many_rows_share_is_the_same_each_time():
 
 def test_a_report_tells_rate_norm_samples_and_tokens():
     reports: list[StepReport] = []
-    fit(make_engine(schedule=ScheduleConfig(warmup_steps=4, warmup_from=0.0), accumulation=2), batches(0, 2), [reports.append])
+    fit(
+        make_engine(schedule=ScheduleConfig(warmup_steps=4, warmup_from=0.0), accumulation=2),
+        batches(0, 2),
+        [reports.append],
+    )
     assert [r.learning_rate for r in reports[:5]] == pytest.approx([0, 2.5e-3, 5e-3, 7.5e-3, 1e-2])
     assert {r.samples for r in reports} == {16}
     assert {r.tokens for r in reports} == {96}
@@ -85,7 +100,9 @@ def test_a_report_tells_rate_norm_samples_and_tokens():
 @pytest.mark.parametrize("zero", [0, 1])
 def test_the_gradient_is_clipped_at_its_norm(zero: int):
     def norms(clip: float | None) -> tuple[float, float]:
-        engine = make_engine(zero=zero, optimizer=OptimizerConfig(lr=1e2, grad_clip=clip, eps=1e4))  # Adam's step is then the gradient's
+        engine = make_engine(
+            zero=zero, optimizer=OptimizerConfig(lr=1e2, grad_clip=clip, eps=1e4)
+        )  # Adam's step is then the gradient's
         before = engine.task.student.head.bias.detach().clone()
         report = engine.train(list(islice(batches(0, 1), 1)))
         return report.grad_norm, (engine.task.student.head.bias.detach() - before).norm().item()
@@ -117,7 +134,12 @@ def test_the_last_hooks_of_a_run_that_is_stopped_are_called(tmp_path: Path):
     tens = []
     stopping = every(1, lambda r: os.kill(os.getpid(), signal.SIGTERM) if r.step == 6 else None)
     with pytest.raises(TrainingStopped):
-        fit(make_engine(steps=50), batches(0, 1), [stopping, every(10, lambda r: tens.append(r.step))], make_checkpoints(tmp_path))
+        fit(
+            make_engine(steps=50),
+            batches(0, 1),
+            [stopping, every(10, lambda r: tens.append(r.step))],
+            make_checkpoints(tmp_path),
+        )
     assert tens == [7], "what is kept every ten steps is kept of the seven, too"
 
 
@@ -177,7 +199,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_healthy_state(tmp
         fit(engine, batches(0, 2), [], make_checkpoints(tmp_path))
     evidence = json.loads((tmp_path / "non-finite" / "step-00000003.json").read_text())
     assert evidence == {"step": 3, "names": ["lm"], "keys": [f"3-{row}" for row in range(8, 16)]}
-    found, healthy = make_checkpoints(tmp_path).newest(), make_engine(zero=zero, task=lambda: Poisoned(-1, 1.0), steps=3, accumulation=2)
+    found, healthy = (
+        make_checkpoints(tmp_path).newest(),
+        make_engine(zero=zero, task=lambda: Poisoned(-1, 1.0), steps=3, accumulation=2),
+    )
     fit(healthy, batches(0, 2))
     assert found is not None
     assert found.step == 3
@@ -189,7 +214,9 @@ class Exploding(ToyTask):
     """Its loss is finite, but not its gradient."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return super().forward(batch) | {"cliff": self.student.head.bias.sub(self.student.head.bias.detach()).abs().pow(0.5).sum()}
+        return super().forward(batch) | {
+            "cliff": self.student.head.bias.sub(self.student.head.bias.detach()).abs().pow(0.5).sum()
+        }
 
 
 @pytest.mark.parametrize("zero", [0, 1])
@@ -221,7 +248,9 @@ def test_bf16_leaves_weights_teacher_queue_and_temperature_in_float32():
     task = ToyTask()
     kinds = []
     task.student.layers[0].register_forward_hook(lambda _module, _inputs, out: kinds.append(out.dtype))
-    engine = Engine(task, EngineConfig(precision="bf16"), OptimizerConfig(), ScheduleConfig(), steps=2, steps_per_epoch=2)
+    engine = Engine(
+        task, EngineConfig(precision="bf16"), OptimizerConfig(), ScheduleConfig(), steps=2, steps_per_epoch=2
+    )
     fit(engine, batches(0, 1))
     assert set(kinds) == {torch.bfloat16}
     assert {t.dtype for t in engine.state().values() if t.is_floating_point()} == {torch.float32}

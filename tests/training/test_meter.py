@@ -13,12 +13,16 @@ from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
 @pytest.fixture
 def engine() -> Engine:
-    return Engine(ToyTask(), EngineConfig(), OptimizerConfig(), ScheduleConfig(), steps=5, steps_per_epoch=4, accumulation=2)
+    return Engine(
+        ToyTask(), EngineConfig(), OptimizerConfig(), ScheduleConfig(), steps=5, steps_per_epoch=4, accumulation=2
+    )
 
 
 def report(step: int, last: bool = False) -> StepReport:
     losses = {"itc": float(step), "lm": 10.0}
-    return StepReport(step, last, losses, 1e-3 * step, 2.0 * step, samples=16, tokens=96, stop=False, seconds=0.5, waited=0.1)
+    return StepReport(
+        step, last, losses, 1e-3 * step, 2.0 * step, samples=16, tokens=96, stop=False, seconds=0.5, waited=0.1
+    )
 
 
 def test_losses_and_speed_are_averaged_over_an_interval_and_the_rest_at_the_end(engine: Engine):
@@ -28,7 +32,9 @@ def test_losses_and_speed_are_averaged_over_an_interval_and_the_rest_at_the_end(
         meter(report(step, last=step == 3))
     assert list(tracked) == [2, 3]
     expected = {"train/itc": 1.5, "train/lm": 10.0, "train/loss": 11.5, "learning_rate": 2e-3, "grad_norm": 3.0}
-    assert tracked[2] == pytest.approx(expected | {"samples_per_second": 32.0, "tokens_per_second": 192.0, "data_wait": 0.2})
+    assert tracked[2] == pytest.approx(
+        expected | {"samples_per_second": 32.0, "tokens_per_second": 192.0, "data_wait": 0.2}
+    )
     assert tracked[3]["train/itc"] == 3.0
 
 
@@ -52,12 +58,16 @@ def test_a_device_is_known_by_whole_words_of_its_name(device: str, peak: float |
     assert peak_of(device) == peak
 
 
-def test_mfu_is_the_share_of_the_peak_in_the_operations_that_were_counted(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+def test_mfu_is_the_share_of_the_peak_in_the_operations_that_were_counted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("blip.training.meter.peak_flops", lambda: 1e6)
     tracked = {}
     fit(engine, batches(0, 2), [Meter(engine, tracked.__setitem__, every=5)])
     tokens, sentences = 96, 16
-    student = 3 * 2 * tokens * 2 * WIDTH * WIDTH + 3 * 2 * (tokens - sentences) * WIDTH * VOCABULARY  # forward, and twice that backward
+    student = (
+        3 * 2 * tokens * 2 * WIDTH * WIDTH + 3 * 2 * (tokens - sentences) * WIDTH * VOCABULARY
+    )  # forward, and twice that backward
     assert student < engine.flops < 2 * student, "the student's layers and head, and less for teacher and similarities"
     values = tracked[5]
     assert values["mfu"] == pytest.approx(engine.flops * values["samples_per_second"] / 16 / 1e6)

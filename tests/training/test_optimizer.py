@@ -43,7 +43,9 @@ def test_cosine_goes_from_peak_over_half_to_floor():
 def test_cosine_by_epoch_is_the_references():
     for step in (0, 19, 20, 55, 99):
         epoch = step // EPOCH
-        assert rate(step, by="epoch", floor=1e-5) == pytest.approx(1e-5 + (PEAK - 1e-5) * (1 + math.cos(math.pi * epoch / 5)) / 2)
+        assert rate(step, by="epoch", floor=1e-5) == pytest.approx(
+            1e-5 + (PEAK - 1e-5) * (1 + math.cos(math.pi * epoch / 5)) / 2
+        )
 
 
 def test_exponential_falls_once_an_epoch_down_to_its_floor():
@@ -89,7 +91,13 @@ def decays(cfg: OptimizerConfig) -> dict[str, float]:
 def test_matrices_decay_and_vectors_do_not():
     found = decays(OptimizerConfig(weight_decay=0.05))
     assert {name for name, decay in found.items() if decay} == {"word.weight", "linear.weight"}
-    assert {name for name, decay in found.items() if not decay} == {"cls", "linear.bias", "norm.weight", "norm.bias", "temperature"}
+    assert {name for name, decay in found.items() if not decay} == {
+        "cls",
+        "linear.bias",
+        "norm.weight",
+        "norm.bias",
+        "temperature",
+    }
 
 
 def test_the_reference_decays_all_that_is_trained():
@@ -97,7 +105,11 @@ def test_the_reference_decays_all_that_is_trained():
 
 
 def test_layers_learn_the_slower_the_lower_they_stand():
-    names = ["model.visual_encoder.pos_embed", "model.visual_encoder.blocks.0.attn.weight", "model.visual_encoder.blocks.1.norm.bias"]
+    names = [
+        "model.visual_encoder.pos_embed",
+        "model.visual_encoder.blocks.0.attn.weight",
+        "model.visual_encoder.blocks.1.norm.bias",
+    ]
     names += ["model.visual_encoder.norm.weight", "model.text_encoder.layers.0.query.weight", "temperature"]
     assert list(layer_scales(names, OptimizerConfig(layer_decay=0.5)).values()) == [0.125, 0.25, 0.5, 1.0, 1.0, 1.0]
 
@@ -105,7 +117,9 @@ def test_layers_learn_the_slower_the_lower_they_stand():
 class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.visual_encoder = nn.ModuleDict({"embed": nn.Linear(1, 1), "blocks": nn.ModuleList(nn.Linear(1, 1) for _ in range(2))})
+        self.visual_encoder = nn.ModuleDict(
+            {"embed": nn.Linear(1, 1), "blocks": nn.ModuleList(nn.Linear(1, 1) for _ in range(2))}
+        )
         self.head = nn.Linear(1, 1)
 
 
@@ -123,7 +137,9 @@ def test_layer_decay_is_in_the_steps_that_are_made():
 
 @pytest.mark.parametrize("kind", ["cosine", "exponential", "constant"])
 @pytest.mark.parametrize("steps", [2, 8, 49, 50])
-def test_a_warmup_that_outlasts_the_run_is_shortened_and_said_so(steps: int, kind: str, caplog: pytest.LogCaptureFixture):
+def test_a_warmup_that_outlasts_the_run_is_shortened_and_said_so(
+    steps: int, kind: str, caplog: pytest.LogCaptureFixture
+):
     fitted = fit_warmup(ScheduleConfig.model_validate({"kind": kind, "warmup_steps": 50}), steps)
     assert max(learning_rate(fitted, PEAK, step, steps, EPOCH) for step in range(steps)) > 0.5 * PEAK
     assert f"schedule.warmup_steps is 50, but the run has {steps} steps" in caplog.text
@@ -137,6 +153,8 @@ def test_a_warmup_that_ends_in_time_stays(caplog: pytest.LogCaptureFixture):
 
 def test_a_tower_that_is_not_there_is_named_with_those_that_are():
     names = ["model.vision.blocks.0.weight", "model.text.layers.0.weight", "model.head.weight"]
-    with pytest.raises(ConfigError, match=r"layer_decay_of is 'visual', which is no tower of this model; it has text, vision"):
+    with pytest.raises(
+        ConfigError, match=r"layer_decay_of is 'visual', which is no tower of this model; it has text, vision"
+    ):
         layer_scales(names, OptimizerConfig(layer_decay=0.9, layer_decay_of="visual"))
     assert layer_scales(names, OptimizerConfig(layer_decay_of="visual")) == dict.fromkeys(names, 1.0)

@@ -34,8 +34,12 @@ def test_a_run_that_begins_knows_nothing_of_another(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["curves.json", "rejected.json"])
-@pytest.mark.parametrize("content", [b"", b'[[10, {"train/lm"', b"{}", b"[1]", b"null", b"[[10, 5]]", b"\xff", b"[" * 100_000])
-def test_a_record_that_is_cut_costs_curve_points_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: bytes):
+@pytest.mark.parametrize(
+    "content", [b"", b'[[10, {"train/lm"', b"{}", b"[1]", b"null", b"[[10, 5]]", b"\xff", b"[" * 100_000]
+)
+def test_a_record_that_is_cut_costs_curve_points_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: bytes
+):
     kept(tmp_path)
     (tmp_path / name).write_bytes(content)
     record = RunRecord(Run(), open_store(tmp_path), 30)

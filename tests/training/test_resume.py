@@ -43,12 +43,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"folder": str(root / "elastic"), "steps": 8, "accumulation": 4 // processes, "until": until}
 
     def job(kind: str, processes: int, zero: int, **options: Any) -> dict[str, Any]:
-        return {"folder": str(root / f"{kind}-{processes}-{zero}"), "steps": STEPS, "accumulation": 2, "zero": zero, **options}
+        return {
+            "folder": str(root / f"{kind}-{processes}-{zero}"),
+            "steps": STEPS,
+            "accumulation": 2,
+            "zero": zero,
+            **options,
+        }
 
     for processes in (1, 2):
         jobs = [elastic(processes, until=2 * processes)]
         jobs += [job("straight", processes, zero) for zero in STAGES[processes]]
-        jobs += [job("killed", processes, zero, until=KILLED, kill=zero == STAGES[processes][-1]) for zero in STAGES[processes]]
+        jobs += [
+            job("killed", processes, zero, until=KILLED, kill=zero == STAGES[processes][-1])
+            for zero in STAGES[processes]
+        ]
         assert train(processes, jobs, root / "log") == {-signal.SIGKILL}, (root / "log").read_text()
     assert train(4, [elastic(4, until=6)], root / "log") == {0}, (root / "log").read_text()
     straight = {"folder": str(root / "elastic-straight"), "steps": 8, "accumulation": 4}
@@ -61,27 +70,40 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def last_state(folder: Path) -> dict[str, Tensor]:
     newest = json.loads(max(folder.glob("step-*.json")).read_text())
-    return {name: tensor for part in newest["parts"].values() for name, tensor in load_file(folder / part["key"]).items()}
+    return {
+        name: tensor for part in newest["parts"].values() for name, tensor in load_file(folder / part["key"]).items()
+    }
 
 
 def losses(folder: Path, first: int, processes: int) -> list[dict[str, float]]:
     return json.loads((folder / f"losses-{first}-on-{processes}").read_text())
 
 
-@pytest.mark.parametrize(("processes", "zero"), [(processes, zero) for processes, stages in STAGES.items() for zero in stages])
+@pytest.mark.parametrize(
+    ("processes", "zero"), [(processes, zero) for processes, stages in STAGES.items() for zero in stages]
+)
 def test_killed_and_resumed_equals_straight_tensor_for_tensor(runs: Path, processes: int, zero: int):
     straight, killed = runs / f"straight-{processes}-{zero}", runs / f"killed-{processes}-{zero}"
     assert losses(killed, RESUMED, processes) == losses(straight, 0, processes)[RESUMED:]
     expected, found = last_state(straight), last_state(killed)
     assert found.keys() == expected.keys()
-    assert {"model/queue.image", "model/queue.pointer", "model/teacher.word.weight", "model/temperature"} <= expected.keys()
+    assert {
+        "model/queue.image",
+        "model/queue.pointer",
+        "model/teacher.word.weight",
+        "model/temperature",
+    } <= expected.keys()
     assert {"model/frozen.weight", "exp_avg/student.norm.bias", "exp_avg_sq/student.word.weight"} <= expected.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
 def test_one_run_goes_on_over_one_two_four_and_one_process(runs: Path):
     straight = losses(runs / "elastic-straight", 0, 1)
-    resized = [step for first, processes in ((0, 1), (2, 2), (4, 4), (6, 1)) for step in losses(runs / "elastic", first, processes)]
+    resized = [
+        step
+        for first, processes in ((0, 1), (2, 2), (4, 4), (6, 1))
+        for step in losses(runs / "elastic", first, processes)
+    ]
     assert len(resized) == len(straight) == 8
     for expected, found in zip(straight, resized, strict=True):
         assert found == pytest.approx(expected, rel=1e-5)

@@ -94,5 +94,10 @@ def batches(start: int, accumulation: int, size: int = 16) -> Iterator[Batch]:
         rows = torch.arange(size).chunk(world() * accumulation)[rank() * accumulation : (rank() + 1) * accumulation]
         for part in rows:
             keys = [f"{step}-{row}" for row in part.tolist()]
-            yield Batch(keys, torch.zeros(len(part), 3, 2, 2), Tokens(ids[part], torch.ones_like(ids[part]).bool()), part + step * size)
+            yield Batch(
+                keys,
+                torch.zeros(len(part), 3, 2, 2),
+                Tokens(ids[part], torch.ones_like(ids[part]).bool()),
+                part + step * size,
+            )
         step += 1

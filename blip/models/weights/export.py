@@ -25,7 +25,11 @@ VISION_EPS = 1e-6
 
 def renamed_tensors(model: nn.Module, spelling: Spelling) -> dict[str, Tensor]:
     """The model's parameters by their names elsewhere, shared ones under each of their names."""
-    return {key: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False) for key in spelling(name)}
+    return {
+        key: parameter.detach()
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        for key in spelling(name)
+    }
 
 
 def official_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -98,5 +102,9 @@ def huggingface_config(cfg: MEDConfig) -> BlipConfig:
         "initializer_range": cfg.vision.init_std,
     }
     return BlipConfig(
-        text_config=text, vision_config=vision, image_text_hidden_size=cfg.embed, label_smoothing=0.1, initializer_range=cfg.text.init_std
+        text_config=text,
+        vision_config=vision,
+        image_text_hidden_size=cfg.embed,
+        label_smoothing=0.1,
+        initializer_range=cfg.text.init_std,
     )

@@ -35,7 +35,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return read_safetensors(path)
     if path.suffix in SUFFIXES:
         return read_pickle(path)
-    raise WeightsError(f"{path}: weights are a file that ends in {', '.join(SUFFIXES)}, or a folder with one of {', '.join(WEIGHTS)}")
+    raise WeightsError(
+        f"{path}: weights are a file that ends in {', '.join(SUFFIXES)}, or a folder with one of {', '.join(WEIGHTS)}"
+    )
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
@@ -60,10 +62,16 @@ def parts_of(index: Path) -> list[str]:
     try:
         files = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise WeightsError(f"{index}: is no index of weights, or damaged: it has no `weight_map` of tensors to files ({e!r})") from None
-    odd = [name for name in files if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIXES)]
+        raise WeightsError(
+            f"{index}: is no index of weights, or damaged: it has no `weight_map` of tensors to files ({e!r})"
+        ) from None
+    odd = [
+        name for name in files if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIXES)
+    ]
     if odd or not files:
-        raise WeightsError(f"{index}: names {odd[0] if odd else 'no file'!r}, where names of files beside it must stand")
+        raise WeightsError(
+            f"{index}: names {odd[0] if odd else 'no file'!r}, where names of files beside it must stand"
+        )
     return sorted(files)
 
 
@@ -123,7 +131,9 @@ def section_of(content: Any, path: Path) -> dict[str, Tensor]:
             [content] = sections.values()
         elif sections:
             names = ", ".join(map(repr, sections))
-            raise WeightsError(f"{path}: holds tensors under {names}; save the section that is meant as a file of its own")
+            raise WeightsError(
+                f"{path}: holds tensors under {names}; save the section that is meant as a file of its own"
+            )
         else:
             return {}
     raise WeightsError(f"{path}: holds a {type(content).__name__}, not tensors by name")
@@ -133,7 +143,9 @@ def holds_tensors(value: object) -> bool:
     """Whether a section has tensors, or sections that have: an optimizer's numbered state is none of a model."""
     if not isinstance(value, Mapping):
         return False
-    return any(isinstance(name, str) and (isinstance(inner, Tensor) or holds_tensors(inner)) for name, inner in value.items())
+    return any(
+        isinstance(name, str) and (isinstance(inner, Tensor) or holds_tensors(inner)) for name, inner in value.items()
+    )
 
 
 def check_not_empty(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -29,7 +29,10 @@ class InitConfig(Config):
     """Tensors of the model that may start at random, beyond those that the task adds; patterns in our names."""
 
 
-IMAGENET = Allowed(unused=("head.*", "head_dist.*", "dist_token", "pre_logits.*"), missing=("text_*", "lm_head.*", "*_proj.*", "*_head.*"))
+IMAGENET = Allowed(
+    unused=("head.*", "head_dist.*", "dist_token", "pre_logits.*"),
+    missing=("text_*", "lm_head.*", "*_proj.*", "*_head.*"),
+)
 """A classifier's head stays behind; texts and heads come from elsewhere."""
 
 BERT = Allowed(
@@ -38,7 +41,12 @@ BERT = Allowed(
 )
 """BERT's marks of first and second sentence stay behind; what looks at images is new."""
 
-WORDS = ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "cls.predictions.bias")
+WORDS = (
+    "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+    "cls.predictions.bias",
+)
 """BERT's tensors that have a row for each word."""
 
 NEW_TOKENS = 2

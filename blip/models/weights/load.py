@@ -58,8 +58,16 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
-        lines += [f"  {what}: {', '.join(names)}" for what, names in (("unused", self.unused), ("missing", self.missing)) if names]
-        lines += [f"  {what} {name}: {change}" for what in ("resized", "mismatched") for name, change in getattr(self, what).items()]
+        lines += [
+            f"  {what}: {', '.join(names)}"
+            for what, names in (("unused", self.unused), ("missing", self.missing))
+            if names
+        ]
+        lines += [
+            f"  {what} {name}: {change}"
+            for what in ("resized", "mismatched")
+            for name, change in getattr(self, what).items()
+        ]
         return "\n".join(lines)
 
 
@@ -73,7 +81,9 @@ def load_weights(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> L
         return fill(model, tensors, spelling, source, allowed)
 
 
-def recognise(tensors: Mapping[str, Tensor], model: nn.Module, spellings: Sequence[Spelling]) -> tuple[Mapping[str, Tensor], Spelling]:
+def recognise(
+    tensors: Mapping[str, Tensor], model: nn.Module, spellings: Sequence[Spelling]
+) -> tuple[Mapping[str, Tensor], Spelling]:
     """The tensors without a prefix that wrappers put before all names (`module.`, `_orig_mod.`), and whose names they are.
 
     Prefix and spelling are those by which most of the model is found; where none finds more, the names stay as they are.
@@ -98,13 +108,21 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, T
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} if prefix else tensors
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, source: str, allowed: Allowed = NOTHING) -> LoadReport:
+def fill(
+    model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, source: str, allowed: Allowed = NOTHING
+) -> LoadReport:
     """Copies tensors into the model's parameters and buffers, found by their names in this spelling; shared ones are filled once."""
     names: dict[Tensor, list[str]] = defaultdict(list)
     for name, parameter in chain(model.named_parameters(remove_duplicate=False), model.named_buffers()):
         names[parameter].append(name)
     filled: dict[Tensor, Tensor] = {}
-    used, missing, resized, mismatched, differing = set[str](), list[str](), dict[str, str](), dict[str, str](), list[str]()
+    used, missing, resized, mismatched, differing = (
+        set[str](),
+        list[str](),
+        dict[str, str](),
+        dict[str, str](),
+        list[str](),
+    )
     for parameter, its_names in names.items():
         keys = [key for name in its_names for key in stored_keys(name, tensors, spelling)]
         used.update(keys)
@@ -132,14 +150,20 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, so
 
 def stored_keys(name: str, tensors: Mapping[str, Tensor], spelling: Spelling) -> list[str]:
     """The names under which a file holds a parameter; either of two cross-attentions starts from a single one."""
-    return [key for key in spelling(name) if key in tensors] or [key for key in spelling(one_image(name)) if key in tensors]
+    return [key for key in spelling(name) if key in tensors] or [
+        key for key in spelling(one_image(name)) if key in tensors
+    ]
 
 
 def fit_shape(name: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
     """The tensor in the parameter's shape: as it is, or a resized embedding, or none."""
     if tensor.shape == parameter.shape:
         return tensor
-    if name.endswith("pos_embed") and tensor.shape[-1] == parameter.shape[-1] and all(grid_side(t.shape[1]) for t in (tensor, parameter)):
+    if (
+        name.endswith("pos_embed")
+        and tensor.shape[-1] == parameter.shape[-1]
+        and all(grid_side(t.shape[1]) for t in (tensor, parameter))
+    ):
         return resize_positions(tensor, parameter.shape[1])
     return None
 
@@ -168,9 +192,15 @@ def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed)
     """Raises WeightsError that names what is not as it should be and not allowed to be so; that tied tensors are `differing` never is."""
     unused = unlisted(report.unused, allowed.unused + WITHOUT_MEANING)
     missing, mismatched = unlisted(report.missing, allowed.missing), unlisted(report.mismatched, allowed.missing)
-    problems = [f"{what}: {name_some(names, names)}" for what, names in (("not in the model", unused), ("not in the file", missing)) if names]
+    problems = [
+        f"{what}: {name_some(names, names)}"
+        for what, names in (("not in the model", unused), ("not in the file", missing))
+        if names
+    ]
     if mismatched:
-        problems.append(f"of another shape: {name_some([f'{name} {report.mismatched[name]}' for name in mismatched], mismatched)}")
+        problems.append(
+            f"of another shape: {name_some([f'{name} {report.mismatched[name]}' for name in mismatched], mismatched)}"
+        )
     if differing:
         pairs = [f"{names} are one tensor in the model but differ in the file" for names in differing]
         problems.append(f"{name_some(pairs, differing)}: does model.share fit it?")
@@ -194,7 +224,11 @@ def name_some(texts: Sequence[str], names: Sequence[str]) -> str:
         sections[name.partition(".")[0]].append(text)
     ranked = sorted(sections.items(), key=lambda item: -len(item[1]))
     said = [f"{own[0]} and {len(own) - 1} more of {section}.*" if len(own) > 1 else own[0] for section, own in ranked]
-    rest = [f"and {sum(len(own) for _, own in ranked[FEW:])} more in {len(ranked) - FEW} other parts"] if len(ranked) > FEW else []
+    rest = (
+        [f"and {sum(len(own) for _, own in ranked[FEW:])} more in {len(ranked) - FEW} other parts"]
+        if len(ranked) > FEW
+        else []
+    )
     return f"{', '.join([*said[:FEW], *rest])} ({len(texts)} tensors)"
 
 

@@ -6,7 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    FileMetadataError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from blip.models.weights.files import INDEX, SUFFIXES, WEIGHTS, WeightsError, first_line, parts_of
 from blip.storage import StoreError, locate, open_store, scratch
@@ -28,10 +34,16 @@ def fetched(source: str) -> Iterator[Path]:
             yield from_store(source, folder)
     elif Path(source).exists():
         yield Path(source)
-    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith(".") and Path(source).suffix not in SUFFIXES:
+    elif (
+        re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
+        and not source.startswith(".")
+        and Path(source).suffix not in SUFFIXES
+    ):
         yield from_hub(source)
     else:
-        raise WeightsError(f"weights {source!r}: no such file or folder, and not a hub name such as google-bert/bert-base-uncased")
+        raise WeightsError(
+            f"weights {source!r}: no such file or folder, and not a hub name such as google-bert/bert-base-uncased"
+        )
 
 
 def from_store(uri: str, folder: Path) -> Path:
@@ -41,7 +53,9 @@ def from_store(uri: str, folder: Path) -> Path:
         store.fetch(key, folder / key)
         return folder / key
     store = open_store(uri)
-    keys = [key for key in store.list() if "/" not in key and (key in WEIGHTS or key.endswith((".safetensors", ".bin")))]
+    keys = [
+        key for key in store.list() if "/" not in key and (key in WEIGHTS or key.endswith((".safetensors", ".bin")))
+    ]
     for key in keys:
         store.fetch(key, folder / key)
     if not keys:

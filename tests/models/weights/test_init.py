@@ -77,7 +77,9 @@ def test_the_texts_start_from_bert_with_two_more_words(small: MEDConfig, bert: B
         assert query.equal(bert.get_parameter("bert.encoder.layer.1.attention.self.query.weight"))
     assert model.lm_head.dense.weight.equal(bert.get_parameter("cls.predictions.transform.dense.weight"))
     assert model.lm_head.decoder.weight is model.text_decoder.embeddings.word.weight
-    assert model.get_parameter("text_decoder.layers.0.cross_attention.key.weight").equal(crossing), "BERT has seen no images"
+    assert model.get_parameter("text_decoder.layers.0.cross_attention.key.weight").equal(crossing), (
+        "BERT has seen no images"
+    )
     assert all("cross_attention" in n or n.startswith(("visual", "vision", "text_proj", "itm")) for n in report.missing)
     assert "token_type_embeddings" in " ".join(report.unused)
     assert any("(17, 16) -> (19, 16)" in change for change in report.resized.values())
@@ -260,14 +262,18 @@ def test_a_hub_that_fails_is_worth_another_try_and_one_that_says_no_is_not(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("status", "passes"), [(500, True), (503, True), (429, True), (408, True), (401, False), (404, False)])
+@pytest.mark.parametrize(
+    ("status", "passes"), [(500, True), (503, True), (429, True), (408, True), (401, False), (404, False)]
+)
 def test_statuses_that_pass(status: int, passes: bool):
     response = httpx2.Response(status, request=httpx2.Request("HEAD", "http://hub"))
     assert can_pass(HfHubHTTPError("no", response=response)) is passes
     assert can_pass(TimeoutError())
 
 
-def test_weights_that_are_nowhere_are_named_with_what_was_tried(small: MEDConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_weights_that_are_nowhere_are_named_with_what_was_tried(
+    small: MEDConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError) as error:

@@ -103,7 +103,9 @@ def test_a_tied_tensor_that_is_stored_twice_must_be_equal(small: MEDConfig, tmp_
     with pytest.raises(WeightsError) as error:
         load_weights(MED(small), str(tmp_path / "model.pth"))
     for name in names:
-        assert f"text_decoder.bert.{name} and text_encoder.{name} are one tensor in the model but differ" in str(error.value)
+        assert f"text_decoder.bert.{name} and text_encoder.{name} are one tensor in the model but differ" in str(
+            error.value
+        )
     assert str(error.value).count(" and text_encoder.") == 2, "nothing else is named"
     assert "not in the" not in str(error.value)
     load_weights(MED(small.model_copy(update={"share": "none"})), str(tmp_path / "model.pth"))
@@ -144,15 +146,23 @@ def test_what_is_allowed_is_reported_and_keeps_its_initial_value(small: MEDConfi
     write_tensors(tensors, tmp_path / "model.pth")
     model = MED(small, decoder=False)
     before = model.vision_proj.weight.detach().clone()
-    report = load_weights(model, str(tmp_path / "model.pth"), Allowed(unused=("temp",), missing=("itm_head.*", "vision_proj.weight")))
+    report = load_weights(
+        model, str(tmp_path / "model.pth"), Allowed(unused=("temp",), missing=("itm_head.*", "vision_proj.weight"))
+    )
     assert model.vision_proj.weight.equal(before)
-    assert (report.missing, dict(report.mismatched)) == (("itm_head.bias",), {"vision_proj.weight": "(3, 24) -> (8, 24)"})
+    assert (report.missing, dict(report.mismatched)) == (
+        ("itm_head.bias",),
+        {"vision_proj.weight": "(3, 24) -> (8, 24)"},
+    )
     assert "temp" in report.unused
     assert "missing: itm_head.bias" in str(report)
 
 
 def test_positions_are_resized_to_the_image(small: MEDConfig, tmp_path: Path):
-    trained, larger = MED(small, encoder=False), small.model_copy(update={"vision": small.vision.model_copy(update={"size": 32})})
+    trained, larger = (
+        MED(small, encoder=False),
+        small.model_copy(update={"vision": small.vision.model_copy(update={"size": 32})}),
+    )
     write_tensors(official_tensors(trained), tmp_path / "model.pth")
     model = MED(larger, encoder=False)
     report = load_weights(model, str(tmp_path / "model.pth"))
@@ -161,7 +171,9 @@ def test_positions_are_resized_to_the_image(small: MEDConfig, tmp_path: Path):
     assert new is not None
     assert dict(report.resized) == {"visual_encoder.pos_embed": "(1, 5, 24) -> (1, 17, 24)"}
     assert new[:, 0].equal(old[:, 0]), "the position of [CLS] is kept"
-    grid = F.interpolate(old[:, 1:].reshape(1, 2, 2, 24).permute(0, 3, 1, 2), size=(4, 4), mode="bicubic", align_corners=False)
+    grid = F.interpolate(
+        old[:, 1:].reshape(1, 2, 2, 24).permute(0, 3, 1, 2), size=(4, 4), mode="bicubic", align_corners=False
+    )
     torch.testing.assert_close(new[0, 1:].reshape(4, 4, 24).permute(2, 0, 1), grid[0])
 
 
@@ -196,11 +208,16 @@ def test_a_pickle_that_would_run_code_is_refused(small: MEDConfig, tmp_path: Pat
 
 def test_an_official_training_file_carries_more_than_a_model(small: MEDConfig, tmp_path: Path):
     model = MED(small, encoder=False)
-    torch.save({"model": official_tensors(model), "optimizer": {"state": {}}, "config": {"lr": 1e-5}, "epoch": 4}, tmp_path / "model.pth")
+    torch.save(
+        {"model": official_tensors(model), "optimizer": {"state": {}}, "config": {"lr": 1e-5}, "epoch": 4},
+        tmp_path / "model.pth",
+    )
     assert load_weights(MED(small, encoder=False), str(tmp_path / "model.pth")).loaded
 
 
-@pytest.mark.parametrize(("name", "content"), [("model.safetensors", b"not tensors"), ("model.pth", b"not tensors"), ("notes.txt", b"")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.safetensors", b"not tensors"), ("model.pth", b"not tensors"), ("notes.txt", b"")]
+)
 def test_a_file_that_holds_no_tensors_is_named(small: MEDConfig, tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=name):
@@ -252,25 +269,36 @@ def test_a_prefix_that_all_names_have_is_found(
     small: MEDConfig, tmp_path: Path, prefix: str, names: Callable[[nn.Module], dict[str, Tensor]]
 ):
     ours, other = MED(small), MED(small)
-    write_tensors({prefix + name: tensor for name, tensor in names(ours).items()} | {"temp": torch.zeros(1)}, tmp_path / "model.pth")
+    write_tensors(
+        {prefix + name: tensor for name, tensor in names(ours).items()} | {"temp": torch.zeros(1)},
+        tmp_path / "model.pth",
+    )
     report = load_weights(other, str(tmp_path / "model.pth"), Allowed(unused=("temp",)))
     assert equal(ours, other)
     assert not report.missing
 
 
-@pytest.mark.parametrize("section", [("model",), ("state_dict",), ("model_state_dict",), ("module",), ("state_dict", "model"), ("my_net",)])
+@pytest.mark.parametrize(
+    "section", [("model",), ("state_dict",), ("model_state_dict",), ("module",), ("state_dict", "model"), ("my_net",)]
+)
 def test_the_section_that_holds_the_model_is_found(small: MEDConfig, tmp_path: Path, section: tuple[str, ...]):
     ours, other = MED(small), MED(small)
     content = official_tensors(ours)
     for name in reversed(section):
-        content = {name: content, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}}
+        content = {
+            name: content,
+            "epoch": 3,
+            "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]},
+        }
     torch.save(content, tmp_path / "model.pth")
     load_weights(other, str(tmp_path / "model.pth"))
     assert equal(ours, other)
 
 
 def test_several_sections_are_named(tmp_path: Path):
-    torch.save({"student": {"a.weight": torch.zeros(1)}, "teacher": {"a.weight": torch.zeros(1)}}, tmp_path / "model.pth")
+    torch.save(
+        {"student": {"a.weight": torch.zeros(1)}, "teacher": {"a.weight": torch.zeros(1)}}, tmp_path / "model.pth"
+    )
     with pytest.raises(WeightsError, match="holds tensors under 'student', 'teacher'; save the section that is meant"):
         read_tensors(tmp_path / "model.pth")
     for nothing in ({}, {"epoch": 3}, {"optimizer": {0: torch.zeros(1)}}):
@@ -280,7 +308,10 @@ def test_several_sections_are_named(tmp_path: Path):
 
 
 def test_many_tensors_are_named_by_their_parts_in_one_line(small: MEDConfig, tmp_path: Path):
-    write_tensors({f"backbone.{i}.weight": torch.zeros(2) for i in range(90)} | {"head.bias": torch.zeros(1)}, tmp_path / "model.pth")
+    write_tensors(
+        {f"backbone.{i}.weight": torch.zeros(2) for i in range(90)} | {"head.bias": torch.zeros(1)},
+        tmp_path / "model.pth",
+    )
     with pytest.raises(WeightsError) as error:
         load_weights(MED(small), str(tmp_path / "model.pth"))
     message = str(error.value)
@@ -307,7 +338,9 @@ def test_the_advice_for_a_pickle_with_code_can_be_followed(small: MEDConfig, tmp
 
 @pytest.mark.parametrize("file", ["model.pth", "model.safetensors", "old.pth"])
 def test_damaged_files_are_one_line(small: MEDConfig, tmp_path: Path, file: str):
-    tensors = {name: tensor for name, tensor in official_tensors(MED(small, encoder=False)).items() if "layer.0" in name}
+    tensors = {
+        name: tensor for name, tensor in official_tensors(MED(small, encoder=False)).items() if "layer.0" in name
+    }
     path = tmp_path / file
     if file == "old.pth":
         torch.save(tensors, path, _use_new_zipfile_serialization=False)
