@@ -109,12 +109,12 @@ class Alignment(nn.Module):
 
     @property
     def changed_on_step(self) -> list[Tensor]:
-        """What `on_step` changes."""
+        """The tensors that `on_step` changes."""
         return [*self.teacher.parameters(), self.temperature]
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """What the optimizer may hold a copy of."""
+        """The tensors of which the optimizer may hold a copy."""
         return [self.temperature] if isinstance(self.temperature, nn.Parameter) else []
 
     @torch.no_grad()
@@ -245,4 +245,4 @@ class Alignment(nn.Module):
 
 
 MOMENTUM_PARTS = ("visual_encoder", "text_encoder", "vision_proj", "text_proj")
-"""The parts of a model of which the teacher is a slow copy."""
+"""The parts of a model with a momentum copy in the teacher."""

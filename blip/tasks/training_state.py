@@ -79,6 +79,6 @@ def to_official(alignment: Alignment, student: MED, *, image_ids: bool) -> dict[
 
 
 def official_teacher_name(name: str) -> str:
-    """`teacher.vision_proj.weight` to `vision_proj_m.weight`."""
+    """Maps `teacher.vision_proj.weight` to `vision_proj_m.weight`."""
     part, _, rest = official(name.removeprefix("teacher."))[0].partition(".")
     return f"{part}_m.{rest}"

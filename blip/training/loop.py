@@ -81,7 +81,7 @@ def fit(
     """Trains to the engine's last step; after each step every rank calls every hook.
 
     `batches` are this process's micro-batches from the engine's step on, epoch after epoch. After the last step, and on SIGTERM or Ctrl-C
-    after the step at hand, it saves; then Stopped is raised. A loss or gradient that is not finite raises NonFiniteError after its samples'
+    after the step at hand, it saves; then TrainingStopped is raised. A loss or gradient that is not finite raises NonFiniteError after its samples'
     keys and the state before the step are saved. Whatever happens, a save in flight is finished first.
     """
     stream = iter(batches)
@@ -158,7 +158,7 @@ def stop_signal_handler() -> Iterator[StopSignal]:
 
 @contextmanager
 def finishing_saves(checkpoints: Checkpoints | None) -> Iterator[None]:
-    """Leaves no save half done."""
+    """Waits on exit for a save in flight."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Stops a training that has spent what its run may cost."""
+"""Stops a training that has exceeded its budget."""
 
 from blip.budget import Budget, BudgetError
 from blip.distributed import all_gather_objects, is_main

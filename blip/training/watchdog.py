@@ -1,4 +1,4 @@
-"""Tells where every process stands when one waits for another in vain."""
+"""Stack dumps of every process when a collective hangs."""
 
 import faulthandler
 import sys
@@ -14,7 +14,7 @@ from blip.distributed import rank
 class Watchdog:
     """Prints this process's rank and the stacks of its threads once it has not been fed for `seconds`; a context.
 
-    Where one process waits for another in a collective, both have gone hungry before the collective itself times out, so each prints.
+    Its timeout is the collective's, so every rank dumps its stacks before the collective fails.
     """
 
     def __init__(self, seconds: float):
@@ -24,7 +24,7 @@ class Watchdog:
         self.thread = threading.Thread(target=self.run, name="watchdog", daemon=True)
 
     def feed(self, place: str) -> None:
-        """Says that the process has come to a place."""
+        """Restarts the timer; `place` names the current position of the process."""
         self.place, self.since = place, time.monotonic()
 
     def run(self) -> None:

@@ -58,14 +58,14 @@ def wrap(
 
 
 def sync_master_weights(engine: Any, parameters: list[torch.nn.Parameter]) -> None:
-    """Lets the optimizer go on from what these parameters hold now: under ZeRO it steps a copy of its own."""
+    """Copies edited parameters into ZeRO's fp32 master weights."""
     if engine.zero_optimization():
         for parameter in parameters:
             safe_set_full_fp32_param(parameter, parameter.detach())
 
 
 def discard_gradients(engine: Any) -> None:
-    """Drops the gradients of a step that will not be made, so that the next begins with none."""
+    """Discards the gradients of an abandoned step."""
     engine.zero_grad()
     if engine.zero_optimization():
         engine.optimizer.zero_grad()
@@ -130,7 +130,7 @@ def adam_of(engine: Any) -> tuple[torch.optim.Optimizer, list[Tensor]]:
 
 
 def link_optimizer_states(engine: Any, stepped: bool) -> None:
-    """Lets DeepSpeed find the moments of all parameter groups: by itself it links the first alone."""
+    """Links the moments of all parameter groups; DeepSpeed itself links those of the first group only."""
     if stepped and engine.zero_optimization() and not engine.zero_optimization_partition_weights():
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
