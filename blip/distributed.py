@@ -1,4 +1,4 @@
-"""Processes that train together; everything here does the obvious on one process alone."""
+"""Collectives over the training processes; with one process they return their input."""
 
 import os
 from datetime import timedelta
@@ -28,33 +28,33 @@ def init_distributed(timeout: float = 1800.0) -> None:
 
 
 def shutdown_distributed() -> None:
-    """Leaves the group, if there is one."""
+    """Destroys the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def device() -> torch.device:
-    """The device of this process."""
+    """Returns the device of this process."""
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def local_rank() -> int:
-    """The number of this process on its machine, from 0; the ranks of a machine follow one another."""
+    """Returns the rank of this process on its machine, from 0; ranks of one machine are consecutive."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Returns the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Returns the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and reports."""
+    """Returns whether this is rank 0, which writes and reports."""
     return rank() == 0
 
 
@@ -71,7 +71,7 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 class GatherRows(torch.autograd.Function):
-    """Gathers forward; backward every rank gets what all ranks say about its own rows, summed."""
+    """Gathers rows in forward; in backward a rank receives the sum over ranks of its own rows' gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004
@@ -90,7 +90,7 @@ def all_gather_with_grad(tensor: Tensor) -> Tensor:
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """One picklable value of each rank, in the order of ranks."""
+    """Returns one picklable value per rank, in the order of ranks."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -99,7 +99,7 @@ def all_gather_objects(value: T) -> list[T]:
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum over ranks, as a new tensor without gradient."""
+    """Returns the sum over ranks, a new tensor without gradient."""
     result = tensor.detach().clone()
     if world() > 1:
         dist.all_reduce(result)
@@ -107,11 +107,11 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """The mean over ranks of a floating-point tensor, as a new tensor without gradient."""
+    """Returns the mean over ranks of a floating-point tensor, a new tensor without gradient."""
     return all_reduce_sum(tensor) / world()
 
 
 def barrier() -> None:
-    """Waits until every rank is here."""
+    """Waits for all ranks."""
     if world() > 1:
         dist.barrier()

@@ -58,7 +58,7 @@ class Task(nn.Module, ABC, Generic[Model]):
     def on_step(self, step: int, steps_per_epoch: int) -> list[nn.Parameter]:  # noqa: ARG002
         """Runs before the first micro-batch of optimizer step `step` (from 0): the teacher follows, ramps rise.
 
-        Gives the trained parameters that it changed, which the optimizer may hold a copy of.
+        Returns the trained parameters that it changed; the optimizer may hold copies of them.
         """
         return []
 

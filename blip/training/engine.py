@@ -178,13 +178,13 @@ class Engine:
 
     @contextmanager
     def counting_flops(self) -> Iterator[None]:
-        """Counts the operations of one micro-batch, once: `flops` are those of a step of this process."""
+        """Counts the operations of one micro-batch, once; sets `flops`, the operations of one step on this process."""
         with FlopCounterMode(display=False) as counter:
             yield
         self.flops, self.count_flops = counter.get_total_flops() * self.accumulation, False
 
     def clip_gradient(self) -> Tensor:
-        """Clips the gradient and gives the norm it had, 0-dim."""
+        """Clips the gradient; returns its norm before, 0-dim."""
         limit = self.optimizer_cfg.grad_clip
         return torch.nn.utils.clip_grad_norm_(self.trainable, math.inf if limit is None else limit)
 
@@ -236,5 +236,5 @@ def load_model(task: Task, state: dict[str, Tensor]) -> None:
 
 
 def micro_seed(seed: int, step: int, index: int) -> int:
-    """The seed of micro-batch `index` of the global batch of a step."""
+    """Returns the seed of micro-batch `index` in the global batch of a step."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{index}".encode(), digest_size=7).digest())

@@ -124,7 +124,7 @@ def layer_scales(names: list[str], cfg: OptimizerConfig) -> dict[str, float]:
 
 
 def layer_of(name: str) -> int | None:
-    """The number, from 0, of the layer that a parameter's name tells."""
+    """Returns the layer index, from 0, in a parameter's name; None if there is none."""
     found = LAYER.search(name)
     return int(found[1]) if found else None
 
@@ -135,6 +135,6 @@ def build_optimizer(module: nn.Module, cfg: OptimizerConfig) -> torch.optim.Adam
 
 
 def set_learning_rate(groups: list[dict[str, Any]], rate: float) -> None:
-    """Gives each group its share of the rate."""
+    """Sets each group's learning rate, `rate` times its `scale`."""
     for group in groups:
         group["lr"] = rate * group["scale"]
