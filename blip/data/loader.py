@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Generic, Self
@@ -172,12 +173,17 @@ class Loader(Generic[Collated]):
             prefetch_factor=self.cfg.prefetch,
             generator=torch.Generator(),  # not the global one, which would be drawn from only if there are workers
         )
+        iterator = iter(batches)
         try:
-            yield from batches
+            yield from iterator
         except (RuntimeError, EOFError, ConnectionError) as e:
             message = worker_failure(e)
             if not message:
                 raise
+            with suppress(
+                RuntimeError
+            ):  # PyTorch reports the other workers' deaths, too, and prints them if in __del__
+                iterator._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
             free = format_megabytes(free_bytes())
             size = format_megabytes(size_bytes())
             raise StoreError(f"{message}; {free} of {size} in /dev/shm were free. If it was full, {REMEDY}") from e
