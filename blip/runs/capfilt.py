@@ -1,4 +1,4 @@
-"""CapFilt: a caption for every web image, and of both texts how well they match."""
+"""CapFilt: captions every web image and scores how well each text matches."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ from blip.logs import log
 from blip.progress import progress
 from blip.results import CapFiltResult, Speed
 from blip.runs.context import RunContext
-from blip.runs.select import SCORES, is_name, manifest_name, take_over, write_source
+from blip.runs.select import SCORES, copy_data_folder, is_manifest_name, manifest_name, write_source
 from blip.storage import Store, open_store, probe
 from blip.tracking import DataInput, Run, start_run
 from blip.workers.local_pool import on_this_machine
@@ -32,33 +32,33 @@ def capfilt(
     out: str | Path,
     workers: Workers | None = None,
 ) -> CapFiltResult:
-    """Captions and scores the web pairs of a data folder with two model folders, and makes `out`, the folder that `select` reads.
+    """Captions and scores the web pairs of a data folder with two model folders, and writes `out` for `select`.
 
-    There `scores.json` says where the scores lie, in place of the web pairs' manifest, and all else is as in `data`. Shards that anybody
-    has done before are not done again. Workers run on this machine unless `workers` starts them elsewhere.
-    Raises ConfigError; StoreError where the store lacks what workers need; WorkerError and ShardError where work was lost.
+    `out` is a copy of `data` with `scores.json`, a reference to the scores, in place of the web manifest. Finished
+    shards are not repeated. Workers run on this machine unless `workers` starts them elsewhere.
+    Raises ConfigError; StoreError if the store lacks what workers need; WorkerError and ShardError if work failed.
     """
     began = time.monotonic()
     cfg = context.settings(CapFiltConfig, "capfilt")
     manifest = read_input(cfg.source, data)
-    take_over(Path(data), Path(out), leave_out={manifest_name(cfg)})
+    copy_data_folder(Path(data), Path(out), leave_out={manifest_name(cfg)})
     root = open_store(context.store)
     probe(root)
     roles = {"captioner": captioner, "filter": filter}
     if cfg.variant != "both":
         roles = {cfg.variant: roles[cfg.variant]}
-    models = {role: published(root, role, folder) for role, folder in roles.items()}
+    models = {role: publish_model(root, role, folder) for role, folder in roles.items()}
     job = CapFiltJob(config=cfg, input=manifest, models=models, revision=context.revision)
     budget = open_budget(cfg.max_gpu_hours, context.store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
     home = job.home(root)
-    home.sweep()  # what workers that were killed left
+    home.sweep()  # temporaries of killed workers
     job.save(home)
     parents = {"data": job.input.digest, **job.digests}
     inputs = [DataInput(cfg.source, job.input.digest, job.input.root, "capfilt", job.input.samples)]
     with start_run("capfilt", tags={"revision": context.revision}, parents=parents, key=home.uri, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
-        speed = watch(
+        speed = run_workers(
             job,
             home,
             workers or (lambda uri: on_this_machine(uri, local_process_count(cfg.workers), Path(out, "logs"))),
@@ -80,10 +80,10 @@ def capfilt(
         )
 
 
-def watch(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> Speed:
-    """Shows a CapFilt job's progress until its workers are done, here and as curves of the run; starts none where nothing is left to do.
+def run_workers(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> Speed:
+    """Runs the workers of a CapFilt job until they are done, with a progress bar and metrics of the run.
 
-    Returns images a second, those of each worker, and the share of time that each part of the work took.
+    Starts no workers if every shard is done. Returns the workers' speed.
     """
     done, dead = shard_records(store, job.shards)
     if len(done) + len(dead) == len(job.shards):
@@ -93,20 +93,20 @@ def watch(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> Speed:
     tallies = Tallies.since_now(store, len(done))
     with progress(max(job.input.samples, behind), "capfilt", "images", done=behind) as bar:
 
-        def look() -> None:
+        def show() -> None:
             bar.advance(min(behind + int(tallies.sum("images")), bar.total) - bar.done, tallies.bar_figures())
             run.metrics(tallies.metrics(), step=round(tallies.seconds))
 
-        wait_for_workers(tallies, workers, job.config.report, look)
+        wait_for_workers(tallies, workers, job.config.report, show)
     return tallies.speed()
 
 
 def read_input(source: str, data: str | Path) -> Manifest:
-    """The manifest of that name in the data folder, or one of the tars that a pattern, folder or prefix names."""
+    """Returns the manifest of that name in the data folder, or makes one of the tars that `source` names."""
     path = Path(data, f"{source}.json")
     if path.is_file():
         return Manifest.load(path)
-    if is_name(source):
+    if is_manifest_name(source):
         way_out = "name a manifest of the data folder, or tars such as s3://bucket/web/{0000..0041}.tar"
         if Path(data, SCORES).is_file():
             way_out = "it is the output of capfilt: run `blip select` on it first"
@@ -115,7 +115,8 @@ def read_input(source: str, data: str | Path) -> Manifest:
     return discover(source, "web")
 
 
-def published(root: Store, role: str, folder: str | Path | None) -> ModelSource:
+def publish_model(root: Store, role: str, folder: str | Path | None) -> ModelSource:
+    """Publishes a model folder to the store for the workers. Raises ConfigError if there is none."""
     try:
         return ModelSource.publish(root, role, folder)
     except ConfigError as e:

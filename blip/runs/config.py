@@ -1,4 +1,4 @@
-"""A training run's whole configuration: the parts' configs, and the rules that hold between them."""
+"""The configuration of a training run: the configurations of its parts, and checks across them."""
 
 from typing import Self
 
@@ -17,14 +17,14 @@ from blip.training.checkpoint import CheckpointConfig
 from blip.training.engine import EngineConfig, check_teacher
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
-OTHERS = {"ingest", "capfilt", "select", "evaluate", "register"}
-"""Stages that train nothing."""
+NOT_TRAINING = {"ingest", "capfilt", "select", "evaluate", "register"}
+"""Stages that do not train."""
 
 
 def training(stage: str) -> str:
-    """Returns a stage that trains. Raises ConfigError for another one."""
-    if stage in OTHERS:
-        choices = [name for name in stages() if name not in OTHERS]
+    """Returns the name of a training stage. Raises ConfigError if the stage does not train."""
+    if stage in NOT_TRAINING:
+        choices = [name for name in stages() if name not in NOT_TRAINING]
         raise ConfigError(f"stage {stage!r} is no training; choices: {', '.join(choices)}")
     return stage
 
@@ -32,11 +32,11 @@ def training(stage: str) -> str:
 class RunConfig(Config):
     seed: int = Field(default=42, ge=0, lt=2**63)
     epochs: float = Field(gt=0, le=1_000_000)
-    """Passes over the data; a fraction is fine."""
+    """Passes over the data; may be a fraction."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
-    """GPU hours that all steps of a run may take together; then it stops with a checkpoint. None sets no bound."""
+    """Limit of GPU hours of all steps of a run together; then training stops with a checkpoint. None sets no limit."""
     sources: tuple[str, ...] = Field(min_length=1)
-    """Names of the manifests to learn from, in the data folder: `gold`, `web`, ..."""
+    """Names of the data folder's manifests to train on: `gold`, `web`, ..."""
     task: TaskConfig
     model: MEDConfig = MEDConfig()
     init: InitConfig = InitConfig()
@@ -71,18 +71,18 @@ class RunConfig(Config):
         known = towers(self.task)
         if self.optimizer.layer_decay_of not in known:
             raise ValueError(
-                f"optimizer.layer_decay_of is {self.optimizer.layer_decay_of}, which a model for {self.task.type} does not have; "
-                f"choices: {', '.join(known)}"
+                f"optimizer.layer_decay_of is {self.optimizer.layer_decay_of}, which a model for {self.task.type} "
+                f"does not have; choices: {', '.join(known)}"
             )
         return self
 
     @property
     def itm_weight(self) -> float:
-        """What the ITM loss is multiplied by."""
+        """The weight of the ITM loss."""
         return (self.task.weights.itm or 1.0) if isinstance(self.task, PretrainingConfig) else 1.0
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
-        """The same run with the tokenizer's vocabulary and special tokens in its model."""
+        """Returns a copy whose model has the tokenizer's vocabulary size and special tokens."""
         tokens = SpecialTokens(
             pad=tokenizer.pad, cls=tokenizer.cls, sep=tokenizer.sep, dec=tokenizer.dec, enc=tokenizer.enc
         )

@@ -1,4 +1,4 @@
-"""What every verb is told of the run that it belongs to."""
+"""The settings that all verbs of a run share."""
 
 from typing import TypeVar
 
@@ -9,14 +9,14 @@ C = TypeVar("C", bound=Config)
 
 class RunContext(Config):
     preset: str = ""
-    """Whose settings: a packaged preset, or the path of a YAML file that changes one."""
+    """A packaged preset, or the path of a YAML file that extends one."""
     overrides: tuple[str, ...] = ()
-    """Changes of the verb's own settings, as `key.subkey=value`."""
+    """Overrides of the verb's settings, as `key.subkey=value`."""
     store: str = "runs/store"
-    """Where shards, checkpoints and scores lie: a folder, or `s3://bucket/prefix`."""
+    """The store of shards, checkpoints and scores: a folder, or `s3://bucket/prefix`."""
     revision: str = ""
-    """The code's, for the records; no identity depends on it."""
+    """The code's revision, recorded with results; no cache key depends on it."""
 
     def settings(self, cls: type[C], stage: str) -> C:
-        """The configuration of a stage. Raises ConfigError."""
+        """Loads the configuration of a stage. Raises ConfigError."""
         return load_config(cls, stage, self.preset, self.overrides)

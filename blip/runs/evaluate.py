@@ -1,4 +1,4 @@
-"""Evaluate: how well a model retrieves and describes images that it never saw."""
+"""Evaluate: scores a model's retrieval and captioning on held-out images."""
 
 import json
 import signal
@@ -38,7 +38,7 @@ from blip.workers.queue import new_worker_name
 
 CAPTIONS, METRICS = "captions.json", "metrics.json"
 SHOWN_CAPTIONS = 12
-"""Captions of so many test images are shown in the report."""
+"""The number of test images whose captions the report shows."""
 
 
 def evaluate(
@@ -46,10 +46,10 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluates a model folder on a split of the data folder; `out` gets `metrics.json` and every caption.
 
-    Retrieval is R@1, 5, 10 both ways after re-ranking; captions are scored against people's and, where the world's truth is known,
-    by the share of them that is true. Workers pull the split's shards, on this machine unless `workers` starts them elsewhere; what was
-    evaluated before with the same model is not evaluated again.
-    Raises ConfigError; StoreError where the store lacks what workers need; WorkerError and ShardError where work was lost.
+    Retrieval: R@1, 5, 10 in both directions after re-ranking. Captioning: scores against human captions and, if the
+    data set's truth is known, the share of true captions. Workers pull the split's shards, on this machine unless
+    `workers` starts them elsewhere; predictions of an earlier evaluation of the same model are reused.
+    Raises ConfigError; StoreError if the store lacks what workers need; WorkerError and ShardError if work failed.
     """
     began = time.monotonic()
     cfg = context.settings(EvaluateConfig, "evaluate")
@@ -61,7 +61,7 @@ def evaluate(
     budget = open_budget(cfg.max_gpu_hours, context.store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
     home = job.home(root)
-    home.sweep()  # what workers that were killed left
+    home.sweep()  # temporaries of killed workers
     job.save(home)
     tasks = load_tasks(cfg, model)
     total = sum(job.quotas.values()) * sum(1 + task.needs_rerank for task in tasks.values())
@@ -95,7 +95,7 @@ def evaluate(
         evaluated, left_out = sample_counts(job, home, tasks)
         if not evaluated:
             raise ConfigError(
-                f"split {cfg.split}: none of its {manifest.samples} samples can be judged: {left_out or 'it is empty'}"
+                f"split {cfg.split}: none of its {manifest.samples} samples can be evaluated: {left_out or 'it is empty'}"
             )
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,8 +125,8 @@ def evaluate(
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM end what is inside as it ends a worker: its leases are given back at once, and no shard is blamed."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+    """Turns SIGTERM into SystemExit, so that leases are released at once and no shard counts a failed attempt."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -137,7 +137,7 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 def true_share(predictions: list[CaptionPrediction], judge: Judge | None) -> dict[str, float]:
-    """The share of true captions among those that the data set's judge knows about."""
+    """Returns the share of true captions, 0 to 1, among those whose truth is known; nothing if none is."""
     found = [judge(p.meta, p.caption) for p in predictions] if judge else []
     known = [true for true in found if true is not None]
     return {"true": sum(known) / len(known)} if known else {}

@@ -1,4 +1,4 @@
-"""Export: a model folder as the reference or as transformers has models."""
+"""Export: converts a model folder to the format of the reference or of transformers."""
 
 import json
 import shutil
@@ -26,10 +26,11 @@ Exportable = MED | VQAModel | NLVRModel
 
 
 def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
-    """Writes a model folder in another format, and gives the folders that were written.
+    """Writes a model folder in another format, and returns the folders written.
 
-    A pre-trained model becomes two folders of transformers, one that writes and one that matches. What only training needs goes into
-    the reference's file, and beside transformers' as a side file. Raises WeightsError if the format has no place for the model.
+    For transformers a pre-trained model becomes two folders, a captioner and a matcher. Tensors that only training
+    needs go into the reference's file, or into a side file next to transformers' files.
+    Raises WeightsError if the format does not support the model.
     """
     task = load_task(model)
     assert isinstance(task.model, Exportable)
@@ -41,7 +42,7 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
 
 
 def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Path:
-    """`model.pth` with the configuration of its text transformer and its vocabulary."""
+    """Writes `model.pth`, the configuration of the text transformer, and the vocabulary."""
     out.mkdir(parents=True, exist_ok=True)
     tensors = official_tensors(model)
     if isinstance(task, Pretraining | Retrieval) and (source / SIDE_FILE).is_file():
@@ -54,7 +55,7 @@ def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Pa
 
 
 def med_config(cfg: MEDConfig) -> dict[str, object]:
-    """The text transformer as the reference's `med_config.json` describes it."""
+    """Returns the text transformer's configuration as in the reference's `med_config.json`."""
     return {
         "architectures": ["BertModel"],
         "attention_probs_dropout_prob": cfg.text.dropout,
@@ -77,10 +78,10 @@ def med_config(cfg: MEDConfig) -> dict[str, object]:
 
 
 def write_transformers(model: Exportable, source: Path, out: Path) -> list[Path]:
-    """A folder for each class of transformers that the model's parts make up, with what `BlipProcessor` reads, and a model card.
+    """Writes one folder per transformers class of the model, with the files of `BlipProcessor` and a model card.
 
-    Where a text looks at an image (ITM, questions) it begins with [ENC], which transformers' classes leave to their caller: the tokenizer
-    of such a folder has it in [CLS]'s place.
+    Texts that attend to an image (ITM, questions) begin with [ENC], which transformers' classes leave to the caller:
+    the tokenizer of such a folder has [ENC] in place of [CLS].
     """
     classes = huggingface_classes(model)
     folders = [out] if len(classes) == 1 else [out / kind.__name__ for kind in classes]
@@ -94,7 +95,7 @@ def write_transformers(model: Exportable, source: Path, out: Path) -> list[Path]
             source / TOKENIZER, model_max_length=model.cfg.text.positions, **first
         )
         BlipProcessor(images, tokenizer).save_pretrained(folder)
-        images.save_pretrained(folder)  # versions before 5 look for it apart from the processor
+        images.save_pretrained(folder)  # transformers before 5 reads it separately
         begins = ("[ENC]", model.cfg.tokens.enc) if looks else ("[CLS]", model.cfg.tokens.cls)
         text = model_card(kind.__name__, read_model_config(source).task, *begins, model.cfg.tokens.cls)
         (folder / "README.md").write_text(text, encoding="utf-8")

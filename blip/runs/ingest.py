@@ -1,4 +1,4 @@
-"""Ingest: a data set, read once, becomes shards that every later step streams, and a tokenizer."""
+"""Ingest: turns a data set into shards, manifests and a tokenizer for all later steps."""
 
 import difflib
 import json
@@ -29,9 +29,9 @@ from blip.runs.context import RunContext
 from blip.storage import Store, StoreError, open_store, probe
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-"""The files of a tokenizer."""
+"""The files of a tokenizer on the hub."""
 SPLITS = ("gold", "web", "test")
-"""Clean human pairs, noisy web pairs, and what the models are judged by."""
+"""Clean human pairs, noisy web pairs, and pairs for evaluation."""
 
 
 class Shapes(Config):
@@ -42,9 +42,10 @@ class Shapes(Config):
 
 
 class Tars(Layout, Limits):
-    """WebDataset tars that are there already, local or in `s3://`; nothing is copied.
+    """Existing WebDataset tars, local or in `s3://`; they are not copied.
 
-    Each split is a folder, a pattern (`web/{00000..00041}.tar`, `web/*.tar`) or a prefix of tars, a list of these, or a manifest (.json).
+    Each split is a folder, a pattern (`web/{00000..00041}.tar`, `web/*.tar`) or a prefix of tars, a list of these, or a
+    manifest (`.json`).
     """
 
     type: Literal["tars"] = "tars"
@@ -57,16 +58,16 @@ class Tars(Layout, Limits):
         return Layout(**{name: getattr(self, name) for name in Layout.model_fields})
 
     def manifest(self, split: str, memory: Store, known: Collection[str] = ()) -> Manifest:
-        """The tars of a split, those whose digests are `known` left out. Raises as `discover`."""
+        """Returns the manifest of a split's tars, without those whose digests are in `known`. Raises as `discover`."""
         return discover(getattr(self, split), split, memory=memory, known=known, layout=self.layout, limits=self)
 
     @model_validator(mode="after")
-    def all_are_said(self) -> Self:
+    def locations_are_set(self) -> Self:
         if missing := [split for split in SPLITS if not getattr(self, split)]:
             settings = ", ".join(f"data.{split}=..." for split in missing)
             raise ValueError(
-                f"set {settings} to where the tars lie: a folder, a pattern as web/{{0000..0041}}.tar, a prefix, or a manifest "
-                f"(in a pipeline ingest.data.{missing[0]}=...)"
+                f"set {settings} to where the tars lie: a folder, a pattern as web/{{0000..0041}}.tar, a prefix, or a "
+                f"manifest (in a pipeline ingest.data.{missing[0]}=...)"
             )
         return self
 
@@ -74,12 +75,12 @@ class Tars(Layout, Limits):
 class IngestConfig(Config):
     data: Annotated[Shapes | Tars, Field(discriminator="type")] = Shapes()
     per_shard: int = Field(default=1000, ge=1)
-    """Samples of a shard."""
+    """Samples per shard."""
     tokenizer: str | None = None
-    """A folder, a `vocab.txt`, or a name on Hugging Face's hub such as `bert-base-uncased`; none trains one on the texts."""
+    """A folder, a `vocab.txt`, or a name on the Hugging Face hub such as `bert-base-uncased`; None trains one."""
     vocab_size: int | None = Field(default=None, ge=16, le=10_000_000)
-    """Entries of a trained vocabulary at most, special tokens counted; none is 256 for the world of shapes, which has few words, and else
-    30524, as many as BERT's has with BLIP's own."""
+    """The maximum size of a trained vocabulary, with special tokens. None is 256 for the world of shapes, which has few
+    words, and otherwise 30524, the size of BERT's with BLIP's special tokens."""
 
     @property
     def vocabulary(self) -> int:
@@ -89,8 +90,9 @@ class IngestConfig(Config):
 def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult:
     """Writes the shards of `source` to the store, and their manifests and the tokenizer to the folder `out`.
 
-    `source` is `shapes`, `tars` to take the configuration's word for where they lie, or where the web pairs lie: a folder, a pattern or a
-    prefix of tars, or a manifest (`.json`). Tars that were read into the same store before, and are as they were, are not read again.
+    `source` is `shapes`, `tars` for the locations in the configuration, or the location of the web pairs: a folder, a
+    pattern or a prefix of tars, or a manifest (`.json`). Unchanged tars are read only once per store.
+    Raises ConfigError; StoreError if the store or the hub is unavailable.
     """
     began = time.monotonic()
     cfg = load_config(IngestConfig, "ingest", context.preset, with_source(source, context.overrides))
@@ -125,18 +127,17 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
 
 
 def split_result(manifest: Manifest) -> SplitResult:
-    """What an ingestion says of a split."""
+    """Returns the result of a split."""
     return SplitResult(
         samples=manifest.samples, shards=len(manifest.shards), counts=manifest.counts, digest=manifest.digest
     )
 
 
 def with_source(source: str, overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides with what a source says.
+    """Adds a source to the overrides.
 
-    `shapes` and `tars` are types of data, but one that the overrides state has the last word; anything else takes the place of `data.web`.
-
-    Raises ConfigError for a source that is not understood.
+    `shapes` and `tars` set `data.type`, which the overrides may change; any other source replaces `data.web`.
+    Raises ConfigError if the source is neither of these nor a location.
     """
     if source in ("shapes", "tars"):
         return [f"data.type={source}", *overrides]
@@ -146,16 +147,16 @@ def with_source(source: str, overrides: Sequence[str]) -> list[str]:
         except ConfigError as e:
             near = "; did you mean shapes?" if difflib.get_close_matches(source, ["shapes"]) else ""
             raise ConfigError(
-                f"source {source!r} is not understood{near}: write shapes for the embedded world, or where web pairs lie ({e}), or tars, "
-                "with data.gold, data.web and data.test set to where they lie"
+                f"source {source!r} is not understood{near}: write shapes for the embedded world, or where web pairs lie "
+                f"({e}), or tars, with data.gold, data.web and data.test set to where they lie"
             ) from None
     return ["data.type=tars", *overrides, f"data.web={json.dumps(source, ensure_ascii=False)}"]
 
 
 def fetch_tokenizer(tokenizer: str) -> str:
-    """Returns the path of a tokenizer: itself, or what the hub or its cache has under this name.
+    """Returns the path of a tokenizer, fetched from the hub or its cache if it is a name there.
 
-    Raises ConfigError where it is nowhere, StoreError where the hub does not answer, so that trying again can help.
+    Raises ConfigError if it does not exist, StoreError if the hub fails.
     """
     if Path(tokenizer).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", tokenizer):
         return tokenizer
@@ -171,7 +172,7 @@ def fetch_tokenizer(tokenizer: str) -> str:
 
 
 def scan_cache(store: str) -> Store:
-    """Returns where it is kept what tars hold, so that unchanged tars are not read again."""
+    """Returns the store of tar scans, which spares reading unchanged tars again."""
     return open_store(store).join("read")
 
 
@@ -192,20 +193,20 @@ def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision
 
 
 CHECKED_TEXTS = 1000
-"""Texts of a split in which words are counted that the tokenizer does not know."""
+"""Texts per split in which unknown words are counted."""
 
 UNKNOWN_WARNING = 0.02
-"""A share of unknown words that is worth a warning: BERT's vocabulary has 0.001 and less of English captions."""
+"""A larger share of unknown tokens raises a warning; on English captions BERT's vocabulary has at most 0.001."""
 
 
 def unknown_share(tokenizer: Tokenizer, *manifests: Manifest) -> float:
-    """The share of tokens that are [UNK] in the first texts of some data sets; a large one is told, for models see nothing there."""
+    """Returns the share of [UNK] tokens in the first texts of each manifest, 0 to 1; logs a warning if it is large."""
     first = [text for manifest in manifests for text in islice(cleaned_texts(manifest), CHECKED_TEXTS)]
     share = tokenizer.unknown(first)
     if share > UNKNOWN_WARNING:
         log.warning(
-            "%.0f%% of the tokens of %d texts are [UNK] to the tokenizer: name one of their languages (tokenizer=...), or train one with "
-            "more entries (no tokenizer, a larger vocab_size than %d)",
+            "%.0f%% of the tokens of %d texts are [UNK] to the tokenizer: name one of their languages (tokenizer=...), "
+            "or train one with more entries (no tokenizer, a larger vocab_size than %d)",
             100 * share,
             len(first),
             tokenizer.vocab_size,
@@ -214,7 +215,7 @@ def unknown_share(tokenizer: Tokenizer, *manifests: Manifest) -> float:
 
 
 def cleaned_texts(*manifests: Manifest):
-    """Every text of some data sets, cleaned as models will read it."""
+    """Yields every text of the manifests, cleaned as in training."""
     for manifest in manifests:
         for sample in samples(manifest):
             yield from map(clean_caption, sample.texts)

@@ -1,4 +1,4 @@
-"""The model card beside an export to transformers: the lines of Python that use it as it was trained."""
+"""The model card of an export to transformers: Python code that uses the model as it was trained."""
 
 from blip.data.tokenizer import CAPTION_PUNCTUATION
 from blip.models.generation import Beam
@@ -14,7 +14,8 @@ tags: [blip]
 
 # {kind}
 
-Written by `blip export --format hf`. Pictures need `convert("RGB")`; transparent ones look as people see them once they lie on white.
+Written by `blip export --format hf`. Pictures need `convert("RGB")`; transparent ones look as people see them once they
+lie on white.
 Texts are cleaned as in training: lower case, without punctuation, at most {words} words.
 """
 
@@ -41,8 +42,9 @@ image = Image.open("photo.jpg").convert("RGB")
 MATCHING = """
 ## How well a text matches an image
 
-p(match) is read from a text that begins with {first}: the processor of this folder puts it there. A processor of another model puts [CLS],
-and p(match) is then wrong without a word; for such a one write `inputs["input_ids"][:, 0] = {first_id}` before the model is asked.
+p(match) needs a text that begins with {first}: the processor of this folder puts it there. A processor of another model
+puts [CLS], and p(match) is then wrong without an error; in that case set
+`inputs["input_ids"][:, 0] = {first_id}` first.
 {load}text = clean("A red circle!")
 inputs = processor(images=image, text=text, truncation=True, max_length={tokens}, return_tensors="pt")
 with torch.no_grad():
@@ -59,7 +61,9 @@ CAPTIONING = """
 
 {prompt_words}
 {load}inputs = processor(images=image, text={prompt!r}, return_tensors="pt")
-ids = model.generate(**inputs, num_beams={beams}, min_length={min_length}, max_length={max_length}, length_penalty={length_penalty})
+ids = model.generate(
+    **inputs, num_beams={beams}, min_length={min_length}, max_length={max_length}, length_penalty={length_penalty}
+)
 prompt = inputs["input_ids"].shape[1] - 1  # without [SEP], after which nothing would be written
 print(processor.decode(ids[0, prompt:], skip_special_tokens=True))
 ```
@@ -68,8 +72,8 @@ print(processor.decode(ids[0, prompt:], skip_special_tokens=True))
 ANSWERING = """
 ## An answer to a question
 
-A question begins with [ENC]: the processor of this folder puts it there. A processor of another model puts [CLS], which gives other
-answers; for such a one write `inputs["input_ids"][:, 0] = {first_id}` before the model is asked.
+A question begins with [ENC]: the processor of this folder puts it there. A processor of another model puts [CLS], which
+gives other answers; in that case set `inputs["input_ids"][:, 0] = {first_id}` first.
 {load}question = clean("What is red?")
 inputs = processor(images=image, text=question, truncation=True, max_length={tokens}, return_tensors="pt")
 ids = model.generate(**inputs, num_beams={beams}, min_length={min_length}, max_length={max_length})
@@ -79,7 +83,7 @@ print(processor.decode(ids[0], skip_special_tokens=True))
 
 
 def model_card(kind: str, cfg: TaskConfig, first: str, first_id: int, cls_id: int) -> str:
-    """The card of a class of transformers; `first` is the token with which texts that look at an image begin."""
+    """Returns the card of a transformers class; `first` is the first token of texts that attend to the image."""
     match kind:
         case "BlipForImageTextRetrieval":
             text = as_filter(cfg).text

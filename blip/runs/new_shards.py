@@ -1,4 +1,4 @@
-"""Find new shards: the web tars that no finished run of a model has been trained on."""
+"""Find new shards: web tars that no finished run of a model was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,31 +12,32 @@ from blip.runs.ingest import IngestConfig, Tars, scan_cache
 from blip.storage import Store, open_store
 
 LISTED_SHARDS = 20
-"""Shards that are named one by one."""
+"""The number of shards that the card lists."""
 
 
 @dataclass(frozen=True)
 class NewShards:
-    """The web shards that no finished run has been trained on."""
+    """Web shards that no finished run was trained on."""
 
     manifest: str
-    """The URI of the manifest of the new shards; empty without any."""
+    """The URI of their manifest; empty if there are none."""
     shards: int
     text: str
 
 
 def find_new_shards(context: RunContext, name: str) -> NewShards:
-    """Finds the web tars that no finished run of the model `name` was trained on, and writes their manifest to the store.
+    """Finds web tars that no finished run of the model `name` was trained on, and writes their manifest to the store.
 
-    Its parents are the newest manifests that runs were trained on. A tar is known by its digest: one that was moved or renamed is not new,
-    one that was replaced is. Only tars whose stamp in the store's listing has changed are read.
-    Raises ConfigError where the configuration names no tars.
+    The manifest's parents are the newest manifests of those runs. Tars are identified by digest: a moved or renamed tar
+    is not new, a replaced one is. Only tars whose stamp in the store's listing has changed are read.
+    Raises ConfigError if the configuration names no tars.
     """
     data = context.settings(IngestConfig, "ingest").data
     if not isinstance(data, Tars):
         raise ConfigError(
             f"ingest (preset {context.preset}): data.type={data.type} never has new shards; "
-            "set ingest.data.type=tars, and ingest.data.gold, ingest.data.web and ingest.data.test to where the tars lie"
+            "set ingest.data.type=tars, and ingest.data.gold, ingest.data.web and ingest.data.test to where "
+            "the tars lie"
         )
     former = trained_manifests(name, context.store)
     known = {shard.sha256 for manifest in former for shard in manifest.shards}
@@ -59,7 +60,7 @@ def find_new_shards(context: RunContext, name: str) -> NewShards:
 
 
 def listed(manifest: Manifest) -> str:
-    """The first shards of a manifest, as a list in Markdown."""
+    """Returns the first shards of a manifest as a Markdown list."""
     lines = [f"{shard.name} ({shard.samples:,} samples)" for shard in manifest.shards[:LISTED_SHARDS]]
     more = [f"and {len(manifest.shards) - LISTED_SHARDS} more"] if len(manifest.shards) > LISTED_SHARDS else []
     return "".join(f"- {line}\n" for line in lines + more)
@@ -78,10 +79,11 @@ def trained_manifests(name: str, store: str) -> list[Manifest]:
 
 
 def newest(former: Sequence[Manifest]) -> list[str]:
-    """The digests of the manifests that no other was made after."""
+    """Returns the digests of the manifests that are no other's parent."""
     older = {parent for manifest in former for parent in manifest.parents}
     return sorted({manifest.digest for manifest in former} - older)
 
 
 def trained_store(name: str, store: str) -> Store:
+    """Returns the folder of the manifests that finished runs of a model were trained on."""
     return open_store(store).join("learnt", name)

@@ -1,4 +1,4 @@
-"""Plan: every stage's settings, checked before the first stage runs, and a key for each that says whether it must run again."""
+"""Plan: checks every stage's settings before the first one runs, and computes each stage's cache key."""
 
 import os
 import re
@@ -27,23 +27,23 @@ FORMATS = {
     "register": 1,
     "report": 1,
 }
-"""A number for what each stage makes. Raise it when a change of the code changes that: a cache knows a stage by this number,
-by its settings and by what lies where they point, never by the code's revision."""
+"""The version of each stage's output. Raise it when a code change alters the output: cache keys contain this number,
+the settings and the listings of the places they name, but not the code's revision."""
 
 COPIES = "cache"
-"""The setting that names a folder for a stage's own copies, which is no input."""
+"""The setting that names a cache folder, which is no input."""
 MAX_PLACE_CHARACTERS = 1024
-"""Characters of a text that may name a place."""
+"""Longer texts name no place."""
 
 
 def plan(
     name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_hours: float = 0.0
 ) -> dict[str, list[str]]:
-    """Returns for each stage its overrides `stage.key=value`, and last the `key=DIGEST` that caches know the stage by.
+    """Returns each stage's overrides `stage.key=value`, followed by its cache key `key=DIGEST`.
 
-    The key digests the stage's number in FORMATS, its whole configuration, and the listings of the files and objects that the
-    configuration names: another tar at the same place is another key. Raises ConfigError with all that is wrong, and StoreError where
-    a place cannot be listed.
+    The key digests the stage's number in FORMATS, its configuration, and the listings of the files and objects that the
+    configuration names, so a new tar at the same place changes the key.
+    Raises ConfigError with all mistakes; StoreError if a place cannot be listed.
     """
     check_name(name)
     if not isfinite(max_gpu_hours) or max_gpu_hours < 0:
@@ -67,18 +67,18 @@ def plan(
 
 
 def gate_is_measured(register: Config | None, evaluate: Config | None) -> None:
-    """Raises ConfigError where the gate asks for scores of a task that the evaluation leaves out."""
+    """Raises ConfigError if the gate needs scores of a task that the evaluation leaves out."""
     for metric in getattr(register, "gate", ()):
         task = metric.partition(".")[0]
         if getattr(evaluate, task, evaluate) is None:
             raise ConfigError(
-                f"register.gate asks for {metric}, which evaluate.{task}=null leaves out: evaluate it, or set register.gate to other "
-                "scores, such as register.gate=[retrieval.mean]"
+                f"register.gate asks for {metric}, which evaluate.{task}=null leaves out: evaluate it, or set "
+                "register.gate to other scores, such as register.gate=[retrieval.mean]"
             )
 
 
 def place_names(values: Any, setting: str = "") -> Iterator[str]:
-    """Yields every text of nested plain values that may name a place."""
+    """Yields the strings of nested plain values that may name a place."""
     if isinstance(values, dict):
         for key, value in values.items():
             yield from place_names(value, key)
@@ -95,9 +95,9 @@ def place_names(values: Any, setting: str = "") -> Iterator[str]:
 
 
 def listing(place: str) -> dict[str, str]:
-    """Returns the stamps of what lies at a place by key: a file, a folder, a pattern of tars, or a prefix; none for another text.
+    """Returns the stamps by key of a file, folder, pattern of tars or prefix; an empty dict for any other text.
 
-    Of a folder with tars only these count; the tars of a manifest do.
+    Of a folder with tars only the tars count. A manifest includes its tars.
     """
     if not is_place(place):
         return {}
@@ -113,7 +113,7 @@ def listing(place: str) -> dict[str, str]:
 
 
 def is_place(text: str) -> bool:
-    """Whether something may lie where a text points; a word without a slash must be there to count."""
+    """Returns whether a text may name a place; a word without a slash must exist to count."""
     if text.startswith(("s3://", "file://")):
         return True
     fixed = re.split(r"[{*?[]", text, maxsplit=1)[0]
@@ -121,7 +121,7 @@ def is_place(text: str) -> bool:
 
 
 def tars_of_manifest(uri: str) -> dict[str, str]:
-    """Returns the stamps of a manifest's tars by URI, none for a file that is no manifest."""
+    """Returns the stamps of a manifest's tars by URI; an empty dict if the file is no manifest."""
     try:
         manifest = Manifest.load(uri)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Register: the gate, and the registry behind it."""
+"""Register: the gate in front of the model registry."""
 
 import math
 import re
@@ -17,20 +17,20 @@ from blip.tracking import Champion, champion, promote, register_model, start_run
 from blip.workers.model import model_digest
 
 NAME = re.compile(r"[^\W_](?:[\w .-]{0,98}[\w.-])?")
-"""A model's name: it becomes a name in MLflow, a filter of its searches, and a folder of the store."""
+"""Valid model names: they become names and search filters in MLflow, and folders in the store."""
 
 
 class RegisterConfig(Config):
     gate: tuple[str, ...] = Field(default=("retrieval.mean", "captioning.cider"), min_length=1)
-    """Scores of the evaluation. All must be finite and greater than the first model's; of those that the champion has
-    too, none may be less than the champion's and one must be greater."""
+    """Names of scores. All must be finite and greater than the first model's. Among those that the champion also has,
+    none may be less than the champion's and at least one must be greater."""
 
 
 def register(context: RunContext, name: str, *, model: str | Path, before: str | Path, after: str | Path) -> GateResult:
-    """Registers a model folder under a name, as its champion, only if it beats the first model and the champion so far.
+    """Registers a model folder as the champion of a name if it beats the first model and the current champion.
 
     `before` and `after` are the `metrics.json` of the evaluations of the first model and of this one.
-    Raises ConfigError where the name, a file or the model folder cannot be used, and where another model was evaluated.
+    Raises ConfigError if the name, a file or the model folder is unusable, or if `after` evaluates another model.
     """
     began = time.monotonic()
     check_name(name)
@@ -44,7 +44,7 @@ def register(context: RunContext, name: str, *, model: str | Path, before: str |
         run.metrics({f"gate/{metric}": value for metric, value in new.items() if math.isfinite(value)})
         holder = champion(name)
         if holder and holder.digest == digest:
-            holder = None  # this very model: it need not beat itself
+            holder = None  # the same model
         against = comparable(new, holder)
         worse = (
             not_finite(new, "")
@@ -66,7 +66,7 @@ def register(context: RunContext, name: str, *, model: str | Path, before: str |
 
 
 def check_name(name: str) -> str:
-    """The model's name itself. Raises ConfigError for one that the registry or the store cannot take."""
+    """Returns a valid model name. Raises ConfigError if the registry or the store cannot take it."""
     if NAME.fullmatch(name):
         return name
     raise ConfigError(
@@ -76,7 +76,7 @@ def check_name(name: str) -> str:
 
 
 def scores(evaluated: EvaluationResult, metrics: Sequence[str]) -> dict[str, float]:
-    """Returns the scores that the gate asks for. Raises ConfigError that lists what there is."""
+    """Returns the gate's scores. Raises ConfigError, with the available ones, if any is missing."""
     found = evaluated.named()
     if missing := [metric for metric in metrics if metric not in found]:
         raise ConfigError(
@@ -87,7 +87,7 @@ def scores(evaluated: EvaluationResult, metrics: Sequence[str]) -> dict[str, flo
 
 
 def check_model(folder: Path, evaluated: str) -> None:
-    """Loads a model folder. Raises ConfigError where it does not load, and where another model than this was evaluated."""
+    """Raises ConfigError if a model folder does not load, or if another model was evaluated."""
     if not folder.is_dir():
         raise ConfigError(f"--model {folder}: there is no such folder; give one that `blip train` wrote")
     load_task(folder)
@@ -100,19 +100,20 @@ def check_model(folder: Path, evaluated: str) -> None:
 
 
 def comparable(new: Mapping[str, float], holder: Champion | None) -> dict[str, float]:
-    """The champion's scores that the new model has too; one that is not finite holds nobody back."""
+    """Returns the champion's finite scores that the new model has too."""
     if holder is None:
         return {}
     return {metric: value for metric, value in holder.metrics.items() if metric in new and math.isfinite(value)}
 
 
 def not_finite(values: Mapping[str, float], whose: str) -> list[str]:
+    """Describes each score that is not finite."""
     odd = {metric: value for metric, value in values.items() if not math.isfinite(value)}
     return [f"{whose}{metric} is {value}, which is no score" for metric, value in odd.items()]
 
 
 def not_better(new: Mapping[str, float], first: Mapping[str, float], whose: str) -> list[str]:
-    """Why a model is no better than the first one: a score that is not greater."""
+    """Describes each score that is not greater than the first model's."""
     worse = {metric: value for metric, value in new.items() if value <= first[metric]}
     return [f"{metric} is {value:.4g}, {whose} is {first[metric]:.4g}" for metric, value in worse.items()]
 
@@ -127,7 +128,7 @@ def beaten(new: Mapping[str, float], held: Mapping[str, float], whose: str) -> l
 
 
 def comparison(new: Mapping[str, float], against: Mapping[str, float], holder: Champion | None) -> str:
-    """What the model that passes was compared with."""
+    """Describes what the accepted model was compared with."""
     if holder is None:
         return "it beats the first model"
     if not against:

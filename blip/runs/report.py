@@ -1,4 +1,4 @@
-"""Report: the figures of a whole bootstrap, gathered from its steps, on one page."""
+"""Report: the results of all steps of a bootstrap on one page."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,12 +41,12 @@ STEP_PURPOSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "evaluate-after": ("evaluate the second model", ("pretrain-again",)),
     "register": ("let the better model through", ("evaluate-before", "evaluate-after")),
 }
-"""What each step is for, and whose outputs it reads."""
+"""The purpose of each step, and the steps whose outputs it reads."""
 
 
 @dataclass(frozen=True)
 class BootstrapResults:
-    """What the steps of a bootstrap found."""
+    """The results of a bootstrap's steps."""
 
     ingest: IngestResult
     pretrain: TrainResult
@@ -61,7 +61,7 @@ class BootstrapResults:
 
     @classmethod
     def load(cls, files: Mapping[str, str | Path]) -> Self:
-        """Reads the `metrics.json` of each step, by the step's name. Raises ConfigError."""
+        """Reads the `metrics.json` of each step, by step name. Raises ConfigError."""
         return cls(
             **{
                 attribute(step): kind.load(files[step])
@@ -70,7 +70,7 @@ class BootstrapResults:
         )
 
     def steps(self) -> dict[str, Result]:
-        """The results by the names of their steps."""
+        """Returns the results by step name."""
         return {name: getattr(self, attribute(name)) for name in STEP_PURPOSES}
 
 
@@ -90,7 +90,7 @@ def report(
 ) -> Summary:
     """Writes the page, its short form in Markdown, and `summary.json`.
 
-    `files` are the `metrics.json` of each step by its name, `kept` is the data folder that `select` made. Raises ConfigError.
+    `files` maps step names to their `metrics.json`; `kept` is the data folder that `select` wrote. Raises ConfigError.
     """
     results = BootstrapResults.load(files)
     result = summarise(results)
@@ -114,7 +114,7 @@ def report(
 
 
 def summarise(results: BootstrapResults) -> Summary:
-    """Returns the figures of the whole bootstrap as one record."""
+    """Returns the summary of a bootstrap."""
     before, after = results.evaluate_before, results.evaluate_after
     seconds = {name: round(found.seconds, 1) for name, found in results.steps().items()}
     return Summary(
@@ -130,7 +130,7 @@ def summarise(results: BootstrapResults) -> Summary:
 def changed(
     read: Callable[[Mapping[str, float]], R], task: str, before: EvaluationResult, after: EvaluationResult
 ) -> Change[R] | None:
-    """A task's scores of both models; None where an evaluation left the task out."""
+    """Returns a task's scores of both models; None if an evaluation left the task out."""
     if task not in before.scores or task not in after.scores:
         return None
     return Change(before=read(before.scores[task]), after=read(after.scores[task]))
@@ -145,19 +145,19 @@ def caption_scores(scores: Mapping[str, float]) -> CaptionScores:
 
 
 def facts(ingested: IngestResult) -> dict[str, str]:
-    """What stands under the headline of the report: the size of each split."""
+    """Returns the size of each split, shown under the report's headline."""
     return {split: f"{found.samples:,} images in {found.shards} shards" for split, found in ingested.splits.items()}
 
 
 def gpu_hours(results: BootstrapResults) -> dict[str, str]:
-    """GPU hours of the run and of each step, where there were GPUs."""
+    """Returns the GPU hours of the run and of each step, if any step used GPUs."""
     hours = {name: found.gpu_hours for name, found in results.steps().items() if found.gpu_hours}
     shares = ", ".join(f"{name} {spent:.2f}" for name, spent in hours.items())
     return {"GPU hours": f"{sum(hours.values()):.2f} ({shares})"} if hours else {}
 
 
 def report_step(name: str, found: Result) -> ReportStep:
-    """A step as the report shows it."""
+    """Returns a step as the report shows it."""
     purpose, parents = STEP_PURPOSES[name]
     trained = found if isinstance(found, TrainResult) else None
     return ReportStep(
@@ -174,29 +174,29 @@ def report_step(name: str, found: Result) -> ReportStep:
 
 
 def made_of(found: Result) -> str:
-    """The digest of the model or the manifest that a step made, or of the manifest of each split."""
+    """Returns the digest of a step's model or manifest; for ingestion that of each split."""
     if isinstance(found, IngestResult):
         return ", ".join(f"{split} {part.digest}" for split, part in found.splits.items())
     return found.digest
 
 
 def captioned_images(data: Path, before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Described, ...]:
-    """Test images with a person's caption and both models', judged where the truth is known."""
+    """Returns test images with a human caption and both models' captions, evaluated if the truth is known."""
     found = []
     manifest = Manifest.load(data / "test.json")
     judge = judge_of(manifest)
     both = (sample for sample in samples(manifest) if sample.id in before and sample.id in after)
     for sample in islice(both, SHOWN_CAPTIONS):
         old, new = before[sample.id], after[sample.id]
-        judged = {"before_true": judge(sample.meta, old), "after_true": judge(sample.meta, new)} if judge else {}
+        truth = {"before_true": judge(sample.meta, old), "after_true": judge(sample.meta, new)} if judge else {}
         found.append(
-            Described(image=thumbnail(sample.images[0]), reference=sample.texts[0], before=old, after=new, **judged)
+            Described(image=thumbnail(sample.images[0]), reference=sample.texts[0], before=old, after=new, **truth)
         )
     return tuple(found)
 
 
 def left_out(results: BootstrapResults) -> dict[str, dict[str, int]]:
-    """Samples and texts that were not used, by place and reason."""
+    """Counts samples and texts left out, by place and reason."""
     places = {f"{split} shards": found.counts for split, found in results.ingest.splits.items()}
     places |= {
         name: found.rejected

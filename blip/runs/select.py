@@ -1,4 +1,4 @@
-"""Select: which texts of a web that CapFilt has scored are kept, in seconds, without a model and without an image."""
+"""Select: selects among the texts that CapFilt scored, in seconds, without reading models or images."""
 
 import json
 import shutil
@@ -23,20 +23,20 @@ from blip.tracking import DataInput, start_run
 from blip.workers.queue import last_errors
 
 SCORES, MANIFEST, METRICS, PICTURES = "scores.json", "bootstrapped.json", "metrics.json", "pictures.json"
-OWN = (SCORES, MANIFEST, METRICS, PICTURES, "logs", "store")
-"""What a step writes itself, and does not take over from the data folder that it reads."""
+OWN_FILES = (SCORES, MANIFEST, METRICS, PICTURES, "logs", "store")
+"""Outputs of `capfilt` and `select` themselves, which are not copied from the input folder."""
 
 
 def select(
     context: RunContext, *, data: str | Path, out: str | Path, page: str | Path | None = None, threshold: str = ""
 ) -> SelectResult:
-    """Selects among the texts that `capfilt` scored and makes `out`, the data folder to pre-train on again.
+    """Selects among the texts that `capfilt` scored, and writes `out`, the data folder to pre-train on again.
 
-    `data` is the folder that `capfilt` wrote, or one of an earlier selection. In `out` `bootstrapped.json`, also under the web manifest's
-    name, says what was kept, and all else is as in `data`. `threshold` is the p(match) from which on a text is kept, `0.6` or by source
-    `web=0.7`; what it does not name stays. Without a preset the settings are those of the selection that made `data`, or the recipe's.
-    `out` gets figures and pictures, `page` a page of them.
-    Raises ConfigError; ShardError where scores are missing or altered.
+    `data` is the output of `capfilt` or of an earlier selection. `out` is a copy of it with the selection's manifest,
+    `bootstrapped.json`, also under the web manifest's name, and with figures and pictures; `page` gets an HTML page of
+    them. `threshold` is the least p(match) of kept texts, `0.6` or by source `web=0.7`; sources that it does not name
+    keep theirs. Without a preset the settings are those of the selection that wrote `data`, or the recipe's.
+    Raises ConfigError; ShardError if scores are missing or altered.
     """
     began = time.monotonic()
     source = read_source(data)
@@ -45,7 +45,7 @@ def select(
     job = scores.job
     folder = Path(out)
     web = manifest_name(job.config)
-    take_over(Path(data), folder, leave_out={web})
+    copy_data_folder(Path(data), folder, leave_out={web})
     figures = SelectionFigures(job.input.store, judge_of(job.input))
     parents = {"scores": source.digest, "data": job.input.digest, **job.digests}
     inputs = [DataInput(job.config.source, job.input.digest, job.input.root, "select", job.input.samples)]
@@ -71,7 +71,10 @@ def select(
 
 
 def settings(context: RunContext, data: str | Path, threshold: str) -> SelectionConfig:
-    """The selection's settings: a preset's, or those that made the folder; then the threshold; then the overrides. Raises ConfigError."""
+    """Merges a preset's settings, or those that wrote `data`, with the threshold and the overrides.
+
+    Raises ConfigError.
+    """
     before = Path(data, MANIFEST)
     if not context.preset and before.is_file():
         base = validate(SelectionConfig, Manifest.load(before).meta.get("selection", {}), f"selection of {before}")
@@ -87,7 +90,7 @@ def settings(context: RunContext, data: str | Path, threshold: str) -> Selection
 
 
 def with_threshold(rule: dict[str, Any], text: str) -> dict[str, Any]:
-    """A rule with the p(match) that `0.6` names for both sources, or `web=0.7` for one; all else of it stays. Raises ConfigError."""
+    """Returns a rule with other thresholds: `0.6` for both sources, `web=0.7` for one. Raises ConfigError."""
     parts = [part.strip() for part in text.split(",")]
     pairs = [part.partition("=") for part in parts] if "=" in text else [(source, "=", text) for source in SOURCES]
     given: dict[str, float] = {}
@@ -95,7 +98,8 @@ def with_threshold(rule: dict[str, Any], text: str) -> dict[str, Any]:
         name = source.strip()
         if name not in SOURCES or name in given:
             raise ConfigError(
-                f"threshold {text!r}: {name!r} must be web or synthetic, and each once; for example web=0.7,synthetic=0.5"
+                f"threshold {text!r}: {name!r} must be web or synthetic, and each once; "
+                "for example web=0.7,synthetic=0.5"
             )
         try:
             given[name] = float(value)
@@ -109,13 +113,14 @@ def with_threshold(rule: dict[str, Any], text: str) -> dict[str, Any]:
         return {**rule, **given}
     if len(given) < len(SOURCES):
         raise ConfigError(
-            f"threshold {text!r}: the rule so far is {rule['type']!r}, which has none to keep: name both web and synthetic"
+            f"threshold {text!r}: the rule so far is {rule['type']!r}, which has none to keep: "
+            "name both web and synthetic"
         )
     return {"type": "matched", **given}
 
 
 def read_source(data: str | Path) -> ScoresSource:
-    """The scores that a folder names. Raises ConfigError where it names none."""
+    """Reads a folder's reference to scores. Raises ConfigError if it has none."""
     path = Path(data, SCORES)
     if not path.is_file():
         earlier = ", or, where an earlier version wrote it, run capfilt again" if Path(data, MANIFEST).is_file() else ""
@@ -134,22 +139,25 @@ def write_source(source: ScoresSource, folder: Path) -> None:
 
 
 def manifest_name(cfg: CapFiltConfig) -> str:
-    """The file of a data folder that the web's manifest stands in."""
-    return f"{cfg.source}.json" if is_name(cfg.source) else "web.json"
+    """Returns the file name of the web manifest in a data folder."""
+    return f"{cfg.source}.json" if is_manifest_name(cfg.source) else "web.json"
 
 
-def is_name(source: str) -> bool:
-    """Whether a source is a manifest of the data folder rather than tars somewhere."""
+def is_manifest_name(source: str) -> bool:
+    """Returns whether a source is the name of a manifest rather than a location of tars."""
     return not any(mark in source for mark in "/{.")
 
 
-def take_over(data: Path, out: Path, leave_out: Collection[str]) -> None:
-    """Copies a data folder's manifests and tokenizer, but for the step's own files and those left out. Raises ConfigError."""
+def copy_data_folder(data: Path, out: Path, leave_out: Collection[str]) -> None:
+    """Copies a data folder's manifests and tokenizer, without the steps' own files and `leave_out`.
+
+    Raises ConfigError if `out` is unusable.
+    """
     if out.resolve() == data.resolve():
         raise ConfigError(f"out {str(out)!r} is the data folder itself: name another one")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out {str(out)!r} is a file: name a folder")
-    own = {*OWN, *leave_out}
+    own = {*OWN_FILES, *leave_out}
     shutil.copytree(data, out, ignore=lambda folder, _: own if Path(folder) == data else (), dirs_exist_ok=True)
     for name in own & {path.name for path in out.iterdir() if path.is_file()}:
-        (out / name).unlink()  # of an earlier run: nobody should take it for this one's
+        (out / name).unlink()  # a stale output of an earlier run

@@ -1,4 +1,4 @@
-"""The stages of a bootstrap: which configuration each one reads, and which of a pipeline's overrides are meant for it."""
+"""The stages of a bootstrap: their configuration classes, and their share of a pipeline's overrides."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from blip.config import Config, ConfigError, load_config
 
 
 def config_classes() -> dict[str, type[Config]]:
-    """The configuration class of each stage. Their modules take seconds to load, which not everybody who asks for overrides should wait."""
+    """Returns the configuration class of each stage. Imports them late, because that takes seconds."""
     from blip.capfilt.job import CapFiltConfig
     from blip.capfilt.rules import SelectionConfig
     from blip.runs.config import RunConfig
@@ -27,17 +27,18 @@ def config_classes() -> dict[str, type[Config]]:
 
 
 def overrides_for(stage: str, overrides: Sequence[str], max_gpu_hours: float = 0.0) -> list[str]:
-    """The overrides `stage.key=value` of one stage, as `key=value`, and what the whole run may spend; 0 sets no bound."""
+    """Returns the overrides `stage.key=value` of one stage as `key=value`, and the run's GPU hours; 0 sets no bound."""
     bound = [f"max_gpu_hours={max_gpu_hours}"] if max_gpu_hours else []
     return bound + [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
 
 
 def load_stages(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
-    """Returns every stage's configuration, read before the first one runs. Raises ConfigError with all that is wrong."""
+    """Loads every stage's configuration. Raises ConfigError with all mistakes, one per line."""
     stages = config_classes()
     found: dict[str, Config] = {}
     wrong = [
-        f"override {override!r} must begin with its stage, one of: {', '.join(stages)}; for example pretrain.optimizer.lr=1e-3"
+        f"override {override!r} must begin with its stage, one of: {', '.join(stages)}; "
+        "for example pretrain.optimizer.lr=1e-3"
         for override in overrides
         if override.partition(".")[0] not in stages
     ]

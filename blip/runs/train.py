@@ -1,4 +1,4 @@
-"""Train: any stage, from configuration and data to a model folder."""
+"""Train: trains any stage and saves its model folder."""
 
 import json
 import time
@@ -53,7 +53,7 @@ from blip.training.spending import stop_when_spent
 from blip.workers.model import RECORD, model_digest
 
 INIT = ("vision", "text", "checkpoint")
-"""The sources of initial weights; a run is known by their tensors, not by where they lie."""
+"""The sources of initial weights; a run's identity contains the digest of their tensors, not their location."""
 OPERATION = {
     "engine": True,
     "checkpoint": True,
@@ -61,11 +61,11 @@ OPERATION = {
     "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb", "unexpected"},
     "init": set(INIT),
 }
-"""Settings that change how a run works but not what it learns, and those of which something better is known."""
+"""Settings that are not part of a run's identity: they do not change the result, or a digest represents them."""
 CAPTIONED_IMAGES = 16
-"""So many images are described now and then, to see whether the captions differ."""
+"""The number of images that are captioned during training, to detect identical captions."""
 CURVE_POINTS = 100
-"""As many points of each curve are kept for the report."""
+"""Points per curve in the report."""
 
 
 def train(
@@ -79,14 +79,16 @@ def train(
     profile: str | Path | None = None,
     placed: Placement | None = None,
 ) -> TrainResult:
-    """Trains a stage on the data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
+    """Trains a stage on a data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
 
-    The newest checkpoint of the same run in the store is resumed. `processes` of this machine train together, 0 for one a GPU, or the
-    `nodes` that `placed` asks for; `profile` is a folder for a torch trace of a few steps.
-    Raises ConfigError, BudgetError, NonFiniteError; exits with the processes' exit code where several were started and failed.
+    Resumes the newest checkpoint of the same run in the store. Uses `processes` of this machine, 0 for one per GPU, or
+    the nodes of `placed`; `profile` is a folder for a torch trace of a few steps.
+    Raises ConfigError, BudgetError, NonFiniteError; exits with the processes' exit code if several were started and
+    failed.
     """
     cfg = context.settings(RunConfig, training(stage))
-    # The fork: over several processes or nodes, each of them runs this verb by the command line and comes to the last line below.
+    # With several processes or nodes each of them re-enters this verb through the command line, and reaches the last
+    # line of this function.
     options = {"--preset": context.preset, "--store": context.store, "--revision": context.revision}
     if placed and placed.nodes > 1:
         inputs = {"data": data, **({"init": init} if init else {})}
@@ -104,6 +106,7 @@ def train(
 
 
 def str_or_none(path: str | Path | None) -> str | None:
+    """Formats an optional path for the command line."""
     return str(path) if path else None
 
 
@@ -116,7 +119,7 @@ def train_here(
     init: Path | None,
     profile: str | Path | None,
 ) -> TrainResult:
-    """This process's part of a training, all of it where it is the only one."""
+    """Trains as one process of `world()`."""
     began = time.monotonic()
     tokenizer = Tokenizer.from_folder((init or data) / TOKENIZER)
     cfg = cfg.with_tokenizer(tokenizer)
@@ -180,7 +183,7 @@ def train_here(
             try:
                 fit(engine, loader, hooks, checkpoints)
             finally:
-                record.save()  # however it ended
+                record.save()  # also after an error
         with engine.whole(), writing(out):
             if is_main():
                 save_model(task, out)
@@ -202,7 +205,7 @@ def train_here(
 
 
 def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
-    """The task in its initial state, the same on every process."""
+    """Builds the task in its initial state, the same on every process."""
     torch.manual_seed(cfg.seed)
     model = build_model(cfg.task, cfg.model)
     source = cfg.init.model_copy(update={"checkpoint": str(init / WEIGHTS)}) if init else cfg.init
@@ -211,7 +214,7 @@ def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
 
 
 def caption_writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[str]] | None:
-    """What describes the first images of a manifest with the model in training, greedily; None for a task that does not write."""
+    """Returns a function that captions a manifest's first images greedily; None if the task has no decoder."""
     if not isinstance(cfg.task, CaptioningConfig | PretrainingConfig):
         return None
     captioner = Captioning(as_captioner(cfg.task), task.model, task.tokenizer)
@@ -228,21 +231,21 @@ def caption_writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[
 
 
 def save_record(record: RunRecord, loader: Loader) -> None:
-    """Keeps the curves so far, and the samples that any process could not use."""
+    """Saves the curves so far, and the rejected samples of all processes."""
     for bad in all_gather_objects(loader.bad):
         record.reject({place: fault.reason for place, fault in bad.items()})
     record.save()
 
 
 def views(manifest: Manifest, size: int) -> Iterator[Tensor]:
-    """The whole images `(3, size, size)` of a manifest's samples, those that cannot be decoded left out."""
+    """Yields the resized images `(3, size, size)` of a manifest, without those that cannot be decoded."""
     for sample in samples(manifest):
         with suppress(BadSample), one_sample(sample.id):
             yield eval_transform(size)(decode(sample.images[0]))
 
 
 def make_prepare(cfg: TransformConfig, task: Task) -> Callable[[Sample, np.random.Generator], Example]:
-    """What makes of a stored sample one that a task learns from."""
+    """Returns a function that makes a training example of a stored sample."""
     make = task.prepare
 
     def prepare(sample: Sample, rng: np.random.Generator) -> Example:
@@ -252,30 +255,30 @@ def make_prepare(cfg: TransformConfig, task: Task) -> Callable[[Sample, np.rando
 
 
 def check_out(folder: Path) -> None:
-    """Raises ConfigError where the model folder could not be written: that is known before the training, not after it."""
+    """Raises ConfigError if the model folder cannot be written; called before training."""
     probe = folder / f".probe-{rank()}"
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"written to find out")
+            probe.write_bytes(b"probe")
             probe.unlink()
     except StoreError as e:
         raise ConfigError(f"--out {e}") from None
 
 
 def count_steps(epochs: float, steps_per_epoch: int) -> int:
-    """Optimizer steps of a run. Raises ConfigError where there would be none."""
+    """Returns a run's number of optimizer steps. Raises ConfigError if it is 0."""
     steps = round(epochs * steps_per_epoch)
     if steps < 1:
         raise ConfigError(
-            f"epochs is {epochs:g} and an epoch of this data has {steps_per_epoch} steps, so the run has none: raise epochs, "
-            "or lower loader.batch"
+            f"epochs is {epochs:g} and an epoch of this data has {steps_per_epoch} steps, so the run has none: "
+            "raise epochs, or lower loader.batch"
         )
     return steps
 
 
 def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer, init: Path | None) -> dict[str, Any]:
-    """What goes into a run, and so makes two runs the same; where they run, how they read, how often they save and the code do not."""
+    """Returns what identifies a run: everything that determines its result, but not placement, I/O settings or code."""
     sources = {"init": str(init)} if init else {name: source for name in INIT if (source := getattr(cfg.init, name))}
     return {
         "format": FORMAT,
@@ -288,6 +291,6 @@ def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer
 
 
 def source_digest(source: str) -> str:
-    """The digest of the tensors that a source of weights holds, wherever it lies and whatever kind of file it is."""
+    """Returns the digest of a weight source's tensors, independent of location and file format."""
     with fetched(source) as path:
         return tensors_digest(path)

@@ -1,4 +1,4 @@
-"""One worker of a job: `python -m blip.runs.worker JOB` on this machine or in a pod, as many as one likes, until no shard is left."""
+"""A worker of a job, `python -m blip.runs.worker JOB`: any number may run, on this machine or in pods."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ from blip.workers.worker import Worker
 
 
 def work(uri: str, name: str = "") -> None:
-    """Works on the job of a folder in the store until all its shards are done or set aside."""
+    """Works on the job at a URI until all its shards are done or set aside."""
     workers = {"capfilt": caption_and_filter, "evaluation": run_evaluation_worker}
     workers[type_of(uri)](uri, name or new_worker_name())
 
@@ -54,7 +54,7 @@ def caption_and_filter(uri: str, name: str) -> None:
 
 
 def load_models(job: CapFiltJob) -> tuple[Captioning | None, Retrieval | None]:
-    """Captioner and filter on this process's device. A pre-trained model that is both is loaded once and looks at each image once."""
+    """Loads captioner and filter to this process's device; one pre-trained model for both is loaded only once."""
     with ExitStack() as stack:
         folders = {role: stack.enter_context(source.folder()) for role, source in job.models.items()}
         if len(folders) == 2 and len(set(job.digests.values())) == 1:
@@ -71,25 +71,27 @@ def load_models(job: CapFiltJob) -> tuple[Captioning | None, Retrieval | None]:
     if captioner:
         captioner.eval().to(device())
     if text_filter:
-        del text_filter.alignment  # the teacher and its queue are for training
+        del text_filter.alignment  # used only in training
         text_filter.eval().to(device())
     return captioner, text_filter
 
 
 def load_captioner(folder: Path) -> Captioning:
+    """Loads a model folder as captioner. Raises ConfigError if its model cannot caption."""
     task = load_task(folder, as_captioner(read_model_config(folder).task))
     assert isinstance(task, Captioning)
     return task
 
 
 def load_filter(folder: Path) -> Retrieval:
+    """Loads a model folder as filter. Raises ConfigError if its model cannot match."""
     task = load_task(folder, as_filter(read_model_config(folder).task))
     assert isinstance(task, Retrieval)
     return task
 
 
 def end_with_parent() -> None:
-    """Ends this process when the one that holds the other end of its standard input is gone."""
+    """Ends this process when its standard input is closed, because the parent has exited."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGTERM)
 

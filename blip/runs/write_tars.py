@@ -1,4 +1,4 @@
-"""Write-tars: a data set as tars that hold all of it, for tools that know nothing of manifests and indexes."""
+"""Write-tars: writes a data set as self-contained WebDataset tars, for other tools."""
 
 import json
 import tempfile
@@ -26,11 +26,11 @@ PATTERN = "{name}-{number:06d}.tar"
 def write_tars(
     data: str | Path, source: str, out: str, per_shard: int = 10_000, *, each_text: bool = False
 ) -> WriteTarsResult:
-    """Writes the samples of a data folder's manifest to WebDataset tars `SOURCE-000000.tar` in `out`, a folder or `s3://`.
+    """Writes the samples of a manifest to WebDataset tars `SOURCE-000000.tar` in `out`, a folder or `s3://`.
 
-    Each sample has its images, a `txt` with its first text, and a `json` with what is known about it and all its `texts`. With `each_text`
-    there is a sample, and a copy of its image, for every text, for tools that read `txt` alone.
-    Raises ConfigError; ShardError where a shard is missing or altered.
+    Each sample has its images, a `txt` with its first text, and a `json` with its metadata and all its `texts`. With
+    `each_text` there is one sample, with a copy of the image, per text, for tools that read `txt` alone.
+    Raises ConfigError; ShardError if a shard is missing or altered.
     """
     began = time.monotonic()
     path = Path(data, f"{source}.json")
@@ -81,7 +81,7 @@ def write_tars(
 
 
 def packed(sample: Sample, texts: list[str]) -> dict[str, bytes]:
-    """A sample's members by extension."""
+    """Returns a sample's members by extension."""
     if len(sample.images) == 1:
         images = {sample.image_ext: sample.images[0]}
     else:
@@ -92,7 +92,7 @@ def packed(sample: Sample, texts: list[str]) -> dict[str, bytes]:
 
 
 def write_tar(store: Store, name: str, samples: Iterable[dict[str, Any]]) -> int:
-    """Writes samples whose values are bytes and returns their number. The same samples give the same bytes."""
+    """Writes samples to a tar in the store and returns their number; equal samples give equal bytes."""
     number = 0
     with tempfile.TemporaryDirectory(prefix="blip-") as folder:
         path = Path(folder, name)

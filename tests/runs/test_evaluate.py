@@ -156,7 +156,7 @@ def test_what_cannot_be_evaluated_is_left_out_and_counted(folder: Path):
     for kind in ("retrieval", "captioning"):
         assert figures["mixed"].scores[kind] == pytest.approx(figures["good"].scores[kind])
     write_shards(bad, folder / "bad", "test", 4).save(folder / "data" / "bad.json")
-    with pytest.raises(ConfigError, match="split bad: none of its 2 samples can be judged"):
+    with pytest.raises(ConfigError, match="split bad: none of its 2 samples can be evaluated"):
         evaluated(folder, "out", "split=bad")
 
 
