@@ -1,4 +1,4 @@
-"""The report: a whole bootstrap on one page that needs no network, and in short for places that take Markdown."""
+"""The report of a bootstrap: a self-contained HTML page, and a short form in Markdown."""
 
 import base64
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from blip.results import MatchHistogram, Point, Source
 
 BINS = 20
 THUMBNAIL = 256
-"""A picture's longest side on the page, in pixels."""
+"""The longest side of a picture on the page, in pixels."""
 CRISP = 64
-"""Pictures up to this size are drawn pixel by pixel."""
+"""Pictures up to this size, in pixels, are shown without smoothing."""
 
 
 class ReportStep(Config):
-    """A step of the pipeline and what is known of it."""
+    """A step of the pipeline."""
 
     name: str
     purpose: str = ""
@@ -34,19 +34,19 @@ class ReportStep(Config):
     params: dict[str, Any] = Field(default_factory=dict)
     alarms: tuple[str, ...] = ()
     digest: str = ""
-    """Of what it made: a manifest or a model."""
+    """The digest of the manifest or model that it made."""
     mlflow: str = ""
-    """The address or the id of its run."""
+    """The address or the ID of its run in MLflow."""
 
 
 class ScoredText(Config):
-    """A text, the filter's p(match) and what became of it."""
+    """A text with the filter's p(match) and the decision."""
 
     text: str
     match: float | None
     kept: bool
     reason: str = ""
-    """Why it was dropped, if not for its score."""
+    """The reason it was dropped."""
     true: bool | None = None
 
 
@@ -69,7 +69,7 @@ class Gallery(Config):
 
 
 class Described(Config):
-    """A test image, a person's caption, and the captions of both models with their truth, if known."""
+    """A test image with a human caption and both models' captions, and whether these are true, if known."""
 
     image: bytes
     reference: str
@@ -80,30 +80,33 @@ class Described(Config):
 
 
 class BootstrapReport(Config):
-    """All that the page shows."""
+    """The content of the page."""
 
     summary: Summary
     title: str = "Bootstrap"
     revision: str = ""
     facts: dict[str, str] = Field(default_factory=dict)
-    """Said under the headline: data, preset, date, the champion so far."""
+    """Shown under the headline, such as the size of each split."""
     gate: str = ""
-    """Why the new model was registered, or was not."""
+    """The reason why the new model was registered or not."""
     steps: tuple[ReportStep, ...] = ()
     threshold: float | None = None
     histograms: tuple[MatchHistogram, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     described: tuple[Described, ...] = ()
     bad: dict[str, dict[str, int]] = Field(default_factory=dict)
-    """Samples or texts left out, counted by reason, for each place where they were found."""
+    """Samples or texts left out, by place and reason."""
 
 
 def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6) -> tuple[Gallery, ...]:
-    """Pictures by the score of their first text of a source: kept and dropped, surest and least sure; then what was decided wrongly."""
-    judged = [(p, p.texts(source)[0]) for p in pictures if p.texts(source) and p.texts(source)[0].match is not None]
-    judged.sort(key=lambda pair: -(pair[1].match or 0.0))
-    kept = [p for p, text in judged if text.kept]
-    dropped = [p for p, text in judged if not text.kept]
+    """Groups pictures by the decision on their first text of a source, ranked by score.
+
+    Kept and dropped with the highest and lowest certainty; then, if the truth is known, wrong decisions.
+    """
+    scored = [(p, p.texts(source)[0]) for p in pictures if p.texts(source) and p.texts(source)[0].match is not None]
+    scored.sort(key=lambda pair: -(pair[1].match or 0.0))
+    kept = [p for p, text in scored if text.kept]
+    dropped = [p for p, text in scored if not text.kept]
     chosen = [
         ("Kept, surest", f"The {source} texts with the highest p(match).", kept[:most]),
         ("Kept, least sure", "Just above the threshold.", kept[most:][::-1][:most]),
@@ -112,12 +115,12 @@ def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6
         (
             "Kept, and false",
             "What the filter let through.",
-            [p for p, text in judged if text.kept and text.true is False][:most],
+            [p for p, text in scored if text.kept and text.true is False][:most],
         ),
         (
             "Dropped, and true",
             "What the filter took for noise.",
-            [p for p, text in judged if not text.kept and text.true][::-1][:most],
+            [p for p, text in scored if not text.kept and text.true][::-1][:most],
         ),
     ]
     found = (
@@ -128,7 +131,7 @@ def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6
 
 
 def bootstrap_html(report: BootstrapReport) -> str:
-    """The page, self-contained: styles, charts and pictures are inside."""
+    """Renders the self-contained page, with styles, charts and pictures."""
     names = {step.name: i for i, step in enumerate(s for s in report.steps if s.curves)}
     return page_template("bootstrap_page.html").render(
         report=report,
@@ -145,7 +148,7 @@ def bootstrap_html(report: BootstrapReport) -> str:
 
 
 def markdown(report: BootstrapReport) -> str:
-    """Headline, the table of before and after, and the ways to MLflow."""
+    """Renders the headline, the table of before and after, alarms and links to MLflow."""
     lines = [
         f"## {headline(report.summary)}",
         "",
@@ -167,7 +170,7 @@ def step_graph(steps: Sequence[ReportStep]) -> Graph:
 
 
 def loss_charts(steps: Sequence[ReportStep]) -> list[tuple[str, Chart]]:
-    """A chart for each loss, with a line for each step that has it."""
+    """Returns one chart per loss, with one line per step."""
     names = dict.fromkeys(loss for step in steps for loss in step.curves)
     return [(name, line_chart({s.name: s.curves[name] for s in steps if name in s.curves})) for name in names]
 
@@ -180,8 +183,8 @@ def chart_of(counts: MatchHistogram, threshold: float | None) -> Chart:
 
 
 def picture(data: bytes) -> dict[str, Any]:
-    """An image as the page holds it: a data URI of a thumbnail, its size, and whether its pixels are to be seen."""
-    image = decode(data, MOST_PIXELS)  # the steps have set their own limits
+    """Returns the data URI of an image's thumbnail, and whether it is shown without smoothing (`crisp`)."""
+    image = decode(data, MOST_PIXELS)  # the steps enforced their own limits
     crisp = max(image.size) <= CRISP
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     file = BytesIO()

@@ -1,4 +1,4 @@
-"""What CapFilt did, in figures and pictures; and how right it was, where a data set tells the truth."""
+"""Figures and pictures of a selection, with precision and recall if the data set's truth is known."""
 
 import base64
 import json
@@ -27,19 +27,19 @@ from blip.results import SOURCES, Change, Kept, KeptBySource, MatchHistogram, No
 from blip.storage import Store
 
 PICTURES_PER_KIND = 6
-"""Pictures of each kind that are kept for the report."""
+"""Pictures kept from either end of each kind."""
 
 Truths = NDArray[np.float64]
-"""Of each row 1 where its text is true of its image, 0 where it is not, NaN where nobody knows."""
+"""Per row: 1 if the text is true of the image, 0 if it is false, NaN if unknown."""
 
 
 @dataclass
 class Corner:
-    """An image that stands in a corner: its first text of a source has one of the highest or lowest scores of its kind."""
+    """An image whose first text of a source has one of the highest or lowest scores of its kind."""
 
     match: float
     row: int
-    """Of that text, in the whole data set."""
+    """The row of that text in the whole data set."""
     shard: Shard
     key: str
     members: str
@@ -48,23 +48,23 @@ class Corner:
 
 @dataclass
 class SelectionFigures:
-    """Counts texts shard by shard, and keeps the images in the corners; takes what `capfilt.selected.write_selection` tells."""
+    """Collects counts and extreme images shard by shard, as the visitor of `capfilt.selected.write_selection`."""
 
     store: Store
-    """Of the shards."""
+    """The store of the shards."""
     judge: Judge | None
-    """Judges all texts by what their samples say they show: for evaluation, after everything is decided."""
+    """Evaluates texts against the ground truth of their samples, after the selection."""
     rows: int = 0
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
     bins: dict[Source, NDArray[np.int64]] = field(
         default_factory=lambda: {source: np.zeros((3, BINS), dtype=np.int64) for source in SOURCES}
     )
-    """Texts by source, truth (true, false, unknown) and part of p(match)."""
+    """Histograms `(3, BINS)` of p(match) by source: true, false and unknown texts."""
     corners: dict[tuple[Source, int], list[Corner]] = field(default_factory=dict)
-    """By source and kind: kept, dropped, kept and false, dropped and true; ranked by score."""
+    """By source and kind (kept, dropped, kept and false, dropped and true), ranked by score."""
 
     def __call__(self, shard: Shard, table: pa.Table, reasons: NDArray[np.int8]) -> None:
-        """Takes a shard in."""
+        """Adds a shard."""
         truth = truths(self.store, shard, table, self.judge)
         kept = reasons == 0
         match = table["match"].to_numpy()
@@ -95,7 +95,7 @@ class SelectionFigures:
     def cornered(
         self, shard: Shard, table: pa.Table, reasons: NDArray[np.int8], truth: Truths, rows: NDArray[np.int64]
     ) -> Iterator[Corner]:
-        """The images of some rows, with all their texts."""
+        """Yields the images of `rows` with all their texts."""
         if not len(rows):
             return
         keys = table["key"].combine_chunks()
@@ -106,7 +106,7 @@ class SelectionFigures:
             yield Corner(match, self.rows + row, shard, key, members, texts)
 
     def result(self, manifest: Manifest, dead: Mapping[str, str], mlflow: str, seconds: float) -> SelectResult:
-        """Returns the shares of true texts, what was kept and how rightly, and histograms of the filter's scores."""
+        """Returns the shares of true texts, kept texts with precision and recall, and histograms of p(match)."""
         noise: dict[str, Change[float | None]] = {}
         kept: dict[str, Kept] = {}
         histograms = []
@@ -133,7 +133,7 @@ class SelectionFigures:
         )
 
     def pictures(self) -> list[Picture]:
-        """Images with their texts, from every corner: surely and hardly kept, surely and hardly dropped, wrongly kept and dropped."""
+        """Returns the extreme images of every kind with their texts."""
         chosen: dict[str, dict[str, Corner]] = {}
         for corners in self.corners.values():
             for corner in corners:
@@ -151,7 +151,7 @@ class SelectionFigures:
 
 
 def truths(store: Store, shard: Shard, table: pa.Table, judge: Judge | None) -> Truths:
-    """Judges the texts of a shard. Without a judge nothing is known, and the shard is not read."""
+    """Evaluates the texts of a shard. Without a judge all are unknown, and the shard is not read."""
     if judge is None:
         return np.full(len(table), np.nan)
     meta: dict[str, Mapping[str, Any]] = {}
@@ -167,7 +167,7 @@ def truths(store: Store, shard: Shard, table: pa.Table, judge: Judge | None) -> 
 
 
 def extremes(match: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of some rows those with the highest and the lowest scores."""
+    """Returns the rows with the highest and the lowest scores."""
     ranked = rows[np.argsort(-match[rows], kind="stable")]
     return (
         ranked
@@ -183,20 +183,20 @@ def by_source(table: pa.Table) -> Iterator[tuple[Source, NDArray[np.bool_]]]:
 
 
 def ratio(part: int, whole: int) -> float | None:
-    """None of nothing."""
+    """Returns `part / whole`, or None if `whole` is 0."""
     return part / whole if whole else None
 
 
 def scored_text(table: pa.Table, reasons: NDArray[np.int8], truth: Truths, row: int) -> tuple[Source, ScoredText]:
-    """A row as the page shows it, and its source."""
+    """Returns a row's source and its text as the page shows it."""
     source, text, match = (table[name][row].as_py() for name in ("source", "text", "match"))
     true = None if np.isnan(truth[row]) else bool(truth[row])
     return source, ScoredText(text=text, match=match, kept=not reasons[row], reason=REASONS[reasons[row]], true=true)
 
 
 def thumbnail(data: bytes) -> bytes:
-    """An image's bytes, as they are if it is small. Raises BadSample."""
-    image = decode(data, MOST_PIXELS)  # CapFilt and evaluation have set their own limits
+    """Returns an encoded image at thumbnail size, unchanged if it is small. Raises BadSample."""
+    image = decode(data, MOST_PIXELS)  # CapFilt and evaluation enforced their own limits
     if max(image.size) <= THUMBNAIL:
         return data
     image.thumbnail((THUMBNAIL, THUMBNAIL))

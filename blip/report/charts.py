@@ -1,4 +1,4 @@
-"""Where the marks of a chart stand, in pixels of its own picture; how they look is the page's."""
+"""Chart layout in pixels; the pages' templates draw and style it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ class Line(NamedTuple):
     name: str
     path: str
     last: str
-    """The last value, in words."""
+    """The last value, formatted."""
 
 
 class Block(NamedTuple):
-    """A part of a bar: `kind` says what it counts, `title` says it in words."""
+    """A part of a stacked bar: `kind` is its category, `title` its tooltip."""
 
     x: float
     y: float
@@ -44,7 +44,7 @@ class Chart:
 
 
 def ticks(low: float, high: float, number: int) -> list[float]:
-    """About so many round values from `low` to `high`."""
+    """Returns about `number` round values from `low` to `high`."""
     if high <= low:
         return [low]
     raw = (high - low) / number
@@ -54,7 +54,7 @@ def ticks(low: float, high: float, number: int) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number for an axis: 0.5, 12, 3k, 1.2M."""
+    """Formats a number for an axis: 0.5, 12, 3k, 1.2M."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
@@ -62,7 +62,7 @@ def short(value: float) -> str:
 
 
 def thinned(points: Sequence[Point], most: int = 150) -> list[Point]:
-    """At most so many points: means over equal runs of them, which also calms a noisy curve. What is not finite is left out."""
+    """Reduces a curve to at most `most` points by averaging runs, which also smooths it; drops non-finite values."""
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     size = max(1, math.ceil(len(finite) / most))
     runs = (finite[i : i + size] for i in range(0, len(finite), size))
@@ -70,7 +70,7 @@ def thinned(points: Sequence[Point], most: int = 150) -> list[Point]:
 
 
 def line_chart(curves: Mapping[str, Sequence[Point]], width: float = 310, height: float = 170) -> Chart:
-    """One line for each named curve, over common axes of step and value."""
+    """Lays out one line per curve, with common axes of step and value."""
     thin = {name: thinned(points) for name, points in curves.items()}
     steps = [step for points in thin.values() for step, _ in points] or [0]
     values = [value for points in thin.values() for _, value in points] or [0.0]
@@ -96,7 +96,7 @@ def line_chart(curves: Mapping[str, Sequence[Point]], width: float = 310, height
 def histogram(
     counts: Mapping[str, Sequence[int]], mark: float | None = None, width: float = 460, height: float = 170
 ) -> Chart:
-    """Bars over 0 to 1, stacked in the order of the kinds `counts` names; `mark` is a threshold."""
+    """Lays out bars over 0 to 1, stacked in the order of `counts`; `mark` is a threshold."""
     bins = max(map(len, counts.values()))
     totals = [sum(bars) for bars in zip(*counts.values(), strict=True)]
     top = max(totals, default=0) or 1
@@ -117,7 +117,7 @@ def histogram(
 
 
 class Box(NamedTuple):
-    """A node of a graph; `share` is that of the longest."""
+    """A node of a graph; `share` is its duration relative to the longest, 0 to 1."""
 
     name: str
     at: tuple[float, float]
@@ -140,7 +140,7 @@ def graph(
     box: tuple[float, float] = (116, 46),
     gap: float = 20,
 ) -> Graph:
-    """A strip of nodes (name, parents, seconds, alarm), each in the column after its last parent; parents stand before children."""
+    """Lays out nodes (name, parents, seconds, alarm) in topological order, each one column after its last parent."""
     column: dict[str, int] = {}
     for name, parents, _, _ in nodes:
         column[name] = max((column[p] + 1 for p in parents), default=0)
@@ -159,9 +159,7 @@ def graph(
         for parent in parents:
             (x0, y0), (x1, y1) = place[parent], place[name]
             between = (place[other] for at in range(column[parent] + 1, column[name]) for other in rows[at])
-            if not any(
-                abs(y - y0) < tall for _, y in between
-            ):  # a line through other boxes says little that the chain does not
+            if not any(abs(y - y0) < tall for _, y in between):  # skips edges through other boxes
                 x0, x2, y0, y1 = x0 + wide, x1 - gap, y0 + tall / 2, y1 + tall / 2
                 edges.append(f"M{x0},{y0}L{x2},{y0}C{x2 + gap / 2},{y0} {x1 - gap / 2},{y1} {x1},{y1}")
     return Graph(len(rows) * (wide + gap) - gap, most * (tall + 12) - 12, box, boxes, edges)

@@ -1,4 +1,4 @@
-"""The templates of all pages, in one environment."""
+"""The Jinja environment of all pages."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""A step's own page: its curves, scores and some of its images, where a run is looked at step by step."""
+"""The page of a single step: its curves, scores and some of its images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ from blip.report.rendering import number, page_template
 from blip.results import CapFiltResult, EvaluationResult, GateResult, IngestResult, TrainResult
 
 IMAGES_SHOWN = 12
-"""Images of a data set on the page."""
+"""The number of images of each split on the page."""
 PERCENT = 100.0
 
 
 class ScoreBar(NamedTuple):
-    """A score; `most` is what a whole bar stands for."""
+    """A score drawn as a bar; `most` is the value of a full bar."""
 
     name: str
     after: float
@@ -34,7 +34,7 @@ class ScoreBar(NamedTuple):
 
 
 class ImageCard(NamedTuple):
-    """An image with its texts and a note to each."""
+    """An image with (text, note) pairs."""
 
     key: str
     image: bytes
@@ -48,10 +48,10 @@ class StepPage:
     figures: Mapping[str, float] = field(default_factory=dict)
     """The numbers by which runs are compared."""
     mlflow: str = ""
-    """The address of the step's run."""
+    """The address of the step's run in MLflow."""
     bars: list[ScoreBar] = field(default_factory=list)
     compares: bool = False
-    """Whether bars show a score before as well."""
+    """Whether bars also show the score before."""
     charts: list[tuple[str, Chart]] = field(default_factory=list)
     galleries: list[tuple[str, list[ImageCard]]] = field(default_factory=list)
 
@@ -61,7 +61,7 @@ class StepPage:
 
 
 def ingest_page(result: IngestResult, folder: str | Path) -> StepPage:
-    """Shows the first samples of each split of a data folder that are images."""
+    """Shows the first decodable samples of each split of a data folder."""
     galleries = []
     for split in result.splits:
         first = filter(is_image, islice(samples(Manifest.load(Path(folder, f"{split}.json"))), IMAGES_SHOWN))
@@ -73,7 +73,7 @@ def ingest_page(result: IngestResult, folder: str | Path) -> StepPage:
 
 
 def is_image(sample: Sample) -> bool:
-    """Whether there is something to show; training and CapFilt leave out and count what there is not."""
+    """Returns whether a sample's image can be decoded; training and CapFilt count those that cannot."""
     try:
         decode(sample.images[0])
     except BadSample:
@@ -82,7 +82,7 @@ def is_image(sample: Sample) -> bool:
 
 
 def train_page(stage: str, result: TrainResult) -> StepPage:
-    """Shows a chart for each loss, and alarms in words."""
+    """Shows a chart per loss, and alarms."""
     alarms = [f"alarm {alarm}" for alarm in result.alarms]
     charts = [(name, line_chart({name: points}, width=430)) for name, points in result.curves.items()]
     note = " · ".join([f"{result.steps:,} steps", *alarms])
@@ -90,13 +90,13 @@ def train_page(stage: str, result: TrainResult) -> StepPage:
 
 
 def capfilt_page(result: CapFiltResult) -> StepPage:
-    """Shows the figures of scoring; what is kept is shown on the page of `select`."""
+    """Shows the figures of scoring; the page of `select` shows what is kept."""
     set_aside = [f"shard {name} was set aside: {why}" for name, why in result.dead.items()]
     return StepPage("CapFilt", " · ".join(set_aside), result.compared(), result.mlflow)
 
 
 def evaluation_page(result: EvaluationResult, folder: str | Path) -> StepPage:
-    """Shows recalls as bars, and captions beside what people wrote."""
+    """Shows recalls as bars, and captions next to human ones."""
     recalls = [ScoreBar(name, value, PERCENT) for name, value in result.scores.get("retrieval", {}).items()]
     note = " · ".join(f"{name} {number(value)}" for name, value in result.scores.get("captioning", {}).items())
     captions = result.described
@@ -115,7 +115,7 @@ def caption_card(sample: Sample, caption: str, judge: Judge | None) -> ImageCard
 
 
 def gate_page(result: GateResult, before: EvaluationResult, after: EvaluationResult) -> StepPage:
-    """Shows what the first model and this one scored."""
+    """Shows the scores of the first model and of this one."""
     old = before.named()
     bars = [
         ScoreBar(name, value, max(value, old[name]), old[name]) for name, value in after.named().items() if name in old

@@ -1,4 +1,4 @@
-"""The figures of a whole bootstrap: what was noisy, what was kept, and what the second model does better than the first."""
+"""The summary of a bootstrap: noise, kept texts, and both models' scores."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ class RetrievalScores(Config):
 
 
 class CaptionScores(Config):
-    """The share of true captions, 0 to 1, or None where the truth is not known; CIDEr and BLEU-4 as their authors scale them."""
+    """The share of true captions, 0 to 1, None if unknown; CIDEr and BLEU-4 on their authors' scales."""
 
     true: float | None
     cider: float
@@ -39,7 +39,7 @@ class Summary(Config):
     caption: Change[CaptionScores] | None
     """None where the evaluation left it out."""
     seconds: dict[str, float] = Field(default_factory=dict)
-    """Of each step, and `total`."""
+    """Wall time of each step, and `total`."""
     registered: bool
     """Whether the second model passed the gate and is the champion."""
 
@@ -48,7 +48,7 @@ class Summary(Config):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads a summary. Raises ConfigError where something else stands."""
+        """Reads a summary. Raises ConfigError if the file is something else."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -57,7 +57,7 @@ class Summary(Config):
 
 
 class Row(Config):
-    """A line of the table: a measure before and after, in words ready to be shown."""
+    """A row of the table: a measure before and after, formatted."""
 
     group: str
     name: str
@@ -65,13 +65,13 @@ class Row(Config):
     after: str
     change: str
     better: bool | None
-    """None where nothing changed, or nothing is known."""
+    """None if it did not change or is unknown."""
     percent: tuple[float, float] | None
-    """Before and after, where they are known percentages."""
+    """Before and after, if they are percentages and known."""
 
 
 def summary_rows(summary: Summary) -> list[Row]:
-    """The table of before and after; a greater value is better in every line."""
+    """Returns the table of before and after; in every row greater is better."""
     noise, retrieval, caption = summary.noise, summary.retrieval, summary.caption
     found = [
         summary_row("True texts", "web", noise.web.before, noise.web.after, 100, "%"),
@@ -113,7 +113,7 @@ def summary_row(
 
 
 def headline(summary: Summary) -> str:
-    """What came of it, in one sentence that does not flatter."""
+    """Summarises the outcome in one sentence."""
     noise = summary.noise.web
     if summary.retrieval:
         score = moved("text R@1", summary.retrieval.before.tr1, summary.retrieval.after.tr1, ".1f", "%")
@@ -127,7 +127,7 @@ def headline(summary: Summary) -> str:
 
 
 def moved(name: str, before: float, after: float, digits: str, unit: str = "") -> str:
-    """How a score changed, in words."""
+    """Describes the change of a score."""
     if before == after:
         return f"{name} stayed at {after:{digits}}{unit}"
     verb = "rose" if after > before else "fell"
@@ -135,7 +135,7 @@ def moved(name: str, before: float, after: float, digits: str, unit: str = "") -
 
 
 def summary_table(summary: Summary) -> Group:
-    """Before and after, for a terminal."""
+    """Renders the table for a terminal."""
     change = columns("", "before", "after", "change")
     group = ""
     for r in summary_rows(summary):

@@ -95,7 +95,8 @@ def evaluate(
         evaluated, left_out = sample_counts(job, home, tasks)
         if not evaluated:
             raise ConfigError(
-                f"split {cfg.split}: none of its {manifest.samples} samples can be evaluated: {left_out or 'it is empty'}"
+                f"split {cfg.split}: none of its {manifest.samples} samples can be evaluated: "
+                f"{left_out or 'it is empty'}"
             )
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)

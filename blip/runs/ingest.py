@@ -147,8 +147,8 @@ def with_source(source: str, overrides: Sequence[str]) -> list[str]:
         except ConfigError as e:
             near = "; did you mean shapes?" if difflib.get_close_matches(source, ["shapes"]) else ""
             raise ConfigError(
-                f"source {source!r} is not understood{near}: write shapes for the embedded world, or where web pairs lie "
-                f"({e}), or tars, with data.gold, data.web and data.test set to where they lie"
+                f"source {source!r} is not understood{near}: write shapes for the embedded world, or where web pairs "
+                f"lie ({e}), or tars, with data.gold, data.web and data.test set to where they lie"
             ) from None
     return ["data.type=tars", *overrides, f"data.web={json.dumps(source, ensure_ascii=False)}"]
 
