@@ -1,1 +1,1 @@
-"""One sentence each: thin KFP components that call one function of `blip.runs`."""
+"""KFP components, each a thin wrapper of one function of `blip.runs`."""

@@ -1,4 +1,4 @@
-"""CapFilt: a caption for every web image, and of both texts how well they match."""
+"""CapFilt: captions every web image and scores how well each text matches."""
 
 from kfp.dsl import Dataset, Input, Markdown, Metrics, Model, Output
 
@@ -20,12 +20,15 @@ def capfilt(
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
-    """Makes the folder that texts are selected from: the scores lie in the store, in place of the web pairs, all else stays."""
+    """Writes a copy of the data folder with a reference to the scores in the store in place of the web pairs."""
     from blip.launch.placement import placement, workers
     from blip.runs.capfilt import capfilt
-    from components.context import context
+    from components.context import stage_context
     from components.show import show
 
-    run, pods = context("capfilt", preset, settings, store, max_gpu_hours), workers(placement(jobs, image), "capfilt")
+    run, pods = (
+        stage_context("capfilt", preset, settings, store, max_gpu_hours),
+        workers(placement(jobs, image), "capfilt"),
+    )
     models = {"captioner": captioner.path, "filter": filter.path}
     show(capfilt(run, data=data.path, **models, out=scored.path, workers=pods), metrics, card)

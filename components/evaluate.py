@@ -1,4 +1,4 @@
-"""Evaluate: how well a model retrieves and describes images that it never saw."""
+"""Evaluate: scores a model's retrieval and captioning on held-out images."""
 
 from kfp.dsl import HTML, Dataset, Input, Markdown, Metrics, Model, Output
 
@@ -20,14 +20,17 @@ def evaluate(
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
-    """Scores the model on the test split; the scores folder holds the figures and every prediction."""
+    """Scores the model on the test split; the folder `scores` holds the figures and every caption."""
     from blip.launch.placement import placement, workers
     from blip.report.step_page import evaluation_page
     from blip.runs.evaluate import evaluate
-    from components.context import context
+    from components.context import stage_context
     from components.show import show
 
-    run, pods = context("evaluate", preset, settings, store, max_gpu_hours), workers(placement(jobs, image), "evaluate")
+    run, pods = (
+        stage_context("evaluate", preset, settings, store, max_gpu_hours),
+        workers(placement(jobs, image), "evaluate"),
+    )
     result = evaluate(run, data=data.path, model=model.path, out=scores.path, workers=pods)
     show(result, metrics, card)
     evaluation_page(result, data.path).save(pictures.path)

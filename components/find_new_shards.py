@@ -1,4 +1,4 @@
-"""Find new shards: the web tars that no finished run of a model has been trained on."""
+"""Find new shards: web tars that no finished run of a model was trained on."""
 
 from kfp.dsl import Markdown, Output, OutputPath
 
@@ -14,13 +14,13 @@ def find_new_shards(
     manifest: OutputPath(str),  # pyright: ignore[reportInvalidTypeForm]
     card: Output[Markdown],
 ) -> int:
-    """Counts the new shards; their manifest's URI is what a bootstrap takes as its source."""
+    """Returns the number of new shards; the URI of their manifest is the source of the next bootstrap."""
     from blip.runs.new_shards import find_new_shards
     from blip.runs.stages import load_stages
-    from components.context import context
+    from components.context import stage_context
 
     load_stages(preset, overrides)
-    new = find_new_shards(context("ingest", preset, overrides, store), name)
+    new = find_new_shards(stage_context("ingest", preset, overrides, store), name)
     for path, text in ((manifest, new.manifest), (card.path, new.text)):
         with open(path, "w") as file:
             file.write(text)

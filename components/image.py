@@ -1,4 +1,4 @@
-"""The image that every step runs in, named by the revision of what it is made of."""
+"""The container image of the steps, tagged with the revision of its sources."""
 
 import os
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from components.revision import revision
 
 
 def image() -> str:
-    """The image that steps run in: what `BLIP_IMAGE` says, else that of the revision."""
+    """Returns the steps' image: `BLIP_IMAGE`, or the one of the revision."""
     return os.environ.get("BLIP_IMAGE") or f"blip-python:{revision()}"
 
 
 def step(function: Callable[..., int | None]) -> Callable[..., dsl.PipelineTask]:
-    """Makes a function a step: its source travels with the pipeline, the library that it calls comes with the image."""
+    """Makes a function a KFP component; its source is part of the pipeline, the library it calls is in the image."""
     return cast(Callable[..., dsl.PipelineTask], dsl.component(function, base_image=image(), install_kfp_package=False))

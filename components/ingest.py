@@ -1,4 +1,4 @@
-"""Ingest: a data set, read once, becomes shards that every later step streams."""
+"""Ingest: turns a data set into shards that all later steps stream."""
 
 from kfp.dsl import HTML, Dataset, Markdown, Metrics, Output
 
@@ -16,12 +16,12 @@ def ingest(
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
-    """Writes the source's shards to the store; the data folder holds their manifests and the tokenizer."""
+    """Writes the source's shards to the store, and their manifests and the tokenizer to the data folder."""
     from blip.report.step_page import ingest_page
     from blip.runs.ingest import ingest
-    from components.context import context
+    from components.context import stage_context
     from components.show import show
 
-    result = ingest(context("ingest", preset, settings, store), source, out=data.path)
+    result = ingest(stage_context("ingest", preset, settings, store), source, out=data.path)
     show(result, metrics, card)
     ingest_page(result, data.path).save(pictures.path)

@@ -1,4 +1,4 @@
-"""Plan: all settings, checked before anything runs, and what lies where they point."""
+"""Plan: checks all settings before anything runs."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ def plan(name: str, source: str, preset: str, overrides: list[str], max_gpu_hour
         ("report", list),
     ],
 ):
-    """Finds for each stage the settings that are its own, with a key that changes as soon as the stage must run again."""
+    """Returns each stage's own settings with its cache key, which changes if the stage must run again."""
     from blip.runs.plan import plan
 
     settings = plan(name, source, preset, overrides, max_gpu_hours)

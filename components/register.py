@@ -1,4 +1,4 @@
-"""Register: the gate, and the registry behind it."""
+"""Register: the gate in front of the model registry."""
 
 from kfp.dsl import HTML, Input, Markdown, Metrics, Model, Output
 
@@ -17,14 +17,14 @@ def register(
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
-    """Registers the model, as champion, only if it beats both the first model and the champion so far."""
+    """Registers the model as champion if it beats the first model and the current champion."""
     from blip.report.step_page import gate_page
     from blip.results import EvaluationResult
     from blip.runs.register import register
-    from components.context import context
+    from components.context import stage_context
     from components.show import show
 
-    run = context("register", preset, settings)
+    run = stage_context("register", preset, settings)
     result = register(run, name, model=model.path, before=before.path, after=after.path)
     show(result, metrics, card)
     gate_page(result, *(EvaluationResult.load(file.path) for file in (before, after))).save(pictures.path)

@@ -1,4 +1,4 @@
-"""Report: the run on one page, its figures in one file, and on record what it has learnt from."""
+"""Report: writes the run's page and summary, and records the shards it was trained on."""
 
 from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Output
 
@@ -26,16 +26,16 @@ def report(
     card: Output[Markdown],
     summary: Output[Artifact],
 ):
-    """Shows before and after, curves, and pictures with their texts; a retraining looks for shards that came after this run's."""
+    """Writes the report, and marks this run's web shards as trained for the next retraining."""
     from blip.runs.new_shards import mark_trained
     from blip.runs.report import report
-    from components.context import context
+    from components.context import stage_context
 
     files = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
     files |= {"capfilt": capfilt.path, "select": select.path, "pretrain-again": again.path}
     files |= {"evaluate-before": before.path, "evaluate-after": after.path, "register": register.path}
     report(
-        context("report", "", settings, store),
+        stage_context("report", "", settings, store),
         files,
         kept=kept.path,
         page=page.path,

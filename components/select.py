@@ -1,4 +1,4 @@
-"""Select: of the texts that CapFilt has scored those that match, by thresholds that cost seconds to change."""
+"""Select: selects among the texts that CapFilt scored, in seconds."""
 
 from kfp.dsl import HTML, Dataset, Input, Markdown, Metrics, Output
 
@@ -15,10 +15,10 @@ def select(
     metrics: Output[Metrics],
     card: Output[Markdown],
 ):
-    """Makes the data folder to pre-train on again: what is kept takes the place of the web pairs, all else stays."""
+    """Writes the data folder to pre-train on again: a copy with the kept texts in place of the web pairs."""
     from blip.runs.select import select
-    from components.context import context
+    from components.context import stage_context
     from components.show import show
 
-    run = context("select", preset, settings)
+    run = stage_context("select", preset, settings)
     show(select(run, data=scored.path, out=kept.path, page=pictures.path), metrics, card)

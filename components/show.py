@@ -1,4 +1,4 @@
-"""What the interface of Kubeflow Pipelines shows of a step: the figures by which runs are compared, and a card."""
+"""A step's metrics and card for the interface of Kubeflow Pipelines."""
 
 import os
 import time
@@ -9,9 +9,9 @@ from kfp.dsl import Markdown, Metrics
 
 
 def show(result: Any, metrics: Metrics, card: Markdown) -> None:
-    """Writes a verb's result as the step's metrics; `seconds` become those of the whole step.
+    """Writes a verb's result as metrics file, metrics metadata and card; `seconds` becomes the time of the whole step.
 
-    A metrics artifact without its file would never come from the cache.
+    KFP does not reuse a cached step whose metrics artifact has no file.
     """
     result = result.model_copy(update={"seconds": process_seconds()})
     result.save(metrics.path)
@@ -24,6 +24,6 @@ def show(result: Any, metrics: Metrics, card: Markdown) -> None:
 
 
 def process_seconds() -> float:
-    """Returns how long this process has lived: a step begins with the first import, not with the first image."""
+    """Returns the seconds since this process started, which include the imports."""
     started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
