@@ -1,4 +1,4 @@
-"""`blip`: the verbs of the pipeline on the command line, one after the other or one alone."""
+"""`blip`: the pipeline's verbs on the command line."""
 
 import re
 from importlib import metadata
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Verbs(TyperGroup):
-    """Says what people can put right in one line, with the exit code that tells a cluster whether trying again can help."""
+    """Prints user errors as one line, with an exit code that tells whether a retry can help."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -30,9 +30,10 @@ class Verbs(TyperGroup):
             typer.echo(f"blip: {verb} needs {error.name}: pip install 'blip-bootstrap[{extra}]'", err=True)
             raise typer.Exit(EXIT_CONFIG) from None
         except Exception as error:
-            if (said := user_error(error)) is None:
+            found = user_error(error)
+            if found is None:
                 raise
-            line, code = said
+            line, code = found
             typer.echo(f"blip: {line}", err=True)
             raise typer.Exit(code) from None
 
@@ -43,8 +44,8 @@ Preset = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Whose settings: base or large (the paper's), reference (its code's quirks), shapes (debug size); or a .yaml file that "
-        "changes one of them. There is no default.",
+        help="Settings: base or large (the paper's), reference (with the quirks of its code), shapes (debug size); "
+        "or a .yaml file that changes one of them. There is no default.",
     ),
 ]
 Overrides = Annotated[
@@ -113,7 +114,7 @@ def train(
     ] = None,
     figures: FiguresFile = None,
 ) -> None:
-    """Train one stage; a run that was stopped goes on from its newest checkpoint."""
+    """Train one stage; an interrupted run resumes from its newest checkpoint."""
     from blip.distributed import shutdown_distributed
     from blip.runs.train import train
 
@@ -130,14 +131,14 @@ def capfilt(
         Path | None, typer.Option(callback=existing_folder, help="The model that writes captions.")
     ] = None,
     filter: Annotated[
-        Path | None, typer.Option(callback=existing_folder, help="The model that tells which texts match.")
+        Path | None, typer.Option(callback=existing_folder, help="The model that scores how well texts match.")
     ] = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
 ) -> None:
-    """Caption every web image, and score every text; shards that were done are not done again. `select` keeps what matches."""
+    """Caption every web image and score every text, skipping finished shards; `select` keeps what matches."""
     from blip.runs.capfilt import capfilt
 
     run = run_context(preset, overrides, store, revision)
@@ -169,7 +170,7 @@ def select(
     overrides: Overrides = [],  # noqa: B006
     revision: Revision = "",
 ) -> None:
-    """Keep the texts that match, by the stored scores: no model, no image, seconds."""
+    """Select matching texts by the stored scores, in seconds, without models or images."""
     from blip.runs.context import RunContext
     from blip.runs.select import select
 
@@ -187,7 +188,7 @@ def write_tars(
         bool, typer.Option(help="A sample, with its image, for every text: for tools that read txt alone.")
     ] = False,
 ) -> None:
-    """Write a data set, or what was selected of it, as WebDataset tars that hold all of it, for other tools."""
+    """Write a data set or a selection as self-contained WebDataset tars, for other tools."""
     from blip.runs.write_tars import write_tars
 
     print_result(write_tars(data, source, out, per_shard, each_text=each_text))
@@ -265,14 +266,14 @@ def extra_of(module: str) -> str:
 
 
 def run_context(preset: str, overrides: list[str], store: str, revision: str) -> "RunContext":
-    """What the options say of the run. Raises a usage error where no preset is named."""
+    """Returns the run context of the options. Raises ConfigError if no preset is named."""
     from blip.runs.context import RunContext
 
     return RunContext(preset=required_preset(preset), overrides=tuple(overrides), store=store, revision=revision)
 
 
 def print_result(result: "Result", file: Path | None = None) -> None:
-    """Prints a result as JSON, without what is for the report alone; or writes all of it to a file."""
+    """Prints a result as JSON without curves and parameters, or writes all of it to a file."""
     from blip.distributed import is_main
 
     if file is None:

@@ -43,9 +43,9 @@ def read(pattern: str) -> list[dict]:
 
 def test_webdataset_reads_what_was_selected(data: Path, tmp_path: Path):
     made = write_tars(str(data), "web", str(tmp_path / "tars"), 2)
-    assert (made["images"], made["texts"], made["samples"], made["tars"]) == (5, 6, 5, 3)
-    assert made["pattern"] == f"{tmp_path}/tars/web-{{000000..000002}}.tar"
-    found = read(made["pattern"])
+    assert (made.images, made.texts, made.samples, made.tars) == (5, 6, 5, 3)
+    assert made.pattern == f"{tmp_path}/tars/web-{{000000..000002}}.tar"
+    found = read(made.pattern)
     assert [text for _, text, _ in found] == [TEXTS[0], "two", "another", TEXTS[5], TEXTS[6]]
     assert [known["texts"] for _, _, known in found][1] == ["two", "texts"]
     assert [known["key"] for _, _, known in found] == ["0000", "0002", "0003", "0005", "0006"]
@@ -57,7 +57,7 @@ def test_webdataset_reads_what_was_selected(data: Path, tmp_path: Path):
 
 def test_a_sample_for_each_text(data: Path, tmp_path: Path):
     made = write_tars(str(data), "web", str(tmp_path / "tars"), each_text=True)
-    assert (made["images"], made["samples"], made["tars"]) == (5, 6, 1)
+    assert (made.images, made.samples, made.tars) == (5, 6, 1)
     found = read(f"{tmp_path}/tars/web-000000.tar")
     assert [text for _, text, _ in found] == [TEXTS[0], "two", "texts", "another", TEXTS[5], TEXTS[6]]
     assert found[1][0].tobytes() == found[2][0].tobytes()
@@ -77,7 +77,7 @@ def test_keys_that_begin_again_in_every_shard_are_told_apart(tmp_path: Path):
     both = shards[0].model_copy(update={"shards": (*shards[0].shards, *again.shards)})
     both.save(tmp_path / "web.json")
     made = write_tars(str(tmp_path), "web", str(tmp_path / "tars"))
-    assert made["samples"] == len({json.dumps(known) + text for _, text, known in read(made["pattern"])}) == 4
+    assert made.samples == len({json.dumps(known) + text for _, text, known in read(made.pattern)}) == 4
 
 
 def test_mistakes_are_named_before_anything_is_written(data: Path, tmp_path: Path):
