@@ -161,7 +161,7 @@ def test_what_cannot_be_evaluated_is_left_out_and_counted(folder: Path):
 
 
 def test_what_is_no_sample_counts_for_nothing_that_was_evaluated(folder: Path):
-    """A tar of somebody else may hold more that has no image than it holds samples; what is not evaluated yet is evaluated all the same."""
+    """A foreign tar may hold more entries without an image than samples; the remaining samples are still evaluated."""
     (folder / "tars").mkdir()
     with tarfile.open(folder / "tars" / "web.tar", "w") as tar:
         for sample in samples(5):
