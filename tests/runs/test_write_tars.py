@@ -19,7 +19,7 @@ from blip.runs.write_tars import write_tars
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder whose web split is a selection: five of eight images, one with two texts and one with a new text."""
+    """A data folder whose web split is a selection: five of eight images, one with two texts, one with a new text."""
     manifest = write_shards(samples(8), tmp_path / "shards", "web", 4)
     store = manifest.store
     kept = {"0000": TEXTS[0:1], "0002": ["two", "texts"], "0003": ["another"], "0005": TEXTS[5:6], "0006": TEXTS[6:7]}
