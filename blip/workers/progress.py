@@ -27,7 +27,7 @@ Workers = Callable[[str], AbstractContextManager[Callable[[], bool]]]
 
 
 def wait_for_workers(tallies: "Tallies", workers: Workers, every: float, on_update: Callable[[], None]) -> None:
-    """Runs workers until none is left; updates the tallies and calls `on_update` every `every` seconds and at the end."""
+    """Runs workers until none is left; reads tallies and calls `on_update` each `every` seconds and at the end."""
     with workers(tallies.store.uri) as is_running:
         updated, running = 0.0, True
         while running:
