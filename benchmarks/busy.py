@@ -1,8 +1,9 @@
 """Images a second of pre-training on a machine that has other work, by how its threads wait for one another.
 
-Threads of OpenMP spin for a while before they sleep. Alone that saves the time to wake them; beside another program they spin for a
-thread that the other keeps from its core. Each way trains alone, beside a program that never waits, and beside another such training.
-Run it on a machine that does nothing else: `python benchmarks/busy.py [--seconds 20] [--threads 2] [--preset shapes]`
+Threads of OpenMP spin for a while before they sleep. Alone that saves the time to wake them; beside another program
+they spin for a thread that the other keeps from its core. Each way trains alone, beside a program that never waits, and
+beside another such training. Run it on a machine that does nothing else: `python benchmarks/busy.py [--seconds 20]
+[--threads 2] [--preset shapes]`
 """
 
 import json
@@ -50,7 +51,11 @@ def main(
             for company, rates in measure(whole, preset, seconds).items():
                 found.setdefault((name, company), []).append(rates)
     companies = list(dict.fromkeys(company for _, company in found))
-    table = Table("threads wait", *companies, title=f"images a second, {preset} pre-training, {threads} threads of {os.cpu_count()} cores")
+    table = Table(
+        "threads wait",
+        *companies,
+        title=f"images a second, {preset} pre-training, {threads} threads of {os.cpu_count()} cores",
+    )
     for name in chosen:
         table.add_row(name, *(f"{median(found[name, company]):,.0f}" for company in companies))
     Console().print(table)
@@ -72,7 +77,10 @@ def rates_of(count: int, environment: dict[str, str], preset: str, seconds: floa
     command = [sys.executable, str(Path(__file__)), "--child", "--preset", preset, "--seconds", str(seconds)]
     given = {name: value for name, value in {**os.environ, **environment}.items() if value or name != OURS}
     with ExitStack() as stack:
-        children = [stack.enter_context(subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True)) for _ in range(count)]
+        children = [
+            stack.enter_context(subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True))
+            for _ in range(count)
+        ]
         return [float(json.loads(child.communicate()[0])) for child in children]
 
 

@@ -1,8 +1,10 @@
-"""Selection: time and memory of deciding about a whole web, and of the engines that could find what comes more than once.
+"""Selection: time and memory of deciding about a whole web, and of the engines that could find what comes more than
+once.
 
-`python benchmarks/selection.py [--rows 1000000] [--alike 0.05] [--folder /tmp/tables]` makes tables of scores as CapFilt writes them, two
-texts an image, selects among them with and without near duplicates, and prints seconds and the peak of memory, each in a process of its
-own. `--engines` compares DuckDB with Polars and numpy, where Polars is installed, on exact duplicates alone.
+`python benchmarks/selection.py [--rows 1000000] [--alike 0.05] [--folder /tmp/tables]` makes tables of scores as
+CapFilt writes them, two texts an image, selects among them with and without near duplicates, and prints seconds and the
+peak of memory, each in a process of its own. `--engines` compares DuckDB with Polars and numpy, where Polars is
+installed, on exact duplicates alone.
 """
 
 import json
@@ -40,7 +42,9 @@ def main(
     rows: int = typer.Option(1_000_000, help="Texts; an image has two."),
     alike: float = typer.Option(0.05, help="The share of images that all look alike."),
     flips: int = typer.Option(2, help="Bits by which those differ from one picture at most."),
-    folder: Annotated[Path | None, typer.Option(help="Where tables are made and kept; none is a temporary one.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where tables are made and kept; none is a temporary one.")
+    ] = None,
     engines: bool = typer.Option(False, help="Compare the engines that could group."),
 ) -> None:
     """Prints seconds and peak memory of selections."""
@@ -73,7 +77,12 @@ def measured(function: Callable[..., dict[str, Any]], given: tuple[Any, ...]) ->
     began = time.perf_counter()
     found = function(*given)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return {**found, "seconds": time.perf_counter() - began, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 2**20}
+    return {
+        **found,
+        "seconds": time.perf_counter() - began,
+        "cpu": used.ru_utime + used.ru_stime,
+        "peak": used.ru_maxrss / 2**20,
+    }
 
 
 def cost(found: dict[str, Any]) -> tuple[str, str, str]:
@@ -85,7 +94,9 @@ def selected(home: Path, drop: str | None) -> dict[str, Any]:
     """A selection among the tables of a folder, its indexes written."""
     records = json.loads((home / "records.json").read_text())
     shards = [Shard(name=name, sha256="0" * 64, bytes=1, samples=PER_SHARD) for name in records]
-    job = CapFiltJob(config=CapFiltConfig(), input=Manifest(name="web", root=str(home), shards=tuple(shards)), models={})
+    job = CapFiltJob(
+        config=CapFiltConfig(), input=Manifest(name="web", root=str(home), shards=tuple(shards)), models={}
+    )
     cfg = SelectionConfig()
     cfg = cfg.model_copy(update={"drop": (*cfg.drop, drop)}) if drop else cfg
     return write_selection(Scores(job, open_store(home), records, {}), cfg, "").counts
@@ -99,7 +110,9 @@ def make(home: Path, rows: int, alike: float, flips: int) -> None:
     for number in range(0, rows // 2, PER_SHARD):
         name = f"web-{number // PER_SHARD:06d}.tar"
         path = home / "data" / name.replace(".tar", ".parquet")
-        path.write_bytes(to_parquet([random_table(rng, name, number, min(PER_SHARD, rows // 2 - number), alike, flips)]))
+        path.write_bytes(
+            to_parquet([random_table(rng, name, number, min(PER_SHARD, rows // 2 - number), alike, flips)])
+        )
         records[name] = {"name": f"data/{path.name}", "sha256": file_digest(path), "shard": name, "rejected": {}}
     (home / "records.json").write_text(json.dumps(records))
 

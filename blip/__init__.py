@@ -9,9 +9,9 @@ The names below load on first use, so that `import blip` imports neither torch n
 import os
 from typing import TYPE_CHECKING, Any
 
-# Threads of torch's sums spin for their turn before they sleep, by default so long that another program on the same cores brings them to
-# a standstill. It is read when torch is imported, which is later; processes that are started from here inherit it. benchmarks/busy.py
-# compares.
+# Threads of torch's sums spin for their turn before they sleep, by default so long that another program on the same
+# cores brings them to a standstill. It is read when torch is imported, which is later; processes that are started from
+# here inherit it. benchmarks/busy.py compares.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:

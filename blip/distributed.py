@@ -60,7 +60,9 @@ def is_main() -> bool:
 
 @torch.no_grad()
 def all_gather(tensor: Tensor) -> Tensor:
-    """Rows `(B, ...)` of all ranks in the order of ranks, `(world B, ...)`, without gradient; every rank brings the same shape."""
+    """Rows `(B, ...)` of all ranks in the order of ranks, `(world B, ...)`, without gradient; every rank brings the
+    same shape.
+    """
     if world() == 1:
         return tensor.detach()
     own = tensor.detach().contiguous()
@@ -85,7 +87,9 @@ class GatherRows(torch.autograd.Function):
 
 
 def all_gather_with_grad(tensor: Tensor) -> Tensor:
-    """As `gather`, with gradient: a row's gradient is the sum over all ranks, so a mean of losses over ranks has its true gradient."""
+    """As `gather`, with gradient: a row's gradient is the sum over all ranks, so a mean of losses over ranks has its
+    true gradient.
+    """
     return tensor if world() == 1 else GatherRows.apply(tensor)
 
 

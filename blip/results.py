@@ -1,7 +1,7 @@
 """What the verbs found: one frozen class a verb.
 
-The dump of a result is its step's `metrics.json`; the report, the step pages, MLflow and KFP take the class. The classes stand together
-on the lowest floor, since the report reads them all and must not import the verbs.
+The dump of a result is its step's `metrics.json`; the report, the step pages, MLflow and KFP take the class. The
+classes stand together on the lowest floor, since the report reads them all and must not import the verbs.
 """
 
 import json
@@ -48,9 +48,13 @@ class Result(Config):
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}; name the metrics.json of a finished {cls.verb()}") from None
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} is not JSON ({error}); name the metrics.json of a finished {cls.verb()}") from None
+            raise ConfigError(
+                f"{path} is not JSON ({error}); name the metrics.json of a finished {cls.verb()}"
+            ) from None
         if not isinstance(values, dict):
-            raise ConfigError(f"{path} must hold the metrics.json of a finished {cls.verb()}, holds a {type(values).__name__}")
+            raise ConfigError(
+                f"{path} must hold the metrics.json of a finished {cls.verb()}, holds a {type(values).__name__}"
+            )
         return validate(cls, values, f"{path} is not the metrics.json of a finished {cls.verb()}")
 
     @classmethod
@@ -127,7 +131,12 @@ class TrainResult(Result):
         return [f"Alarm: {alarm}" for alarm in self.alarms]
 
     def compared(self) -> dict[str, float]:
-        values = {"losses": self.losses, "steps": self.steps, "alarms": len(self.alarms), "rejected": sum(self.rejected.values())}
+        values = {
+            "losses": self.losses,
+            "steps": self.steps,
+            "alarms": len(self.alarms),
+            "rejected": sum(self.rejected.values()),
+        }
         return dict(numbers(values)) | super().compared()
 
 
@@ -177,7 +186,9 @@ class Noise(Config):
 
 
 class Kept(Config):
-    """Of the texts kept the share that is true, of the true texts the share kept, and of all texts the share kept, 0 to 1."""
+    """Of the texts kept the share that is true, of the true texts the share kept, and of all texts the share kept, 0 to
+    1.
+    """
 
     precision: float | None
     recall: float | None

@@ -198,7 +198,9 @@ class KubeflowPipelines:
         )
 
     def schedules(self, name: str = "") -> list[Any]:
-        """Returns the schedules of this project's experiment, or only those of one name; none if it does not exist yet."""
+        """Returns the schedules of this project's experiment, or only those of one name; none if it does not exist
+        yet.
+        """
         experiments = self.client.list_experiments(namespace=self.namespace, filter=name_filter(EXPERIMENT)).experiments
         if not experiments:
             return []

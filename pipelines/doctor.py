@@ -28,7 +28,9 @@ def faults(data: dict[str, str]) -> list[str]:
 
 
 def live_settings() -> dict[str, str]:
-    """Returns the settings of the workflow controller of the cluster that the kubeconfig names. Raises KubeflowError."""
+    """Returns the settings of the workflow controller of the cluster that the kubeconfig names. Raises
+    KubeflowError.
+    """
     namespace = system_namespace()
     try:
         settings = client.Configuration()

@@ -17,14 +17,20 @@ import boto3
 import pytest
 
 # Processes that tests start anywhere find `components` and `pipelines`, which are not installed.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
+    os.pathsep
+)
 
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The address of an S3 server: the one that TEST_S3_SERVER names, with the environment's keys, or one that lives in this process."""
+    """The address of an S3 server: the one that TEST_S3_SERVER names, with the environment's keys, or one that lives in
+    this process.
+    """
     if address := os.environ.get("TEST_S3_SERVER"):
         yield address
         return
@@ -42,7 +48,11 @@ def s3_server() -> Iterator[str]:
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URI of an empty bucket, for the time of a test; the environment points to its server."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
         monkeypatch.setenv(name, os.environ.get(name, value))
     bucket = boto3.resource("s3").create_bucket(Bucket=f"bucket-{uuid.uuid4().hex}")
     yield f"s3://{bucket.name}"
@@ -54,8 +64,9 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 class FaultyProxy(ThreadingHTTPServer):
     """Passes requests on, except where a fault is due.
 
-    Faults: `503`, `429`, `refused` (cut before the request is passed on), `lost` (passed on, the answer never comes), and for answers
-    with a body `reset` and `truncated` (cut in its middle, hard or politely), `stalled` (silent in its middle), `slow` (in small pieces),
+    Faults: `503`, `429`, `refused` (cut before the request is passed on), `lost` (passed on, the answer never comes),
+    and for answers with a body `reset` and `truncated` (cut in its middle, hard or politely), `stalled` (silent in its
+    middle), `slow` (in small pieces),
     `stale` (the previous answer to the same method).
     """
 
@@ -89,7 +100,9 @@ class FaultyHandler(BaseHTTPRequestHandler):
     def pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append(self.command)
-        fault = self.server.faults.popleft()[1] if self.server.faults and self.server.faults[0][0] == self.command else ""
+        fault = (
+            self.server.faults.popleft()[1] if self.server.faults and self.server.faults[0][0] == self.command else ""
+        )
         if fault == "refused":
             return self.cut()
         if fault in ("503", "429"):
@@ -103,13 +116,19 @@ class FaultyHandler(BaseHTTPRequestHandler):
         if fault == "stale":
             data = self.server.last[self.command]
         self.server.last[self.command] = data
-        headers = [(k, v) for k, v in response.getheaders() if k.lower() not in ("content-length", "connection", "transfer-encoding")]
+        headers = [
+            (k, v)
+            for k, v in response.getheaders()
+            if k.lower() not in ("content-length", "connection", "transfer-encoding")
+        ]
         length = response.getheader("Content-Length") if self.command == "HEAD" else None
         self.answer(response.status, headers, data, fault, length)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = pass_on  # noqa: N815
 
-    def answer(self, status: int, headers: list[tuple[str, str]], data: bytes, fault: str = "", length: str | None = None) -> None:
+    def answer(
+        self, status: int, headers: list[tuple[str, str]], data: bytes, fault: str = "", length: str | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in headers:
             self.send_header(name, value)

@@ -51,7 +51,9 @@ def installed_by(requirements: list[str]) -> set[str]:
         found.add(canonical(requirement.name))
         for line in requires(requirement.name) or []:
             needed = Requirement(line)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in ["", *requirement.extras]):
+            if needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in ["", *requirement.extras]
+            ):
                 pending.append(needed)
     return found
 
@@ -59,7 +61,9 @@ def installed_by(requirements: list[str]) -> set[str]:
 def modules_of_extras() -> list[str]:
     """Returns the top-level modules of this environment that no requirement of the base brings."""
     base = installed_by(PROJECT["dependencies"]) | {"blip-bootstrap"}
-    return sorted(module for module, owners in packages_distributions().items() if not base.intersection(map(canonical, owners)))
+    return sorted(
+        module for module, owners in packages_distributions().items() if not base.intersection(map(canonical, owners))
+    )
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -129,5 +133,8 @@ def test_importing_the_package_imports_no_torch():
 
 @pytest.mark.parametrize("extra", ["train", "cluster", "pipelines"])
 def test_everything_that_an_extra_names_is_pinned(extra: str):
-    pins = {canonical(line.partition("==")[0]) for line in (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()}
+    pins = {
+        canonical(line.partition("==")[0])
+        for line in (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()
+    }
     assert {canonical(name) for name in PROJECT["optional-dependencies"][extra]} <= pins

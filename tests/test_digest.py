@@ -61,6 +61,13 @@ def test_every_part_of_a_tensor_counts(tmp_path: Path):
         return tensors_digest(tmp_path / "one.safetensors")
 
     plain = torch.arange(4.0)
-    tensors = [("a", plain), ("b", plain), ("a", plain.view(2, 2)), ("a", plain.int()), ("a", plain.bfloat16()), ("a", plain + 1e-7)]
+    tensors = [
+        ("a", plain),
+        ("b", plain),
+        ("a", plain.view(2, 2)),
+        ("a", plain.int()),
+        ("a", plain.bfloat16()),
+        ("a", plain + 1e-7),
+    ]
     tensors += [("a", torch.tensor(0.0)), ("a", torch.zeros(0)), ("a", torch.tensor([True, False]))]
     assert len({digest(name, tensor) for name, tensor in tensors}) == len(tensors)

@@ -21,7 +21,12 @@ from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.text import TextLengths
 
 SIZE = 16
-TEXTS = [f"a {size} {colour} {shape}" for size in ("small", "large") for colour in ("red", "blue") for shape in ("circle", "square")]
+TEXTS = [
+    f"a {size} {colour} {shape}"
+    for size in ("small", "large")
+    for colour in ("red", "blue")
+    for shape in ("circle", "square")
+]
 
 
 @cache
@@ -33,7 +38,9 @@ def config() -> MEDConfig:
     words = tokenizer()
     return MEDConfig(
         vision=VisionConfig(size=SIZE, patch=8, width=16, depth=1, heads=2, init_std=0.25),
-        text=TextConfig(vocab_size=words.vocab_size, width=16, depth=1, heads=2, feed_forward=32, positions=32, init_std=0.25),
+        text=TextConfig(
+            vocab_size=words.vocab_size, width=16, depth=1, heads=2, feed_forward=32, positions=32, init_std=0.25
+        ),
         tokens=SpecialTokens(pad=words.pad, cls=words.cls, sep=words.sep, dec=words.dec, enc=words.enc),
         embed=8,
     )
@@ -59,7 +66,10 @@ def picture(seed: int, size: tuple[int, int] = (SIZE, SIZE), **save) -> bytes:
 
 
 def samples(count: int, start: int = 0) -> list[Sample]:
-    return [Sample(f"{i:04d}", [picture(i)], [TEXTS[i % len(TEXTS)]], {"shown": i, "license": "cc0"}) for i in range(start, start + count)]
+    return [
+        Sample(f"{i:04d}", [picture(i)], [TEXTS[i % len(TEXTS)]], {"shown": i, "license": "cc0"})
+        for i in range(start, start + count)
+    ]
 
 
 def model_folder(task: Captioning | Retrieval | Pretraining, path: Path) -> str:

@@ -14,8 +14,8 @@ R = TypeVar("R", bound=Result)
 def processes_to_start(processes: int) -> int:
     """Returns how many processes a verb has to start; 0 where this process does the work.
 
-    This process does the work where it is the only one, and where it was started for that. `processes` is what was asked for, 0 for one
-    a GPU. Raises ConfigError for more than there are GPUs.
+    This process does the work where it is the only one, and where it was started for that. `processes` is what was
+    asked for, 0 for one a GPU. Raises ConfigError for more than there are GPUs.
     """
     count = local_process_count(processes)
     return count if count > 1 and "WORLD_SIZE" not in os.environ else 0

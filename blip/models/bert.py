@@ -37,9 +37,14 @@ class TextConfig(Config):
     @model_validator(mode="after")
     def parts_fit(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"text.width is {self.width}, which {self.heads} heads cannot share: make it a multiple of text.heads")
+            raise ValueError(
+                f"text.width is {self.width}, which {self.heads} heads cannot share: make it a multiple of text.heads"
+            )
         if self.checkpoint_last > self.depth:
-            raise ValueError(f"text.checkpoint_last is {self.checkpoint_last}, but there are {self.depth} layers: lower it to text.depth")
+            raise ValueError(
+                f"text.checkpoint_last is {self.checkpoint_last}, but there are {self.depth} layers: lower it to "
+                "text.depth"
+            )
         return self
 
 

@@ -72,7 +72,9 @@ def check_room(cfg: "Decoding", prompt: int, positions: int) -> None:
             f"raise it above {prompt}, or shorten the prompt"
         )
     if cfg.max_length > positions:
-        raise ConfigError(f"decoding.max_length is {cfg.max_length}, but the model has {positions} positions: lower it to {positions}")
+        raise ConfigError(
+            f"decoding.max_length is {cfg.max_length}, but the model has {positions} positions: lower it to {positions}"
+        )
 
 
 Decoding = Annotated[Nucleus | Beam, Field(discriminator="type")]
@@ -117,7 +119,9 @@ def top_p_filter(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tens
 
 
 @torch.no_grad()
-def sample(step: DecodeStep, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, uniforms: Tensor, sep: int) -> Texts:
+def sample(
+    step: DecodeStep, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, uniforms: Tensor, sep: int
+) -> Texts:
     """Samples one text for each row of the prompt `(B, P)`.
 
     `uniforms` `(B, max_length - P)`, uniform in [0, 1), select one token each by inverse transform sampling, so that a

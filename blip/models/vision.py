@@ -31,13 +31,18 @@ class VisionConfig(Config):
     def parts_fit(self) -> Self:
         if self.size % self.patch:
             raise ValueError(
-                f"vision.size is {self.size}, which patches of {self.patch} pixels do not fill: make it a multiple of vision.patch"
+                f"vision.size is {self.size}, which patches of {self.patch} pixels do not fill: make it a multiple "
+                "of vision.patch"
             )
         if self.width % self.heads:
-            raise ValueError(f"vision.width is {self.width}, which {self.heads} heads cannot share: make it a multiple of vision.heads")
+            raise ValueError(
+                f"vision.width is {self.width}, which {self.heads} heads cannot share: make it a multiple of "
+                "vision.heads"
+            )
         if self.checkpoint_last > self.depth:
             raise ValueError(
-                f"vision.checkpoint_last is {self.checkpoint_last}, but there are {self.depth} blocks: lower it to vision.depth"
+                f"vision.checkpoint_last is {self.checkpoint_last}, but there are {self.depth} blocks: lower it to "
+                "vision.depth"
             )
         return self
 

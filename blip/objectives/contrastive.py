@@ -64,7 +64,9 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * log_probabilities).sum(1).mean()
 
 
-def contrastive_loss(i2t: Tensor, t2i: Tensor, teacher_i2t: Tensor, teacher_t2i: Tensor, positive: Tensor, alpha: float) -> Tensor:
+def contrastive_loss(
+    i2t: Tensor, t2i: Tensor, teacher_i2t: Tensor, teacher_t2i: Tensor, positive: Tensor, alpha: float
+) -> Tensor:
     """Returns ITC, the mean of the soft cross-entropies image-to-text and text-to-image.
 
     All logits are `(B, N)` over the same keys, of the model and of the momentum model. `positive` `(B, N)` is True for

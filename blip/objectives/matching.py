@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def hard_negatives(similarity: Tensor, allowed: Tensor, floor: float = 0.0, *, most_likely: bool = False) -> tuple[Tensor, Tensor]:
+def hard_negatives(
+    similarity: Tensor, allowed: Tensor, floor: float = 0.0, *, most_likely: bool = False
+) -> tuple[Tensor, Tensor]:
     """Samples a negative candidate for each row, in proportion to its similarity (ALBEF, section 3.2).
 
     `similarity` `(B, N)` are logits; `allowed` `(B, N)` is False for positives. A candidate's weight is its softmax

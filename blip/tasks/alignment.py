@@ -25,14 +25,18 @@ class AlignmentConfig(Config):
     temperature: float = Field(default=0.07, gt=0)
     """Divides the similarities of ITC; where it starts if it is learnt."""
     learn_temperature: bool = True
-    """False holds the temperature, without which small models stall: it runs to its bounds before features mean anything."""
+    """False holds the temperature, without which small models stall: it runs to its bounds before features mean
+    anything.
+    """
     temperature_bounds: tuple[float, float] = (0.001, 0.5)
     alpha: float = Field(default=0.4, ge=0, le=1)
     """Weight of the teacher's opinion in the targets of ITC."""
     alpha_epochs: float = Field(default=2.0, ge=0)
     """Epochs over which alpha rises to its value."""
     same_image: Literal["masked", "positive", "negative"] = "masked"
-    """What another text of the same image is to ITC: nothing, right, or wrong; wrong is what the reference's pre-training says."""
+    """What another text of the same image is to ITC: nothing, right, or wrong; wrong is what the reference's
+    pre-training says.
+    """
     compare_with: Literal["teacher", "student"] = "teacher"
     """Whose features rank the candidates for hard negatives."""
     floor: float = Field(default=1e-4, ge=0)
@@ -119,7 +123,9 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def undo_step(self) -> list[nn.Parameter]:
-        """Puts teacher and temperature back to where they were before `on_step`; the step's features will not enter the queue."""
+        """Puts teacher and temperature back to where they were before `on_step`; the step's features will not enter the
+        queue.
+        """
         for tensor, old in zip(self.changed_on_step, self.before, strict=True):
             tensor.copy_(old)
         self.before = []
@@ -127,7 +133,9 @@ class Alignment(nn.Module):
         return self.trained
 
     def after_step(self) -> None:
-        """Writes the step's features to the queue in the order of the global batch, on however many processes it was computed."""
+        """Writes the step's features to the queue in the order of the global batch, on however many processes it was
+        computed.
+        """
         if self.pending:
             image, text, ids = (all_gather(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
             self.queue.enqueue(image, text, ids)
@@ -145,7 +153,8 @@ class Alignment(nn.Module):
     def itc_loss(
         self, image: Tensor, text: Tensor, images: Tensor, tokens: Tokens, ids: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """ITC of student features `(B, D)`, and the logits `(B, B)` image-to-text and text-to-image that rank hard negatives.
+        """ITC of student features `(B, D)`, and the logits `(B, B)` image-to-text and text-to-image that rank hard
+        negatives.
 
         In training the batch enters the queue after the step.
         """

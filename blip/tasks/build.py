@@ -40,7 +40,8 @@ def check_text_lengths(cfg: TaskConfig, model: MEDConfig) -> None:
     for name, tokens in lengths.items():
         if tokens > positions:
             raise ConfigError(
-                f"task.{name} is {tokens}, but model.text.positions is {positions}: lower the one to {positions} or raise the other"
+                f"task.{name} is {tokens}, but model.text.positions is {positions}: lower the one to {positions} "
+                "or raise the other"
             )
     match cfg:
         case CaptioningConfig():
@@ -87,7 +88,9 @@ def towers(cfg: TaskConfig) -> tuple[str, ...]:
 
 
 def build_task(cfg: TaskConfig, model: nn.Module, tokenizer: Tokenizer) -> Task:
-    """A task around a model of `build_model`, whose weights are as they should be: a teacher starts as a copy of them."""
+    """A task around a model of `build_model`, whose weights are as they should be: a teacher starts as a copy of
+    them.
+    """
     match cfg:
         case PretrainingConfig():
             assert isinstance(model, MED)
@@ -109,7 +112,9 @@ def build_task(cfg: TaskConfig, model: nn.Module, tokenizer: Tokenizer) -> Task:
 
 
 def allowed_differences(cfg: TaskConfig) -> Allowed:
-    """How a checkpoint of pre-training may differ from a task's model: parts that the task leaves, and parts that are new to it."""
+    """How a checkpoint of pre-training may differ from a task's model: parts that the task leaves, and parts that are
+    new to it.
+    """
     heads = ("vision_proj.*", "text_proj.*", "itm_head.*")
     match cfg:
         case PretrainingConfig():

@@ -66,7 +66,8 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         prompt = len(self.tokenizer.encode([self.cfg.prompt], PROMPT, "longest").ids[0]) - 1
         if prompt + 2 > self.cfg.text.tokens:
             raise ConfigError(
-                f"text.tokens is {self.cfg.text.tokens}, but the prompt takes {prompt} of them, and a word and [SEP] need two: "
+                f"text.tokens is {self.cfg.text.tokens}, but the prompt takes {prompt} of them, and a word and "
+                "[SEP] need two: "
                 f"set it to {prompt + 2} or more, or shorten prompt"
             )
         check_room(decoding, prompt, self.model.cfg.text.positions)
@@ -98,7 +99,9 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
 
     @torch.no_grad()
     def generate(self, images: Tensor, decoding: Decoding, uniforms: Tensor | None = None) -> Texts:
-        """Captions of uint8 images `(B, 3, H, W)`; nucleus sampling takes its draws `(B, max_length)` from `uniforms`."""
+        """Captions of uint8 images `(B, 3, H, W)`; nucleus sampling takes its draws `(B, max_length)` from
+        `uniforms`.
+        """
         cross = self.model.text_decoder.cross_keys_values(self.model.encode_image(normalise(images)))
         prompt, sep = self.prompt(len(images)).to(images.device), self.model.cfg.tokens.sep
         match decoding:

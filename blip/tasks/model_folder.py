@@ -1,6 +1,7 @@
 """A model folder: `config.json` (format, task, model), `model.safetensors`, `tokenizer/`, and for training a side file.
 
-It outlives the training that wrote it: settings that only training reads are not in it, so that they can change their names.
+It outlives the training that wrote it: settings that only training reads are not in it, so that they can change their
+names.
 """
 
 import json
@@ -38,7 +39,9 @@ class ModelConfig(Config):
 
 
 def save_model(task: Task, folder: str | Path) -> None:
-    """Writes what is needed to use the model, or to train it further: teacher, queue and temperature go to a side file."""
+    """Writes what is needed to use the model, or to train it further: teacher, queue and temperature go to a side
+    file.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config_values(task), indent=1) + "\n")
@@ -64,7 +67,9 @@ def read_model_config(folder: str | Path) -> ModelConfig:
 
 
 def upgrade(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values of `config.json` in the format of today. Raises ConfigError for a format that is newer, and for no model folder."""
+    """The values of `config.json` in the format of today. Raises ConfigError for a format that is newer, and for no
+    model folder.
+    """
     match values.get("format", 0):
         case 0 if isinstance(values.get("task"), dict) and "model" in values:  # the whole configuration of the training
             training = TRAINING_OF_FORMAT_0

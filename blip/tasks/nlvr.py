@@ -54,7 +54,9 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
         return Example(sample.key, images, [texts[rng.integers(len(texts))]], sample.meta, sample.id)
 
     def collate(self, examples: list[Example]) -> Batch:
-        """The image of an example is two, `(2, 3, H, W)`, the left one first; its meta has the `label`, true or false."""
+        """The image of an example is two, `(2, 3, H, W)`, the left one first; its meta has the `label`, true or
+        false.
+        """
         texts = [clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
         labels = torch.tensor([int(e.meta["label"]) for e in examples])
         return Batch.of(examples, self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad), labels=labels)

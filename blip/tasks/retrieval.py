@@ -49,7 +49,9 @@ class RetrievalPrediction(Prediction):
     text: Tensor
     """Features of its texts, `(T, E)`."""
     near: Tensor | None = None
-    """Positions, among the texts of all samples, of those that ITM compares with the image, `(C,)`; set by re-ranking."""
+    """Positions, among the texts of all samples, of those that ITM compares with the image, `(C,)`; set by
+    re-ranking.
+    """
     logits: Tensor | None = None
     """ITM's logit of each of them, `(C,)`."""
 
@@ -102,13 +104,17 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
 
     @torch.no_grad()
     def match(self, images: Tensor, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """p(match) `(B,)` and cosine similarity `(B,)` of uint8 images `(B, 3, H, W)` and a text each (BLIP, section 3.3)."""
+        """p(match) `(B,)` and cosine similarity `(B,)` of uint8 images `(B, 3, H, W)` and a text each (BLIP, section
+        3.3).
+        """
         image_tokens = self.model.encode_image(normalise(images))
         return self.match_tokens(image_tokens, self.model.text_encoder.cross_keys_values(image_tokens), texts)
 
     @torch.no_grad()
     def match_tokens(self, image_tokens: Tensor, cross: list[KeysValues], texts: list[str]) -> tuple[Tensor, Tensor]:
-        """As `match`, of image tokens `(B, N, D)` and their cross-attention's keys and values: several texts cost one image."""
+        """As `match`, of image tokens `(B, N, D)` and their cross-attention's keys and values: several texts cost one
+        image.
+        """
         text = self.tokens(texts).to(image_tokens.device)
         similarity = (
             self.model.image_feature(image_tokens) * self.model.text_feature(self.model.encode_text(text))
@@ -130,7 +136,8 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         return self.cfg.rerank > 0
 
     def rerank(self, predictions: list[RetrievalPrediction]) -> Predict[RetrievalPrediction]:
-        """Returns the second pass: ITM's logits of each image with its best texts by ITC, and with texts it is a best image of.
+        """Returns the second pass: ITM's logits of each image with its best texts by ITC, and with texts it is a best
+        image of.
 
         BLIP, section 5.1. Raises ValueError where a batch's samples are not those of the first pass.
         """
@@ -159,8 +166,8 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
     def score(self, predictions: list[RetrievalPrediction]) -> Iterator[tuple[str, float]]:
         """Yields R@1, 5, 10 in percent of text retrieval (`tr*`) and image retrieval (`ir*`), and their mean.
 
-        With re-ranking the score of each query's best `rerank` candidates by ITC is ITM's logit plus the similarity; all others rank
-        below them.
+        With re-ranking the score of each query's best `rerank` candidates by ITC is ITM's logit plus the similarity;
+        all others rank below them.
         """
         similarity = similarities(predictions)
         owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p.texts])
@@ -191,5 +198,7 @@ def nearest(similarity: Tensor, candidates: int) -> Tensor:
 
 
 def reranked(similarity: Tensor, logits: Tensor, candidates: int) -> Tensor:
-    """Scores `(Q, N)` of the queries' best candidates by ITM and ITC; the others stand below them, in the order of ITC."""
+    """Scores `(Q, N)` of the queries' best candidates by ITM and ITC; the others stand below them, in the order of
+    ITC.
+    """
     return similarity + logits.masked_fill(~nearest(similarity, candidates), UNSEEN)

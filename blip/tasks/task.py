@@ -27,7 +27,9 @@ class TaskSettings(Config):
 
 @dataclass(frozen=True)
 class Prediction:
-    """A task's prediction for one sample; its fields are JSON values and tensors, so that `vars` of it can be stored."""
+    """A task's prediction for one sample; its fields are JSON values and tensors, so that `vars` of it can be
+    stored.
+    """
 
     key: str
     """The sample's key."""
@@ -41,8 +43,8 @@ Predict = Callable[[Batch, Sequence[int]], list[P]]
 class Task(nn.Module, ABC, Generic[Model]):
     """A model joined with its losses.
 
-    Everything that must survive a restart is a parameter or a persistent buffer: teacher and queue as much as the student.
-    Random draws come from torch's generators, which the loop seeds anew for each micro-batch.
+    Everything that must survive a restart is a parameter or a persistent buffer: teacher and queue as much as the
+    student. Random draws come from torch's generators, which the loop seeds anew for each micro-batch.
     """
 
     model: Model
@@ -63,10 +65,14 @@ class Task(nn.Module, ABC, Generic[Model]):
         return []
 
     def look_ahead(self, micro_batches: Sequence[Batch]) -> None:
-        """Sees all of this process's micro-batches of an optimizer step before the first of them: what is shared is counted here."""
+        """Sees all of this process's micro-batches of an optimizer step before the first of them: what is shared is
+        counted here.
+        """
 
     def after_step(self) -> None:
-        """Runs after the last micro-batch of an optimizer step, on every rank: what the micro-batches left is put away."""
+        """Runs after the last micro-batch of an optimizer step, on every rank: what the micro-batches left is put
+        away.
+        """
 
     def undo_step(self) -> list[nn.Parameter]:
         """Runs in place of `after_step` where the step failed: puts back what `on_step` and the micro-batches changed.
@@ -76,7 +82,9 @@ class Task(nn.Module, ABC, Generic[Model]):
         return []
 
     def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
-        """What is learnt from a stored sample: a view of its image, and one of its texts. Raises BadSample where it lacks something."""
+        """What is learnt from a stored sample: a view of its image, and one of its texts. Raises BadSample where it
+        lacks something.
+        """
         texts = texts_of(sample)
         return Example(sample.key, view(sample.images[0]), [texts[rng.integers(len(texts))]], sample.meta, sample.id)
 

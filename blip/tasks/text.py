@@ -18,7 +18,9 @@ class TextLengths(Config):
     tokens: int = Field(default=30, ge=3, le=1_000_000)
     """Tokens kept of a text, [CLS] and [SEP] counted."""
     pad: Literal["longest", "max"] = "max"
-    """Pad to the longest text of the batch, or always to `tokens`: shapes that stay suit GPUs and batches gathered over ranks."""
+    """Pad to the longest text of the batch, or always to `tokens`: shapes that stay suit GPUs and batches gathered over
+    ranks.
+    """
 
 
 Reduction = Literal["global", "rank"]
@@ -26,9 +28,11 @@ Reduction = Literal["global", "rank"]
 
 
 def shared_count(micro_batches: Sequence[Batch], prompt: int, reduction: Reduction) -> Tensor | None:
-    """Predicted tokens of a micro-batch on average, 0-dim, over all those of an optimizer step on all processes; collective.
+    """Predicted tokens of a micro-batch on average, 0-dim, over all those of an optimizer step on all processes;
+    collective.
 
-    Losses divided by it have the mean over all the step's tokens as their mean, however the step is cut into micro-batches.
+    Losses divided by it have the mean over all the step's tokens as their mean, however the step is cut into
+    micro-batches.
     """
     if reduction == "rank":
         return None

@@ -1,4 +1,6 @@
-"""What ITC's training carries beyond the model (temperature, teacher, queue): to a side file and back, ours or the reference's."""
+"""What ITC's training carries beyond the model (temperature, teacher, queue): to a side file and back, ours or the
+reference's.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +33,9 @@ def load_training_state(alignment: Alignment, source: str, allowed: Allowed = NO
 
 
 def read_side_file(path: Path, student: MED) -> Alignment:
-    """The state that a side file holds, as long a queue as it has. Raises WeightsError where it does not fit the student."""
+    """The state that a side file holds, as long a queue as it has. Raises WeightsError where it does not fit the
+    student.
+    """
     length = len(read_tensors(path)["queue.ids"])
     alignment = Alignment(AlignmentConfig(queue=length), student)
     load_training_state(alignment, str(path))
@@ -54,10 +58,11 @@ def from_official(alignment: Alignment, tensors: Mapping[str, Tensor]) -> dict[s
 
 
 def to_official(alignment: Alignment, student: MED, *, image_ids: bool) -> dict[str, Tensor]:
-    """The state as training files of the reference have it; `image_ids` as in retrieval's, without as in pre-training's.
+    """The state as training files of the reference have it; `image_ids` as in retrieval's, without as in
+    pre-training's.
 
-    The reference's teacher has cross-attention that never runs: the student's stands in its place. Slots of the queue that were not
-    written are random unit vectors, as the reference starts.
+    The reference's teacher has cross-attention that never runs: the student's stands in its place. Slots of the queue
+    that were not written are random unit vectors, as the reference starts.
     """
     queue = alignment.queue
     written = queue.contents()[3]

@@ -42,7 +42,9 @@ class VQAConfig(TaskSettings):
     rank_candidates: int = Field(default=128, ge=1)
     """Answers that are scored in full, the best by their first word."""
     rank_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Label smoothing in the score of a ranked answer; the reference's 0.1 favours short answers and is for its published numbers."""
+    """Label smoothing in the score of a ranked answer; the reference's 0.1 favours short answers and is for its
+    published numbers.
+    """
     vqa_full_mask: bool = False
     """True lets written answers look at the question's padding, as the reference does; for its published numbers."""
 
@@ -61,7 +63,9 @@ class VQAPrediction(Prediction):
 
 
 class VQA(EvaluableTask[VQAModel, VQAPrediction]):
-    """The model learns to answer a question about an image as people did, each answer with the share of those who gave it."""
+    """The model learns to answer a question about an image as people did, each answer with the share of those who gave
+    it.
+    """
 
     prediction = VQAPrediction
 
@@ -73,7 +77,9 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         self.answers: list[str] = json.loads(cfg.answer_list.read_text()) if cfg.answer_list else []
 
     def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
-        """A question and all its answers: texts are the question, `answers` of the meta what people said, `weight` what that is worth."""
+        """A question and all its answers: texts are the question, `answers` of the meta what people said, `weight` what
+        that is worth.
+        """
         answers, weight = sample.meta.get("answers"), sample.meta.get("weight", 1.0)
         if not isinstance(answers, list) or not answers:
             raise BadSample("no answers")
@@ -84,7 +90,9 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         return super().prepare(sample, view, rng)
 
     def collate(self, examples: list[Example]) -> Batch:
-        """The text of an example is its question; `answers` of its meta are what people said, `weight` what that is worth (1)."""
+        """The text of an example is its question; `answers` of its meta are what people said, `weight` what that is
+        worth (1).
+        """
         questions = [clean_question(e.texts[0], self.cfg.question.words) for e in examples]
         text = self.tokenizer.encode(questions, self.cfg.question.tokens, self.cfg.question.pad)
         said = [e.meta.get("answers", []) for e in examples]
@@ -104,7 +112,9 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         return self.tokenizer.encode(answers, self.cfg.answer_tokens, "longest")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`extra` holds `answers` `(A, L)`, the row of each one's question, `owner` `(A,)`, and its share of voices, `weights` `(A,)`."""
+        """`extra` holds `answers` `(A, L)`, the row of each one's question, `owner` `(A,)`, and its share of voices,
+        `weights` `(A,)`.
+        """
         assert batch.text is not None
         answers, owner = batch.extra["answers"], batch.extra["owner"]
         cross = select_rows(self.model.encode_question(normalise(batch.images), batch.text), owner)

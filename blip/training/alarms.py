@@ -37,7 +37,8 @@ class ItmAtPrior:
                 self.track,
                 report.step,
                 "itm_at_prior",
-                f"ITM at its prior: the mean loss of the last {len(self.recent)} steps is {mean:.4f}, and {ITM_PRIOR:.4f} is what a model "
+                f"ITM at its prior: the mean loss of the last {len(self.recent)} steps is {mean:.4f}, and "
+                f"{ITM_PRIOR:.4f} is what a model "
                 "gets that does not look; a held temperature, a longer warmup or a smaller learning rate have helped",
             )
 
@@ -58,7 +59,8 @@ class CaptionsAlike:
                 self.track,
                 report.step,
                 "captions_alike",
-                f"captions all alike: {count} of {len(captions)} read {caption!r}; the text decoder does not see the images",
+                f"captions all alike: {count} of {len(captions)} read {caption!r}; the text decoder does not see "
+                "the images",
             )
 
 

@@ -72,7 +72,9 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run in a store. Two process groups may write the same run's: neither removes what the other needs."""
+    """The checkpoints of one run in a store. Two process groups may write the same run's: neither removes what the
+    other needs.
+    """
 
     def __init__(self, store: Store, cfg: CheckpointConfig, identity: Mapping[str, Any], revision: str = ""):
         self.store, self.cfg, self.identity, self.revision = (
@@ -86,9 +88,11 @@ class Checkpoints:
         self.saved = -1
 
     def save(self, engine: Engine, if_finite: bool = False) -> None:
-        """Copies the state, which training waits for, and publishes it in the background; collective. A step is saved once.
+        """Copies the state, which training waits for, and publishes it in the background; collective. A step is saved
+        once.
 
-        One save is in flight: a second waits for the first, and raises what made that fail. A state that is not finite can be left out.
+        One save is in flight: a second waits for the first, and raises what made that fail. A state that is not finite
+        can be left out.
         """
         if self.saved == engine.step:
             return
@@ -115,7 +119,8 @@ class Checkpoints:
                 path = folder / name
                 with writing(path, "free some space, or let TMPDIR name another place"):
                     save_file(tensors, path)
-                key = f"step-{step:08d}/{uuid.uuid4().hex[:8]}/{name}"  # an attempt of its own: nothing is ever overwritten
+                # an attempt of its own: nothing is ever overwritten
+                key = f"step-{step:08d}/{uuid.uuid4().hex[:8]}/{name}"
                 self.store.put_file(key, path)
                 parts[name] = Part(key=key, sha256=file_digest(path), bytes=path.stat().st_size)
         published = CheckpointManifest(
@@ -125,7 +130,8 @@ class Checkpoints:
         self.prune(step)
 
     def prune(self, step: int) -> None:
-        """Leaves the newest checkpoints up to `step`, which is whole, and all above, which are torn or another process group's.
+        """Leaves the newest checkpoints up to `step`, which is whole, and all above, which are torn or another process
+        group's.
 
         Parts that no checkpoint names go once they are old: younger ones may be another's that is not published yet.
         """
@@ -154,8 +160,8 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, or None; collective. Raises ConfigError where it belongs to another run.
 
-        Torn and altered ones are passed over with a warning. A store that cannot be reached raises StoreError: to start from nothing
-        then would be worse.
+        Torn and altered ones are passed over with a warning. A store that cannot be reached raises StoreError: to start
+        from nothing then would be worse.
         """
         with scratch("resume") as own:
             published = all_gather_objects(self.find_newest(own) if is_main() else None)[0]
@@ -185,7 +191,9 @@ class Checkpoints:
         return None
 
     def read(self, key: str) -> CheckpointManifest:
-        """What a manifest says. Raises BrokenCheckpointError, of one line, where it is not what was written under its name."""
+        """What a manifest says. Raises BrokenCheckpointError, of one line, where it is not what was written under its
+        name.
+        """
         try:
             published = CheckpointManifest.model_validate_json(self.store.get(key))
         except ValidationError as e:
@@ -201,7 +209,9 @@ class Checkpoints:
         return published
 
     def fetch(self, published: CheckpointManifest, folder: Path) -> None:
-        """Brings the parts to the folder, unless they are local files anyway. Raises BrokenCheckpointError where a digest is another."""
+        """Brings the parts to the folder, unless they are local files anyway. Raises BrokenCheckpointError where a
+        digest is another.
+        """
         for name, part in published.parts.items():
             path = self.store.path(part.key)
             if path is None:
@@ -220,7 +230,8 @@ class Checkpoints:
             old, new = published.identity.get(name), self.identity.get(name)
             if old != new:
                 raise ConfigError(
-                    f"the checkpoint of step {published.step} in {self.store.uri} was made with {name} = {old!r}, this run has {new!r}: "
+                    f"the checkpoint of step {published.step} in {self.store.uri} was made with {name} = {old!r}, "
+                    f"this run has {new!r}: "
                     "it would not be the same run; go back to the old value, or choose another folder"
                 )
 

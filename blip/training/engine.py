@@ -20,17 +20,21 @@ from blip.tasks.task import Task
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer, learning_rate, set_learning_rate
 
 FORMAT = 1
-"""Raised when the same configuration, data and initial weights come to other weights than before: a run then begins anew."""
+"""Raised when the same configuration, data and initial weights come to other weights than before: a run then begins
+anew.
+"""
 
 
 class EngineConfig(Config):
     zero: Literal[0, 1, 2, 3] | None = None
-    """What ZeRO spreads over processes: nothing (0), optimizer states (1), gradients (2), weights (3); none is 1, or 0 of one process."""
+    """What ZeRO spreads over processes: nothing (0), optimizer states (1), gradients (2), weights (3); none is 1, or 0
+    of one process.
+    """
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What matrices are multiplied in; weights stay float32. `auto` is bf16 on GPUs and fp32 on CPUs."""
     deterministic: bool | None = None
-    """Whether sums have a fixed order, so that the same seed gives the same weights to the last bit; none is yes on CPUs, where it costs
-    nothing, and no on GPUs."""
+    """Whether sums have a fixed order, so that the same seed gives the same weights to the last bit; none is yes on
+    CPUs, where it costs nothing, and no on GPUs."""
     timeout: float = Field(default=1800.0, gt=0)
     """Seconds after which a collective that some process does not join ends the run, with a stack of every process."""
 
@@ -46,7 +50,8 @@ def check_teacher(cfg: EngineConfig, momentum_teacher: bool) -> None:
     """Raises ValueError where ZeRO-3 meets a momentum teacher."""
     if cfg.zero == 3 and momentum_teacher:
         raise ValueError(
-            "engine.zero is 3, but this task has a momentum teacher: ZeRO-3 leaves each process a part of the weights, and a teacher that "
+            "engine.zero is 3, but this task has a momentum teacher: ZeRO-3 leaves each process a part of the "
+            "weights, and a teacher that "
             "follows parts learns nothing; set engine.zero to 2 or less (models of this size gain nothing by 3)"
         )
 
@@ -57,7 +62,8 @@ class NonFiniteError(ArithmeticError):
     def __init__(self, step: int, names: list[str], keys: list[str]):
         self.step, self.names, self.keys = step, names, keys
         super().__init__(
-            f"step {step}: not finite: {', '.join(names)}; samples: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+            f"step {step}: not finite: {', '.join(names)}; samples: "
+            f"{', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
         )
 
 
@@ -85,8 +91,8 @@ class StepReport:
 class Engine:
     """A task in training: DeepSpeed around it, its optimizer and its schedule.
 
-    `steps` in all, `accumulation` micro-batches of each process to a step. `state` is what `state()` gave after `step` steps, on any
-    number of processes and at any stage. All ranks make one together.
+    `steps` in all, `accumulation` micro-batches of each process to a step. `state` is what `state()` gave after `step`
+    steps, on any number of processes and at any stage. All ranks make one together.
     """
 
     def __init__(
@@ -171,7 +177,9 @@ class Engine:
         return StepReport(self.step, self.step == self.steps, losses, rate, norm, int(samples), int(tokens), told > 0)
 
     def undo_step(self, names: list[str], micro_batches: list[Batch], fine: list[bool]) -> NonFiniteError:
-        """Takes the step back: all is as before it, as if it had not begun. Returns the error that says what was not finite."""
+        """Takes the step back: all is as before it, as if it had not begun. Returns the error that says what was not
+        finite.
+        """
         self.zero.sync_master_weights(self.deepspeed, self.task.undo_step())
         self.zero.discard_gradients(self.deepspeed)
         return NonFiniteError(self.step, names, self.failed_samples(micro_batches, fine))
@@ -191,7 +199,8 @@ class Engine:
     def reduce_stats(self, rows: Tensor, micro_batches: list[Batch], stop: bool) -> tuple[list[float], list[float]]:
         """Means of the losses `(micro-batches, names)`, and sums of samples, tokens and stops, over ranks.
 
-        One small collective and the one time that a step waits for the device. A loss that is not finite anywhere is so everywhere.
+        One small collective and the one time that a step waits for the device. A loss that is not finite anywhere is so
+        everywhere.
         """
         samples = sum(map(len, micro_batches))
         tokens = sum(int(b.text.mask.sum()) for b in micro_batches if b.text is not None)
@@ -209,7 +218,9 @@ class Engine:
         return self.zero.whole(list(self.task.parameters()))
 
     def state(self, keep: bool = True) -> dict[str, Tensor]:
-        """A copy in host memory of all that a restart needs, for any number of processes; collective, and empty where not to `keep`."""
+        """A copy in host memory of all that a restart needs, for any number of processes; collective, and empty where
+        not to `keep`.
+        """
         copies = {}
         for name, tensor in self.zero.whole_state(self.deepspeed, self.step > 0):
             if keep:
@@ -218,20 +229,25 @@ class Engine:
 
 
 def set_deterministic(fixed: bool) -> None:
-    """Makes this process's sums independent of how threads happen to run: of a gradient that many rows share, for example."""
+    """Makes this process's sums independent of how threads happen to run: of a gradient that many rows share, for
+    example.
+    """
     if fixed:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has no such order
     torch.use_deterministic_algorithms(fixed, warn_only=True)
 
 
 def load_model(task: Task, state: dict[str, Tensor]) -> None:
-    """Loads weights and buffers strictly; a tied weight is there once. Raises ValueError that names what does not fit."""
+    """Loads weights and buffers strictly; a tied weight is there once. Raises ValueError that names what does not
+    fit.
+    """
     tied = set(task.state_dict()) - {n for n, _ in task.named_parameters()} - {n for n, _ in task.named_buffers()}
     model = {name.removeprefix("model/"): tensor for name, tensor in state.items() if name.startswith("model/")}
     missing, unexpected = task.load_state_dict(model, strict=False)
     if unexpected or set(missing) - tied:
         raise ValueError(
-            f"the state is another model's: it lacks {sorted(set(missing) - tied)[:5]} and has {unexpected[:5]} too many"
+            f"the state is another model's: it lacks {sorted(set(missing) - tied)[:5]} and has {unexpected[:5]} "
+            "too many"
         )
 
 

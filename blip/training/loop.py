@@ -20,9 +20,13 @@ from blip.training.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 EXIT_STOPPED = 143
-"""Exit code of a process that SIGTERM told to stop and that saved: running it again goes on from there. 130 is Ctrl-C's."""
+"""Exit code of a process that SIGTERM told to stop and that saved: running it again goes on from there. 130 is
+Ctrl-C's.
+"""
 REPEATED_SIGNAL_SECONDS = 1.0
-"""A signal that comes so soon after the first is the same one, on another way: a launcher passes on what its group hears, too."""
+"""A signal that comes so soon after the first is the same one, on another way: a launcher passes on what its group
+hears, too.
+"""
 
 Hook = Callable[[StepReport], None]
 
@@ -35,7 +39,9 @@ class TrainingStopped(SystemExit):
 
 
 class WaitEndedError(BaseException):
-    """The process was told to stop while it waited for data, when no step is at hand; no error, which a bad sample might be taken for."""
+    """The process was told to stop while it waited for data, when no step is at hand; no error, which a bad sample
+    might be taken for.
+    """
 
 
 class StopSignal(threading.Event):
@@ -64,7 +70,9 @@ class StopSignal(threading.Event):
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A time in which no other process counts on this one, so that it need not be waited for: data may never come."""
+        """A time in which no other process counts on this one, so that it need not be waited for: data may never
+        come.
+        """
         self.waits = world() == 1
         try:
             yield
@@ -80,9 +88,10 @@ def fit(
 ) -> None:
     """Trains to the engine's last step; after each step every rank calls every hook.
 
-    `batches` are this process's micro-batches from the engine's step on, epoch after epoch. After the last step, and on SIGTERM or Ctrl-C
-    after the step at hand, it saves; then TrainingStopped is raised. A loss or gradient that is not finite raises NonFiniteError after its samples'
-    keys and the state before the step are saved. Whatever happens, a save in flight is finished first.
+    `batches` are this process's micro-batches from the engine's step on, epoch after epoch. After the last step, and on
+    SIGTERM or Ctrl-C after the step at hand, it saves; then TrainingStopped is raised. A loss or gradient that is not
+    finite raises NonFiniteError after its samples' keys and the state before the step are saved. Whatever happens, a
+    save in flight is finished first.
     """
     stream = iter(batches)
     with stop_signal_handler() as told, finishing_saves(checkpoints), Watchdog(engine.cfg.timeout) as watchdog:

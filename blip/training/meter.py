@@ -31,8 +31,9 @@ PEAK_FLOPS = {
 class Meter:
     """A hook that tracks losses and speed every so many steps, averaged over them; rank 0 tracks for all.
 
-    Losses are `train/NAME`, their sum `train/loss`. `data_wait` is the share of the time in which rank 0 waited for data, `mfu` the
-    share of the device's peak in the operations of forward and backward passes, `gpu_memory` the most that was allocated, in GiB.
+    Losses are `train/NAME`, their sum `train/loss`. `data_wait` is the share of the time in which rank 0 waited for
+    data, `mfu` the share of the device's peak in the operations of forward and backward passes, `gpu_memory` the most
+    that was allocated, in GiB.
     """
 
     def __init__(self, engine: Engine, track: Track, every: int):

@@ -21,7 +21,9 @@ class OptimizerConfig(Config):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     decay_scope: Literal["matrices", "all"] = "matrices"
-    """Weight decay on matrices and embeddings only, or as in the reference also on biases, norms and the temperature."""
+    """Weight decay on matrices and embeddings only, or as in the reference also on biases, norms and the
+    temperature.
+    """
     grad_clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient over all parameters; none leaves it as it is."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
@@ -48,7 +50,9 @@ LAYER = re.compile(r"\.(?:blocks|layers?)\.(\d+)\.")
 
 
 def fit_warmup(cfg: ScheduleConfig, steps: int) -> ScheduleConfig:
-    """Returns the schedule of a run of so many steps: a warmup that outlasts it, which would train at next to nothing, takes half of it."""
+    """Returns the schedule of a run of so many steps: a warmup that outlasts it, which would train at next to nothing,
+    takes half of it.
+    """
     if cfg.warmup_steps < steps:
         return cfg
     log.warning(
@@ -63,7 +67,8 @@ def fit_warmup(cfg: ScheduleConfig, steps: int) -> ScheduleConfig:
 def learning_rate(cfg: ScheduleConfig, peak: float, step: int, steps: int, steps_per_epoch: int) -> float:
     """The rate of optimizer step `step`, from 0, of `steps`.
 
-    After a linear warmup the cosine goes from peak to floor over the rest, the exponential falls by a factor each epoch since step 0.
+    After a linear warmup the cosine goes from peak to floor over the rest, the exponential falls by a factor each epoch
+    since step 0.
     """
     if step < cfg.warmup_steps:
         target = learning_rate(cfg, peak, cfg.warmup_steps, steps, steps_per_epoch)
@@ -113,7 +118,8 @@ def layer_scales(names: list[str], cfg: OptimizerConfig) -> dict[str, float]:
     if cfg.layer_decay < 1 and not any(n is not None for n in layers):
         towers = sorted({LAYER.split(name)[0].rpartition(".")[2] for name in names if layer_of(name) is not None})
         raise ConfigError(
-            f"optimizer.layer_decay_of is {cfg.layer_decay_of!r}, which is no tower of this model; it has {', '.join(towers)}"
+            f"optimizer.layer_decay_of is {cfg.layer_decay_of!r}, which is no tower of this model; it has "
+            f"{', '.join(towers)}"
         )
     depth = max((n for n in layers if n is not None), default=-1) + 1
     first = next((i for i, n in enumerate(layers) if n is not None), 0)

@@ -7,7 +7,9 @@ from blip.training.loop import Hook
 
 
 def stop_when_spent(budget: Budget) -> Hook:
-    """A hook that raises BudgetError, on every process after the same step, once the run has spent what it may; call it after a save."""
+    """A hook that raises BudgetError, on every process after the same step, once the run has spent what it may; call it
+    after a save.
+    """
 
     def check_budget(report: StepReport) -> None:
         reason = ""

@@ -34,8 +34,8 @@ def wrap(
 ) -> Any:
     """A DeepSpeed engine around a task; the process group has been started.
 
-    Weights stay float32: bf16 is autocast's, since DeepSpeed's own `bf16` section would cast teacher and temperature, too.
-    Stage 0 does not clip: it would not tell the norm.
+    Weights stay float32: bf16 is autocast's, since DeepSpeed's own `bf16` section would cast teacher and temperature,
+    too. Stage 0 does not clip: it would not tell the norm.
     """
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__ = {}  # pyright: ignore[reportAttributeAccessIssue] (or a C++ extension would be built)
@@ -46,7 +46,8 @@ def wrap(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": (grad_clip or 0.0) if stage else 0.0,
         "zero_optimization": {"stage": stage},
-        # "safe" modules would have their gradients reduced in bf16, and the result would depend on the number of processes
+        # "safe" modules would have their gradients reduced in bf16, and the result would depend on the number of
+        # processes
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []},
         "steps_per_print": 10**9,
     }
@@ -75,7 +76,8 @@ def discard_gradients(engine: Any) -> None:
 
 
 def whole_state(engine: Any, stepped: bool) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a restart needs, by kind and name: `model/...`, and where an optimizer step was made `exp_avg/...` and so on.
+    """Every tensor that a restart needs, by kind and name: `model/...`, and where an optimizer step was made
+    `exp_avg/...` and so on.
 
     Collective: all ranks go through it together. A tensor may change with the next step: copy what is to be kept.
     """

@@ -100,22 +100,48 @@ def test_the_api_server_would_take_all_manifests(overlay):
 
 def a_workflow(name: str) -> dict:
     """A workflow, as an owner reference."""
-    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {}}
+    workflow = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {},
+    }
     kubectl("apply", "-f", "-", given=workflow)
     made = json.loads(kubectl("-n", NAMESPACE, "get", "workflow", name, "-o", "json"))
-    return {"apiVersion": made["apiVersion"], "kind": "Workflow", "name": name, "uid": made["metadata"]["uid"], "blockOwnerDeletion": False}
+    return {
+        "apiVersion": made["apiVersion"],
+        "kind": "Workflow",
+        "name": name,
+        "uid": made["metadata"]["uid"],
+        "blockOwnerDeletion": False,
+    }
 
 
 def a_job(name: str, owner: dict | None = None) -> dict:
-    asked = {"name": name, "image": "example/blip:1", "nodes": 2, "processes": 8, "handover": "s3://bucket/handover", "max_hours": 1}
+    asked = {
+        "name": name,
+        "image": "example/blip:1",
+        "nodes": 2,
+        "processes": 8,
+        "handover": "s3://bucket/handover",
+        "max_hours": 1,
+    }
     return render_trainjob(TrainJobConfig.model_validate(asked), owner)
 
 
 def say(cluster: Cluster, job: dict, kind: str) -> None:
     """Plays the controller: the job has a condition."""
-    condition = {"type": kind, "status": "True", "reason": "Played", "message": "", "lastTransitionTime": "2025-01-01T00:00:00Z"}
+    condition = {
+        "type": kind,
+        "status": "True",
+        "reason": "Played",
+        "message": "",
+        "lastTransitionTime": "2025-01-01T00:00:00Z",
+    }
     name = job["metadata"]["name"]
-    cluster.objects.patch_namespaced_custom_object_status(**cluster.place(job), name=name, body={"status": {"conditions": [condition]}})
+    cluster.objects.patch_namespaced_custom_object_status(
+        **cluster.place(job), name=name, body={"status": {"conditions": [condition]}}
+    )
 
 
 def test_a_trainjob_is_submitted_once_and_followed_to_its_end(cluster: Cluster):
@@ -140,7 +166,16 @@ def test_sigterm_cancels_unless_the_workflow_goes_on(cluster: Cluster):
     job = a_job("stopped", a_workflow("w-stopped"))
     for stopped in (False, True):
         if stopped:
-            kubectl("-n", NAMESPACE, "patch", "workflow", "w-stopped", "--type=merge", "-p", '{"spec": {"activeDeadlineSeconds": 0}}')
+            kubectl(
+                "-n",
+                NAMESPACE,
+                "patch",
+                "workflow",
+                "w-stopped",
+                "--type=merge",
+                "-p",
+                '{"spec": {"activeDeadlineSeconds": 0}}',
+            )
         Timer(3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(SystemExit):
             run_job(cluster, job)
@@ -157,7 +192,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadedMotoServer(ip_address=ADDRESS, port=0, verbose=False)
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
-    environment = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    environment = {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
     for name, value in {**environment, "AWS_DEFAULT_REGION": "us-east-1", "BLIP_TRACKING": "off"}.items():
         monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="bucket")
@@ -165,7 +205,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     settings = {"s3-endpoint": address, "s3-region": "us-east-1"}
     secret = {"access-key": "key", "secret-key": "secret"}
     kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": settings})
-    kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": secret})
+    kubectl(
+        "apply", "-f", "-", given={"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": secret}
+    )
     yield "s3://bucket"
     server.stop()
 
@@ -176,7 +218,9 @@ SHARDS = 40
 def pods(name: str) -> Workers:
     """Three small pods that pull shards."""
     asked = {"name": name, "image": IMAGE, "workers": 3, "gpus": 0, "cpu": "1", "memory": "2Gi"}
-    return workers_on_cluster(WorkersConfig.model_validate({**asked, "namespace": NAMESPACE, "shared_memory": "64Mi", "scratch": "2Gi"}))
+    return workers_on_cluster(
+        WorkersConfig.model_validate({**asked, "namespace": NAMESPACE, "shared_memory": "64Mi", "scratch": "2Gi"})
+    )
 
 
 @pytest.mark.skipif(not IMAGE, reason="BLIP_TEST_IMAGE names no image that the cluster has")
@@ -197,7 +241,9 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
     models = [model_folder(captioner(), tmp_path / "captioner"), model_folder(text_filter(), tmp_path / "filter")]
     decoding = {"type": "nucleus", "min_length": 4, "max_length": 10}
     stream = {"batch": 4, "decoding": decoding}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"stream": stream, "quality": {"min_side": 16}, "lease": {"seconds": 5}}))
+    (tmp_path / "tiny.yaml").write_text(
+        yaml.safe_dump({"stream": stream, "quality": {"min_side": 16}, "lease": {"seconds": 5}})
+    )
     killed: list[int] = []
 
     def kill_one(store: str) -> None:
@@ -243,7 +289,13 @@ def test_pods_judge_as_one_process_does(bucket: str, tmp_path: Path):
     data.mkdir()
     write_shards(samples(48), f"{bucket}/shards", "test", 4).save(data / "test.json")
     model = model_folder(both(), tmp_path / "model")
-    overrides = ["evaluation.batch=4", "lease.seconds=5", "retrieval.rerank=5", "retrieval.text.tokens=12", "captioning.text.tokens=12"]
+    overrides = [
+        "evaluation.batch=4",
+        "lease.seconds=5",
+        "retrieval.rerank=5",
+        "retrieval.text.tokens=12",
+        "captioning.text.tokens=12",
+    ]
     figures = []
     for name, workers in (("alone", None), ("pods", pods("evaluate"))):
         context = RunContext(preset="shapes", overrides=tuple(overrides), store=f"{bucket}/{name}")

@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BASE = os.environ.get("BLIP_TEST_BASE_IMAGE", "")
-"""An image at hand that has Python in its packages; BLIP_TEST_BUILD and BLIP_TEST_RUN are further options of builder and runner."""
+"""An image at hand that has Python in its packages; BLIP_TEST_BUILD and BLIP_TEST_RUN are further options of builder
+and runner.
+"""
 BUILDERS = {"docker": ["docker", "build"], "podman": ["buildah", "bud", "--format", "docker"]}
 RUNNER = "podman" if shutil.which("buildah") else "docker"
 
@@ -27,11 +29,13 @@ touch /tmp/x "$HOME/x" "$TMPDIR/x"
 blip --help > /dev/null
 python -m mlflow --version
 python -c 'import kfp, mlflow, psycopg2, blip, components, pipelines'
-blip ingest shapes --preset shapes --out data --store store --set data.world.gold=64 --set data.world.web=64 --set data.world.test=16
+blip ingest shapes --preset shapes --out data --store store --set data.world.gold=64 --set data.world.web=64 \\
+    --set data.world.test=16
 blip train pretrain --preset shapes --data data --store store --out model --set epochs=1
 blip train captioner --preset shapes --data data --init model --store store --out captioner --set epochs=1
 blip train filter --preset shapes --data data --init model --store store --out filter --set epochs=1
-blip capfilt --preset shapes --data data --captioner captioner --filter filter --store store --out scored --set workers=1
+blip capfilt --preset shapes --data data --captioner captioner --filter filter --store store --out scored \\
+    --set workers=1
 blip select --data scored --out kept
 blip evaluate --preset shapes --data kept --model model --out scores
 test -s kept/bootstrapped.json
@@ -66,7 +70,9 @@ def test_it_runs_as_a_number_and_names_what_it_writes_to():
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", last, re.MULTILINE)
     (volumes,) = re.findall(r"^VOLUME (.*)$", last, re.MULTILINE)
     writable = json.loads(volumes)
-    paths = re.findall(r"^ +(HOME|TMPDIR|XDG_CACHE_HOME|HF_HOME|MPLCONFIGDIR|TRITON_CACHE_DIR)=(\S+)", last, re.MULTILINE)
+    paths = re.findall(
+        r"^ +(HOME|TMPDIR|XDG_CACHE_HOME|HF_HOME|MPLCONFIGDIR|TRITON_CACHE_DIR)=(\S+)", last, re.MULTILINE
+    )
     assert len(paths) == 6
     assert all(any(path == place or path.startswith(f"{place}/") for place in writable) for _, path in paths)
 
@@ -78,19 +84,33 @@ def test_no_registry_is_named_and_nothing_is_the_latest():
 
 def test_what_it_is_made_of_gets_past_the_ignore_file():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    sources = [source for line in re.findall(r"^COPY ((?!--from).*) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()]
+    sources = [
+        source for line in re.findall(r"^COPY ((?!--from).*) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()
+    ]
     assert len(sources) >= 6
-    assert {source.replace("${CONSTRAINTS}", "constraints*.txt") for source in sources} == {i[1:] for i in ignored if i.startswith("!")}
+    assert {source.replace("${CONSTRAINTS}", "constraints*.txt") for source in sources} == {
+        i[1:] for i in ignored if i.startswith("!")
+    }
 
 
-@pytest.mark.skipif(not (BASE and shutil.which(RUNNER)), reason="takes gigabytes: BLIP_TEST_BASE_IMAGE names an image to build on")
+@pytest.mark.skipif(
+    not (BASE and shutil.which(RUNNER)), reason="takes gigabytes: BLIP_TEST_BASE_IMAGE names an image to build on"
+)
 def test_it_is_built_and_works_with_a_read_only_root_and_no_network(tmp_path: Path):
     context = tmp_path / "context"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(context)], check=True)
-    options = [*shlex.split(os.environ.get("BLIP_TEST_BUILD", "")), "--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", "REVISION=test"]
+    options = [
+        *shlex.split(os.environ.get("BLIP_TEST_BUILD", "")),
+        "--build-arg",
+        f"BASE_IMAGE={BASE}",
+        "--build-arg",
+        "REVISION=test",
+    ]
     build = [*BUILDERS[RUNNER], *options, "-t", "localhost/blip:test", str(context)]
     subprocess.run(build, check=True)
-    (image,) = json.loads(subprocess.run([RUNNER, "inspect", "localhost/blip:test"], check=True, capture_output=True).stdout)
+    (image,) = json.loads(
+        subprocess.run([RUNNER, "inspect", "localhost/blip:test"], check=True, capture_output=True).stdout
+    )
     assert image["Config"]["User"] == "10001:10001"
     assert image["Config"]["Labels"]["org.opencontainers.image.revision"] == "test"
     kind, *health = (image["Config"].get("Healthcheck") or image["Healthcheck"])["Test"]
@@ -98,7 +118,9 @@ def test_it_is_built_and_works_with_a_read_only_root_and_no_network(tmp_path: Pa
     hardened = ["--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     run = [RUNNER, "run", "--rm", *hardened, *shlex.split(os.environ.get("BLIP_TEST_RUN", ""))]
     subprocess.run([*run, "--entrypoint", health[0], "localhost/blip:test", *health[1:]], check=True)
-    done = subprocess.run([*run, "--entrypoint", "sh", "localhost/blip:test", "-c", WORK], capture_output=True, text=True)
+    done = subprocess.run(
+        [*run, "--entrypoint", "sh", "localhost/blip:test", "-c", WORK], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert lines[:2] == ["uid 10001", "the root is ro"]

@@ -1,4 +1,6 @@
-"""What an operator applies: it builds, fits the schemas of old and new Kubernetes, holds together, and grants nothing it need not."""
+"""What an operator applies: it builds, fits the schemas of old and new Kubernetes, holds together, and grants nothing
+it need not.
+"""
 
 import json
 import re
@@ -28,7 +30,9 @@ def test_every_object_fits_the_schema(overlay, version):
     for thing in build(f"overlays/{overlay}"):
         if thing["kind"] in OTHERS:
             continue
-        kubernetes_validate.validate(thing, version, strict=True)  # raises SchemaNotFoundError for a kind that it does not know
+        kubernetes_validate.validate(
+            thing, version, strict=True
+        )  # raises SchemaNotFoundError for a kind that it does not know
 
 
 @pytest.mark.parametrize("name", ["blip-torch-a100", "blip-torch-cpu"])
@@ -48,7 +52,9 @@ def test_training_survives_lost_nodes_and_not_wrong_configurations():
         stop, again = spec["failurePolicy"]["rules"]
         assert (stop["action"], again["action"]) == ("FailJobSet", "RestartJobSetAndIgnoreMaxRestarts")
         # as the Job controller writes them
-        configuration = "Container node for pod kubeflow/p-node-0-0-x failed with exit code 42 matching FailJob rule at index 0"
+        configuration = (
+            "Container node for pod kubeflow/p-node-0-0-x failed with exit code 42 matching FailJob rule at index 0"
+        )
         disruption = "Pod kubeflow/p-node-0-0-x has condition DisruptionTarget matching FailJob rule at index 1"
         patterns = [rule["onJobFailureMessagePatterns"][0] for rule in (stop, again)]
         assert [[bool(re.search(p, message)) for p in patterns] for message in (configuration, disruption)] == [
@@ -82,16 +88,25 @@ def test_the_namespace_enforces_the_restricted_standard():
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_deleting_an_overlay_deletes_nothing_that_it_did_not_make(overlay):
-    """`kubectl delete -k` takes whatever an overlay names: a namespace takes Kubeflow Pipelines, its database and all volumes along."""
+    """`kubectl delete -k` takes whatever an overlay names: a namespace takes Kubeflow Pipelines, its database and all
+    volumes along.
+    """
     named = {(thing["kind"], thing["metadata"]["name"]) for thing in build(f"overlays/{overlay}")}
     platform = {(thing["kind"], thing["metadata"]["name"]) for thing in build("platform")}
     assert not named & platform
-    assert not {kind for kind, _ in named} & {"Namespace", "PersistentVolumeClaim", "PersistentVolume", "CustomResourceDefinition"}
+    assert not {kind for kind, _ in named} & {
+        "Namespace",
+        "PersistentVolumeClaim",
+        "PersistentVolume",
+        "CustomResourceDefinition",
+    }
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_servers_of_kubeflow_pipelines_are_under_no_limit_of_ours(overlay):
-    """They state no limits: a LimitRange would give them ours, and a quota of CPU or memory for all pods would refuse them."""
+    """They state no limits: a LimitRange would give them ours, and a quota of CPU or memory for all pods would refuse
+    them.
+    """
     assert not of(overlay, "LimitRange")
     classes = of(overlay, "PriorityClass").keys()
     for name, quota in of(overlay, "ResourceQuota").items():
@@ -156,7 +171,9 @@ def test_mlflow_is_probed_as_its_clients_reach_it():
     assert f"http://{host}:" in uri
     hosts = (env["MLFLOW_SERVER_ALLOWED_HOSTS"] or "").split(",")
     assert host in hosts
-    assert not [h for h in hosts if fnmatchcase("mlflow.evil.example", h) or fnmatchcase("mlflow.kubeflow.evil.example:5000", h)]
+    assert not [
+        h for h in hosts if fnmatchcase("mlflow.evil.example", h) or fnmatchcase("mlflow.kubeflow.evil.example:5000", h)
+    ]
     assert probe["path"] == "/api/2.0/mlflow/experiments/get?experiment_id=0"
     assert (env["MLFLOW_BACKEND_STORE_URI"] or "").startswith("postgresql+psycopg2://")
 
@@ -201,7 +218,10 @@ def test_selectors_find_what_they_are_meant_for(overlay):
 def test_a_step_may_do_what_launching_a_job_takes_and_no_more():
     (role,) = of("local", "Role").values()
     granted = {
-        (group, resource): set(rule["verbs"]) for rule in role["rules"] for group in rule["apiGroups"] for resource in rule["resources"]
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
     }
     assert granted == {
         ("trainer.kubeflow.org", "trainjobs"): {"create", "get", "delete"},
@@ -212,7 +232,9 @@ def test_a_step_may_do_what_launching_a_job_takes_and_no_more():
     }
     for overlay in OVERLAYS:
         assert not of(overlay, "ClusterRole")
-        assert all(account["automountServiceAccountToken"] is False for account in of(overlay, "ServiceAccount").values())
+        assert all(
+            account["automountServiceAccountToken"] is False for account in of(overlay, "ServiceAccount").values()
+        )
 
 
 def test_names_are_the_same_wherever_they_are_written():

@@ -21,10 +21,16 @@ def matches(selector: dict, labels: dict) -> bool:
 
 
 def allowed(policies: list[dict], source: dict, target: dict, port: int) -> bool:
-    """Whether a pod may open a connection to another by these policies: the one must be let out and the other let in."""
+    """Whether a pod may open a connection to another by these policies: the one must be let out and the other let
+    in.
+    """
 
     def passes(direction: str, peers: str, here: dict, there: dict) -> bool:
-        ruling = [p["spec"] for p in policies if matches(p["spec"]["podSelector"], here) and direction in p["spec"]["policyTypes"]]
+        ruling = [
+            p["spec"]
+            for p in policies
+            if matches(p["spec"]["podSelector"], here) and direction in p["spec"]["policyTypes"]
+        ]
         rules = [rule for spec in ruling for rule in spec.get(direction.lower(), [])]
         return not ruling or any(
             any("podSelector" in peer and matches(peer["podSelector"], there) for peer in rule[peers])
@@ -64,4 +70,6 @@ def test_outside_only_the_store_and_the_api_server_are_reached(overlay):
             if any(block["cidr"] == "0.0.0.0/0" for block in blocks):
                 assert ports <= {443, 6443}, name
                 assert ports, name
-                assert all("169.254.0.0/16" in block["except"] for block in blocks), f"{name}: the nodes' credentials lie there"
+                assert all("169.254.0.0/16" in block["except"] for block in blocks), (
+                    f"{name}: the nodes' credentials lie there"
+                )

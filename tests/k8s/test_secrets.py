@@ -67,12 +67,18 @@ def test_jobs_refer_to_secrets_and_hold_none():
     asked = {"name": "job", "image": "example/blip:1", "env": {"NCCL_DEBUG": "WARN"}}
     training = TrainJobConfig.model_validate({**asked, "nodes": 2, "processes": 8, "handover": "s3://bucket/handover"})
     crew = WorkersConfig.model_validate({**asked, "workers": 4})
-    for job in (trainjob.render_trainjob(training), workers.render_workers(crew), workers.render_workers(crew, indexed=False)):
+    for job in (
+        trainjob.render_trainjob(training),
+        workers.render_workers(crew),
+        workers.render_workers(crew, indexed=False),
+    ):
         has_no_secret(json.dumps(job))
 
 
 def test_the_compiled_pipelines_refer_to_secrets_and_hold_none(tmp_path: Path):
-    subprocess.run([sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path)], check=True, capture_output=True
+    )
     compiled = {path.stem: path.read_text() for path in tmp_path.iterdir()}
     assert set(compiled) == {"bootstrap", "retrain"}
     for text in compiled.values():

@@ -86,7 +86,11 @@ def test_nothing_is_printed(capfd):
     ("candidates", "references", "message"),
     [
         ({}, {}, "no captions to score"),
-        ({"x": "a", "y": "b"}, {"x": ["a"], "z": ["c"]}, "2 images have a caption or references but not both, among them y, z"),
+        (
+            {"x": "a", "y": "b"},
+            {"x": ["a"], "z": ["c"]},
+            "2 images have a caption or references but not both, among them y, z",
+        ),
         ({"x": "a"}, {"x": []}, "1 images have no reference, among them x"),
     ],
 )

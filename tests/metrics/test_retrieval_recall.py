@@ -37,9 +37,12 @@ def test_recalls_equal_the_reference(chunk, monkeypatch):
 
 
 def test_recalls_by_hand():
-    # The first image finds text 1 first; the second has its text behind text 0. Texts 0 and 2 find their image, text 1 does not.
+    # The first image finds text 1 first; the second has its text behind text 0. Texts 0 and 2 find their image, text 1
+    # does not.
     scores = recalls(IMAGE_SCORES, TEXT_SCORES, OWNER)
-    assert scores == pytest.approx({"tr1": 50, "tr5": 100, "tr10": 100, "ir1": 200 / 3, "ir5": 100, "ir10": 100, "mean": 86.1111111})
+    assert scores == pytest.approx(
+        {"tr1": 50, "tr5": 100, "tr10": 100, "ir1": 200 / 3, "ir5": 100, "ir10": 100, "mean": 86.1111111}
+    )
 
 
 def test_ranks_count_the_best_own_candidate():
@@ -57,6 +60,10 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"not \(2, 3\), \(2, 3\) and \(3,\)"):
         recalls(IMAGE_SCORES, TEXT_SCORES.T, OWNER)
     with pytest.raises(ValueError, match="1 of 6 are not a number"):
-        recalls(IMAGE_SCORES.clone().index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(float("nan"))), TEXT_SCORES, OWNER)
+        recalls(
+            IMAGE_SCORES.clone().index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(float("nan"))),
+            TEXT_SCORES,
+            OWNER,
+        )
     with pytest.raises(ValueError, match="query 1 has no candidate of its own"):
         recalls(IMAGE_SCORES, TEXT_SCORES, torch.zeros(3, dtype=torch.long))

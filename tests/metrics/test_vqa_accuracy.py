@@ -41,7 +41,14 @@ def test_punctuation(text, expected):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("The  Two dogs", "2 dogs"), ("none", "0"), ("a an the", ""), ("isnt", "isn't"), ("couldnt've", "couldn't've"), ("were", "were")],
+    [
+        ("The  Two dogs", "2 dogs"),
+        ("none", "0"),
+        ("a an the", ""),
+        ("isnt", "isn't"),
+        ("couldnt've", "couldn't've"),
+        ("were", "were"),
+    ],
 )
 def test_words(text, expected):
     assert normalise_words(text) == expected

@@ -26,7 +26,10 @@ def test_attention_is_the_softmax_of_scaled_products_with_the_residual_normalise
     torch.manual_seed(0)
     attention = Attention(CONFIG, 24).eval()
     x, source = torch.randn(1, 3, 16), torch.randn(1, 5, 24)
-    q, k, v = (m.unflatten(-1, (2, 8)).transpose(1, 2) for m in (attention.query(x), attention.key(source), attention.value(source)))
+    q, k, v = (
+        m.unflatten(-1, (2, 8)).transpose(1, 2)
+        for m in (attention.query(x), attention.key(source), attention.value(source))
+    )
     context = ((q @ k.transpose(2, 3) / 8**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
     expected = attention.norm(x + attention.output(context))
     torch.testing.assert_close(attention(x, attention.keys_values(source)), expected)

@@ -74,7 +74,9 @@ def sample_slowly(read: Read, prompt: list[int], cfg: Nucleus, uniforms: list[fl
 
 
 def beam_slowly(read: Read, prompt: list[int], cfg: Beam) -> tuple[list[int], float]:
-    """Beam search by its definition: of 2 x beams continuations those that end within the first `beams` are finished."""
+    """Beam search by its definition: of 2 x beams continuations those that end within the first `beams` are
+    finished.
+    """
     beams, finished = [(0.0, list(prompt))], []
 
     def score(total: float, length: int) -> float:
@@ -114,7 +116,9 @@ def test_nucleus_sampling_equals_a_slow_plain_loop(med: MED, cross: list[KeysVal
         uniforms = torch.rand(2, cfg.max_length, generator=torch.Generator().manual_seed(seed))
         texts = sample(med.decode_step, prompt, cross, cfg, uniforms, SEP)
         for row in range(2):
-            ids, log_probability = sample_slowly(reader(med, cross, row), prompt[row].tolist(), cfg, uniforms[row].tolist())
+            ids, log_probability = sample_slowly(
+                reader(med, cross, row), prompt[row].tolist(), cfg, uniforms[row].tolist()
+            )
             assert texts.ids[row] == ids
             assert texts.log_probability[row].item() == pytest.approx(log_probability, abs=1e-4)
 
@@ -171,7 +175,9 @@ def test_a_text_depends_on_its_own_draws_alone(med: MED, cross: list[KeysValues]
 
 
 @pytest.mark.parametrize("cfg", [Beam(min_length=7, max_length=9), Nucleus(min_length=7, max_length=9)])
-def test_lengths_count_the_prompt_and_the_prompt_is_cut_by_tokens(med: MED, cross: list[KeysValues], prompt: Tensor, cfg: Beam | Nucleus):
+def test_lengths_count_the_prompt_and_the_prompt_is_cut_by_tokens(
+    med: MED, cross: list[KeysValues], prompt: Tensor, cfg: Beam | Nucleus
+):
     torch.nn.init.constant_(med.lm_head.decoder.bias.data[SEP : SEP + 1], 20.0)  # it wants to end at once
     match cfg:
         case Beam():

@@ -58,7 +58,12 @@ def test_sharing_nothing_shares_nothing(small: MEDConfig):
 
 def test_a_captioner_has_no_encoder_and_a_filter_no_decoder(small: MEDConfig):
     captioner, text_filter = MED(small, encoder=False), MED(small, decoder=False)
-    assert not {n.split(".")[0] for n, _ in captioner.named_parameters()} & {"text_encoder", "vision_proj", "text_proj", "itm_head"}
+    assert not {n.split(".")[0] for n, _ in captioner.named_parameters()} & {
+        "text_encoder",
+        "vision_proj",
+        "text_proj",
+        "itm_head",
+    }
     assert not {n.split(".")[0] for n, _ in text_filter.named_parameters()} & {"text_decoder", "lm_head"}
 
 

@@ -27,7 +27,9 @@ def test_checkpointing_recomputes_the_same_gradients(last: int):
     gradients = []
     for checkpoint_last in (0, last):
         torch.manual_seed(0)
-        encoder = VisionEncoder(CONFIG.model_copy(update={"checkpoint_last": checkpoint_last, "drop_path": 0.3})).train()
+        encoder = VisionEncoder(
+            CONFIG.model_copy(update={"checkpoint_last": checkpoint_last, "drop_path": 0.3})
+        ).train()
         images = torch.randn(4, 3, 16, 16, requires_grad=True)
         passes = []
         for block in encoder.blocks:

@@ -24,7 +24,9 @@ def test_itc_of_two_pairs_and_a_queue_of_four_equals_the_sum_by_hand():
 
     by_hand_i2t = (row([1.2, 0.0, 2.0, 0.0, -2.0, 0.0], 0) + row([1.6, 2.0, 0.0, 2.0, 0.0, -2.0], 1)) / 2
     by_hand_t2i = (row([1.2, 1.6, 1.92, 2.0, 1.6, 1.2], 0) + row([0.0, 2.0, 1.2, 1.6, 2.0, 0.0], 1)) / 2
-    assert float(contrastive_loss(i2t, t2i, i2t, t2i, positive, 0.0)) == pytest.approx((by_hand_i2t + by_hand_t2i) / 2, abs=1e-6)
+    assert float(contrastive_loss(i2t, t2i, i2t, t2i, positive, 0.0)) == pytest.approx(
+        (by_hand_i2t + by_hand_t2i) / 2, abs=1e-6
+    )
 
 
 def test_the_teachers_opinion_enters_the_targets_by_alpha():

@@ -31,7 +31,9 @@ def test_the_smoothed_loss_is_the_mean_over_predicted_tokens():
     torch.manual_seed(0)
     logits, targets = torch.randn(2, 5, 11), next_token_targets(IDS, MASK, prompt=3)
     log_p = logits.log_softmax(-1)
-    by_hand = [0.9 * -log_p[b, i, t] + 0.1 * -log_p[b, i].mean() for b, i, t in ((0, 2, 7), (0, 3, 8), (0, 4, 2), (1, 2, 2))]
+    by_hand = [
+        0.9 * -log_p[b, i, t] + 0.1 * -log_p[b, i].mean() for b, i, t in ((0, 2, 7), (0, 3, 8), (0, 4, 2), (1, 2, 2))
+    ]
     assert float(caption_loss(logits, targets, 0.1)) == pytest.approx(sum(map(float, by_hand)) / 4, rel=1e-6)
     reference = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=0.1)
     assert float(caption_loss(logits, targets, 0.1)) == pytest.approx(float(reference))
@@ -40,7 +42,9 @@ def test_the_smoothed_loss_is_the_mean_over_predicted_tokens():
 def test_another_count_of_tokens_replaces_the_batchs_own():
     torch.manual_seed(0)
     logits, targets = torch.randn(2, 5, 11), next_token_targets(IDS, MASK)
-    assert float(caption_loss(logits, targets, 0.1, torch.tensor(16.0))) == pytest.approx(float(caption_loss(logits, targets, 0.1)) / 2)
+    assert float(caption_loss(logits, targets, 0.1, torch.tensor(16.0))) == pytest.approx(
+        float(caption_loss(logits, targets, 0.1)) / 2
+    )
 
 
 def test_a_text_without_targets_costs_nothing():
@@ -63,4 +67,6 @@ def test_smoothing_leaves_a_floor_of_1_3577(sure: float):
 
 
 def test_an_untrained_writer_pays_the_log_of_the_vocabulary():
-    assert float(caption_loss(torch.zeros(2, 5, 30524), next_token_targets(IDS, MASK), 0.1)) == pytest.approx(10.326, abs=1e-3)
+    assert float(caption_loss(torch.zeros(2, 5, 30524), next_token_targets(IDS, MASK), 0.1)) == pytest.approx(
+        10.326, abs=1e-3
+    )

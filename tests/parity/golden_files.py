@@ -1,4 +1,6 @@
-"""The golden files: what the reference computes. `BLIP_GOLDEN` names another folder of them; sizes are read from the files."""
+"""The golden files: what the reference computes. `BLIP_GOLDEN` names another folder of them; sizes are read from the
+files.
+"""
 
 import json
 import os
@@ -45,7 +47,9 @@ class Golden:
         """The model's sizes, without dropout."""
         meta, bert = self.meta, self.json(text)
         return MEDConfig(
-            vision=VisionConfig(size=meta["image"], patch=meta["patch"], width=meta["vwidth"], depth=meta["vdepth"], heads=meta["heads"]),
+            vision=VisionConfig(
+                size=meta["image"], patch=meta["patch"], width=meta["vwidth"], depth=meta["vdepth"], heads=meta["heads"]
+            ),
             text=TextConfig(
                 vocab_size=meta["vocab_size"],
                 width=bert["hidden_size"],
@@ -63,7 +67,9 @@ class Golden:
 
 
 def before_normalisation(images: Tensor) -> Tensor:
-    """The pixel values in 0 to 255 that normalise to these images `(B, 3, H, W)`: golden inputs are noise that no picture holds."""
+    """The pixel values in 0 to 255 that normalise to these images `(B, 3, H, W)`: golden inputs are noise that no
+    picture holds.
+    """
     return (images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
 
 
@@ -73,7 +79,9 @@ def batch_of(images: Tensor, text: Tokens, ids: Tensor | None = None, **extra: A
 
 
 TOLERANCE = 1e-5
-"""Of a tensor's largest magnitude. Sums of float32 round by its size, whatever the size of the element in which they end."""
+"""Of a tensor's largest magnitude. Sums of float32 round by its size, whatever the size of the element in which they
+end.
+"""
 
 
 def assert_close(ours: Tensor, reference: Tensor, what: str = "") -> None:
@@ -81,7 +89,9 @@ def assert_close(ours: Tensor, reference: Tensor, what: str = "") -> None:
     difference = (ours.detach().reshape(reference.shape) - reference).abs().max()
     largest = reference.abs().max()
     assert largest.isfinite(), f"{what}: the reference is not finite"
-    assert difference <= TOLERANCE * largest, f"{what} differs by {difference:.1e} where its largest magnitude is {largest:.1e}"
+    assert difference <= TOLERANCE * largest, (
+        f"{what} differs by {difference:.1e} where its largest magnitude is {largest:.1e}"
+    )
 
 
 def assert_close_after_a_step(ours: Tensor, reference: Tensor, what: str) -> None:

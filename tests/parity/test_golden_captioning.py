@@ -50,7 +50,10 @@ def test_captions_are_the_references(golden: Golden, captioner: Captioning):
     prompt = captioner.prompt(1)[0].tolist()
     assert beam_searches(golden)
     for name, beams in (beam_searches(golden) | {"greedy": 1}).items():
-        texts = captioner.generate(images, Beam(beams=beams, min_length=meta["min_length"], max_length=meta["max_length"]))
+        texts = captioner.generate(
+            images, Beam(beams=beams, min_length=meta["min_length"], max_length=meta["max_length"])
+        )
         whole = golden.tokenizer.decode([prompt + ids for ids in texts.ids])
-        # the reference cuts its prompt by letters, and so loses or keeps some where the first word joins the prompt's last
+        # the reference cuts its prompt by letters, and so loses or keeps some where the first word joins the prompt's
+        # last
         assert [text[len(meta["prompt"]) :] for text in whole] == meta[name], name

@@ -27,7 +27,9 @@ def test_the_image_transform_gives_the_same_pixels(golden: Golden):
 def test_recall_is_the_same(golden: Golden):
     misc, io = golden.json("misc.json"), golden.io("misc")
     owner = torch.tensor([misc["txt2img"][str(i)] for i in range(len(misc["txt2img"]))])
-    assert {str(image): (owner == image).nonzero()[:, 0].tolist() for image in range(len(misc["img2txt"]))} == misc["img2txt"]
+    assert {str(image): (owner == image).nonzero()[:, 0].tolist() for image in range(len(misc["img2txt"]))} == misc[
+        "img2txt"
+    ]
     scores, reference = recalls(io["scores_i2t"], io["scores_t2i"], owner), misc["retrieval"]
     for ours, theirs in (("tr", "txt_r"), ("ir", "img_r")):
         for k in (1, 5, 10):
@@ -39,5 +41,7 @@ def test_recall_is_the_same(golden: Golden):
 def test_vqa_accuracy_is_the_same(golden: Golden):
     misc = golden.json("misc.json")
     accuracies = [vqa_accuracy(case["prediction"], case["answers"]) for case in misc["vqa"]]
-    assert accuracies == pytest.approx([case["accuracy"] for case in misc["vqa"]], abs=0.005), "the reference rounds to two digits"
+    assert accuracies == pytest.approx([case["accuracy"] for case in misc["vqa"]], abs=0.005), (
+        "the reference rounds to two digits"
+    )
     assert sum(accuracies) / len(accuracies) == pytest.approx(misc["vqa_overall"], abs=0.005)

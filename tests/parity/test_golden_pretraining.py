@@ -21,7 +21,11 @@ LOSSES = {"itc": "ita", "itm": "itm", "lm": "lm"}
 def pretraining(golden: Golden) -> Pretraining:
     meta = golden.meta["pretrain"]
     alignment = AlignmentConfig(
-        queue=meta["queue"], momentum=meta["momentum"], most_likely_negatives=True, same_image="negative", queue_init="random"
+        queue=meta["queue"],
+        momentum=meta["momentum"],
+        most_likely_negatives=True,
+        same_image="negative",
+        queue_init="random",
     )
     cfg = PretrainingConfig(alignment=alignment, text=TextLengths(words=30, tokens=meta["max_length"], pad="max"))
     return started(golden, "pretrain", cfg)
@@ -30,7 +34,12 @@ def pretraining(golden: Golden) -> Pretraining:
 def retrieval(golden: Golden) -> Retrieval:
     meta = golden.meta["retrieval"]
     alignment = RetrievalConfig().alignment.model_copy(
-        update={"queue": meta["queue"], "momentum": meta["momentum"], "most_likely_negatives": True, "queue_init": "random"}
+        update={
+            "queue": meta["queue"],
+            "momentum": meta["momentum"],
+            "most_likely_negatives": True,
+            "queue_init": "random",
+        }
     )
     cfg = RetrievalConfig(alignment=alignment, text=TextLengths(words=30, tokens=meta["max_length"], pad="max"))
     return started(golden, "retrieval", cfg)

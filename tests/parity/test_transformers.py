@@ -35,7 +35,14 @@ def sizes(request: pytest.FixtureRequest) -> MEDConfig:
     heads, patch = draw.choice([1, 2, 4]), draw.choice([4, 8])
     width, vocabulary = heads * draw.choice([8, 12]), draw.randint(20, 60)
     return MEDConfig(
-        vision=VisionConfig(size=patch * draw.randint(1, 4), patch=patch, width=width, depth=draw.randint(1, 3), heads=heads, init_std=0.2),
+        vision=VisionConfig(
+            size=patch * draw.randint(1, 4),
+            patch=patch,
+            width=width,
+            depth=draw.randint(1, 3),
+            heads=heads,
+            init_std=0.2,
+        ),
         text=TextConfig(
             vocab_size=vocabulary,
             width=width,
@@ -67,7 +74,9 @@ def ours(kind: type[PreTrainedModel], cfg: MEDConfig) -> MED | VQAModel:
     return MED(cfg, encoder=not captioner, decoder=captioner).eval()
 
 
-def both(kind: type[PreTrainedModel], cfg: MEDConfig, direction: str, folder: Path) -> tuple[MED | VQAModel, PreTrainedModel]:
+def both(
+    kind: type[PreTrainedModel], cfg: MEDConfig, direction: str, folder: Path
+) -> tuple[MED | VQAModel, PreTrainedModel]:
     """Our model and theirs with the same weights, brought from one to the other through a folder."""
     torch.manual_seed(1)
     mine = ours(kind, cfg)
@@ -92,7 +101,9 @@ def test_captioners_agree(sizes: MEDConfig, direction: str, tmp_path: Path):
     assert isinstance(mine, MED)
     images, text = inputs(sizes)
     cross = mine.text_decoder.cross_keys_values(mine.encode_image(images))
-    out = theirs(pixel_values=images, input_ids=replace_first(text.ids, sizes.tokens.dec), attention_mask=text.mask.long())
+    out = theirs(
+        pixel_values=images, input_ids=replace_first(text.ids, sizes.tokens.dec), attention_mask=text.mask.long()
+    )
     assert_close(mine.decode(text, cross)[text.mask], out.logits[text.mask])
     prompt = replace_first(text.ids[:, :2], sizes.tokens.dec)
     written = theirs.generate(
@@ -134,17 +145,25 @@ def test_question_answerers_agree(sizes: MEDConfig, direction: str, tmp_path: Pa
         encoder_attention_mask=question.mask.long(),
     ).logits
     everything = torch.ones_like(question.mask)  # transformers lets answers look at the question's padding
-    assert_close(mine.decode(answers, mine.encode_question(images, question), everything)[answers.mask], logits[answers.mask])
+    assert_close(
+        mine.decode(answers, mine.encode_question(images, question), everything)[answers.mask], logits[answers.mask]
+    )
 
 
-def test_the_written_configuration_is_blips_not_the_default(sizes: MEDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_the_written_configuration_is_blips_not_the_default(
+    sizes: MEDConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     write_huggingface(MED(sizes, encoder=False), BlipForConditionalGeneration, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     text, vision = written["text_config"], written["vision_config"]
     assert written["architectures"] == ["BlipForConditionalGeneration"]
     assert (text["num_attention_heads"], vision["num_attention_heads"]) == (sizes.text.heads, sizes.vision.heads)
     assert (text["layer_norm_eps"], vision["layer_norm_eps"]) == (1e-12, 1e-6)
-    assert (text["bos_token_id"], text["sep_token_id"], text["pad_token_id"]) == (sizes.tokens.dec, sizes.tokens.sep, sizes.tokens.pad)
+    assert (text["bos_token_id"], text["sep_token_id"], text["pad_token_id"]) == (
+        sizes.tokens.dec,
+        sizes.tokens.sep,
+        sizes.tokens.pad,
+    )
     assert (vision["image_size"], vision["patch_size"]) == (sizes.vision.size, sizes.vision.patch)
     assert (written["image_text_hidden_size"], text["label_smoothing"]) == (sizes.embed, 0.1)
     transformers.logging.enable_propagation()

@@ -1,4 +1,6 @@
-"""Every task learns eight samples by heart: what model, loss and prediction make of one another is seen by the answers."""
+"""Every task learns eight samples by heart: what model, loss and prediction make of one another is seen by the
+answers.
+"""
 
 import pytest
 import torch

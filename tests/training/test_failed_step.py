@@ -1,4 +1,6 @@
-"""A step that is not finite leaves nothing behind: shown on the tasks that have a teacher, a queue and a temperature of their own."""
+"""A step that is not finite leaves nothing behind: shown on the tasks that have a teacher, a queue and a temperature of
+their own.
+"""
 
 from collections.abc import Iterator
 from itertools import islice

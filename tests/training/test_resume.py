@@ -36,7 +36,9 @@ def train(processes: int, jobs: list[dict[str, Any]], log: Path) -> set[int | No
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of runs: `straight` and `killed` for each number of processes and ZeRO stage, and `elastic` over 1, 2, 4 and 1."""
+    """Folders of runs: `straight` and `killed` for each number of processes and ZeRO stage, and `elastic` over 1, 2, 4
+    and 1.
+    """
     root = tmp_path_factory.mktemp("runs")
 
     def elastic(processes: int, until: int | None) -> dict[str, Any]:

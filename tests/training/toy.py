@@ -1,4 +1,6 @@
-"""A task of a few hundred parameters that has what makes resuming hard: a tied head, a teacher, a queue, dropout and a frozen part."""
+"""A task of a few hundred parameters that has what makes resuming hard: a tied head, a teacher, a queue, dropout and a
+frozen part.
+"""
 
 from collections.abc import Iterator
 from typing import ClassVar

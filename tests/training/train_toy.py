@@ -1,4 +1,6 @@
-"""Runs jobs of the toy task one after another in one process group, each as far as it says; the last may die in the middle."""
+"""Runs jobs of the toy task one after another in one process group, each as far as it says; the last may die in the
+middle.
+"""
 
 import json
 import os

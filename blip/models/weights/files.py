@@ -87,7 +87,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle, also where they stand in one of SECTIONS or in the only section; whatever else it holds is left."""
+    """The tensors of a pickle, also where they stand in one of SECTIONS or in the only section; whatever else it holds
+    is left.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # damaged pickles raise whatever the unpickler runs into
@@ -104,10 +106,12 @@ def pickle_error(path: Path, error: Exception) -> WeightsError:
         f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
         "c = c.state_dict() if isinstance(c, torch.nn.Module) else c; s = c.get('model') or c.get('state_dict') or c; "
         "s = s.state_dict() if isinstance(s, torch.nn.Module) else s; "
-        f"torch.save({{k: v for k, v in s.items() if torch.is_tensor(v)}}, {str(path.with_name(path.stem + '-tensors.pth'))!r})"
+        f"torch.save({{k: v for k, v in s.items() if torch.is_tensor(v)}}, "
+        f"{str(path.with_name(path.stem + '-tensors.pth'))!r})"
     )
     return WeightsError(
-        f"{path}: cannot be read without running code that it names ({code[1]}); if you trust it, write its tensors to another file, "
+        f"{path}: cannot be read without running code that it names ({code[1]}); if you trust it, write its "
+        "tensors to another file, "
         f'where the packages that it was made with are installed, and name that one: python -c "{command}"'
     )
 
@@ -172,7 +176,9 @@ def write_model(model: nn.Module, path: Path) -> None:
 
 
 def sort_metadata(path: Path) -> None:
-    """Puts a safetensors file's metadata in the order of their keys, so that equal tensors are equal bytes: the library's is random."""
+    """Puts a safetensors file's metadata in the order of their keys, so that equal tensors are equal bytes: the
+    library's is random.
+    """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -196,7 +202,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def tensors_digest(path: Path) -> str:
     """Returns the SHA-256 of the tensors of a file, or of the weights in a folder, by name, type and shape.
 
-    The kind of file, the order in it, and what it says beside its tensors do not count. Raises WeightsError if there are none.
+    The kind of file, the order in it, and what it says beside its tensors do not count. Raises WeightsError if there
+    are none.
     """
     total = hashlib.sha256()
     for name, tensor in sorted(read_tensors(path).items()):

@@ -22,9 +22,13 @@ class InitConfig(Config):
     text: str | None = None
     """A BERT, for example `google-bert/bert-base-uncased`."""
     checkpoint: str | None = None
-    """A whole model: ours, the reference's `.pth`, or a folder of transformers. It comes last and so has the last word."""
+    """A whole model: ours, the reference's `.pth`, or a folder of transformers. It comes last and so has the last
+    word.
+    """
     allow_unused: tuple[str, ...] = ()
-    """Tensors of a source that may be left, beyond those that the task never needs; patterns such as `text_encoder.*`."""
+    """Tensors of a source that may be left, beyond those that the task never needs; patterns such as
+    `text_encoder.*`.
+    """
     allow_missing: tuple[str, ...] = ()
     """Tensors of the model that may start at random, beyond those that the task adds; patterns in our names."""
 
@@ -85,7 +89,8 @@ def init_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, allo
         known, wanted = len(tensors[embedding]), len(parameters[names[embedding]])
         if wanted not in (known, known + NEW_TOKENS):
             raise WeightsError(
-                f"init.text {source} has {known} words, the data's tokenizer {wanted - NEW_TOKENS} and two of ours: {names[embedding]} "
+                f"init.text {source} has {known} words, the data's tokenizer {wanted - NEW_TOKENS} and two of "
+                f"ours: {names[embedding]} "
                 f"{tuple(tensors[embedding].shape)} -> {tuple(parameters[names[embedding]].shape)}; "
                 f"ingest with tokenizer={source}, or start without its weights by init.text=null"
             )

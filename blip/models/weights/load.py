@@ -17,7 +17,9 @@ from blip.models.weights.names import Spelling, huggingface, official, one_image
 from blip.models.weights.source import fetched
 
 WITHOUT_MEANING = ("*.position_ids", "text_encoder_m.*.crossattention.*")
-"""Tensors of official files that no result depends on: an enumeration, and the teacher's cross-attention, which is never run."""
+"""Tensors of official files that no result depends on: an enumeration, and the teacher's cross-attention, which is
+never run.
+"""
 
 TRAINING_STATE = ("*_m.*", "temp", "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
 """Tensors of official files that only training uses."""
@@ -72,7 +74,8 @@ class LoadReport:
 
 
 def load_weights(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> LoadReport:
-    """Fills a model from a source of weights (`fetched`): a file or folder of ours, of the reference or of transformers.
+    """Fills a model from a source of weights (`fetched`): a file or folder of ours, of the reference or of
+    transformers.
 
     Raises WeightsError that names what has no place, is missing or does not fit, unless it is `allowed`.
     """
@@ -84,9 +87,11 @@ def load_weights(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> L
 def recognise(
     tensors: Mapping[str, Tensor], model: nn.Module, spellings: Sequence[Spelling]
 ) -> tuple[Mapping[str, Tensor], Spelling]:
-    """The tensors without a prefix that wrappers put before all names (`module.`, `_orig_mod.`), and whose names they are.
+    """The tensors without a prefix that wrappers put before all names (`module.`, `_orig_mod.`), and whose names they
+    are.
 
-    Prefix and spelling are those by which most of the model is found; where none finds more, the names stay as they are.
+    Prefix and spelling are those by which most of the model is found; where none finds more, the names stay as they
+    are.
     """
     names = [name for name, _ in model.named_parameters()]
 
@@ -98,7 +103,9 @@ def recognise(
 
 
 def prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The beginnings, up to three parts long, that most names share: `module.`, `module._orig_mod.`; the shortest first."""
+    """The beginnings, up to three parts long, that most names share: `module.`, `module._orig_mod.`; the shortest
+    first.
+    """
     parts = [name.split(".")[:-1] for name in tensors]
     counts = Counter(".".join(part[:depth]) + "." for part in parts for depth in range(1, min(len(part), 3) + 1))
     return sorted((prefix for prefix, count in counts.items() if 2 * count > len(tensors)), key=len)
@@ -111,7 +118,9 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, T
 def fill(
     model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, source: str, allowed: Allowed = NOTHING
 ) -> LoadReport:
-    """Copies tensors into the model's parameters and buffers, found by their names in this spelling; shared ones are filled once."""
+    """Copies tensors into the model's parameters and buffers, found by their names in this spelling; shared ones are
+    filled once.
+    """
     names: dict[Tensor, list[str]] = defaultdict(list)
     for name, parameter in chain(model.named_parameters(remove_duplicate=False), model.named_buffers()):
         names[parameter].append(name)
@@ -175,7 +184,9 @@ def grid_side(positions: int) -> int | None:
 
 
 def resize_positions(positions: Tensor, length: int) -> Tensor:
-    """Position embeddings `(1, 1 + G G, D)` for another grid of patches, `(1, length, D)`: bicubic, the [CLS] position kept."""
+    """Position embeddings `(1, 1 + G G, D)` for another grid of patches, `(1, length, D)`: bicubic, the [CLS] position
+    kept.
+    """
     old, new = grid_side(positions.shape[1]), grid_side(length)
     assert old is not None
     assert new is not None
@@ -189,7 +200,9 @@ def shape_change(tensor: Tensor, parameter: Tensor) -> str:
 
 
 def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed) -> None:
-    """Raises WeightsError that names what is not as it should be and not allowed to be so; that tied tensors are `differing` never is."""
+    """Raises WeightsError that names what is not as it should be and not allowed to be so; that tied tensors are
+    `differing` never is.
+    """
     unused = unlisted(report.unused, allowed.unused + WITHOUT_MEANING)
     missing, mismatched = unlisted(report.missing, allowed.missing), unlisted(report.mismatched, allowed.missing)
     problems = [
@@ -206,7 +219,8 @@ def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed)
         problems.append(f"{name_some(pairs, differing)}: does model.share fit it?")
     if problems:
         raise WeightsError(
-            f"{report.source} does not fit the model, of which it fills {len(report.loaded)} tensors: {'; '.join(problems)}. If that is "
+            f"{report.source} does not fit the model, of which it fills {len(report.loaded)} tensors: "
+            f"{'; '.join(problems)}. If that is "
             "meant, allow what is unused or missing by name or pattern (init.allow_unused, init.allow_missing)"
         )
 
@@ -216,7 +230,9 @@ FEW = 6
 
 
 def name_some(texts: Sequence[str], names: Sequence[str]) -> str:
-    """The texts of some tensors; of many the parts in which they stand, each with its number and its first tensor's text."""
+    """The texts of some tensors; of many the parts in which they stand, each with its number and its first tensor's
+    text.
+    """
     if len(texts) <= FEW:
         return ", ".join(texts)
     sections: dict[str, list[str]] = defaultdict(list)

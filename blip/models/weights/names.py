@@ -78,7 +78,9 @@ def huggingface(name: str) -> tuple[str, ...]:
 
 
 def bert(name: str) -> tuple[str, ...]:
-    """The name in a file of BERT with its language modeling head, of a parameter of text encoder, decoder or LM head."""
+    """The name in a file of BERT with its language modeling head, of a parameter of text encoder, decoder or LM
+    head.
+    """
     part, _, rest = name.partition(".")
     match part:
         case "text_encoder" | "text_decoder":

@@ -25,9 +25,10 @@ SIDE_FILE = "training_state.safetensors"
 def fetched(source: str) -> Iterator[Path]:
     """The file or folder that a source names, on this machine for as long as the context lasts.
 
-    A source is a path, a store's URI (`s3://bucket/model.pth`, `s3://bucket/folder`), or a hub name (`google-bert/bert-base-uncased`),
-    taken from the hub's cache when it is there; `HF_HUB_OFFLINE=1` asks nowhere else. Raises WeightsError that names what was tried,
-    and StoreError where a store or the hub fails, so that trying again can help.
+    A source is a path, a store's URI (`s3://bucket/model.pth`, `s3://bucket/folder`), or a hub name
+    (`google-bert/bert-base-uncased`), taken from the hub's cache when it is there; `HF_HUB_OFFLINE=1` asks nowhere
+    else. Raises WeightsError that names what was tried, and StoreError where a store or the hub fails, so that trying
+    again can help.
     """
     if "://" in source:
         with scratch("weights") as folder:
@@ -64,7 +65,9 @@ def from_store(uri: str, folder: Path) -> Path:
 
 
 def from_hub(name: str) -> Path:
-    """Brings the weights of a hub name from the cache, or else from the hub. Raises StoreError where the hub does not answer."""
+    """Brings the weights of a hub name from the cache, or else from the hub. Raises StoreError where the hub does not
+    answer.
+    """
     tried = ["a file or folder of this name"]
     for cached in (True,) if constants.HF_HUB_OFFLINE else (True, False):
         where = f"the hub's cache {constants.HF_HUB_CACHE}" if cached else "the hub"
@@ -86,13 +89,16 @@ def from_hub(name: str) -> Path:
                 tried.append(f"{file} in {where}: {type(cause).__name__}")
     tried += ["not the hub itself, since HF_HUB_OFFLINE is set"] if constants.HF_HUB_OFFLINE else []
     raise WeightsError(
-        f"weights {name!r} were not found; give a path or a store's URI, or fetch them where there is a network and bring HF_HOME along "
+        f"weights {name!r} were not found; give a path or a store's URI, or fetch them where there is a network "
+        "and bring HF_HOME along "
         f"(tried {'; '.join(tried)})"
     )
 
 
 def can_pass(error: BaseException) -> bool:
-    """Whether asking the hub again can help: not where it says that there is no such thing, or that one may not have it."""
+    """Whether asking the hub again can help: not where it says that there is no such thing, or that one may not have
+    it.
+    """
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     return not isinstance(error, HFValidationError | LocalEntryNotFoundError | OfflineModeIsEnabled | FileMetadataError)
