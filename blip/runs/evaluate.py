@@ -77,7 +77,7 @@ def evaluate(
         if done == total:
             log.info("it was evaluated before, as %s says; delete that to evaluate anew", home.uri)
         elif processes == 1:
-            with exit_on_sigterm():
+            with sigterm_as_exit():
                 predict_all(job, home, tasks, image_size(model), new_worker_name(), bar.advance)
         else:
             tallies = Tallies.since_now(home, 0)
@@ -125,7 +125,7 @@ def evaluate(
 
 
 @contextmanager
-def exit_on_sigterm() -> Iterator[None]:
+def sigterm_as_exit() -> Iterator[None]:
     """Turns SIGTERM into SystemExit, so that leases are released at once and no shard counts a failed attempt."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield

@@ -99,7 +99,7 @@ def report(
     made = BootstrapReport(
         summary=result,
         revision=context.revision,
-        facts=facts(results.ingest) | gpu_hours(results),
+        facts=facts(results.ingest) | gpu_hours_by_step(results),
         gate=results.register.reason,
         steps=tuple(report_step(name, found) for name, found in results.steps().items()),
         threshold=results.select.threshold,
@@ -120,8 +120,8 @@ def summarise(results: BootstrapResults) -> Summary:
     return Summary(
         noise=results.select.noise,
         capfilt=results.select.capfilt,
-        retrieval=changed(retrieval_scores, "retrieval", before, after),
-        caption=changed(caption_scores, "captioning", before, after),
+        retrieval=changed(retrieval_figures, "retrieval", before, after),
+        caption=changed(caption_figures, "captioning", before, after),
         seconds={**seconds, "total": round(sum(seconds.values()), 1)},
         registered=results.register.registered,
     )
@@ -136,11 +136,11 @@ def changed(
     return Change(before=read(before.scores[task]), after=read(after.scores[task]))
 
 
-def retrieval_scores(scores: Mapping[str, float]) -> RetrievalScores:
+def retrieval_figures(scores: Mapping[str, float]) -> RetrievalScores:
     return RetrievalScores(**{name: scores[name] for name in RetrievalScores.model_fields})
 
 
-def caption_scores(scores: Mapping[str, float]) -> CaptionScores:
+def caption_figures(scores: Mapping[str, float]) -> CaptionScores:
     return CaptionScores(true=scores.get("true"), cider=scores["cider"], bleu4=scores["bleu4"])
 
 
@@ -149,7 +149,7 @@ def facts(ingested: IngestResult) -> dict[str, str]:
     return {split: f"{found.samples:,} images in {found.shards} shards" for split, found in ingested.splits.items()}
 
 
-def gpu_hours(results: BootstrapResults) -> dict[str, str]:
+def gpu_hours_by_step(results: BootstrapResults) -> dict[str, str]:
     """Returns the GPU hours of the run and of each step, if any step used GPUs."""
     hours = {name: found.gpu_hours for name, found in results.steps().items() if found.gpu_hours}
     shares = ", ".join(f"{name} {spent:.2f}" for name, spent in hours.items())
