@@ -45,7 +45,7 @@ from blip.tracking import DataInput, start_run
 from blip.training.alarms import CaptionsAlike, ItmAtPrior
 from blip.training.checkpoint import Checkpoints
 from blip.training.engine import FORMAT, Engine, precision
-from blip.training.loop import every, fit
+from blip.training.loop import every, fit, regularly
 from blip.training.meter import Meter, Profile
 from blip.training.optimizer import fit_warmup
 from blip.training.record import RunRecord
@@ -166,13 +166,16 @@ def train_here(
         run.params(cfg.model_dump(mode="json"))
         record = RunRecord(run, runs, engine.step)
         with progress(steps * cfg.loader.batch, stage, done=engine.step * cfg.loader.batch) as bar:
+            saving = [
+                lambda _: checkpoints.save(engine),
+                lambda _: save_record(record, loader),
+                stop_when_spent(budget),
+            ]
             hooks = [
                 lambda report: bar.advance(report.samples, report.losses),
                 Meter(engine, record, max(1, steps // CURVE_POINTS)),
                 ItmAtPrior(record, cfg.schedule.warmup_steps, weight=cfg.itm_weight),
-                every(cfg.checkpoint.every, lambda _: checkpoints.save(engine)),
-                every(cfg.checkpoint.every, lambda _: save_record(record, loader)),
-                every(cfg.checkpoint.every, stop_when_spent(budget)),
+                regularly(cfg.checkpoint.every, cfg.checkpoint.minutes, saving),
                 *(
                     [every(cfg.checkpoint.every, CaptionsAlike(record, write))]
                     if (write := caption_writer(task, cfg, manifests[0]))

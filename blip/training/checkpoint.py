@@ -30,6 +30,8 @@ MANIFEST = re.compile(r"step-\d{8,}\.json")
 class CheckpointConfig(Config):
     every: int = Field(default=1000, ge=1)
     """Optimizer steps between two checkpoints."""
+    minutes: float = Field(default=10.0, gt=0)
+    """Minutes between two checkpoints at most: a step's own pod on a cluster gets no time to save when it has to go."""
     keep: int = Field(default=3, ge=1)
     """The newest checkpoints that stay."""
 

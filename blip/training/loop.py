@@ -11,8 +11,10 @@ from itertools import islice
 from types import FrameType
 from typing import NoReturn
 
+import torch
+
 from blip.batch import Batch
-from blip.distributed import is_main, world
+from blip.distributed import all_reduce_sum, device, is_main, world
 from blip.training.checkpoint import Checkpoints
 from blip.training.engine import Engine, NonFiniteError, StepReport
 from blip.training.watchdog import Watchdog
@@ -137,6 +139,25 @@ def every(steps: int, call: Hook) -> Hook:
     def hook(report: StepReport) -> None:
         if report.step % steps == 0 or report.last or report.stop:
             call(report)
+
+    return hook
+
+
+def regularly(steps: int, minutes: float, calls: Sequence[Hook]) -> Hook:
+    """Returns a hook that calls others after each so many steps, after so many minutes without a call, and at the end.
+
+    The calls may be collective, so the main process's clock decides for all.
+    """
+    last = time.monotonic()
+
+    def hook(report: StepReport) -> None:
+        nonlocal last
+        is_late = is_main() and time.monotonic() - last >= 60 * minutes
+        late = all_reduce_sum(torch.tensor(float(is_late), device=device())).item() > 0
+        if late or report.step % steps == 0 or report.last or report.stop:
+            for call in calls:
+                call(report)
+            last = time.monotonic()
 
     return hook
 

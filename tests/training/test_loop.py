@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from blip.batch import Batch
 from blip.storage import open_store
 from blip.training.checkpoint import CheckpointConfig, Checkpoints
 from blip.training.engine import Engine, EngineConfig, NonFiniteError, StepReport, check_teacher
-from blip.training.loop import EXIT_STOPPED, TrainingStopped, every, fit
+from blip.training.loop import EXIT_STOPPED, TrainingStopped, every, fit, regularly
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -254,3 +254,18 @@ def test_bf16_leaves_weights_teacher_queue_and_temperature_in_float32():
     fit(engine, batches(0, 1))
     assert set(kinds) == {torch.bfloat16}
     assert {t.dtype for t in engine.state().values() if t.is_floating_point()} == {torch.float32}
+
+
+def test_a_hook_is_called_by_time_as_well_as_by_steps():
+    steps, times = [], [time.monotonic()]
+    by_time = regularly(100, 0.3 / 60, [lambda r: steps.append(r.step), lambda _: times.append(time.monotonic())])
+    fit(make_engine(steps=20), batches(0, 1), [lambda _: time.sleep(0.05), by_time])
+    assert steps[-1] == 20
+    assert len(steps) >= 3, "20 steps take more than a second"
+    assert all(later - earlier >= 0.25 for earlier, later in pairwise(times[:-1]))
+
+
+def test_a_hook_waits_for_its_steps_while_there_is_time():
+    called = []
+    fit(make_engine(steps=20), batches(0, 1), [regularly(8, 10.0, [lambda r: called.append(r.step)])])
+    assert called == [8, 16, 20]

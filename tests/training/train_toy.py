@@ -16,7 +16,7 @@ from blip.distributed import init_distributed, is_main, rank, shutdown_distribut
 from blip.storage import open_store
 from blip.training.checkpoint import CheckpointConfig, Checkpoints
 from blip.training.engine import Engine, EngineConfig, StepReport
-from blip.training.loop import every, fit
+from blip.training.loop import fit, regularly
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
 
@@ -64,7 +64,7 @@ def run(
             raise InterruptedRunError
 
     try:
-        fit(engine, batches(first, accumulation), [every(2, lambda _: checkpoints.save(engine)), note], checkpoints)
+        fit(engine, batches(first, accumulation), [regularly(2, 10.0, [lambda _: checkpoints.save(engine)]), note], checkpoints)
     except InterruptedRunError:
         return
     write(folder, first, losses)
