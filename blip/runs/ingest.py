@@ -4,7 +4,8 @@ import difflib
 import json
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, Self, assert_never
@@ -26,10 +27,10 @@ from blip.logs import log
 from blip.progress import progress
 from blip.results import IngestResult, SplitResult
 from blip.runs.context import RunContext
-from blip.storage import Store, StoreError, open_store, probe
+from blip.storage import Store, StoreError, locate, open_store, probe, scratch
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-"""The files of a tokenizer on the hub."""
+TOKENIZER_FILES, TOKENIZER_SETTINGS = ("tokenizer.json", "vocab.txt"), "tokenizer_config.json"
+"""The files of a tokenizer."""
 SPLITS = ("gold", "web", "test")
 """Clean human pairs, noisy web pairs, and pairs for evaluation."""
 
@@ -77,7 +78,8 @@ class IngestConfig(Config):
     per_shard: int = Field(default=1000, ge=1)
     """Samples per shard."""
     tokenizer: str | None = None
-    """A folder, a `vocab.txt`, or a name on the Hugging Face hub such as `bert-base-uncased`; None trains one."""
+    """A folder or `vocab.txt`, here or as a store's URI, or a name on the Hugging Face hub such as `bert-base-uncased`;
+    none trains one on the texts."""
     vocab_size: int | None = Field(default=None, ge=16, le=10_000_000)
     """The maximum size of a trained vocabulary, with special tokens. None is 256 for the world of shapes, which has few
     words, and otherwise 30524, the size of BERT's with BLIP's special tokens."""
@@ -99,7 +101,7 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     probe(open_store(context.store), conditional=False)
-    words = Tokenizer.from_folder(fetch_tokenizer(cfg.tokenizer)) if cfg.tokenizer else None
+    words = read_tokenizer(cfg.tokenizer) if cfg.tokenizer else None
     match cfg.data:
         case Shapes(world=world):
             manifests = make_shapes(world, context.store, cfg.per_shard, context.revision)
@@ -153,21 +155,53 @@ def with_source(source: str, overrides: Sequence[str]) -> list[str]:
     return ["data.type=tars", *overrides, f"data.web={json.dumps(source, ensure_ascii=False)}"]
 
 
-def fetch_tokenizer(tokenizer: str) -> str:
-    """Returns the path of a tokenizer, fetched from the hub or its cache if it is a name there.
+def read_tokenizer(source: str) -> Tokenizer:
+    """Returns the tokenizer of a path, a store's URI or a hub name. Raises ConfigError and StoreError."""
+    with fetched_tokenizer(source) as path:
+        return Tokenizer.from_folder(path)
 
-    Raises ConfigError if it does not exist, StoreError if the hub fails.
+
+@contextmanager
+def fetched_tokenizer(source: str) -> Iterator[Path]:
+    """Yields the file or folder of a tokenizer: a path, a store's URI, or a name on the hub or in its cache.
+
+    Raises ConfigError where it is nowhere, StoreError where the store or the hub does not answer, so that trying again
+    can help.
     """
-    if Path(tokenizer).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", tokenizer):
-        return tokenizer
+    if "://" in source:
+        with scratch("tokenizer") as folder:
+            yield tokenizer_from_store(source, folder)
+    elif Path(source).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        yield Path(source)
+    else:
+        yield Path(tokenizer_from_hub(source))
+
+
+def tokenizer_from_store(uri: str, folder: Path) -> Path:
+    """Fetches a vocab.txt, or the files of a tokenizer's folder, from a store. Raises ConfigError and StoreError."""
+    if uri.endswith(".txt"):
+        store, key = locate(uri)
+        keys = [key] if store.list(key) else []
+    else:
+        store = open_store(uri)
+        keys = [key for key in store.list() if key in (*TOKENIZER_FILES, TOKENIZER_SETTINGS)]
+    if not keys:
+        raise ConfigError(f"tokenizer {uri}: no vocab.txt or tokenizer.json lies there; copy one there, or name another")
+    for key in keys:
+        store.fetch(key, folder / key)
+    return folder / keys[0] if uri.endswith(".txt") else folder
+
+
+def tokenizer_from_hub(name: str) -> str:
+    """Returns the folder of a tokenizer that the hub or its cache has under this name. Raises ConfigError and StoreError."""
     try:
-        return snapshot_download(tokenizer, allow_patterns=list(TOKENIZER_FILES))
+        return snapshot_download(name, allow_patterns=list(TOKENIZER_FILES))
     except (OSError, ValueError) as error:
-        way_out = "name a folder or vocab.txt by tokenizer=PATH, or train one of your texts by tokenizer=null"
+        way_out = "name a folder, a store's URI or a vocab.txt by tokenizer=PATH, or train one by tokenizer=null"
         if isinstance(error, HfHubHTTPError) and error.response.status_code >= 500:
-            raise StoreError(f"tokenizer {tokenizer}: the hub does not answer; try again, or {way_out}") from None
+            raise StoreError(f"tokenizer {name}: the hub does not answer; try again, or {way_out}") from None
         raise ConfigError(
-            f"tokenizer {tokenizer}: no such file, and the hub does not give it ({type(error).__name__}); {way_out}"
+            f"tokenizer {name}: no such file, and the hub does not give it ({type(error).__name__}); {way_out}"
         ) from None
 
 
