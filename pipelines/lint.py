@@ -102,6 +102,8 @@ def placement_faults(container: Tree, placed: Tree, known: Tree) -> Faults:
         yield "asks for GPUs but tolerates no taint of their nodes: kubernetes.add_toleration_json"
     if not any(mount["mountPath"] == "/dev/shm" for mount in placed.get("emptyDirMounts", [])):
         yield "asks for GPUs but has the 64 MiB of shared memory that pods get: kubernetes.empty_dir_mount at /dev/shm"
+    if not any(mount["mountPath"] == "/scratch" for mount in placed.get("emptyDirMounts", [])):
+        yield "asks for GPUs but would fill its root file system: kubernetes.empty_dir_mount at /scratch"
 
 
 def input_faults(component: Tree) -> Faults:

@@ -73,4 +73,5 @@ def on_gpu(
     kubernetes.add_node_selector_json(task, pool)
     kubernetes.add_toleration_json(task, tolerations)
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=SHARED_MEMORY)
+    kubernetes.empty_dir_mount(task, "scratch", "/scratch")
     return task

@@ -19,6 +19,8 @@ from blip.workers.progress import Workers
 FIGURES = "figures.json"
 INHERITED = ("BLIP_GROUP", "MLFLOW_RUN_NAME")
 """Variables that a step's jobs inherit: the run it belongs to, and its name there."""
+QUEUE = "BLIP_QUEUE"
+"""The variable that names the Kueue LocalQueue of the cluster, where it has one."""
 
 J = TypeVar("J", bound=JobConfig)
 R = TypeVar("R", bound=Result)
@@ -42,8 +44,11 @@ class Placement(PodConfig):
 
 
 def placement(jobs: Sequence[str], image: str) -> Placement:
-    """Reads `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError."""
-    values: dict[str, Any] = {"image": image}
+    """Reads `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError.
+
+    Without `queue=` the jobs go through the cluster's queue, which the variable BLIP_QUEUE names.
+    """
+    values: dict[str, Any] = {"image": image, "queue": os.environ.get(QUEUE, "")}
     if env := {name: os.environ[name] for name in INHERITED if os.environ.get(name)}:
         values["env"] = env
     for text in jobs:

@@ -79,10 +79,14 @@ class MlflowRun(Run):
 
     @property
     def url(self) -> str:
-        """The address of the run's page, empty if MLflow is no server or did not answer yet."""
+        """The address of the run's page, empty if MLflow is no server or did not answer yet.
+
+        The variable BLIP_MLFLOW_UI is the address that browsers use, where the tracking URI is known inside a cluster alone.
+        """
         if not is_server(self.uri) or not self.opened.done() or self.opened.exception():
             return ""
-        return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.id}{VIEW}"
+        address = os.environ.get("BLIP_MLFLOW_UI") or self.uri
+        return f"{address.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.id}{VIEW}"
 
     def params(self, values: Mapping[str, Any]) -> None:
         self.put(("params", (name, truncate(value))) for name, value in flatten(values))

@@ -116,6 +116,12 @@ def test_the_servers_of_kubeflow_pipelines_are_under_no_limit_of_ours(overlay):
             assert set(scope["values"]) <= classes, name
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_jobs_go_through_the_queue_that_the_overlay_has(overlay):
+    queues = list(of(overlay, "LocalQueue"))
+    assert of(overlay, "ConfigMap")["blip"]["data"]["queue"] == (queues[0] if queues else "")
+
+
 def test_the_queue_hangs_on_no_label_that_an_upgrade_removes():
     (queue,) = (thing for thing in build("queue") if thing["kind"] == "ClusterQueue")
     assert queue["spec"]["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "kubeflow"}}

@@ -121,3 +121,11 @@ def test_workers_are_pods_only_where_they_are_asked_for():
     assert placement.workers(placed(workers="16", nodes="2"), "evaluate") is not None
     with pytest.raises(ConfigError, match="unknown key workres; did you mean workers"):
         placement.placement(["workers=16", "workres=2"], "example/blip:3f2a1b0")
+
+
+def test_jobs_go_through_the_queue_of_the_cluster_unless_another_is_asked_for(monkeypatch):
+    assert placement.placement(["workers=2"], "example/blip:1").queue == ""
+    monkeypatch.setenv("BLIP_QUEUE", "a100")
+    assert placement.placement(["workers=2"], "example/blip:1").queue == "a100"
+    assert placement.placement(["workers=2", "queue=other"], "example/blip:1").queue == "other"
+    assert placement.placement(["workers=2", 'queue=""'], "example/blip:1").queue == ""

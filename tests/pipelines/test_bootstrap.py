@@ -106,7 +106,8 @@ def test_gpu_steps_are_placed_and_the_others_are_not(text):
         assert ("nodeSelector" in one) == ("tolerations" in one) == (name in on_gpus)
         assert one["secretAsEnv"][0]["optional"]
     assert placed["exec-train"]["emptyDirMounts"] == [
-        {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "32Gi", "volumeName": "shm"}
+        {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "32Gi", "volumeName": "shm"},
+        {"mountPath": "/scratch", "volumeName": "scratch"},
     ]
 
 

@@ -78,6 +78,7 @@ def test_nothing_is_wrong_with_a_careful_pipeline(faults):
             kubernetes.add_node_selector_json(inner, pool)
             kubernetes.add_toleration(inner, key="nvidia.com/gpu", operator="Exists")
             kubernetes.empty_dir_mount(inner, "shm", "/dev/shm", medium="Memory")
+            kubernetes.empty_dir_mount(inner, "scratch", "/scratch")
 
     assert faults(trapped) == []
 
@@ -113,6 +114,7 @@ def test_a_gpu_without_pool_toleration_and_shared_memory(faults):
         "asks for GPUs but names no node pool",
         "asks for GPUs but tolerates no taint of their nodes",
         "asks for GPUs but has the 64 MiB of shared memory that pods get",
+        "asks for GPUs but would fill its root file system",
     ]
 
 

@@ -123,7 +123,7 @@ def test_a_server_that_is_away_for_a_while_loses_nothing(server: Server, tmp_pat
     assert [a.path for a in MlflowClient(server.uri).list_artifacts(run.id)] == ["metrics.json"]
 
 
-def test_a_server_that_is_away_at_the_beginning_gets_the_run_later(server: Server):
+def test_a_server_that_is_away_at_the_beginning_gets_the_run_later(server: Server, monkeypatch):
     (server.folder / "away").write_text("503", encoding="utf-8")
     with tracking.start_run("pretrain") as run:
         assert run.url == ""
@@ -132,6 +132,8 @@ def test_a_server_that_is_away_at_the_beginning_gets_the_run_later(server: Serve
     (found,) = kept(server).values()
     assert (found.info.status, found.data.metrics) == ("FINISHED", {"train/itc": 1.0})
     assert run.url.startswith(server.uri)
+    monkeypatch.setenv("BLIP_MLFLOW_UI", "https://mlflow.example/")
+    assert run.url.startswith("https://mlflow.example/#/experiments/")
 
 
 @pytest.mark.parametrize("begun", [True, False])
