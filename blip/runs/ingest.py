@@ -186,14 +186,14 @@ def tokenizer_from_store(uri: str, folder: Path) -> Path:
         store = open_store(uri)
         keys = [key for key in store.list() if key in (*TOKENIZER_FILES, TOKENIZER_SETTINGS)]
     if not keys:
-        raise ConfigError(f"tokenizer {uri}: no vocab.txt or tokenizer.json lies there; copy one there, or name another")
+        raise ConfigError(f"tokenizer {uri}: no vocab.txt or tokenizer.json lies there; copy one there or name another")
     for key in keys:
         store.fetch(key, folder / key)
     return folder / keys[0] if uri.endswith(".txt") else folder
 
 
 def tokenizer_from_hub(name: str) -> str:
-    """Returns the folder of a tokenizer that the hub or its cache has under this name. Raises ConfigError and StoreError."""
+    """Returns the folder of a tokenizer from the hub or its cache. Raises ConfigError and StoreError."""
     try:
         return snapshot_download(name, allow_patterns=list(TOKENIZER_FILES))
     except (OSError, ValueError) as error:

@@ -81,7 +81,7 @@ class MlflowRun(Run):
     def url(self) -> str:
         """The address of the run's page, empty if MLflow is no server or did not answer yet.
 
-        The variable BLIP_MLFLOW_UI is the address that browsers use, where the tracking URI is known inside a cluster alone.
+        The variable BLIP_MLFLOW_UI is the address for browsers, where the tracking URI is known inside a cluster alone.
         """
         if not is_server(self.uri) or not self.opened.done() or self.opened.exception():
             return ""

@@ -64,7 +64,8 @@ def run(
             raise InterruptedRunError
 
     try:
-        fit(engine, batches(first, accumulation), [regularly(2, 10.0, [lambda _: checkpoints.save(engine)]), note], checkpoints)
+        saving = regularly(2, 10.0, [lambda _: checkpoints.save(engine)])
+        fit(engine, batches(first, accumulation), [saving, note], checkpoints)
     except InterruptedRunError:
         return
     write(folder, first, losses)
