@@ -103,13 +103,12 @@ def train(preset: str, seconds: float) -> float:
     from blip.config import load_config
     from blip.data.tokenizer import Tokenizer
     from blip.runs.config import RunConfig
-    from blip.tasks.build import build_model, build_task
     from blip.training.engine import Engine
 
     tokenizer = Tokenizer.train([" ".join(WORDS)], vocab_size=200)
     cfg = load_config(RunConfig, "pretrain", preset).with_tokenizer(tokenizer)
     torch.manual_seed(0)
-    task = build_task(cfg.task, build_model(cfg.task, cfg.model), tokenizer)
+    task = cfg.task.build_task(cfg.task.build_model(cfg.model), tokenizer)
     batch = task.collate([example(i, cfg.transform.size) for i in range(cfg.loader.batch)])
     engine = Engine(task, cfg.engine, cfg.optimizer, cfg.schedule, steps=1 << 30, steps_per_epoch=100)
     batches = repeat([batch])

@@ -37,7 +37,6 @@ from blip.models.generation import Nucleus
 from blip.models.weights.export import write_huggingface
 from blip.runs.config import RunConfig
 from blip.tasks.alignment import AlignmentConfig
-from blip.tasks.build import build_model
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval
 
@@ -84,7 +83,7 @@ def build(preset: str, tokenizer: Tokenizer) -> tuple[Captioning, Retrieval]:
     """Returns captioner and filter of a preset with random weights."""
     torch.manual_seed(0)
     configs = [load_config(RunConfig, stage, preset).with_tokenizer(tokenizer) for stage in ("captioner", "filter")]
-    models = [build_model(cfg.task, cfg.model) for cfg in configs]
+    models = [cfg.task.build_model(cfg.model) for cfg in configs]
     cfg = configs[1].task.model_copy(update={"alignment": AlignmentConfig(queue=1)})
     text_filter = Retrieval(cfg, models[1], tokenizer)  # pyright: ignore[reportArgumentType]
     del text_filter.alignment

@@ -21,7 +21,6 @@ from blip.config import load_config
 from blip.data.tokenizer import Tokenizer
 from blip.distributed import device
 from blip.runs.config import RunConfig
-from blip.tasks.build import build_model, build_task
 from blip.tasks.task import Task
 from blip.training.engine import Engine, EngineConfig
 from blip.training.loop import fit
@@ -48,7 +47,7 @@ def main(
     tokenizer = Tokenizer.train([" ".join(WORDS)], vocab_size=200)
     cfg = cfg.with_tokenizer(tokenizer)
     torch.manual_seed(0)
-    task = build_task(cfg.task, build_model(cfg.task, cfg.model), tokenizer)
+    task = cfg.task.build_task(cfg.task.build_model(cfg.model), tokenizer)
     data = task.collate([example(i, cfg.transform.size) for i in range(batch)])
     variants = {"plain PyTorch": plain(copy.deepcopy(task), data, cfg)}
     for zero in (0, 1):

@@ -18,8 +18,8 @@ from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import eval_transform, normalise
 from blip.models.generation import Beam, Decoding, Nucleus
 from blip.models.weights.load import load_weights
-from blip.tasks.build import TaskConfig, allowed_differences, build_model, build_task
 from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.config import TaskConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, as_filter, read_model_config
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import PretrainingConfig
@@ -77,10 +77,10 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device | None = No
         raise ConfigError(f"model {str(path)!r}: no such folder; name a model folder that `blip train` wrote")
     cfg = read_model_config(folder)
     roles = roles_of(cfg.task, folder)
-    model = build_model(cfg.task, cfg.model)
-    load_weights(model, str(folder / WEIGHTS), allowed_differences(cfg.task))
+    model = cfg.task.build_model(cfg.model)
+    load_weights(model, str(folder / WEIGHTS), cfg.task.DIFFERENCES)
     tokenizer = Tokenizer.from_folder(folder / TOKENIZER)
-    tasks = [build_task(role, model, tokenizer).eval() for role in roles]
+    tasks = [role.build_task(model, tokenizer).eval() for role in roles]
     for task in tasks:
         if isinstance(task, Retrieval):
             del task.alignment  # training's momentum copy of the model

@@ -20,7 +20,6 @@ from blip.distributed import device
 from blip.evaluation.shard import EvaluationConfig, ShardPredictor, quotas, read_predictions
 from blip.logs import log
 from blip.storage import Store, open_store
-from blip.tasks.build import check_text_lengths
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.model_folder import load_task, read_model_config
 from blip.tasks.retrieval import RetrievalConfig
@@ -84,7 +83,7 @@ def load_tasks(cfg: EvaluateConfig, model: str | Path) -> Tasks:
     Raises ConfigError if texts or captions are longer than the model's positions.
     """
     if cfg.retrieval is not None:
-        check_text_lengths(cfg.retrieval, read_model_config(model).model)
+        cfg.retrieval.check_text_lengths(read_model_config(model).model)
     tasks: dict[str, EvaluableTask[Any, Any]] = {}
     for task_cfg in (cfg.retrieval, cfg.captioning):
         if task_cfg is not None:

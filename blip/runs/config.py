@@ -10,7 +10,7 @@ from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig
 from blip.models.med import MEDConfig, SpecialTokens
 from blip.models.weights.init import InitConfig
-from blip.tasks.build import TaskConfig, check_text_lengths, towers
+from blip.tasks.config import TaskConfig
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig
 from blip.training.checkpoint import CheckpointConfig
@@ -63,12 +63,12 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def lengths_fit(self) -> Self:
-        check_text_lengths(self.task, self.model)
+        self.task.check_text_lengths(self.model)
         return self
 
     @model_validator(mode="after")
     def decayed_tower_exists(self) -> Self:
-        known = towers(self.task)
+        known = self.task.TOWERS
         if self.optimizer.layer_decay_of not in known:
             raise ValueError(
                 f"optimizer.layer_decay_of is {self.optimizer.layer_decay_of}, which a model for {self.task.type} "

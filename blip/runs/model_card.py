@@ -2,8 +2,8 @@
 
 from blip.data.tokenizer import CAPTION_PUNCTUATION
 from blip.models.generation import Beam
-from blip.tasks.build import TaskConfig
 from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.config import TaskConfig
 from blip.tasks.model_folder import as_captioner, as_filter
 from blip.tasks.vqa import VQAConfig
 

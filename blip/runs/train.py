@@ -36,7 +36,6 @@ from blip.results import TrainResult
 from blip.runs.config import RunConfig, training
 from blip.runs.context import RunContext
 from blip.storage import StoreError, open_store, writing
-from blip.tasks.build import allowed_differences, build_model, build_task
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.tasks.pretraining import PretrainingConfig
@@ -210,10 +209,10 @@ def train_here(
 def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
     """Builds the task in its initial state, the same on every process."""
     torch.manual_seed(cfg.seed)
-    model = build_model(cfg.task, cfg.model)
+    model = cfg.task.build_model(cfg.model)
     source = cfg.init.model_copy(update={"checkpoint": str(init / WEIGHTS)}) if init else cfg.init
-    init_weights(model, source, allowed_differences(cfg.task))
-    return build_task(cfg.task, model, tokenizer)
+    init_weights(model, source, cfg.task.DIFFERENCES)
+    return cfg.task.build_task(model, tokenizer)
 
 
 def caption_writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[str]] | None:

@@ -6,14 +6,15 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip.batch import Batch, Example
 from blip.config import ConfigError
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, check_room, sample
-from blip.models.med import MED
+from blip.models.med import MED, MEDConfig
+from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import caption_loss, next_token_targets
 from blip.tasks.task import EvaluableTask, Prediction, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_count
@@ -21,6 +22,8 @@ from blip.tasks.text import Reduction, TextLengths, shared_count
 
 class CaptioningConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"smoothing", "lm_reduction"})
+    TOWERS: ClassVar = ("visual_encoder", "text_decoder")
+    DIFFERENCES: ClassVar = Allowed(unused=(*TRAINING_STATE, *HEADS, "text_encoder.*"))
     type: Literal["captioning"] = "captioning"
     prompt: str = "a picture of "
     """Stands before every caption and is not learnt; empty for none."""
@@ -31,6 +34,20 @@ class CaptioningConfig(TaskSettings):
     """LM is the mean over all tokens of an optimizer step, or as in the reference that of each process's own batch."""
     decoding: Decoding = Beam()
     """How captions are written when the task is judged."""
+
+    def build_model(self, model: MEDConfig) -> MED:
+        return MED(model, encoder=False)
+
+    def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Captioning":
+        assert isinstance(model, MED)
+        return Captioning(self, model, tokenizer)
+
+    def text_tokens(self) -> dict[str, int]:
+        return {"text.tokens": self.text.tokens}
+
+    def check_generation(self, positions: int) -> None:
+        # the words of the prompt are at most as many as its tokens, which the task counts with its tokenizer
+        check_room(self.decoding, 1 + len(self.prompt.split()), positions)
 
 
 PROMPT = 1_000_000

@@ -17,8 +17,8 @@ from blip.models.weights.files import write_model
 from blip.models.weights.load import load_weights
 from blip.models.weights.source import SIDE_FILE
 from blip.tasks.alignment import AlignmentConfig
-from blip.tasks.build import TaskConfig, allowed_differences, build_model, build_task
 from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.config import TaskConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.task import Task, TaskSettings
@@ -93,9 +93,9 @@ def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
     cfg = read_model_config(folder)
     task = task or without_queue(cfg.task)
     tokenizer = Tokenizer.from_folder(Path(folder) / TOKENIZER)
-    model = build_model(task, cfg.model)
-    load_weights(model, str(Path(folder) / WEIGHTS), allowed_differences(task))
-    return build_task(task, model, tokenizer).eval()
+    model = task.build_model(cfg.model)
+    load_weights(model, str(Path(folder) / WEIGHTS), task.DIFFERENCES)
+    return task.build_task(model, tokenizer).eval()
 
 
 def without_queue(cfg: TaskConfig) -> TaskConfig:

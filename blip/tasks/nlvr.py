@@ -2,25 +2,42 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip.batch import Batch, Example
 from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
+from blip.models.med import MEDConfig
 from blip.models.nlvr import NLVRModel
+from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View, texts_of
 from blip.tasks.text import TextLengths
 
 
 class NLVRConfig(TaskSettings):
+    TOWERS: ClassVar = ("visual_encoder", "text_encoder")
+    DIFFERENCES: ClassVar = Allowed(
+        unused=(*TRAINING_STATE, *HEADS, "text_decoder.*", "lm_head.*"),
+        missing=("text_encoder.*.cross_attention.merge.*", "cls_head.*"),
+    )
     type: Literal["nlvr"] = "nlvr"
     text: TextLengths = TextLengths(words=40, tokens=64, pad="longest")
+
+    def build_model(self, model: MEDConfig) -> NLVRModel:
+        return NLVRModel(model)
+
+    def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "NLVR":
+        assert isinstance(model, NLVRModel)
+        return NLVR(self, model, tokenizer)
+
+    def text_tokens(self) -> dict[str, int]:
+        return {"text.tokens": self.text.tokens}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from blip.batch import Batch, Example
 from blip.config import Config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
-from blip.models.med import MED
+from blip.models.generation import Beam, check_room
+from blip.models.med import MED, MEDConfig
+from blip.models.weights.load import TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import caption_loss, next_token_targets
 from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
 from blip.tasks.task import Task, TaskSettings
@@ -25,6 +27,8 @@ class LossWeights(Config):
 
 class PretrainingConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"alignment", "weights", "smoothing", "lm_reduction"})
+    TOWERS: ClassVar = ("visual_encoder", "text_encoder", "text_decoder")
+    DIFFERENCES: ClassVar = Allowed(unused=TRAINING_STATE)
     type: Literal["pretraining"] = "pretraining"
     alignment: AlignmentConfig = AlignmentConfig()
     weights: LossWeights = LossWeights()
@@ -38,6 +42,19 @@ class PretrainingConfig(TaskSettings):
     def processes_can_exchange_texts(self) -> Self:
         check_padding(self.alignment, self.text)
         return self
+
+    def build_model(self, model: MEDConfig) -> MED:
+        return MED(model)
+
+    def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Pretraining":
+        assert isinstance(model, MED)
+        return Pretraining(self, model, tokenizer)
+
+    def text_tokens(self) -> dict[str, int]:
+        return {"text.tokens": self.text.tokens}
+
+    def check_generation(self, positions: int) -> None:
+        check_room(Beam(), 1, positions)  # captions of the default length show the progress of the training
 
 
 class Pretraining(Task[MED]):

@@ -13,7 +13,8 @@ from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.metrics.retrieval import recalls
 from blip.models.bert import KeysValues
-from blip.models.med import MED
+from blip.models.med import MED, MEDConfig
+from blip.models.weights.load import TRAINING_STATE, Allowed
 from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
 from blip.tasks.task import EvaluableTask, Predict, Prediction, TaskSettings
 from blip.tasks.text import TextLengths
@@ -24,6 +25,8 @@ UNSEEN = -1e4
 
 class RetrievalConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"alignment"})
+    TOWERS: ClassVar = ("visual_encoder", "text_encoder")
+    DIFFERENCES: ClassVar = Allowed(unused=(*TRAINING_STATE, "text_decoder.*", "lm_head.*"))
     type: Literal["retrieval"] = "retrieval"
     alignment: AlignmentConfig = AlignmentConfig(
         same_image="positive", compare_with="student", floor=0.0, alpha_epochs=1.0
@@ -38,6 +41,16 @@ class RetrievalConfig(TaskSettings):
     def processes_can_exchange_texts(self) -> Self:
         check_padding(self.alignment, self.text)
         return self
+
+    def build_model(self, model: MEDConfig) -> MED:
+        return MED(model, decoder=False)
+
+    def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Retrieval":
+        assert isinstance(model, MED)
+        return Retrieval(self, model, tokenizer)
+
+    def text_tokens(self) -> dict[str, int]:
+        return {"text.tokens": self.text.tokens}
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no equality of one value

@@ -9,20 +9,52 @@ import numpy as np
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example
-from blip.config import Config
+from blip.config import Config, ConfigError
 from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer
+from blip.models.med import MEDConfig
+from blip.models.weights.load import Allowed
 
 Model = TypeVar("Model", bound=nn.Module)
 View = Callable[[bytes], Tensor]
 """An encoded image, to what of it is learnt from, uint8 `(3, H, W)`; each call may look at another part."""
 
 
-class TaskSettings(Config):
-    """The settings of a task."""
+class TaskSettings(Config, ABC):
+    """The settings of a task, and how its model and the task itself are built from them."""
 
     TRAINING: ClassVar[frozenset[str]] = frozenset()
     """Keys that only training reads: a model folder leaves them out, so that they can change."""
+    TOWERS: ClassVar[tuple[str, ...]]
+    """The model's stacks of layers, by the beginning of their parameters' names."""
+    DIFFERENCES: ClassVar[Allowed]
+    """How a checkpoint of pre-training may differ from the model: parts that the task drops, and parts that it adds."""
+
+    @abstractmethod
+    def build_model(self, model: MEDConfig) -> nn.Module:
+        """Returns the model that the task trains, with the parts that it needs."""
+
+    @abstractmethod
+    def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Task":
+        """Returns the task around a model of `build_model` whose weights are loaded: a teacher starts as their copy."""
+
+    @abstractmethod
+    def text_tokens(self) -> dict[str, int]:
+        """Returns the most tokens of each kind of text, by the setting that says so."""
+
+    def check_generation(self, positions: int) -> None:
+        """Raises ConfigError where what the task writes may be longer than the model's positions."""
+
+    def check_text_lengths(self, model: MEDConfig) -> None:
+        """Raises ConfigError where the task's texts may be longer than the model's positions."""
+        positions = model.text.positions
+        for name, tokens in self.text_tokens().items():
+            if tokens > positions:
+                raise ConfigError(
+                    f"task.{name} is {tokens}, but model.text.positions is {positions}: lower the one to {positions} "
+                    "or raise the other"
+                )
+        self.check_generation(positions)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip.batch import Batch, Example, Tokens
 from blip.data.sample import BadSample, Sample
@@ -19,8 +19,10 @@ from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
 from blip.metrics.vqa import vqa_accuracy
 from blip.models.bert import KeysValues, KVCache
-from blip.models.generation import Beam, beam_search
+from blip.models.generation import Beam, beam_search, check_room
+from blip.models.med import MEDConfig
 from blip.models.vqa import VQAModel
+from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import next_token_targets, token_losses
 from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View
 from blip.tasks.text import TextLengths
@@ -28,6 +30,8 @@ from blip.tasks.text import TextLengths
 
 class VQAConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"smoothing"})
+    TOWERS: ClassVar = ("visual_encoder", "text_encoder", "text_decoder")
+    DIFFERENCES: ClassVar = Allowed(unused=(*TRAINING_STATE, *HEADS))
     type: Literal["vqa"] = "vqa"
     question: TextLengths = TextLengths(words=50, tokens=35, pad="longest")
     answer_tokens: int = Field(default=20, ge=3, le=1_000_000)
@@ -53,6 +57,19 @@ class VQAConfig(TaskSettings):
         if self.inference == "rank" and self.answer_list is None:
             raise ValueError("inference: rank needs answer_list, a JSON list of answers; or set inference: generate")
         return self
+
+    def build_model(self, model: MEDConfig) -> VQAModel:
+        return VQAModel(model)
+
+    def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "VQA":
+        assert isinstance(model, VQAModel)
+        return VQA(self, model, tokenizer)
+
+    def text_tokens(self) -> dict[str, int]:
+        return {"question.tokens": self.question.tokens, "answer_tokens": self.answer_tokens}
+
+    def check_generation(self, positions: int) -> None:
+        check_room(self.decoding, 1, positions)
 
 
 @dataclass(frozen=True)

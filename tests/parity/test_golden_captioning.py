@@ -9,16 +9,15 @@ from golden_files import Golden, assert_close, batch_of, before_normalisation
 from blip.models.bert import KVCache
 from blip.models.generation import Beam
 from blip.models.weights.load import load_weights
-from blip.tasks.build import build_model, build_task
 from blip.tasks.captioning import Captioning, CaptioningConfig
 
 
 @pytest.fixture
 def captioner(golden: Golden) -> Captioning:
     cfg = CaptioningConfig(prompt=golden.meta["captioner"]["prompt"])
-    model = build_model(cfg, golden.med())
+    model = cfg.build_model(golden.med())
     load_weights(model, golden.weights("captioner"))
-    task = build_task(cfg, model, golden.tokenizer)
+    task = cfg.build_task(model, golden.tokenizer)
     assert isinstance(task, Captioning)
     return task.eval()
 

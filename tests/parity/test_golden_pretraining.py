@@ -8,7 +8,6 @@ from blip.batch import Batch
 from blip.models.weights.load import load_weights
 from blip.models.weights.names import official
 from blip.tasks.alignment import AlignmentConfig
-from blip.tasks.build import allowed_differences, build_model, build_task
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.text import TextLengths
@@ -47,9 +46,9 @@ def retrieval(golden: Golden) -> Retrieval:
 
 def started(golden: Golden, name: str, cfg: PretrainingConfig | RetrievalConfig):
     """The task with the weights and the training state of its file, every tensor of which is used."""
-    model = build_model(cfg, golden.med())
-    report = load_weights(model, golden.weights(name), allowed_differences(cfg))
-    task = build_task(cfg, model, golden.tokenizer)
+    model = cfg.build_model(golden.med())
+    report = load_weights(model, golden.weights(name), cfg.DIFFERENCES)
+    task = cfg.build_task(model, golden.tokenizer)
     state = load_training_state(task.alignment, golden.weights(name))
     assert not report.missing
     assert not state.missing

@@ -6,16 +6,15 @@ import torch
 from golden_files import Golden, assert_close, batch_of, before_normalisation
 
 from blip.models.weights.load import load_weights
-from blip.tasks.build import build_model, build_task
 from blip.tasks.vqa import VQA, VQAConfig
 
 
 def task(golden: Golden, **changes: Any) -> VQA:
     sizes = golden.med()
     cfg = VQAConfig(answer_tokens=sizes.text.positions, **changes)  # the reference cuts no answer
-    model = build_model(cfg, sizes)
+    model = cfg.build_model(sizes)
     load_weights(model, golden.weights("vqa"))
-    vqa = build_task(cfg, model, golden.tokenizer)
+    vqa = cfg.build_task(model, golden.tokenizer)
     assert isinstance(vqa, VQA)
     return vqa.eval()
 

@@ -31,8 +31,8 @@ from blip.models.weights.source import SIDE_FILE
 from blip.runs.config import RunConfig
 from blip.runs.export import export
 from blip.tasks.alignment import AlignmentConfig
-from blip.tasks.build import TaskConfig, allowed_differences, build_model, build_task
 from blip.tasks.captioning import Captioning, CaptioningConfig
+from blip.tasks.config import TaskConfig
 from blip.tasks.model_folder import as_captioner, load_task, save_model
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
@@ -68,7 +68,7 @@ def folder(cfg: TaskConfig, path: Path, model: MEDConfig = MODEL) -> Path:
         epochs=1, sources=("gold",), task=cfg, model=model, transform=TransformConfig(size=16)
     ).with_tokenizer(tokenizer)
     torch.manual_seed(0)
-    save_model(build_task(cfg, build_model(cfg, run.model), tokenizer), path)
+    save_model(cfg.build_task(cfg.build_model(run.model), tokenizer), path)
     return path
 
 
@@ -77,8 +77,8 @@ def test_the_reference_gets_every_tensor_and_gives_it_back(kind: str, tmp_path: 
     source = folder(TASKS[kind], tmp_path / "model")
     [out] = export(source, tmp_path / "out", "official")
     ours = load_task(source).model
-    model = build_model(TASKS[kind], ours.cfg)
-    report = load_weights(model, str(out / "model.pth"), allowed_differences(TASKS[kind]))  # with teacher and queue
+    model = TASKS[kind].build_model(ours.cfg)
+    report = load_weights(model, str(out / "model.pth"), TASKS[kind].DIFFERENCES)  # with teacher and queue
     assert not report.missing
     theirs = dict(model.named_parameters())
     assert all(p.equal(theirs[name]) for name, p in ours.named_parameters())
@@ -107,8 +107,8 @@ def test_what_the_command_exports_comes_back_as_the_same_model(kind: str, format
     done = CliRunner().invoke(app, ["export", "--model", str(source), "--format", format, "--out", str(out)])
     assert (done.exit_code, done.stdout.split()) == (0, [str(out)]), done.output
     ours = load_task(source).model
-    model = build_model(TASKS[kind], ours.cfg)
-    report = load_weights(model, str(out if format == "hf" else out / "model.pth"), allowed_differences(TASKS[kind]))
+    model = TASKS[kind].build_model(ours.cfg)
+    report = load_weights(model, str(out if format == "hf" else out / "model.pth"), TASKS[kind].DIFFERENCES)
     assert not report.missing
     theirs = dict(model.named_parameters())
     assert all(p.equal(theirs[name]) for name, p in ours.named_parameters())
@@ -210,7 +210,7 @@ def test_the_cards_lines_write_as_we_do(kind: str, tmp_path: Path):
     out = export(source, tmp_path / "out", "hf")[0]
     [caption, _] = run_card(out)
     task = load_task(source)
-    captioner = build_task(as_captioner(task.cfg), task.model, task.tokenizer).eval()
+    captioner = as_captioner(task.cfg).build_task(task.model, task.tokenizer).eval()
     assert isinstance(captioner, Captioning)
     image = eval_transform(16)(Image.open(out / "photo.jpg").convert("RGB"))[None]
     assert caption == captioner.tokenizer.decode(captioner.generate(image, captioner.cfg.decoding).ids)[0]
@@ -260,7 +260,7 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
         "the teacher's, which never runs, is the student's"
     )
     for back in (official / "model.pth", hf / SIDE_FILE):
-        other = build_task(TASKS[kind], build_model(TASKS[kind], task.model.cfg), task.tokenizer).alignment
+        other = TASKS[kind].build_task(TASKS[kind].build_model(task.model.cfg), task.tokenizer).alignment
         report = load_training_state(other, str(back))
         assert not report.missing
         assert other.temperature.item() == pytest.approx(0.2)
@@ -271,8 +271,8 @@ def test_what_only_training_needs_goes_out_and_comes_back(kind: str, tmp_path: P
         )
         for name, parameter in alignment.teacher.named_parameters():
             assert parameter.equal(other.teacher.get_parameter(name)), name
-    model = build_model(TASKS[kind], task.model.cfg)
-    report = load_weights(model, str(official / "model.pth"), allowed_differences(TASKS[kind]))
+    model = TASKS[kind].build_model(task.model.cfg)
+    report = load_weights(model, str(official / "model.pth"), TASKS[kind].DIFFERENCES)
     assert "temp" in report.unused, "a model alone leaves it"
 
 
@@ -281,6 +281,6 @@ def test_a_side_file_with_another_queue_is_refused(tmp_path: Path):
     assert isinstance(task, Retrieval)
     save_training_state(task.alignment, tmp_path / SIDE_FILE)
     longer = RetrievalConfig(alignment=AlignmentConfig(queue=9))
-    other = build_task(longer, build_model(longer, task.model.cfg), task.tokenizer).alignment
+    other = longer.build_task(longer.build_model(task.model.cfg), task.tokenizer).alignment
     with pytest.raises(WeightsError, match=r"queue\.image \(6, 8\) -> \(9, 8\)"):
         load_training_state(other, str(tmp_path / SIDE_FILE))

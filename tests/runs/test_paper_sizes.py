@@ -6,7 +6,6 @@ from timm.models import get_pretrained_cfg, is_model
 
 from blip.config import load_config
 from blip.runs.config import RunConfig
-from blip.tasks.build import build_model
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig
@@ -42,7 +41,7 @@ def test_a_preset_says_what_the_paper_says(preset: str, stage: str):
 def test_the_models_have_the_papers_sizes(preset: str, parameters: int):
     cfg = load_config(RunConfig, "pretrain", preset)
     with torch.device("meta"):
-        model = build_model(cfg.task, cfg.model)
+        model = cfg.task.build_model(cfg.model)
     # 252 M is the paper's figure for ViT-B (Table 3); the temperature is the task's
     assert sum(p.numel() for p in model.parameters()) == parameters
 

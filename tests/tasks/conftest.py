@@ -8,7 +8,7 @@ from blip.data.tokenizer import Tokenizer
 from blip.models.bert import TextConfig
 from blip.models.med import MEDConfig, SpecialTokens
 from blip.models.vision import VisionConfig
-from blip.tasks.build import TaskConfig, build_model, build_task
+from blip.tasks.config import TaskConfig
 from blip.tasks.task import Task
 
 CAPTIONS = ["a red circle", "a blue square", "a green ring", "the yellow cross"]
@@ -46,7 +46,7 @@ def make(tokenizer: Tokenizer, sizes: MEDConfig):
 
     def make(cfg: TaskConfig) -> Task:
         torch.manual_seed(0)
-        return build_task(cfg, build_model(cfg, sizes), tokenizer)
+        return cfg.build_task(cfg.build_model(sizes), tokenizer)
 
     return make
 

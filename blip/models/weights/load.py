@@ -24,6 +24,9 @@ never run.
 TRAINING_STATE = ("*_m.*", "temp", "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
 """Tensors of official files that only training uses."""
 
+HEADS = ("vision_proj.*", "text_proj.*", "itm_head.*")
+"""The heads of ITC and ITM."""
+
 
 @dataclass(frozen=True)
 class Allowed:

@@ -1,0 +1,15 @@
+"""The settings of any task, told apart by `type`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.nlvr import NLVRConfig
+from blip.tasks.pretraining import PretrainingConfig
+from blip.tasks.retrieval import RetrievalConfig
+from blip.tasks.vqa import VQAConfig
+
+TaskConfig = Annotated[
+    PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig, Field(discriminator="type")
+]
