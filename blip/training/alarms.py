@@ -1,4 +1,4 @@
-"""Alarms: what goes wrong in training without any error."""
+"""Alarms: training failures that raise no error."""
 
 import math
 from collections import Counter, deque
@@ -10,13 +10,14 @@ from blip.training.engine import StepReport
 from blip.training.meter import Track
 
 ITM_PRIOR = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
-"""The ITM loss, 0.6365, of a model that knows only that one pair in three matches."""
+"""ITM loss, 0.6365, of a model that predicts the prior: one pair in three matches."""
 
 
 class ItmAtPrior:
-    """A hook that raises an alarm once the mean ITM loss of the last `window` steps after warmup is still at its prior.
+    """A hook that raises an alarm if the ITM loss is still at its prior after warmup.
 
-    `weight` is that of the loss in the sum, if the task reports it weighted.
+    The mean loss of the last `window` steps must differ from the prior by `tolerance` or more. `weight` is the loss
+    weight if the task reports the weighted loss.
     """
 
     def __init__(
@@ -44,15 +45,15 @@ class ItmAtPrior:
 
 
 class CaptionsAlike:
-    """A hook that raises an alarm when more than `share` of the captions that `write` gives are the same one."""
+    """A hook that raises an alarm if more than `share` of the captions returned by `write` are identical."""
 
     def __init__(self, track: Track, write: Callable[[], list[str]], share: float = 0.5):
         self.track, self.write, self.share = track, write, share
 
     def __call__(self, report: StepReport) -> None:
-        if report.stop:  # it is in a hurry
+        if report.stop:  # the process must end soon
             return
-        captions = self.write()  # on every rank: writing may be collective
+        captions = self.write()  # on every rank, since generation may be collective
         caption, count = Counter(captions).most_common(1)[0]
         if len(captions) > 1 and count / len(captions) > self.share:
             raise_alarm(
@@ -65,7 +66,7 @@ class CaptionsAlike:
 
 
 def raise_alarm(track: Track, step: int, name: str, message: str) -> None:
-    """Says it in the log and as `alarm/NAME` in the tracked values, once for all ranks."""
+    """Logs an alarm and records it as `alarm/NAME`, on rank 0 only."""
     if is_main():
         alarm(f"step {step}: alarm: {message}")
         track(step, {f"alarm/{name}": 1.0})

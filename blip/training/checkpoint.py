@@ -1,4 +1,4 @@
-"""Checkpoints that any number of processes can go on from: published last, found newest first, verified before use."""
+"""Checkpoints of a run: written atomically, verified before use, independent of the number of processes."""
 
 import json
 import logging
@@ -31,9 +31,9 @@ class CheckpointConfig(Config):
     every: int = Field(default=1000, ge=1)
     """Optimizer steps between two checkpoints."""
     minutes: float = Field(default=10.0, gt=0)
-    """Minutes between two checkpoints at most: a step's own pod on a cluster gets no time to save when it has to go."""
+    """Maximum time between two checkpoints, in minutes; a preempted pod has no time to save another."""
     keep: int = Field(default=3, ge=1)
-    """The newest checkpoints that stay."""
+    """Number of newest checkpoints to keep."""
 
 
 class Part(Config):
@@ -43,39 +43,40 @@ class Part(Config):
 
 
 class CheckpointManifest(Config):
-    """What makes a checkpoint one: an object `step-N.json` that names its parts."""
+    """The object `step-N.json`, which names the parts of a checkpoint; a checkpoint without it is incomplete."""
 
     step: int
     identity: dict[str, Any]
-    """What must be the same for the run to go on as if it had never stopped: seed, data, global batch."""
+    """Values that must be equal for a run to resume from the checkpoint: seed, data, global batch."""
     parts: dict[str, Part]
     revision: str = ""
-    """Of the code that saved it: for people, and no part of what the run is."""
+    """Code revision that saved the checkpoint; informative only, not part of the identity."""
     digest: str = ""
-    """Of all that stands above."""
+    """Digest of all fields above."""
 
     @property
     def own_digest(self) -> str:
         return value_digest(self.model_dump(exclude={"digest"}))
 
     def with_digest(self) -> Self:
-        """The same with its digest."""
+        """Returns a copy with its digest set."""
         return self.model_copy(update={"digest": self.own_digest})
 
 
 @dataclass
 class Checkpoint:
-    """A state read back: of which step, and its tensors as `Engine` takes them."""
+    """A loaded checkpoint: its step, and its tensors in the form that `Engine` takes."""
 
     step: int
     state: dict[str, Tensor]
     revision: str = ""
-    """Of the code that saved it."""
+    """Code revision that saved the checkpoint."""
 
 
 class Checkpoints:
-    """The checkpoints of one run in a store. Two process groups may write the same run's: neither removes what the
-    other needs.
+    """The checkpoints of one run in a store.
+
+    Two process groups may write checkpoints of the same run; neither removes objects that the other needs.
     """
 
     def __init__(self, store: Store, cfg: CheckpointConfig, identity: Mapping[str, Any], revision: str = ""):
@@ -90,11 +91,10 @@ class Checkpoints:
         self.saved = -1
 
     def save(self, engine: Engine, if_finite: bool = False) -> None:
-        """Copies the state, which training waits for, and publishes it in the background; collective. A step is saved
-        once.
+        """Copies the state synchronously and publishes it in the background; collective.
 
-        One save is in flight: a second waits for the first, and raises what made that fail. A state that is not finite
-        can be left out.
+        A step is saved once. At most one save is in flight: a second call waits for the first and raises its error.
+        With `if_finite`, a state with non-finite values is not saved.
         """
         if self.saved == engine.step:
             return
@@ -105,13 +105,13 @@ class Checkpoints:
             self.pending = self.thread.submit(self.publish, engine.step, state)
 
     def wait(self) -> None:
-        """Waits until what was saved is published. Raises what made it fail."""
+        """Waits until the save in flight is published. Raises its error if it failed."""
         pending, self.pending = self.pending, None
         if pending is not None:
             pending.result()
 
     def publish(self, step: int, state: dict[str, Tensor]) -> None:
-        """Writes the parts aside, then the object that makes them a checkpoint, then removes what is too old."""
+        """Writes the parts, then the manifest that completes the checkpoint, then removes old checkpoints."""
         files: dict[str, dict[str, Tensor]] = {MODEL: {}, OPTIMIZER: {}}
         for name, tensor in state.items():
             files[MODEL if name.startswith("model/") else OPTIMIZER][name] = tensor
@@ -121,7 +121,7 @@ class Checkpoints:
                 path = folder / name
                 with writing(path, "free some space, or let TMPDIR name another place"):
                     save_file(tensors, path)
-                # an attempt of its own: nothing is ever overwritten
+                # a unique key per attempt, so that no object is ever overwritten
                 key = f"step-{step:08d}/{uuid.uuid4().hex[:8]}/{name}"
                 self.store.put_file(key, path)
                 parts[name] = Part(key=key, sha256=file_digest(path), bytes=path.stat().st_size)
@@ -132,16 +132,16 @@ class Checkpoints:
         self.prune(step)
 
     def prune(self, step: int) -> None:
-        """Leaves the newest checkpoints up to `step`, which is whole, and all above, which are torn or another process
-        group's.
+        """Removes all but the newest `keep` checkpoints up to `step`.
 
-        Parts that no checkpoint names go once they are old: younger ones may be another's that is not published yet.
+        Checkpoints above `step` stay: they are incomplete or belong to another process group. Parts without a manifest
+        are removed only after OLD_SECONDS, since another process group may not have published their manifest yet.
         """
         ages = self.store.ages("step-")
         published = manifests(ages)
         done = [key for key in published if step_of(key) <= step]
         old = done[: -self.cfg.keep]
-        for key in old:  # first the manifest, so that none names what is gone
+        for key in old:  # the manifest first, so that no manifest names a missing part
             named = self.parts_of(key)
             self.store.delete(key)
             for part in named:
@@ -153,17 +153,17 @@ class Checkpoints:
         self.store.sweep()
 
     def parts_of(self, key: str) -> list[str]:
-        """The keys of the parts that a manifest names, none where it cannot be read."""
+        """Returns the keys of a manifest's parts; an empty list if the manifest cannot be read."""
         try:
             return [part.key for part in self.read(key).parts.values()]
         except (MissingKeyError, BrokenCheckpointError):
             return []
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or None; collective. Raises ConfigError where it belongs to another run.
+        """Returns the newest valid checkpoint, or None if there is none; collective.
 
-        Torn and altered ones are passed over with a warning. A store that cannot be reached raises StoreError: to start
-        from nothing then would be worse.
+        Skips incomplete and corrupt checkpoints with a warning. Raises ConfigError if the checkpoint belongs to another
+        run, and StoreError if the store cannot be reached, rather than training from scratch.
         """
         with scratch("resume") as own:
             published = all_gather_objects(self.find_newest(own) if is_main() else None)[0]
@@ -174,7 +174,7 @@ class Checkpoints:
                 self.fetch(published, own)
             folder = all_gather_objects(str(own))[
                 rank() - local_rank()
-            ]  # one copy for a machine; and nobody reads before it is there
+            ]  # one copy per machine; the gather is also a barrier before the read
             state = {}
             for name, part in published.parts.items():
                 state |= load_file(self.store.path(part.key) or Path(folder, name))
@@ -182,7 +182,7 @@ class Checkpoints:
         return Checkpoint(published.step, state, published.revision)
 
     def find_newest(self, folder: Path) -> CheckpointManifest | None:
-        """The newest checkpoint that is whole, its parts in the folder."""
+        """Returns the manifest of the newest valid checkpoint and fetches its parts to the folder."""
         for key in reversed(manifests(self.store.list("step-"))):
             try:
                 published = self.read(key)
@@ -193,9 +193,7 @@ class Checkpoints:
         return None
 
     def read(self, key: str) -> CheckpointManifest:
-        """What a manifest says. Raises BrokenCheckpointError, of one line, where it is not what was written under its
-        name.
-        """
+        """Reads and verifies a manifest. Raises BrokenCheckpointError, with a one-line message, if it is invalid."""
         try:
             published = CheckpointManifest.model_validate_json(self.store.get(key))
         except ValidationError as e:
@@ -211,8 +209,9 @@ class Checkpoints:
         return published
 
     def fetch(self, published: CheckpointManifest, folder: Path) -> None:
-        """Brings the parts to the folder, unless they are local files anyway. Raises BrokenCheckpointError where a
-        digest is another.
+        """Fetches the parts to the folder, unless the store has them as local files.
+
+        Raises BrokenCheckpointError if a digest differs, MissingKeyError if a part is missing.
         """
         for name, part in published.parts.items():
             path = self.store.path(part.key)
@@ -239,11 +238,11 @@ class Checkpoints:
 
 
 class BrokenCheckpointError(ValueError):
-    """A part of a checkpoint that is not what was written."""
+    """A manifest or part of a checkpoint whose content is not what was saved."""
 
 
 def manifests(keys: Iterable[str]) -> list[str]:
-    """The keys that make checkpoints, oldest first."""
+    """Returns the manifest keys among `keys`, oldest first."""
     return sorted((key for key in keys if MANIFEST.fullmatch(key)), key=step_of)
 
 
@@ -252,5 +251,5 @@ def manifest_key(step: int) -> str:
 
 
 def step_of(key: str) -> int:
-    """The step that the name of a manifest tells."""
+    """Returns the step in the name of a manifest."""
     return int(key.removeprefix("step-").removesuffix(".json"))

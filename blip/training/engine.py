@@ -20,34 +20,35 @@ from blip.tasks.task import Task
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer, learning_rate, set_learning_rate
 
 FORMAT = 1
-"""Raised when the same configuration, data and initial weights come to other weights than before: a run then begins
-anew.
-"""
+"""Increased when the same configuration, data and initial weights lead to different weights; runs then start anew."""
 
 
 class EngineConfig(Config):
     zero: Literal[0, 1, 2, 3] | None = None
-    """What ZeRO spreads over processes: nothing (0), optimizer states (1), gradients (2), weights (3); none is 1, or 0
-    of one process.
+    """ZeRO stage: nothing (0), optimizer states (1), gradients (2) or weights (3) are sharded over processes.
+
+    None is 1, or 0 on a single process.
     """
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What matrices are multiplied in; weights stay float32. `auto` is bf16 on GPUs and fp32 on CPUs."""
+    """Precision of matrix multiplications; weights stay float32. `auto` is bf16 on GPUs and fp32 on CPUs."""
     deterministic: bool | None = None
-    """Whether sums have a fixed order, so that the same seed gives the same weights to the last bit; none is yes on
-    CPUs, where it costs nothing, and no on GPUs."""
+    """Use deterministic algorithms, so that equal seeds give bitwise equal weights.
+
+    None enables them on CPUs, where they cost nothing, and disables them on GPUs.
+    """
     timeout: float = Field(default=1800.0, gt=0)
-    """Seconds after which a collective that some process does not join ends the run, with a stack of every process."""
+    """Timeout of a collective in seconds; after it the run ends with a stack trace of every process."""
 
 
 def precision(cfg: EngineConfig) -> Literal["fp32", "bf16"]:
-    """What matrices are multiplied in on this machine."""
+    """Returns the precision of matrix multiplications on this machine."""
     if cfg.precision == "auto":
         return "bf16" if torch.cuda.is_available() else "fp32"
     return cfg.precision
 
 
 def check_teacher(cfg: EngineConfig, momentum_teacher: bool) -> None:
-    """Raises ValueError where ZeRO-3 meets a momentum teacher."""
+    """Raises ValueError if ZeRO-3 is combined with a momentum teacher."""
     if cfg.zero == 3 and momentum_teacher:
         raise ValueError(
             "engine.zero is 3, but this task has a momentum teacher: ZeRO-3 leaves each process a part of the "
@@ -57,7 +58,7 @@ def check_teacher(cfg: EngineConfig, momentum_teacher: bool) -> None:
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or a gradient that is no number; the optimizer step was not made."""
+    """A loss or gradient is not finite; the optimizer step was not applied."""
 
     def __init__(self, step: int, names: list[str], keys: list[str]):
         self.step, self.names, self.keys = step, names, keys
@@ -69,30 +70,30 @@ class NonFiniteError(ArithmeticError):
 
 @dataclass
 class StepReport:
-    """What one optimizer step was like, over all processes."""
+    """Statistics of one optimizer step over all processes."""
 
     step: int
-    """Steps made so far, this one included."""
+    """Number of steps so far, including this one."""
     last: bool
-    """Whether it was the run's last."""
+    """Whether the step is the run's last."""
     losses: dict[str, float]
     learning_rate: float
     grad_norm: float
     samples: int
     tokens: int
     stop: bool
-    """Whether any process was told to stop."""
+    """Whether any process received a stop signal."""
     seconds: float = 0.0
-    """Time the step took on this process."""
+    """Duration of the step on this process."""
     waited: float = 0.0
-    """Time of it in which this process waited for data."""
+    """Part of `seconds` in which this process waited for data."""
 
 
 class Engine:
-    """A task in training: DeepSpeed around it, its optimizer and its schedule.
+    """A task in training, with its DeepSpeed engine, optimizer and schedule; all ranks construct it together.
 
-    `steps` in all, `accumulation` micro-batches of each process to a step. `state` is what `state()` gave after `step`
-    steps, on any number of processes and at any stage. All ranks make one together.
+    `steps` is the total number of optimizer steps, `accumulation` the number of micro-batches per process and step.
+    `state` is the return value of `state()` after `step` steps, from any number of processes and any ZeRO stage.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Engine:
         set_deterministic(device().type == "cpu" if cfg.deterministic is None else cfg.deterministic)
         from blip.training import (
             zero,
-        )  # here: DeepSpeed takes seconds to import, and a configuration should not wait for it
+        )  # local import: DeepSpeed takes seconds to import
 
         self.zero = zero
         self.cfg, self.optimizer_cfg, self.schedule = cfg, optimizer, schedule
@@ -138,12 +139,11 @@ class Engine:
             zero.restore_moments(self.deepspeed, state, step)
 
     def train(self, micro_batches: list[Batch], stop: bool = False) -> StepReport:
-        """Makes one optimizer step; `stop` is passed on to all processes.
+        """Runs one optimizer step; `stop` is shared with all processes.
 
-        Raises NonFiniteError on all ranks; then weights, teacher and
-        queue are those of before the step.
+        Raises NonFiniteError on all ranks; weights, teacher and queue are then those before the step.
         """
-        if not self.task.training:  # an evaluation came between
+        if not self.task.training:  # after an evaluation
             self.task.train()
         rate = learning_rate(self.schedule, self.optimizer_cfg.lr, self.step, self.steps, self.steps_per_epoch)
         set_learning_rate(self.deepspeed.optimizer.param_groups, rate)
@@ -151,7 +151,7 @@ class Engine:
         self.task.look_ahead(micro_batches)
         rows, names = [], []
         for i, batch in enumerate(micro_batches):
-            # the draws of a micro-batch depend on its place in the global batch, not on who computes it
+            # the seed depends on the micro-batch's position in the global batch, not on its rank
             torch.manual_seed(micro_seed(self.seed, self.step, rank() * self.accumulation + i))
             with self.counting_flops() if self.count_flops else nullcontext():
                 losses = self.deepspeed(batch.to(self.device))
@@ -168,7 +168,7 @@ class Engine:
         if math.isfinite(norm):
             self.deepspeed.step()
             norm = norm if self.stage == 0 else float(self.deepspeed.get_global_grad_norm())
-        if not math.isfinite(norm):  # ZeRO leaves out such a step by itself
+        if not math.isfinite(norm):  # ZeRO skips such a step itself
             raise self.undo_step(["gradient"], micro_batches, [False] * len(micro_batches))
         self.task.after_step()
         self.step += 1
@@ -177,30 +177,28 @@ class Engine:
         return StepReport(self.step, self.step == self.steps, losses, rate, norm, int(samples), int(tokens), told > 0)
 
     def undo_step(self, names: list[str], micro_batches: list[Batch], fine: list[bool]) -> NonFiniteError:
-        """Takes the step back: all is as before it, as if it had not begun. Returns the error that says what was not
-        finite.
-        """
+        """Restores the state before the step. Returns the error that names the non-finite values."""
         self.zero.sync_master_weights(self.deepspeed, self.task.undo_step())
         self.zero.discard_gradients(self.deepspeed)
         return NonFiniteError(self.step, names, self.failed_samples(micro_batches, fine))
 
     @contextmanager
     def counting_flops(self) -> Iterator[None]:
-        """Counts the operations of one micro-batch, once; sets `flops`, the operations of one step on this process."""
+        """Counts the FLOPs of one micro-batch, once; sets `flops`, the FLOPs of one step on this process."""
         with FlopCounterMode(display=False) as counter:
             yield
         self.flops, self.count_flops = counter.get_total_flops() * self.accumulation, False
 
     def clip_gradient(self) -> Tensor:
-        """Clips the gradient; returns its norm before, 0-dim."""
+        """Clips the gradient; returns its norm before clipping, 0-dim."""
         limit = self.optimizer_cfg.grad_clip
         return torch.nn.utils.clip_grad_norm_(self.trainable, math.inf if limit is None else limit)
 
     def reduce_stats(self, rows: Tensor, micro_batches: list[Batch], stop: bool) -> tuple[list[float], list[float]]:
-        """Means of the losses `(micro-batches, names)`, and sums of samples, tokens and stops, over ranks.
+        """Returns the mean losses `(names,)`, and the sums of samples, tokens and stop flags, over ranks.
 
-        One small collective and the one time that a step waits for the device. A loss that is not finite anywhere is so
-        everywhere.
+        `rows` are the losses `(micro-batches, names)` of this rank. One small collective, and the only device
+        synchronisation of a step. A loss that is not finite on one rank is not finite on all.
         """
         samples = sum(map(len, micro_batches))
         tokens = sum(int(b.text.mask.sum()) for b in micro_batches if b.text is not None)
@@ -209,17 +207,18 @@ class Engine:
         return values[:-3], values[-3:]
 
     def failed_samples(self, micro_batches: list[Batch], fine: list[bool]) -> list[str]:
-        """The keys, over all ranks, of the samples of the micro-batches that were not fine."""
+        """Returns the sample keys, over all ranks, of the micro-batches with non-finite losses."""
         own = [key for batch, ok in zip(micro_batches, fine, strict=True) if not ok for key in batch.ids]
         return [key for keys in all_gather_objects(own) for key in keys]
 
     def whole(self) -> AbstractContextManager[None]:
-        """A context in which the task's weights are whole on every process; collective."""
+        """Returns a context in which every process holds the complete weights; collective."""
         return self.zero.whole(list(self.task.parameters()))
 
     def state(self, keep: bool = True) -> dict[str, Tensor]:
-        """A copy in host memory of all that a restart needs, for any number of processes; collective, and empty where
-        not to `keep`.
+        """Returns a copy in host memory of the state that a restart needs, on any number of processes; collective.
+
+        Returns an empty state if `keep` is false.
         """
         copies = {}
         for name, tensor in self.zero.whole_state(self.deepspeed, self.step > 0):
@@ -229,18 +228,14 @@ class Engine:
 
 
 def set_deterministic(fixed: bool) -> None:
-    """Makes this process's sums independent of how threads happen to run: of a gradient that many rows share, for
-    example.
-    """
+    """Enables or disables deterministic algorithms in this process, for example in gradients of embedding rows."""
     if fixed:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has no such order
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it for determinism
     torch.use_deterministic_algorithms(fixed, warn_only=True)
 
 
 def load_model(task: Task, state: dict[str, Tensor]) -> None:
-    """Loads weights and buffers strictly; a tied weight is there once. Raises ValueError that names what does not
-    fit.
-    """
+    """Loads weights and buffers strictly; a tied weight is stored once. Raises ValueError that names the mismatches."""
     tied = set(task.state_dict()) - {n for n, _ in task.named_parameters()} - {n for n, _ in task.named_buffers()}
     model = {name.removeprefix("model/"): tensor for name, tensor in state.items() if name.startswith("model/")}
     missing, unexpected = task.load_state_dict(model, strict=False)

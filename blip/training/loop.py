@@ -1,4 +1,4 @@
-"""The loop of every stage of training."""
+"""The training loop of all stages."""
 
 import json
 import logging
@@ -22,39 +22,36 @@ from blip.training.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 EXIT_STOPPED = 143
-"""Exit code of a process that SIGTERM told to stop and that saved: running it again goes on from there. 130 is
-Ctrl-C's.
-"""
+"""Exit code of a process that saved after SIGTERM, so that the same command resumes the run; 130 after Ctrl-C."""
 REPEATED_SIGNAL_SECONDS = 1.0
-"""A signal that comes so soon after the first is the same one, on another way: a launcher passes on what its group
-hears, too.
-"""
+"""A second signal within this time is a duplicate: launchers forward the signals that their process group receives."""
 
 Hook = Callable[[StepReport], None]
 
 
 class TrainingStopped(SystemExit):
-    """The run was told to stop and has saved; ends the process with its own exit code."""
+    """Ends the process with its exit code after a stop signal, once the run is saved."""
 
     def __init__(self, code: int = EXIT_STOPPED) -> None:
         super().__init__(code)
 
 
 class WaitEndedError(BaseException):
-    """The process was told to stop while it waited for data, when no step is at hand; no error, which a bad sample
-    might be taken for.
+    """A stop signal arrived while the process waited for data, between two steps.
+
+    Not an Exception, so that no handler of bad samples catches it.
     """
 
 
 class StopSignal(threading.Event):
-    """Whether this process was told to stop, by SIGTERM or by Ctrl-C."""
+    """An event that SIGTERM or Ctrl-C sets."""
 
     number = signal.SIGTERM
     since = 0.0
     waits = False
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """Is the handler of both signals; the second one ends the process as it stands."""
+        """Handles both signals; a second one ends the process without another checkpoint."""
         if not self.is_set():
             self.number, self.since = signal.Signals(number), time.monotonic()
             self.set()
@@ -62,19 +59,17 @@ class StopSignal(threading.Event):
                 raise WaitEndedError
         elif time.monotonic() - self.since > REPEATED_SIGNAL_SECONDS:
             for each in STOPPING:
-                signal.signal(each, signal.SIG_DFL)  # a third ends it at once
+                signal.signal(each, signal.SIG_DFL)  # a third signal ends the process immediately
             raise SystemExit(128 + number)
 
     @property
     def code(self) -> int:
-        """The exit code of a process that was told so."""
+        """The exit code for the received signal."""
         return 128 + self.number
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A time in which no other process counts on this one, so that it need not be waited for: data may never
-        come.
-        """
+        """A context for a wait of unknown length; a stop signal interrupts it if this is the only process."""
         self.waits = world() == 1
         try:
             yield
@@ -90,10 +85,10 @@ def fit(
 ) -> None:
     """Trains to the engine's last step; after each step every rank calls every hook.
 
-    `batches` are this process's micro-batches from the engine's step on, epoch after epoch. After the last step, and on
-    SIGTERM or Ctrl-C after the step at hand, it saves; then TrainingStopped is raised. A loss or gradient that is not
-    finite raises NonFiniteError after its samples' keys and the state before the step are saved. Whatever happens, a
-    save in flight is finished first.
+    `batches` are this process's micro-batches from the engine's current step on, over all epochs. Saves after the last
+    step. On SIGTERM or Ctrl-C, saves after the current step and raises TrainingStopped. On a non-finite loss or
+    gradient, saves the sample keys and the state before the step and raises NonFiniteError. Always completes a save in
+    flight. Raises ValueError if the batches end too early.
     """
     stream = iter(batches)
     with stop_signal_handler() as told, finishing_saves(checkpoints), Watchdog(engine.cfg.timeout) as watchdog:
@@ -123,7 +118,7 @@ def fit(
 
 
 def stop(engine: Engine, checkpoints: Checkpoints | None, told: StopSignal) -> NoReturn:
-    """Saves and ends the process, with a line that says so."""
+    """Saves, logs the reason and ends the process. Raises TrainingStopped."""
     if checkpoints:
         checkpoints.save(engine)
         checkpoints.wait()
@@ -134,7 +129,7 @@ def stop(engine: Engine, checkpoints: Checkpoints | None, told: StopSignal) -> N
 
 
 def every(steps: int, call: Hook) -> Hook:
-    """A hook that calls another after each so many steps, after the last, and after one that ends the run before."""
+    """Returns a hook that calls `call` every `steps` steps, after the last step, and after a stop signal."""
 
     def hook(report: StepReport) -> None:
         if report.step % steps == 0 or report.last or report.stop:
@@ -144,9 +139,9 @@ def every(steps: int, call: Hook) -> Hook:
 
 
 def regularly(steps: int, minutes: float, calls: Sequence[Hook]) -> Hook:
-    """Returns a hook that calls others after each so many steps, after so many minutes without a call, and at the end.
+    """Returns a hook that calls `calls` every `steps` steps, after `minutes` without a call, and at the end of the run.
 
-    The calls may be collective, so the main process's clock decides for all.
+    The calls may be collective, so the main process's clock decides for all processes.
     """
     last = time.monotonic()
 
@@ -163,7 +158,7 @@ def regularly(steps: int, minutes: float, calls: Sequence[Hook]) -> Hook:
 
 
 def save_evidence(engine: Engine, error: NonFiniteError, checkpoints: Checkpoints | None) -> None:
-    """Saves what went into a step that failed, and the state before it unless the failure reached that, too."""
+    """Saves the sample keys of a failed step, and the state before it if that is finite."""
     if checkpoints:
         checkpoints.save(engine, if_finite=True)
         if is_main():
@@ -173,9 +168,9 @@ def save_evidence(engine: Engine, error: NonFiniteError, checkpoints: Checkpoint
 
 @contextmanager
 def stop_signal_handler() -> Iterator[StopSignal]:
-    """An event that SIGTERM and Ctrl-C set, in place of ending the process."""
+    """Yields an event that SIGTERM and Ctrl-C set instead of ending the process."""
     told = StopSignal()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield told
         return
     before = {number: signal.signal(number, told.handle) for number in STOPPING}

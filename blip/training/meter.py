@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains."""
+"""Training metrics: losses, learning rate, throughput, device utilisation, and profiler traces."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from blip.distributed import is_main, rank
 from blip.training.engine import Engine, StepReport
 
 Track = Callable[[int, dict[str, float]], None]
-"""Keeps named values of a step, as `blip.tracking` does."""
+"""Records named values of a step, as `blip.tracking` does."""
 
 PEAK_FLOPS = {
     "A100": 312e12,
@@ -25,15 +25,14 @@ PEAK_FLOPS = {
     "L40S": 362e12,
     "V100": 125e12,
 }
-"""Dense bf16 operations per second (V100: fp16) by words of the device's name, as the makers state them."""
+"""Dense bf16 FLOP/s (V100: fp16) by words of the device name, from the vendors' data sheets."""
 
 
 class Meter:
-    """A hook that tracks losses and speed every so many steps, averaged over them; rank 0 tracks for all.
+    """A hook that records losses and throughput, averaged over `every` steps; rank 0 records for all ranks.
 
-    Losses are `train/NAME`, their sum `train/loss`. `data_wait` is the share of the time in which rank 0 waited for
-    data, `mfu` the share of the device's peak in the operations of forward and backward passes, `gpu_memory` the most
-    that was allocated, in GiB.
+    Losses are `train/NAME`, their sum is `train/loss`. `data_wait` is the fraction of time that rank 0 waits for data,
+    `mfu` the model FLOPs utilisation of forward and backward passes, `gpu_memory` the peak allocation in GiB.
     """
 
     def __init__(self, engine: Engine, track: Track, every: int):
@@ -50,7 +49,7 @@ class Meter:
             self.reports.clear()
 
     def values(self) -> dict[str, float]:
-        """The means over the steps since the last time."""
+        """Returns the means over the steps since the last record."""
         steps, last = len(self.reports), self.reports[-1]
         seconds = sum(r.seconds for r in self.reports)
         losses = {name: sum(r.losses[name] for r in self.reports) / steps for name in last.losses}
@@ -71,23 +70,26 @@ class Meter:
 
 
 def peak_flops() -> float | None:
-    """Operations per second that this process's device could do in bf16, or None where that is not known."""
+    """Returns the peak bf16 FLOP/s of this process's device, or None if unknown."""
     if not torch.cuda.is_available():
         return None
     return peak_of(torch.cuda.get_device_name())
 
 
 def peak_of(device: str) -> float | None:
-    """The peak of a device by its name, by the entry of which it has the most words whole: an L40S is no L4."""
+    """Returns the peak FLOP/s of a device by name, or None if unknown.
+
+    The longest entry whose words all occur in the name wins; words are compared whole, so an L40S does not match L4.
+    """
     words = set(re.split(r"[^A-Za-z0-9]+", device))
     known = [name for name in PEAK_FLOPS if words.issuperset(name.split())]
     return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
 class Profile:
-    """A hook that leaves a torch trace of a few steps, for chrome://tracing or Perfetto; one for each rank.
+    """A hook that writes a torch trace of `steps` steps per rank, for chrome://tracing or Perfetto.
 
-    Of rank 0 it is `trace.json` in the folder, of others `trace-RANK.json`.
+    The trace of rank 0 is `trace.json` in the folder, that of another rank `trace-RANK.json`.
     """
 
     def __init__(self, folder: str | Path, skip: int = 3, steps: int = 3):

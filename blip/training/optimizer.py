@@ -1,4 +1,4 @@
-"""Which parameters learn how fast: groups for AdamW, and learning rates by step."""
+"""AdamW parameter groups with layer-wise learning rate decay, and learning rate schedules."""
 
 import logging
 import math
@@ -21,37 +21,37 @@ class OptimizerConfig(Config):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     decay_scope: Literal["matrices", "all"] = "matrices"
-    """Weight decay on matrices and embeddings only, or as in the reference also on biases, norms and the
-    temperature.
-    """
+    """Apply weight decay to matrices and embeddings, or, as in the reference, also to biases, norms and temperature."""
     grad_clip: float | None = Field(default=1.0, gt=0)
-    """Largest norm of the gradient over all parameters; none leaves it as it is."""
+    """Maximum norm of the gradient over all parameters; None disables clipping."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """Rate of a layer of the decayed tower relative to the next one above it."""
+    """Ratio of the learning rate of a layer to that of the layer above it, in the tower `layer_decay_of`."""
     layer_decay_of: str = "visual_encoder"
-    """The tower whose layers learn the slower the lower they stand, as a part of the parameters' names."""
+    """Tower with layer-wise learning rate decay, as a component of its parameters' names."""
 
 
 class ScheduleConfig(Config):
     kind: Literal["cosine", "exponential", "constant"] = "cosine"
     by: Literal["step", "epoch"] = "step"
-    """Rates follow every step, or as in the reference stay for an epoch."""
+    """Update the learning rate every step, or, as in the reference, every epoch."""
     warmup_steps: int = Field(default=0, ge=0, le=1_000_000_000)
     warmup_from: float = Field(default=1e-6, ge=0)
-    """Learning rate of the first step of the warmup."""
+    """Learning rate of the first warmup step."""
     floor: float = Field(default=0.0, ge=0)
-    """Learning rate below which none falls."""
+    """Minimum learning rate."""
     decay: float = Field(default=0.9, gt=0, le=1)
-    """Factor of each epoch, of the exponential schedule."""
+    """Factor per epoch of the exponential schedule."""
 
 
 LAYER = re.compile(r"\.(?:blocks|layers?)\.(\d+)\.")
-"""What stands in the name of a layer's parameter, after its tower's."""
+"""Matches the layer index in a parameter's name."""
 
 
 def fit_warmup(cfg: ScheduleConfig, steps: int) -> ScheduleConfig:
-    """Returns the schedule of a run of so many steps: a warmup that outlasts it, which would train at next to nothing,
-    takes half of it.
+    """Returns the schedule with a warmup that fits a run of `steps` steps.
+
+    A warmup as long as the run or longer is shortened to half the run, with a warning: the run would otherwise train at
+    a very small learning rate.
     """
     if cfg.warmup_steps < steps:
         return cfg
@@ -65,10 +65,10 @@ def fit_warmup(cfg: ScheduleConfig, steps: int) -> ScheduleConfig:
 
 
 def learning_rate(cfg: ScheduleConfig, peak: float, step: int, steps: int, steps_per_epoch: int) -> float:
-    """The rate of optimizer step `step`, from 0, of `steps`.
+    """Returns the learning rate of optimizer step `step`, counted from 0, of `steps`.
 
-    After a linear warmup the cosine goes from peak to floor over the rest, the exponential falls by a factor each epoch
-    since step 0.
+    After a linear warmup, the cosine schedule decays from peak to floor over the remaining steps; the exponential
+    schedule decays by a factor per epoch since step 0.
     """
     if step < cfg.warmup_steps:
         target = learning_rate(cfg, peak, cfg.warmup_steps, steps, steps_per_epoch)
@@ -88,7 +88,7 @@ def learning_rate(cfg: ScheduleConfig, peak: float, step: int, steps: int, steps
 
 
 def parameter_groups(module: nn.Module, cfg: OptimizerConfig) -> list[dict[str, Any]]:
-    """Groups of trainable parameters that share a weight decay and a share of the learning rate, their `scale`.
+    """Returns groups of trainable parameters with equal weight decay and equal learning rate scale, `scale`.
 
     A tied parameter counts once, under its first name.
     """
@@ -103,14 +103,16 @@ def parameter_groups(module: nn.Module, cfg: OptimizerConfig) -> list[dict[str, 
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:
-    """Whether two of its dimensions are larger than 1; biases, norms, the temperature and single tokens are vectors."""
+    """Returns whether two or more dimensions exceed 1; biases, norms, the temperature and single tokens are vectors."""
     return sum(size > 1 for size in parameter.shape) > 1
 
 
 def layer_scales(names: list[str], cfg: OptimizerConfig) -> dict[str, float]:
-    """Each parameter's share of the learning rate: `d^(L + 1 - l)` in layer `l` of the tower's `L`, counted from 1.
+    """Returns the learning rate scale of each parameter by name.
 
-    What the tower defines before its first layer counts as layer 0; what it defines after the last has the full rate.
+    It is `d^(L + 1 - l)` in layer `l`, from 1, of the tower's `L` layers. Parameters that the tower defines before its
+    first layer count as layer 0; those after its last layer have scale 1. Raises ConfigError if the tower does not
+    exist.
     """
     scales = dict.fromkeys(names, 1.0)
     tower = [name for name in names if f".{cfg.layer_decay_of}." in f".{name}"]
@@ -130,17 +132,17 @@ def layer_scales(names: list[str], cfg: OptimizerConfig) -> dict[str, float]:
 
 
 def layer_of(name: str) -> int | None:
-    """Returns the layer index, from 0, in a parameter's name; None if there is none."""
+    """Returns the layer index, from 0, in a parameter's name, or None if there is none."""
     found = LAYER.search(name)
     return int(found[1]) if found else None
 
 
 def build_optimizer(module: nn.Module, cfg: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the module's groups, in one fused kernel."""
+    """Returns a fused AdamW over the module's parameter groups."""
     return torch.optim.AdamW(parameter_groups(module, cfg), lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=True)
 
 
 def set_learning_rate(groups: list[dict[str, Any]], rate: float) -> None:
-    """Sets each group's learning rate, `rate` times its `scale`."""
+    """Sets the learning rate of each group to `rate` times its `scale`."""
     for group in groups:
         group["lr"] = rate * group["scale"]

@@ -1,4 +1,4 @@
-"""What is known of a run beside its weights: curves, alarms and samples that were left out, over all its attempts."""
+"""The record of a run: loss curves, alarms and rejected samples, over all attempts."""
 
 import json
 import logging
@@ -16,18 +16,19 @@ log = logging.getLogger(__name__)
 
 CURVES, REJECTED = "curves.json", "rejected.json"
 LOSS, ALARM = "train/", "alarm/"
-"""What the names of losses and alarms begin with."""
+"""Prefixes of the names of losses and alarms."""
 Values = dict[str, float]
 
 
 class RunRecord:
-    """The curves of a run: to its tracker, and kept beside the checkpoints so that a run that goes on has all of them.
+    """The curves of a run, over all its attempts.
 
-    What was kept and cannot be read costs curve points alone: the weights know nothing of it.
+    Sent to the run's tracker and stored beside its checkpoints. A stored record that cannot be read costs curve points
+    only; the weights do not depend on it.
     """
 
     def __init__(self, run: Run, store: Store, step: int):
-        """`step` is the one that the run goes on from: what was noted after it will come again."""
+        """Loads the record up to `step`, from which the run resumes; later points will be recorded again."""
         self.run, self.store = run, store
         self.points: list[tuple[int, Values]] = []
         self.bad: dict[Place, str] = {}
@@ -40,12 +41,12 @@ class RunRecord:
         self.points.append((step, values))
 
     def reject(self, bad: Mapping[Place, str]) -> None:
-        """Notes the samples that could not be used, by shard and row; each counts once."""
+        """Records rejected samples by shard and row; each sample counts once."""
         self.bad.update(bad)
 
     @property
     def rejected(self) -> dict[str, int]:
-        """How many samples could not be used, by reason."""
+        """Number of rejected samples by reason."""
         return dict(Counter(self.bad.values()))
 
     def save(self) -> None:
@@ -56,7 +57,7 @@ class RunRecord:
             )
 
     def curves(self) -> dict[str, list[Point]]:
-        """The points of each loss, by its name."""
+        """Returns the points of each loss by name."""
         curves: dict[str, list[Point]] = {}
         for step, values in self.points:
             for name, value in values.items():
@@ -65,17 +66,20 @@ class RunRecord:
         return curves
 
     def losses(self) -> dict[str, float]:
-        """The last value of each loss."""
+        """Returns the last value of each loss by name."""
         return {name: points[-1][1] for name, points in self.curves().items()}
 
     def alarms(self) -> tuple[Alarm, ...]:
-        """The alarms that were raised."""
+        """Returns the alarms raised so far."""
         raised = ((step, name) for step, values in self.points for name in values if name.startswith(ALARM))
         return tuple(Alarm(name=name.removeprefix(ALARM), step=step) for step, name in raised)
 
 
 def read_kept(store: Store, key: str, parse: Any) -> list[Any]:
-    """What an earlier attempt kept under a key; nothing, with a warning, where it cannot be read."""
+    """Returns the parsed values that an earlier attempt stored under a key.
+
+    Returns an empty list if the key is missing, or, with a warning, if its content cannot be parsed.
+    """
     try:
         return parse(json.loads(store.get(key)))
     except MissingKeyError:

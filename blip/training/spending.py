@@ -1,4 +1,4 @@
-"""Stops a training that has exceeded its budget."""
+"""Ends a run that exceeds its budget."""
 
 from blip.budget import Budget, BudgetError
 from blip.distributed import all_gather_objects, is_main
@@ -7,8 +7,9 @@ from blip.training.loop import Hook
 
 
 def stop_when_spent(budget: Budget) -> Hook:
-    """A hook that raises BudgetError, on every process after the same step, once the run has spent what it may; call it
-    after a save.
+    """Returns a hook that raises BudgetError if the run exceeds its budget.
+
+    Raises on every process after the same step. Call it after a save.
     """
 
     def check_budget(report: StepReport) -> None:
@@ -18,7 +19,7 @@ def stop_when_spent(budget: Budget) -> Hook:
                 budget.check()
             except BudgetError as error:
                 reason = str(error)
-        if (reason := all_gather_objects(reason)[0]) and not report.last:  # what is finished is worth keeping
+        if (reason := all_gather_objects(reason)[0]) and not report.last:  # a finished run keeps its result
             raise BudgetError(reason)
 
     return check_budget
