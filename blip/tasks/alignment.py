@@ -1,4 +1,4 @@
-"""ITC and ITM around one batch: what pre-training and retrieval share (BLIP, section 3.2)."""
+"""ITC and ITM losses of a batch, shared by pre-training and retrieval (BLIP, section 3.2)."""
 
 from typing import Literal, Self
 
@@ -19,36 +19,38 @@ from blip.tasks.text import TextLengths
 
 class AlignmentConfig(Config):
     queue: int = Field(default=57600, ge=1, le=100_000_000)
-    """Features of earlier batches that serve as negatives of ITC."""
+    """Length of the queue: features of earlier batches that serve as ITC negatives."""
     momentum: float = Field(default=0.995, ge=0, le=1)
-    """How much of itself the teacher keeps in a step; fewer steps want a smaller one."""
+    """Momentum of the teacher's moving average; short trainings need a smaller one."""
     temperature: float = Field(default=0.07, gt=0)
-    """Divides the similarities of ITC; where it starts if it is learnt."""
+    """Temperature of the ITC similarities; the initial value if it is learnt."""
     learn_temperature: bool = True
-    """False holds the temperature, without which small models stall: it runs to its bounds before features mean
-    anything.
+    """Learn the temperature.
+
+    False fixes it: small models otherwise stall, since it reaches its bounds before the features are meaningful.
     """
     temperature_bounds: tuple[float, float] = (0.001, 0.5)
     alpha: float = Field(default=0.4, ge=0, le=1)
-    """Weight of the teacher's opinion in the targets of ITC."""
+    """Weight of the teacher's soft labels in the ITC targets."""
     alpha_epochs: float = Field(default=2.0, ge=0)
-    """Epochs over which alpha rises to its value."""
+    """Epochs over which alpha increases linearly from 0 to its value."""
     same_image: Literal["masked", "positive", "negative"] = "masked"
-    """What another text of the same image is to ITC: nothing, right, or wrong; wrong is what the reference's
-    pre-training says.
+    """Role in ITC of other texts of the same image: ignored, positives or negatives.
+
+    The reference's pre-training uses `negative`.
     """
     compare_with: Literal["teacher", "student"] = "teacher"
-    """Whose features rank the candidates for hard negatives."""
+    """Features that weight the candidates for hard negatives."""
     floor: float = Field(default=1e-4, ge=0)
-    """Added to the weight of every candidate for a hard negative."""
+    """Added to the sampling weight of every hard negative candidate."""
     negatives: Literal["rank", "world"] = "rank"
-    """Hard negatives of ITM come from this process's batch, or from the batches of all."""
+    """Draw ITM hard negatives from this process's batch, or from the batches of all processes."""
     most_likely_negatives: bool = False
-    """Take the likeliest candidate rather than a draw; for parity with recorded values."""
+    """Take the most likely candidate instead of sampling; for parity tests."""
     teacher_mode: Literal["eval", "train"] = "eval"
-    """The reference leaves dropout on in its teacher; for comparison of loss curves."""
+    """Mode of the teacher; `train` keeps dropout as the reference does, for comparison of loss curves."""
     queue_init: Literal["empty", "random"] = "empty"
-    """The reference starts with random vectors, that count as negatives until they are overwritten; for parity."""
+    """Initial queue; `random` vectors are negatives until overwritten, as in the reference, for parity tests."""
 
     @model_validator(mode="after")
     def bounds_are_in_order(self) -> Self:
@@ -61,7 +63,7 @@ class AlignmentConfig(Config):
 
 
 def check_padding(alignment: AlignmentConfig, text: TextLengths) -> None:
-    """Raises ValueError where processes would exchange texts of different lengths."""
+    """Raises ValueError if processes would exchange texts of different lengths."""
     if alignment.negatives == "world" and text.pad == "longest":
         raise ValueError(
             "alignment.negatives is world, but text.pad is longest: texts that processes exchange need one length; "
@@ -70,7 +72,10 @@ def check_padding(alignment: AlignmentConfig, text: TextLengths) -> None:
 
 
 class Alignment(nn.Module):
-    """The state of ITC (teacher, queue, temperature) and the two losses. The student is handed in, never owned."""
+    """The ITC state (teacher, queue, temperature), and the ITC and ITM losses.
+
+    The student is an argument of the methods, not a submodule.
+    """
 
     def __init__(self, cfg: AlignmentConfig, student: MED):
         super().__init__()
@@ -78,7 +83,7 @@ class Alignment(nn.Module):
         self.alpha = 0.0
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.before: list[Tensor] = []
-        """Copies of what the last `on_step` moved, from before it."""
+        """Copies of `changed_on_step`, from before the last `on_step`."""
         temperature = torch.full((1,), cfg.temperature)
         if cfg.learn_temperature:
             self.temperature = nn.Parameter(temperature)
@@ -91,18 +96,18 @@ class Alignment(nn.Module):
         teacher_text = self.teacher["text_encoder"]
         assert isinstance(teacher_text, TextTransformer)
         for layer in teacher_text.layers:
-            del layer.cross_attention  # the teacher reads texts alone
+            del layer.cross_attention  # the teacher encodes texts without images
 
     def train(self, mode: bool = True) -> "Alignment":
-        """Leaves the teacher in evaluation mode: its opinion should not depend on dropout."""
+        """Sets the mode; the teacher stays in evaluation mode unless `teacher_mode` is `train`."""
         super().train(mode)
         self.teacher.train(mode and self.cfg.teacher_mode == "train")
         return self
 
     def on_step(self, student: MED, step: int, steps_per_epoch: int) -> list[nn.Parameter]:
-        """Moves the teacher towards the student, once an optimizer step and before its features are used; raises alpha.
+        """Updates the teacher and alpha, once per optimizer step and before the teacher's features are computed.
 
-        Puts the temperature back within its bounds, from where it goes on, and gives it if it is learnt.
+        Clamps the temperature to its bounds. Returns it if it is learnt.
         """
         self.before = [tensor.detach().clone() for tensor in self.changed_on_step]
         ema_update(self.teacher, {name: getattr(student, name) for name in MOMENTUM_PARTS}, self.cfg.momentum)
@@ -118,14 +123,12 @@ class Alignment(nn.Module):
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """The tensors of which the optimizer may hold a copy."""
+        """The trained parameters that `on_step` changes; the optimizer may hold copies of them."""
         return [self.temperature] if isinstance(self.temperature, nn.Parameter) else []
 
     @torch.no_grad()
     def undo_step(self) -> list[nn.Parameter]:
-        """Puts teacher and temperature back to where they were before `on_step`; the step's features will not enter the
-        queue.
-        """
+        """Restores teacher and temperature from before `on_step`, and discards the step's features."""
         for tensor, old in zip(self.changed_on_step, self.before, strict=True):
             tensor.copy_(old)
         self.before = []
@@ -133,9 +136,7 @@ class Alignment(nn.Module):
         return self.trained
 
     def after_step(self) -> None:
-        """Writes the step's features to the queue in the order of the global batch, on however many processes it was
-        computed.
-        """
+        """Enqueues the step's features in the order of the global batch, independent of the number of processes."""
         if self.pending:
             image, text, ids = (all_gather(torch.cat(parts)) for parts in zip(*self.pending, strict=True))
             self.queue.enqueue(image, text, ids)
@@ -144,7 +145,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def momentum_features(self, images: Tensor, text: Tokens) -> tuple[Tensor, Tensor]:
-        """The teacher's image and text features `(B, D)`."""
+        """Returns the teacher's normalised image and text features, both `(B, D)`."""
         t = self.teacher
         hidden = t["text_encoder"](text.ids, text.mask[:, None, None, :])
         image = nn.functional.normalize(t["vision_proj"](t["visual_encoder"](images)[:, 0]).float(), dim=-1)
@@ -153,21 +154,21 @@ class Alignment(nn.Module):
     def itc_loss(
         self, image: Tensor, text: Tensor, images: Tensor, tokens: Tokens, ids: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """ITC of student features `(B, D)`, and the logits `(B, B)` image-to-text and text-to-image that rank hard
-        negatives.
+        """Returns the ITC loss of student features `(B, D)`, and the logits that weight hard negatives.
 
-        In training the batch enters the queue after the step.
+        The logits are image-to-text and text-to-image, both `(B, B)`, or `(B, world B)` with negatives from all
+        processes. In training, the batch's features enter the queue after the step.
         """
         teacher_image, teacher_text = self.momentum_features(images, tokens)
         with torch.autocast(
             image.device.type, enabled=False
-        ):  # similarities of unit vectors need all the digits of float32
+        ):  # similarities of unit vectors need the precision of float32
             return self.itc_loss_of(image.float(), text.float(), teacher_image, teacher_text, ids)
 
     def itc_loss_of(
         self, image: Tensor, text: Tensor, teacher_image: Tensor, teacher_text: Tensor, ids: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`contrast`, of the features `(B, D)` of student and teacher."""
+        """As `itc_loss`, given the features `(B, D)` of student and teacher."""
         old_image, old_text, old_ids, written = self.queue.contents()
         keys_image, keys_text = torch.cat([teacher_image, old_image]), torch.cat([teacher_text, old_text])
         positive, excluded = self.relations(ids, torch.cat([ids, old_ids]), written)
@@ -193,7 +194,7 @@ class Alignment(nn.Module):
         return loss, image @ candidates[1].T / temperature, text @ candidates[0].T / temperature
 
     def relations(self, ids: Tensor, keys: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:
-        """Which keys `(B, B + Q)` are right for a row, and which must not count."""
+        """Returns two masks `(B, B + Q)`: the positive keys of each row, and the keys excluded from the softmax."""
         own = torch.eye(len(ids), len(keys), dtype=torch.bool, device=ids.device)
         same = ids[:, None] == keys[None, :]
         empty = torch.cat([torch.ones_like(ids, dtype=torch.bool), written]).logical_not().expand(len(ids), -1)
@@ -215,7 +216,10 @@ class Alignment(nn.Module):
         t2i: Tensor,
         ids: Tensor,
     ) -> Tensor:
-        """ITM over own pairs, each text with a wrong image, and each image with a wrong text, in this order."""
+        """Returns the ITM loss, 0-dim, over the pairs of the batch and their hard negatives.
+
+        The `3 B` pairs are, in order: matching pairs, each text with a negative image, each image with a negative text.
+        """
         batch = len(ids)
         own = torch.arange(batch, device=ids.device)
         world = self.cfg.negatives == "world"
@@ -244,7 +248,10 @@ class Alignment(nn.Module):
         return matching_loss(student.match(texts, cross), labels, valid)
 
     def allowed(self, ids: Tensor, candidates: Tensor) -> Tensor:
-        """Where `(B, N)` a candidate may be a hard negative: never the row itself, nor another text of its image."""
+        """Returns the mask `(B, N)` of candidates for hard negatives.
+
+        Excludes the row itself and, unless `same_image` is `negative`, other texts of its image.
+        """
         if self.cfg.same_image == "negative":
             first = rank() * len(ids) if self.cfg.negatives == "world" else 0
             return torch.arange(len(ids), device=ids.device)[:, None] + first != torch.arange(
@@ -254,4 +261,4 @@ class Alignment(nn.Module):
 
 
 MOMENTUM_PARTS = ("visual_encoder", "text_encoder", "vision_proj", "text_proj")
-"""The parts of a model with a momentum copy in the teacher."""
+"""Submodules of the student that have a momentum copy in the teacher."""

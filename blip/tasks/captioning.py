@@ -1,4 +1,4 @@
-"""Captioning: a prompt, then the text of the image; the captioner is this task (BLIP, sections 3.3 and 5.2)."""
+"""Captioning: generates the text of an image after a prompt; the task of the captioner (BLIP, sections 3.3 and 5.2)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ class CaptioningConfig(TaskSettings):
     DIFFERENCES: ClassVar = Allowed(unused=(*TRAINING_STATE, *HEADS, "text_encoder.*"))
     type: Literal["captioning"] = "captioning"
     prompt: str = "a picture of "
-    """Stands before every caption and is not learnt; empty for none."""
+    """Prefix of every caption, excluded from the loss; empty for none."""
     text: TextLengths = TextLengths(words=30, tokens=40, pad="longest")
     smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Label smoothing of LM."""
+    """Label smoothing of the LM loss."""
     lm_reduction: Reduction = "global"
-    """LM is the mean over all tokens of an optimizer step, or as in the reference that of each process's own batch."""
+    """Mean of the LM loss: over all tokens of an optimizer step, or, as in the reference, over each process's batch."""
     decoding: Decoding = Beam()
-    """How captions are written when the task is judged."""
+    """Decoding method in evaluation."""
 
     def build_model(self, model: MEDConfig) -> MED:
         return MED(model, encoder=False)
@@ -46,12 +46,12 @@ class CaptioningConfig(TaskSettings):
         return {"text.tokens": self.text.tokens}
 
     def check_generation(self, positions: int) -> None:
-        # the words of the prompt are at most as many as its tokens, which the task counts with its tokenizer
+        # a lower bound: a prompt has at least as many tokens as words; the task counts tokens with its tokenizer
         check_room(self.decoding, 1 + len(self.prompt.split()), positions)
 
 
 PROMPT = 1_000_000
-"""Tokens that a prompt is not cut to."""
+"""Maximum number of prompt tokens, large enough never to cut the prompt."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class CaptionPrediction(Prediction):
     references: list[str]
     """The sample's own texts."""
     meta: dict[str, Any]
-    """The sample's meta."""
+    """The sample's metadata."""
 
 
 class Captioning(EvaluableTask[MED, CaptionPrediction]):
-    """The model learns to write the text of an image."""
+    """Trains a model to generate the text of an image."""
 
     prediction = CaptionPrediction
 
@@ -79,7 +79,7 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         self.check(cfg.decoding)
 
     def check(self, decoding: Decoding) -> None:
-        """Raises ConfigError where the prompt leaves no room for a caption, or captions have no room in the model."""
+        """Raises ConfigError if prompt and caption exceed `text.tokens` or the model's positions."""
         prompt = len(self.tokenizer.encode([self.cfg.prompt], PROMPT, "longest").ids[0]) - 1
         if prompt + 2 > self.cfg.text.tokens:
             raise ConfigError(
@@ -109,15 +109,16 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         return {"lm": caption_loss(logits, targets, self.cfg.smoothing, self.tokens)}
 
     def prompt(self, batch: int) -> Tensor:
-        """[DEC] and the prompt's tokens, `(batch, P)`."""
+        """Returns [DEC] and the prompt's tokens, `(batch, P)`."""
         ids = self.tokenizer.encode([self.cfg.prompt], self.cfg.text.tokens, "longest").ids[:, :-1]
         ids[:, 0] = self.model.cfg.tokens.dec
         return ids.expand(batch, -1)
 
     @torch.no_grad()
     def generate(self, images: Tensor, decoding: Decoding, uniforms: Tensor | None = None) -> Texts:
-        """Captions of uint8 images `(B, 3, H, W)`; nucleus sampling takes its draws `(B, max_length)` from
-        `uniforms`.
+        """Generates captions of uint8 images `(B, 3, H, W)`.
+
+        Nucleus sampling takes its draws `(B, max_length)` from `uniforms`, or from torch's generator if None.
         """
         cross = self.model.text_decoder.cross_keys_values(self.model.encode_image(normalise(images)))
         prompt, sep = self.prompt(len(images)).to(images.device), self.model.cfg.tokens.sep
@@ -137,7 +138,7 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
 
     def score(self, predictions: list[CaptionPrediction]) -> Iterator[tuple[str, float]]:
         """Yields BLEU, ROUGE-L and CIDEr, times 100."""
-        from blip.metrics.captioning import caption_scores  # pycocoevalcap and its Java come with an extra
+        from blip.metrics.captioning import caption_scores  # local import: pycocoevalcap and Java come with an extra
 
         numbered = {
             str(number): p for number, p in enumerate(predictions)

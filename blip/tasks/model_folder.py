@@ -1,7 +1,6 @@
-"""A model folder: `config.json` (format, task, model), `model.safetensors`, `tokenizer/`, and for training a side file.
+"""A model folder: `config.json` (format, task, model), `model.safetensors`, `tokenizer/`, and a side file for training.
 
-It outlives the training that wrote it: settings that only training reads are not in it, so that they can change their
-names.
+A model folder outlives the code that trained it, so it omits settings that only training reads: these may change.
 """
 
 import json
@@ -26,21 +25,22 @@ from blip.tasks.training_state import save_training_state
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
 FORMAT = 1
-"""Raised when a reader of today could not read what is written; `upgrade` then learns one more step."""
+"""Increased when the current code could not read the new layout; `upgrade` then converts the previous format."""
 
 
 class ModelConfig(Config):
-    """What `config.json` says of a model."""
+    """The content of `config.json`."""
 
     format: Literal[1] = FORMAT
     task: TaskConfig
-    """The task it was trained for, without the settings that only training reads."""
+    """The task of the training, without the settings that only training reads."""
     model: MEDConfig
 
 
 def save_model(task: Task, folder: str | Path) -> None:
-    """Writes what is needed to use the model, or to train it further: teacher, queue and temperature go to a side
-    file.
+    """Saves a task's model folder: configuration, weights, tokenizer, and the training state as a side file.
+
+    The training state, of pre-training and retrieval only, is teacher, queue and temperature.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def save_model(task: Task, folder: str | Path) -> None:
 
 
 def config_values(task: Task) -> dict[str, Any]:
-    """The content of `config.json`."""
+    """Returns the content of `config.json`."""
     cfg, model = task.cfg, task.model
     assert isinstance(cfg, TaskSettings)
     assert isinstance(model, MED | VQAModel | NLVRModel)
@@ -61,14 +61,15 @@ def config_values(task: Task) -> dict[str, Any]:
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
-    """The configuration of a model folder of any format so far. Raises ConfigError where there is none."""
+    """Reads the configuration of a model folder in any format. Raises ConfigError if there is none or it is invalid."""
     path = Path(folder) / CONFIG
     return validate(ModelConfig, upgrade(read_config(path), path), str(path))
 
 
 def upgrade(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The values of `config.json` in the format of today. Raises ConfigError for a format that is newer, and for no
-    model folder.
+    """Converts the values of `config.json` to the current format.
+
+    Raises ConfigError if the format is newer, or if the folder is not a model folder.
     """
     match values.get("format", 0):
         case 0 if isinstance(values.get("task"), dict) and "model" in values:  # the whole configuration of the training
@@ -85,11 +86,11 @@ def upgrade(values: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 TRAINING_OF_FORMAT_0 = ("alignment", "weights", "smoothing", "lm_reduction")
-"""Settings of tasks that only training read, as format 0 named them."""
+"""Task settings that only training reads, as format 0 named them."""
 
 
 def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
-    """A model in evaluation mode, as the task it was trained for or another one that uses its parts."""
+    """Loads a model in evaluation mode, with its own task or another one that uses its parts."""
     cfg = read_model_config(folder)
     task = task or without_queue(cfg.task)
     tokenizer = Tokenizer.from_folder(Path(folder) / TOKENIZER)
@@ -99,14 +100,17 @@ def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
 
 
 def without_queue(cfg: TaskConfig) -> TaskConfig:
-    """The same task with the smallest queue: only training fills it."""
+    """Returns the task configuration with a queue of length 1; only training uses the queue."""
     if isinstance(cfg, PretrainingConfig | RetrievalConfig):
         return cfg.model_copy(update={"alignment": AlignmentConfig(queue=1)})
     return cfg
 
 
 def as_captioner(cfg: TaskConfig) -> CaptioningConfig:
-    """How a model writes that was trained for a task. Raises ConfigError where it cannot."""
+    """Returns the captioning configuration of a model trained for `cfg`.
+
+    Raises ConfigError if that is neither captioning nor pre-training.
+    """
     match cfg:
         case CaptioningConfig():
             return cfg
@@ -117,7 +121,10 @@ def as_captioner(cfg: TaskConfig) -> CaptioningConfig:
 
 
 def as_filter(cfg: TaskConfig) -> RetrievalConfig:
-    """How a model judges that was trained for a task. Raises ConfigError where it cannot."""
+    """Returns the retrieval configuration of a model trained for `cfg`.
+
+    Raises ConfigError if that is neither retrieval nor pre-training.
+    """
     match cfg:
         case RetrievalConfig():
             return cfg.model_copy(update={"alignment": AlignmentConfig(queue=1)})

@@ -1,4 +1,4 @@
-"""NLVR2: is a statement true of two images? (BLIP, section 5.4)"""
+"""NLVR2: classifies whether a statement about two images is true (BLIP, section 5.4)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,11 +45,11 @@ class NLVRPrediction(Prediction):
     answer: int
     """1 for true, 0 for false."""
     label: int
-    """The right answer."""
+    """The correct answer."""
 
 
 class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
-    """The model learns to tell true statements about two images from false ones."""
+    """Trains a model to classify statements about two images as true or false."""
 
     prediction = NLVRPrediction
 
@@ -60,7 +60,11 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
         self.tokenizer = tokenizer
 
     def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
-        """A statement about two images, the left one first, and its `label` in the meta, true or false."""
+        """Returns the example of a statement about two images, the left one first.
+
+        The metadata contain its `label`, true or false. Raises BadSample if the label is invalid or there are not two
+        images.
+        """
         if len(sample.images) != 2:
             raise BadSample("not two images")
         label = sample.meta.get("label")
@@ -71,15 +75,16 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
         return Example(sample.key, images, [texts[rng.integers(len(texts))]], sample.meta, sample.id)
 
     def collate(self, examples: list[Example]) -> Batch:
-        """The image of an example is two, `(2, 3, H, W)`, the left one first; its meta has the `label`, true or
-        false.
+        """Returns a batch of statements about two images each.
+
+        The image of an example is a pair, `(2, 3, H, W)`, the left one first; its metadata contain the `label`.
         """
         texts = [clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
         labels = torch.tensor([int(e.meta["label"]) for e in examples])
         return Batch.of(examples, self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad), labels=labels)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Labels `(B,)` stand in `extra["labels"]`, 1 for true."""
+        """Returns the cross-entropy loss; `extra["labels"]` are the labels `(B,)`, 1 for true."""
         return {"nlvr": F.cross_entropy(self.logits(batch).float(), batch.extra["labels"])}
 
     def logits(self, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pre-training: ITC + ITM + LM over one pass of the image encoder (BLIP, section 3.2)."""
+"""Pre-training with ITC, ITM and LM losses on one pass of the image encoder (BLIP, section 3.2)."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
@@ -34,9 +34,9 @@ class PretrainingConfig(TaskSettings):
     weights: LossWeights = LossWeights()
     text: TextLengths = TextLengths(words=30, tokens=30, pad="max")
     smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Label smoothing of LM."""
+    """Label smoothing of the LM loss."""
     lm_reduction: Reduction = "global"
-    """LM is the mean over all tokens of an optimizer step, or as in the reference that of each process's own batch."""
+    """Mean of the LM loss: over all tokens of an optimizer step, or, as in the reference, over each process's batch."""
 
     @model_validator(mode="after")
     def processes_can_exchange_texts(self) -> Self:
@@ -54,13 +54,13 @@ class PretrainingConfig(TaskSettings):
         return {"text.tokens": self.text.tokens}
 
     def check_generation(self, positions: int) -> None:
-        check_room(Beam(), 1, positions)  # captions of the default length show the progress of the training
+        check_room(Beam(), 1, positions)  # training monitors captions of the default length
 
 
 class Pretraining(Task[MED]):
-    """The model learns to align, to match and to write, all from the same image tokens.
+    """Trains a model to align, match and generate texts, on shared image tokens.
 
-    A pre-trained model is evaluated as retrieval and captioning.
+    A pre-trained model is evaluated as a retrieval and captioning model.
     """
 
     momentum_teacher = True

@@ -1,4 +1,4 @@
-"""Retrieval: which text belongs to which image; the filter is this task (BLIP, sections 3.3 and 5.1)."""
+"""Image-text retrieval with ITC and ITM; the task of the filter (BLIP, sections 3.3 and 5.1)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from blip.tasks.task import EvaluableTask, Predict, Prediction, TaskSettings
 from blip.tasks.text import TextLengths
 
 UNSEEN = -1e4
-"""The logit of a pair that ITM did not look at."""
+"""Logit of a pair without an ITM score."""
 
 
 class RetrievalConfig(TaskSettings):
@@ -33,9 +33,12 @@ class RetrievalConfig(TaskSettings):
     )
     text: TextLengths = TextLengths(words=30, tokens=35, pad="max")
     rerank: int = Field(default=256, ge=0)
-    """Candidates of each query, the best by ITC, whose score is ITM's logit plus the similarity; 0 leaves ITC alone."""
+    """Number of candidates per query, the best by ITC, that ITM re-ranks; 0 disables re-ranking.
+
+    The score of a candidate is the ITM logit plus the ITC similarity.
+    """
     chunk: int = Field(default=64, ge=1)
-    """Pairs that ITM looks at together when re-ranking."""
+    """Pairs per ITM forward pass in re-ranking."""
 
     @model_validator(mode="after")
     def processes_can_exchange_texts(self) -> Self:
@@ -53,24 +56,22 @@ class RetrievalConfig(TaskSettings):
         return {"text.tokens": self.text.tokens}
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no equality of one value
+@dataclass(frozen=True, eq=False)  # comparison of tensors is elementwise
 class RetrievalPrediction(Prediction):
     texts: list[str]
     """All texts of the image."""
     image: Tensor
-    """Feature of the image, `(E,)`."""
+    """Image feature, `(E,)`."""
     text: Tensor
-    """Features of its texts, `(T, E)`."""
+    """Text features, `(T, E)`."""
     near: Tensor | None = None
-    """Positions, among the texts of all samples, of those that ITM compares with the image, `(C,)`; set by
-    re-ranking.
-    """
+    """Positions, among the texts of all samples, of the texts that ITM scores, `(C,)`; set by re-ranking."""
     logits: Tensor | None = None
-    """ITM's logit of each of them, `(C,)`."""
+    """ITM logits of these texts, `(C,)`; set by re-ranking."""
 
 
 class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
-    """The model learns to align and to match images and texts."""
+    """Trains a model to align and match images and texts."""
 
     prediction = RetrievalPrediction
 
@@ -93,7 +94,7 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         return self.alignment.undo_step()
 
     def tokens(self, texts: list[str]) -> Tokens:
-        """Cleans and encodes texts as in training: a filter must read what it was taught to read."""
+        """Cleans and encodes texts, in evaluation and filtering as in training."""
         return self.tokenizer.encode(
             [clean_caption(t, self.cfg.text.words) for t in texts], self.cfg.text.tokens, self.cfg.text.pad
         )
@@ -117,16 +118,18 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
 
     @torch.no_grad()
     def match(self, images: Tensor, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """p(match) `(B,)` and cosine similarity `(B,)` of uint8 images `(B, 3, H, W)` and a text each (BLIP, section
-        3.3).
+        """Returns p(match) `(B,)` and cosine similarity `(B,)` of image-text pairs (BLIP, section 3.3).
+
+        Images are uint8 `(B, 3, H, W)`, with one text each.
         """
         image_tokens = self.model.encode_image(normalise(images))
         return self.match_tokens(image_tokens, self.model.text_encoder.cross_keys_values(image_tokens), texts)
 
     @torch.no_grad()
     def match_tokens(self, image_tokens: Tensor, cross: list[KeysValues], texts: list[str]) -> tuple[Tensor, Tensor]:
-        """As `match`, of image tokens `(B, N, D)` and their cross-attention's keys and values: several texts cost one
-        image.
+        """As `match`, given image tokens `(B, N, D)` and their cross-attention keys and values.
+
+        Several texts per image need only one pass of the image encoder.
         """
         text = self.tokens(texts).to(image_tokens.device)
         similarity = (
@@ -149,10 +152,10 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         return self.cfg.rerank > 0
 
     def rerank(self, predictions: list[RetrievalPrediction]) -> Predict[RetrievalPrediction]:
-        """Returns the second pass: ITM's logits of each image with its best texts by ITC, and with texts it is a best
-        image of.
+        """Returns the second pass: ITM logits of each image with the best candidates by ITC (BLIP, section 5.1).
 
-        BLIP, section 5.1. Raises ValueError where a batch's samples are not those of the first pass.
+        A pair is a candidate if the text is among the image's best texts, or the image among the text's best images.
+        The second pass raises ValueError if a batch's samples are not those of the first pass.
         """
         similarity = similarities(predictions)
         pairs = nearest(similarity, self.cfg.rerank) | nearest(similarity.T, self.cfg.rerank).T
@@ -167,7 +170,7 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
             rows, columns = pairs[list(positions)].nonzero(as_tuple=True)
             logits = []
             for row, column in zip(rows.split(self.cfg.chunk), columns.split(self.cfg.chunk), strict=True):
-                seen, where = row.unique(return_inverse=True)  # an image's keys and values are made once a chunk
+                seen, where = row.unique(return_inverse=True)  # keys and values are computed once per image and chunk
                 cross = [(k[where], v[where]) for k, v in self.model.text_encoder.cross_keys_values(images[seen])]
                 logits.append(self.model.match(texts[column].to(images.device), cross)[:, 1].float().cpu())
             sizes = rows.bincount(minlength=len(batch)).tolist()
@@ -179,7 +182,7 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
     def score(self, predictions: list[RetrievalPrediction]) -> Iterator[tuple[str, float]]:
         """Yields R@1, 5, 10 in percent of text retrieval (`tr*`) and image retrieval (`ir*`), and their mean.
 
-        With re-ranking the score of each query's best `rerank` candidates by ITC is ITM's logit plus the similarity;
+        With re-ranking, the score of each query's best `rerank` candidates by ITC is the ITM logit plus the similarity;
         all others rank below them.
         """
         similarity = similarities(predictions)
@@ -205,13 +208,14 @@ def similarities(predictions: list[RetrievalPrediction]) -> Tensor:
 
 
 def nearest(similarity: Tensor, candidates: int) -> Tensor:
-    """Whether a column is among the best candidates of its row, `(Q, N)`."""
+    """Returns a mask `(Q, N)` of each row's `candidates` largest entries."""
     best = similarity.topk(min(candidates, similarity.shape[1]), dim=1).indices
     return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, best, True)
 
 
 def reranked(similarity: Tensor, logits: Tensor, candidates: int) -> Tensor:
-    """Scores `(Q, N)` of the queries' best candidates by ITM and ITC; the others stand below them, in the order of
-    ITC.
+    """Returns scores `(Q, N)`: similarity plus ITM logit for each query's best candidates by ITC.
+
+    The others rank below them, in the order of similarity.
     """
     return similarity + logits.masked_fill(~nearest(similarity, candidates), UNSEEN)

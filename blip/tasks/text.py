@@ -1,4 +1,4 @@
-"""How texts become model inputs and tokens are counted, the same for every task that reads or writes them."""
+"""Text lengths and token counts, shared by all tasks with texts."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,25 +14,25 @@ from blip.distributed import all_reduce_mean, device
 
 class TextLengths(Config):
     words: int = Field(default=30, ge=1, le=1_000_000)
-    """Words kept of a text."""
+    """Maximum number of words; further words are cut."""
     tokens: int = Field(default=30, ge=3, le=1_000_000)
-    """Tokens kept of a text, [CLS] and [SEP] counted."""
+    """Maximum number of tokens, including [CLS] and [SEP]; further tokens are cut."""
     pad: Literal["longest", "max"] = "max"
-    """Pad to the longest text of the batch, or always to `tokens`: shapes that stay suit GPUs and batches gathered over
-    ranks.
+    """Pad to the longest text of the batch, or always to `tokens`.
+
+    Constant shapes suit GPUs, and batches gathered over ranks.
     """
 
 
 Reduction = Literal["global", "rank"]
-"""LM is the mean over all tokens of an optimizer step, or as in the reference that of each process's own batch."""
+"""Mean of the LM loss: over all tokens of an optimizer step, or, as in the reference, over each process's batch."""
 
 
 def shared_count(micro_batches: Sequence[Batch], prompt: int, reduction: Reduction) -> Tensor | None:
-    """Predicted tokens of a micro-batch on average, 0-dim, over all those of an optimizer step on all processes;
-    collective.
+    """Returns the mean number of predicted tokens per micro-batch, 0-dim; collective.
 
-    Losses divided by it have the mean over all the step's tokens as their mean, however the step is cut into
-    micro-batches.
+    The mean is over an optimizer step on all processes. Summed losses divided by it average to the mean over the step's
+    tokens, however the step is split into micro-batches. Returns None if `reduction` is `rank`.
     """
     if reduction == "rank":
         return None

@@ -1,6 +1,4 @@
-"""What ITC's training carries beyond the model (temperature, teacher, queue): to a side file and back, ours or the
-reference's.
-"""
+"""Saves and loads the ITC training state (temperature, teacher, queue), in our format and the reference's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +16,14 @@ from blip.tasks.alignment import Alignment, AlignmentConfig
 
 
 def save_training_state(alignment: Alignment, path: Path) -> None:
-    """Writes the side file."""
+    """Writes the training state to a side file."""
     write_tensors(alignment.state_dict(), path)
 
 
 def load_training_state(alignment: Alignment, source: str, allowed: Allowed = NOTHING) -> LoadReport:
-    """Fills the state from a source of weights: a side file, or a training file of the reference.
+    """Loads the training state from a source of weights: a side file, or a training file of the reference.
 
-    Raises WeightsError that lists what does not fit and is not `allowed`, such as a queue of another length.
+    Raises WeightsError that lists mismatches that are not `allowed`, such as a queue of another length.
     """
     with fetched(source) as path:
         tensors = read_tensors(path)
@@ -33,8 +31,9 @@ def load_training_state(alignment: Alignment, source: str, allowed: Allowed = NO
 
 
 def read_side_file(path: Path, student: MED) -> Alignment:
-    """The state that a side file holds, as long a queue as it has. Raises WeightsError where it does not fit the
-    student.
+    """Returns the training state in a side file, with a queue of the stored length.
+
+    Raises WeightsError if it does not fit the student.
     """
     length = len(read_tensors(path)["queue.ids"])
     alignment = Alignment(AlignmentConfig(queue=length), student)
@@ -43,7 +42,10 @@ def read_side_file(path: Path, student: MED) -> Alignment:
 
 
 def from_official(alignment: Alignment, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state as our names have it; a queue of the reference is always full, and of pre-training has no image ids."""
+    """Converts the reference's training state to our names.
+
+    A queue of the reference is always full; in pre-training, it has no image ids.
+    """
     length = tensors["image_queue"].shape[1]
     state = {
         "temperature": tensors["temp"].reshape(1),
@@ -58,11 +60,10 @@ def from_official(alignment: Alignment, tensors: Mapping[str, Tensor]) -> dict[s
 
 
 def to_official(alignment: Alignment, student: MED, *, image_ids: bool) -> dict[str, Tensor]:
-    """The state as training files of the reference have it; `image_ids` as in retrieval's, without as in
-    pre-training's.
+    """Converts the training state to the reference's names, with image ids for retrieval, without for pre-training.
 
-    The reference's teacher has cross-attention that never runs: the student's stands in its place. Slots of the queue
-    that were not written are random unit vectors, as the reference starts.
+    The reference's teacher has cross-attention that is never run; the student's takes its place. Empty queue slots are
+    filled with random unit vectors, the reference's initial values.
     """
     queue = alignment.queue
     written = queue.contents()[3]

@@ -1,4 +1,4 @@
-"""Visual question answering: answers are written, or the likeliest of a list is taken (BLIP, section 5.3)."""
+"""Visual question answering, by generation or by ranking a list of answers (BLIP, section 5.3)."""
 
 import json
 import math
@@ -35,22 +35,23 @@ class VQAConfig(TaskSettings):
     type: Literal["vqa"] = "vqa"
     question: TextLengths = TextLengths(words=50, tokens=35, pad="longest")
     answer_tokens: int = Field(default=20, ge=3, le=1_000_000)
-    """Tokens kept of an answer, [CLS] and [SEP] counted."""
+    """Maximum number of answer tokens, including [CLS] and [SEP]; further tokens are cut."""
     smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Label smoothing of the answers' words."""
+    """Label smoothing of the answer loss."""
     inference: Literal["generate", "rank"] = "generate"
-    """Write the answer, or take the likeliest of `answer_list`."""
+    """Generate the answer, or rank the answers in `answer_list`."""
     decoding: Beam = Beam(beams=3, min_length=1, max_length=10)
     answer_list: Path | None = None
     """JSON list of the answers to rank."""
     rank_candidates: int = Field(default=128, ge=1)
-    """Answers that are scored in full, the best by their first word."""
+    """Number of answers scored in full, the best by their first token."""
     rank_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Label smoothing in the score of a ranked answer; the reference's 0.1 favours short answers and is for its
-    published numbers.
+    """Label smoothing in the score of a ranked answer.
+
+    The reference's 0.1 favours short answers; use it to reproduce its published scores.
     """
     vqa_full_mask: bool = False
-    """True lets written answers look at the question's padding, as the reference does; for its published numbers."""
+    """Attend to the question's padding in generation, as the reference does, to reproduce its published scores."""
 
     @model_validator(mode="after")
     def list_to_rank(self) -> Self:
@@ -80,8 +81,9 @@ class VQAPrediction(Prediction):
 
 
 class VQA(EvaluableTask[VQAModel, VQAPrediction]):
-    """The model learns to answer a question about an image as people did, each answer with the share of those who gave
-    it.
+    """Trains a model to generate the answer to a question about an image.
+
+    Each distinct answer is weighted by the share of annotators who gave it.
     """
 
     prediction = VQAPrediction
@@ -94,8 +96,10 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         self.answers: list[str] = json.loads(cfg.answer_list.read_text()) if cfg.answer_list else []
 
     def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
-        """A question and all its answers: texts are the question, `answers` of the meta what people said, `weight` what
-        that is worth.
+        """Returns the example of a question, with its annotators' answers and weight in the metadata.
+
+        Texts are the question, `answers` the annotators' answers, `weight` the loss weight of the sample, 1 by default.
+        Raises BadSample if one is invalid.
         """
         answers, weight = sample.meta.get("answers"), sample.meta.get("weight", 1.0)
         if not isinstance(answers, list) or not answers:
@@ -107,8 +111,9 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         return super().prepare(sample, view, rng)
 
     def collate(self, examples: list[Example]) -> Batch:
-        """The text of an example is its question; `answers` of its meta are what people said, `weight` what that is
-        worth (1).
+        """Returns a batch of questions with their distinct answers.
+
+        The text of an example is its question; its metadata contain `answers` and `weight`, as in `prepare`.
         """
         questions = [clean_question(e.texts[0], self.cfg.question.words) for e in examples]
         text = self.tokenizer.encode(questions, self.cfg.question.tokens, self.cfg.question.pad)
@@ -129,8 +134,10 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         return self.tokenizer.encode(answers, self.cfg.answer_tokens, "longest")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`extra` holds `answers` `(A, L)`, the row of each one's question, `owner` `(A,)`, and its share of voices,
-        `weights` `(A,)`.
+        """Returns the loss, weighted per answer.
+
+        `extra` holds the `answers` `(A, L)`, the row of each answer's question, `owner` `(A,)`, and the share of
+        annotators times the sample's weight, `weights` `(A,)`.
         """
         assert batch.text is not None
         answers, owner = batch.extra["answers"], batch.extra["owner"]
@@ -141,13 +148,13 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
     def answer_losses(
         self, answers: Tokens, cross: list[KeysValues], question_mask: Tensor, smoothing: float
     ) -> Tensor:
-        """Smoothed cross-entropy `(A,)` of each whole answer, summed over its tokens."""
+        """Returns the label-smoothed cross-entropy `(A,)` of each answer, summed over its tokens."""
         logits = self.model.decode(answers, cross, question_mask)[:, :-1]
         return token_losses(logits, next_token_targets(answers.ids, answers.mask), smoothing).sum(1)
 
     @torch.no_grad()
     def generate(self, images: Tensor, question: Tokens) -> list[str]:
-        """Written answers to questions about uint8 images `(B, 3, H, W)`."""
+        """Generates answers to questions about uint8 images `(B, 3, H, W)`."""
         cross = self.model.encode_question(normalise(images), question)
         mask = torch.ones_like(question.mask) if self.cfg.vqa_full_mask else question.mask
         prompt = torch.full((len(images), 1), self.model.cfg.tokens.dec, device=images.device)
@@ -161,7 +168,10 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
 
     @torch.no_grad()
     def rank(self, images: Tensor, question: Tokens, answers: Tokens) -> Tensor:
-        """The likeliest `(B,)` of answers `(A, L)`: the best candidates by the first word are scored in full."""
+        """Returns the index `(B,)` of the most likely of answers `(A, L)` for each question.
+
+        The `rank_candidates` best answers by their first token are scored in full.
+        """
         cross = self.model.encode_question(normalise(images), question)
         start = Tokens(answers.ids[:1, :1], answers.mask[:1, :1])[torch.zeros(len(images), dtype=torch.long)]
         first = self.model.decode(start, cross, question.mask)[:, 0].float().softmax(1)
@@ -189,5 +199,5 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
 
 
 def select_rows(cross: list[KeysValues], index: Tensor) -> list[KeysValues]:
-    """The same rows of every layer's keys and values."""
+    """Selects the same rows of every layer's keys and values."""
     return [(k[index], v[index]) for k, v in cross]
