@@ -1,7 +1,7 @@
-"""What the verbs found: one frozen class a verb.
+"""Results of the verbs, one frozen class per verb.
 
-The dump of a result is its step's `metrics.json`; the report, the step pages, MLflow and KFP take the class. The
-classes stand together on the lowest floor, since the report reads them all and must not import the verbs.
+The JSON of a result is its step's `metrics.json`; the report, the step pages, MLflow and KFP read the classes. All
+classes are in this module, which imports no verb, since the report reads them and must not import the verbs.
 """
 
 import json
@@ -17,32 +17,35 @@ from blip.config import Config, ConfigError, validate
 T = TypeVar("T")
 
 Source = Literal["web", "synthetic"]
-"""Where a text comes from: the web, or the captioner."""
+"""Origin of a text: the web, or the captioner."""
 SOURCES: tuple[Source, ...] = ("web", "synthetic")
 Point = tuple[int, float]
 """An optimizer step and a value."""
 
 
 class Result(Config):
-    """What every verb finds. Numbers may be NaN: a step that has finished is not lost for an odd figure."""
+    """Fields common to all results.
+
+    Numbers may be NaN, so that one undefined value does not fail a finished step.
+    """
 
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
     seconds: float = 0.0
-    """Wall time."""
+    """Wall time in seconds."""
     gpu_hours: float = 0.0
-    """Over all attempts and workers."""
+    """GPU hours over all attempts and workers."""
     mlflow: str = ""
-    """The address of its run in MLflow; empty where MLflow is no server."""
+    """URL of the MLflow run; empty without an MLflow server."""
     digest: str = ""
-    """Of the manifest or model that the verb made or judged."""
+    """Digest of the manifest or model that the verb wrote or evaluated."""
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote. Raises ConfigError in one line where the file is missing or holds something else."""
+        """Reads a file that `save` wrote. Raises ConfigError, with a one-line message, if it is missing or invalid."""
         try:
             values = json.loads(Path(path).read_bytes())
         except OSError as error:
@@ -59,20 +62,20 @@ class Result(Config):
 
     @classmethod
     def verb(cls) -> str:
-        """`train` of `TrainResult`."""
+        """Returns the verb's name, such as `train` for `TrainResult`."""
         return cls.__name__.removesuffix("Result").lower()
 
     def notes(self) -> list[str]:
-        """Sentences that a person should read first."""
+        """Returns sentences to show at the top of a page."""
         return []
 
     def compared(self) -> dict[str, float]:
-        """The few numbers by which runs are compared, finite ones alone, under dotted names."""
+        """Returns the finite key figures for the comparison of runs, by dotted name."""
         return dict(numbers({"seconds": self.seconds, **({"gpu_hours": self.gpu_hours} if self.gpu_hours else {})}))
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Pairs of dotted name and finite number in nested mappings."""
+    """Yields the dotted names and values of the finite numbers in nested mappings."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from numbers(value, f"{prefix}{name}.")
@@ -86,18 +89,18 @@ class SplitResult(Config):
     samples: int
     shards: int
     counts: dict[str, int] = Field(default_factory=dict)
-    """Samples left out, by reason."""
+    """Number of rejected samples by reason."""
     digest: str = ""
-    """Of the manifest."""
+    """Digest of the manifest."""
 
 
 class IngestResult(Result):
     splits: dict[str, SplitResult]
-    """gold, web and test."""
+    """Splits by name: gold, web and test."""
     vocabulary: int
-    """Entries of the tokenizer."""
+    """Vocabulary size of the tokenizer."""
     unknown: float = 0.0
-    """The share of words that the tokenizer does not know, 0 to 1."""
+    """Fraction of words unknown to the tokenizer, 0 to 1."""
 
     def compared(self) -> dict[str, float]:
         samples = {split: found.samples for split, found in self.splits.items()}
@@ -105,7 +108,7 @@ class IngestResult(Result):
 
 
 class Alarm(Config):
-    """A condition that a person should know of, and the optimizer step at which it was seen."""
+    """A training failure without an error, and the optimizer step of its detection."""
 
     name: str
     step: int
@@ -116,14 +119,14 @@ class Alarm(Config):
 
 class TrainResult(Result):
     steps: int
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     losses: dict[str, float]
-    """The last value of each loss."""
+    """Last value of each loss by name."""
     curves: dict[str, list[Point]]
-    """By loss."""
+    """Points of each loss by name."""
     alarms: tuple[Alarm, ...] = ()
     rejected: dict[str, int] = Field(default_factory=dict)
-    """Samples left out, by reason."""
+    """Number of rejected samples by reason."""
     params: dict[str, Any] = Field(default_factory=dict)
     """The resolved configuration."""
 
@@ -141,25 +144,25 @@ class TrainResult(Result):
 
 
 class Speed(Config):
-    """How fast workers were."""
+    """Throughput of the workers."""
 
     images_per_second: float = 0.0
-    """Of all workers together; 0 where every shard was done before."""
+    """Images per second over all workers; 0 if all shards were already done."""
     workers: dict[str, float] = Field(default_factory=dict)
-    """Images a second of each worker."""
+    """Images per second of each worker."""
     shares: dict[str, float] = Field(default_factory=dict)
-    """The share of the workers' time that each part of the work took, 0 to 1."""
+    """Fraction of the workers' time by phase, 0 to 1."""
 
 
 class CapFiltResult(Result):
     images: int
-    """Images with scores."""
+    """Number of images with scores."""
     shards: int
-    """Shards with scores."""
+    """Number of shards with scores."""
     dead: dict[str, str] = Field(default_factory=dict)
-    """Why each shard that was set aside could not be done."""
+    """Error of each failed shard that was set aside, by shard."""
     rejected: dict[str, int] = Field(default_factory=dict)
-    """Samples left out, by reason."""
+    """Number of rejected samples by reason."""
     speed: Speed = Speed()
 
     def compared(self) -> dict[str, float]:
@@ -179,16 +182,14 @@ class Change(Config, Generic[T]):
 
 
 class Noise(Config):
-    """The share of true texts, 0 to 1, among all and among those kept; None where the truth is not known."""
+    """Fraction of correct texts, 0 to 1, before and after filtering; None without ground truth."""
 
     web: Change[float | None]
     synthetic: Change[float | None]
 
 
 class Kept(Config):
-    """Of the texts kept the share that is true, of the true texts the share kept, and of all texts the share kept, 0 to
-    1.
-    """
+    """Precision, recall and fraction of kept texts, 0 to 1; correct texts are the positives."""
 
     precision: float | None
     recall: float | None
@@ -201,7 +202,7 @@ class KeptBySource(Config):
 
 
 class MatchHistogram(Config):
-    """How many texts of a source have a p(match) in each of equal parts of 0 to 1, by what is known of their truth."""
+    """Number of texts of a source in equal bins of p(match) from 0 to 1, by ground truth."""
 
     source: Source
     true: tuple[int, ...]
@@ -214,11 +215,11 @@ class SelectResult(Result):
     capfilt: KeptBySource
     histograms: tuple[MatchHistogram, ...] = ()
     counts: dict[str, int] = Field(default_factory=dict)
-    """Images and texts, those kept, and those dropped by reason."""
+    """Number of images and texts, in total, kept, and dropped by reason."""
     threshold: float | None = None
-    """The p(match) from which on a text is kept, where it is one for both sources."""
+    """Minimum p(match) of a kept text; None unless both sources share one."""
     dead: dict[str, str] = Field(default_factory=dict)
-    """Why each shard without scores has none."""
+    """Reason by shard for each shard without scores."""
 
     def compared(self) -> dict[str, float]:
         known = {"kept": {}, "precision": {}, "recall": {}}
@@ -234,26 +235,26 @@ class WriteTarsResult(Result):
     samples: int
     tars: int
     rejected: dict[str, int] = Field(default_factory=dict)
-    """Samples left out, by reason."""
+    """Number of rejected samples by reason."""
     pattern: str
-    """The tars, as webdataset takes them."""
+    """Names of the tar files as a webdataset pattern."""
 
 
 class EvaluationResult(Result):
     split: str
     scores: dict[str, dict[str, float]]
-    """By task, then by name, as `Task.score` returns them."""
+    """Scores by task and name, as `EvaluableTask.score` yields them."""
     described: dict[str, str] = Field(default_factory=dict)
-    """The captions of the first images, by sample id."""
+    """Captions of the first images by sample id."""
     rejected: dict[str, int] = Field(default_factory=dict)
-    """Samples left out, by reason."""
+    """Number of rejected samples by reason."""
 
     @classmethod
     def verb(cls) -> str:
         return "evaluate"
 
     def named(self) -> dict[str, float]:
-        """All scores under names such as `retrieval.mean`, those that are not finite too."""
+        """Returns all scores by names such as `retrieval.mean`, including those that are not finite."""
         return {f"{task}.{name}": value for task, scores in self.scores.items() for name, value in scores.items()}
 
     def compared(self) -> dict[str, float]:
@@ -263,9 +264,9 @@ class EvaluationResult(Result):
 class GateResult(Result):
     registered: bool
     version: int | None = None
-    """In the registry."""
+    """Version in the model registry."""
     reason: str
-    """Why the model was registered, or was not, in one sentence."""
+    """Reason for the registration or rejection of the model, in one sentence."""
 
     def notes(self) -> list[str]:
         return [self.reason]

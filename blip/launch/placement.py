@@ -1,4 +1,4 @@
-"""Where a step's work is done: in its own process, or in jobs of the cluster that it asks for."""
+"""Placement of a step's work: in its own process, or in jobs on the cluster."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,24 @@ from blip.workers.progress import Workers
 
 FIGURES = "figures.json"
 INHERITED = ("BLIP_GROUP", "MLFLOW_RUN_NAME")
-"""Variables that a step's jobs inherit: the run it belongs to, and its name there."""
+"""Environment variables that a step's jobs inherit: the parent run, and the run's name in MLflow."""
 QUEUE = "BLIP_QUEUE"
-"""The variable that names the Kueue LocalQueue of the cluster, where it has one."""
+"""Environment variable with the name of the cluster's Kueue LocalQueue, if any."""
 
 J = TypeVar("J", bound=JobConfig)
 R = TypeVar("R", bound=Result)
 
 
 class Placement(PodConfig):
-    """The jobs that a step asks for; without `nodes` and `workers` it asks for none."""
+    """The cluster jobs of a step; by default there are none."""
 
     image: str = ""
     nodes: int = Field(default=1, ge=1)
-    """Nodes of a training; one is the step's own pod."""
+    """Number of training nodes; 1 is the step's own pod."""
     workers: int | None = Field(default=None, ge=1)
-    """Pods that pull shards; None leaves that to the step's own pod."""
+    """Number of worker pods that process shards; None is the step's own pod."""
     runtime: str = RUNTIME
-    """The ClusterTrainingRuntime of a training over several nodes."""
+    """ClusterTrainingRuntime for training on several nodes."""
 
     def job(self, kind: type[J], **settings: Any) -> J:
         """Returns the configuration of a job with these pods. Raises ConfigError."""
@@ -44,9 +44,9 @@ class Placement(PodConfig):
 
 
 def placement(jobs: Sequence[str], image: str) -> Placement:
-    """Reads `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError.
+    """Parses `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError.
 
-    Without `queue=` the jobs go through the cluster's queue, which the variable BLIP_QUEUE names.
+    Without `queue=`, jobs use the queue named by the environment variable BLIP_QUEUE.
     """
     values: dict[str, Any] = {"image": image, "queue": os.environ.get(QUEUE, "")}
     if env := {name: os.environ[name] for name in INHERITED if os.environ.get(name)}:
@@ -66,13 +66,13 @@ def on_nodes(
     inputs: Mapping[str, str | Path],
     out: str | Path,
 ) -> R:
-    """Runs a verb of the command line over several nodes and returns its result.
+    """Runs a verb of the command line on several nodes and returns its result.
 
-    `inputs` are folders by option of the verb; what the verb writes to its `--out` becomes the folder `out`.
+    `inputs` are folders by the verb's option; the verb's `--out` is copied to the folder `out`.
     """
     made = f"{SCRATCH}/out/made"
     options = {f"--{option}": f"{SCRATCH}/in/{option}" for option in inputs}
-    # the folder of the figures is there by the time they are written
+    # the verb creates the folder before it writes the figures
     args = [*verb, *argv({**options, "--out": made, "--figures": f"{made}/{FIGURES}"}, ())]
     handover = f"{store.rstrip('/')}/handover"
     cfg = placed.job(TrainJobConfig, name=name, args=args, processes=max(1, placed.gpus), handover=handover)
@@ -84,7 +84,7 @@ def on_nodes(
 
 
 def workers(placed: Placement, name: str) -> Workers | None:
-    """Returns what starts the pods that work for a step, or None where this machine does its work."""
+    """Returns the cluster workers of a step, or None if this machine processes the shards."""
     if placed.workers is None:
         return None
     return workers_on_cluster(placed.job(WorkersConfig, name=name))

@@ -1,4 +1,4 @@
-"""The settings that all verbs of a run share."""
+"""Settings shared by all verbs of a run."""
 
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ class RunContext(Config):
     store: str = "runs/store"
     """The store of shards, checkpoints and scores: a folder, or `s3://bucket/prefix`."""
     revision: str = ""
-    """The code's revision, recorded with results; no cache key depends on it."""
+    """Code revision, recorded with results; not part of any cache key."""
 
     def settings(self, cls: type[C], stage: str) -> C:
         """Loads the configuration of a stage. Raises ConfigError."""

@@ -1,4 +1,4 @@
-"""Train: trains any stage and saves its model folder."""
+"""The verb train: trains any stage and saves its model folder."""
 
 import json
 import time
@@ -52,7 +52,7 @@ from blip.training.spending import stop_when_spent
 from blip.workers.model import RECORD, model_digest
 
 INIT = ("vision", "text", "checkpoint")
-"""The sources of initial weights; a run's identity contains the digest of their tensors, not their location."""
+"""Sources of initial weights; a run's identity contains the digest of their tensors, not their location."""
 OPERATION = {
     "engine": True,
     "checkpoint": True,
@@ -60,9 +60,9 @@ OPERATION = {
     "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb", "unexpected"},
     "init": set(INIT),
 }
-"""Settings that are not part of a run's identity: they do not change the result, or a digest represents them."""
+"""Settings outside a run's identity: they do not affect the result, or a digest represents them."""
 CAPTIONED_IMAGES = 16
-"""The number of images that are captioned during training, to detect identical captions."""
+"""Number of images captioned during training to detect identical captions."""
 CURVE_POINTS = 100
 """Points per curve in the report."""
 
@@ -80,13 +80,12 @@ def train(
 ) -> TrainResult:
     """Trains a stage on a data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
 
-    Resumes the newest checkpoint of the same run in the store. Uses `processes` of this machine, 0 for one per GPU, or
-    the nodes of `placed`; `profile` is a folder for a torch trace of a few steps.
-    Raises ConfigError, BudgetError, NonFiniteError; exits with the processes' exit code if several were started and
-    failed.
+    Resumes from the newest checkpoint of the same run in the store. Uses `processes` processes of this machine, 0 for
+    one per GPU, or the nodes of `placed`; `profile` is a folder for a torch trace of a few steps. Raises ConfigError,
+    BudgetError, NonFiniteError; exits with the processes' exit code if several were started and failed.
     """
     cfg = context.settings(RunConfig, training(stage))
-    # With several processes or nodes each of them re-enters this verb through the command line, and reaches the last
+    # With several processes or nodes, each process runs this verb again through the command line and executes the last
     # line of this function.
     options = {"--preset": context.preset, "--store": context.store, "--revision": context.revision}
     if placed and placed.nodes > 1:
@@ -118,7 +117,7 @@ def train_here(
     init: Path | None,
     profile: str | Path | None,
 ) -> TrainResult:
-    """Trains as one process of `world()`."""
+    """Trains as one of `world()` processes."""
     began = time.monotonic()
     tokenizer = Tokenizer.from_folder((init or data) / TOKENIZER)
     cfg = cfg.with_tokenizer(tokenizer)
@@ -151,7 +150,7 @@ def train_here(
         state=newest.state if newest else None,
         step=newest.step if newest else 0,
     )
-    del newest  # as large as the model and its optimizer
+    del newest  # frees memory of the size of model and optimizer state
     loader.step = engine.step
     parents = {
         **dict(zip(cfg.sources, identity["data"], strict=True)),
@@ -207,7 +206,7 @@ def train_here(
 
 
 def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
-    """Builds the task in its initial state, the same on every process."""
+    """Builds the task in its initial state, identical on every process."""
     torch.manual_seed(cfg.seed)
     model = cfg.task.build_model(cfg.model)
     source = cfg.init.model_copy(update={"checkpoint": str(init / WEIGHTS)}) if init else cfg.init
@@ -216,7 +215,7 @@ def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
 
 
 def caption_writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[], list[str]] | None:
-    """Returns a function that captions a manifest's first images greedily; None if the task has no decoder."""
+    """Returns a function that captions the manifest's first images greedily; None if the task has no decoder."""
     if not isinstance(cfg.task, CaptioningConfig | PretrainingConfig):
         return None
     captioner = Captioning(as_captioner(cfg.task), task.model, task.tokenizer)
@@ -233,21 +232,21 @@ def caption_writer(task: Task, cfg: RunConfig, manifest: Manifest) -> Callable[[
 
 
 def save_record(record: RunRecord, loader: Loader) -> None:
-    """Saves the curves so far, and the rejected samples of all processes."""
+    """Saves the curves so far, and the rejected samples of all processes; collective."""
     for bad in all_gather_objects(loader.bad):
         record.reject({place: fault.reason for place, fault in bad.items()})
     record.save()
 
 
 def views(manifest: Manifest, size: int) -> Iterator[Tensor]:
-    """Yields the resized images `(3, size, size)` of a manifest, without those that cannot be decoded."""
+    """Yields the resized images `(3, size, size)` of a manifest; skips images that cannot be decoded."""
     for sample in samples(manifest):
         with suppress(BadSample), one_sample(sample.id):
             yield eval_transform(size)(decode(sample.images[0]))
 
 
 def make_prepare(cfg: TransformConfig, task: Task) -> Callable[[Sample, np.random.Generator], Example]:
-    """Returns a function that makes a training example of a stored sample."""
+    """Returns a function that converts a stored sample to a training example."""
     make = task.prepare
 
     def prepare(sample: Sample, rng: np.random.Generator) -> Example:
@@ -269,7 +268,7 @@ def check_out(folder: Path) -> None:
 
 
 def count_steps(epochs: float, steps_per_epoch: int) -> int:
-    """Returns a run's number of optimizer steps. Raises ConfigError if it is 0."""
+    """Returns the number of optimizer steps of a run. Raises ConfigError if it is 0."""
     steps = round(epochs * steps_per_epoch)
     if steps < 1:
         raise ConfigError(
@@ -280,7 +279,7 @@ def count_steps(epochs: float, steps_per_epoch: int) -> int:
 
 
 def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer, init: Path | None) -> dict[str, Any]:
-    """Returns what identifies a run: everything that determines its result, but not placement, I/O settings or code."""
+    """Returns the identity of a run: all inputs that determine its result, without placement, I/O settings or code."""
     sources = {"init": str(init)} if init else {name: source for name in INIT if (source := getattr(cfg.init, name))}
     return {
         "format": FORMAT,
@@ -293,6 +292,6 @@ def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer
 
 
 def source_digest(source: str) -> str:
-    """Returns the digest of a weight source's tensors, independent of location and file format."""
+    """Returns the digest of the tensors of a source of weights, independent of location and file format."""
     with fetched(source) as path:
         return tensors_digest(path)

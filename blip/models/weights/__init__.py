@@ -1,3 +1,1 @@
-"""Others' checkpoints in and out: names, files, fitting them to a model, and starting from the paper's pre-trained
-parts.
-"""
+"""Weights: names, files, loading into a model, initialisation from pre-trained parts, and export."""

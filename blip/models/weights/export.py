@@ -1,4 +1,4 @@
-"""Models for others: files of the reference, and folders that transformers loads."""
+"""Exports models: files of the reference's format, and folders of transformers."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from blip.models.weights.files import WeightsError
 from blip.models.weights.names import Spelling, huggingface, official
 
 VISION_EPS = 1e-6
-"""Of the image encoder's LayerNorms, in timm and in the reference; transformers would take another."""
+"""Epsilon of the image encoder's LayerNorms, in timm and the reference; the default of transformers differs."""
 
 
 def renamed_tensors(model: nn.Module, spelling: Spelling) -> dict[str, Tensor]:
-    """The model's parameters by their names elsewhere, shared ones under each of their names."""
+    """Returns the model's parameters by their names in a spelling; a tied parameter has all of its names."""
     return {
         key: parameter.detach()
         for name, parameter in model.named_parameters(remove_duplicate=False)
@@ -33,7 +33,7 @@ def renamed_tensors(model: nn.Module, spelling: Spelling) -> dict[str, Tensor]:
 
 
 def official_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a file of the reference, the numbers of the positions among them, which it wants to find there."""
+    """Returns the tensors of a file of the reference, including the position ids, which its loader requires."""
     texts = {"text_encoder": "text_encoder", "text_decoder": "text_decoder.bert"}
     numbers = {
         f"{prefix}.embeddings.position_ids": torch.arange(part.embeddings.position.num_embeddings)[None]
@@ -44,9 +44,9 @@ def official_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def huggingface_classes(model: nn.Module) -> list[type[PreTrainedModel]]:
-    """The classes of transformers that a model's parts make up: two for a pre-trained model, which writes and matches.
+    """Returns the transformers classes for a model, several if its parts belong to several classes.
 
-    Raises WeightsError for a model that none fits.
+    A pre-trained model needs two: captioning and retrieval. Raises WeightsError if no class fits the model.
     """
     match model:
         case MED():
@@ -72,7 +72,7 @@ def write_huggingface(model: MED | VQAModel | NLVRModel, kind: type[PreTrainedMo
 
 
 def huggingface_config(cfg: MEDConfig) -> BlipConfig:
-    """A model's sizes, token ids and constants as transformers has them, the defaults of which are not BLIP's."""
+    """Converts a model's configuration to that of transformers, whose defaults differ from BLIP's."""
     text = {
         "vocab_size": cfg.text.vocab_size,
         "hidden_size": cfg.text.width,

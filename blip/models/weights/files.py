@@ -1,4 +1,4 @@
-"""Files that hold tensors: safetensors, and PyTorch's pickles read without running what is in them."""
+"""Tensor files: safetensors, and PyTorch pickles read without code execution."""
 
 import hashlib
 import json
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from blip.config import ConfigError
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Where a folder keeps its weights, the best first: a file, or an index of several."""
+"""Names of weights in a folder, in order of preference: a file, or an index of several files."""
 INDEX = ".index.json"
-"""The end of an index's name."""
+"""Suffix of an index."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 SECTIONS = ("model", "state_dict", "model_state_dict", "module", "net", "weights")
-"""Names under which training programs put a model's tensors into a pickle, beside what else they keep."""
+"""Keys of a pickle under which training programs save a model's tensors, beside other state."""
 
 
 class WeightsError(ConfigError):
-    """Weights that cannot be read or do not fit; the message names the file, the tensors and the way out."""
+    """Weights that cannot be read or do not fit the model; the message names file, tensors and remedy."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, or of the weights in a folder, by name. Raises WeightsError if there are none."""
+    """Returns the tensors by name of a file, or of the weights in a folder. Raises WeightsError if there are none."""
     if path.is_dir():
         return read_folder(path)
     if path.suffix == ".safetensors":
@@ -48,7 +48,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def read_parts(index: Path) -> dict[str, Tensor]:
-    """The tensors of the files that an index names."""
+    """Returns the tensors of all files in an index."""
     tensors: dict[str, Tensor] = {}
     for part in parts_of(index):
         if not (index.parent / part).is_file():
@@ -58,7 +58,7 @@ def read_parts(index: Path) -> dict[str, Tensor]:
 
 
 def parts_of(index: Path) -> list[str]:
-    """The names of the files in an index, which lie beside it. Raises WeightsError for what is no index."""
+    """Returns the names of the files in an index, all in its folder. Raises WeightsError if the index is invalid."""
     try:
         files = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
@@ -76,29 +76,33 @@ def parts_of(index: Path) -> list[str]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file; a tensor that was shared when it was saved has all its names again."""
+    """Returns the tensors of a file, with the aliases of shared tensors restored from its metadata."""
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             aliases = file.metadata() or {}
-    except Exception as e:  # damaged headers raise whatever the library and torch run into
+    except Exception as e:  # damaged headers raise many types of exceptions
         raise WeightsError(f"{path}: not a safetensors file, or damaged: {first_line(e)}") from None
     return check_not_empty(tensors | {alias: tensors[name] for alias, name in aliases.items() if name in tensors}, path)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle, also where they stand in one of SECTIONS or in the only section; whatever else it holds
-    is left.
+    """Returns the tensors of a pickle, at its top level or in one of SECTIONS or its only section.
+
+    Ignores other content.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # damaged pickles raise whatever the unpickler runs into
+    except Exception as e:  # damaged pickles raise many types of exceptions
         raise pickle_error(path, e) from None
     return check_not_empty(section_of(content, path), path)
 
 
 def pickle_error(path: Path, error: Exception) -> WeightsError:
-    """Why a pickle cannot be read; where it asks for code, how its tensors can be brought into a file that does not."""
+    """Returns the error for an unreadable pickle.
+
+    If the pickle contains code, the message has a command that converts it to a file of tensors.
+    """
     code = re.search(r"GLOBAL ([\w.]+)", str(error))
     if code is None:
         return WeightsError(f"{path}: is no file that torch has written, or damaged: {first_line(error)}")
@@ -122,7 +126,7 @@ def first_line(error: BaseException) -> str:
 
 
 def section_of(content: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors by name in what a pickle holds. Raises WeightsError where it is not plain which are meant."""
+    """Returns the tensors by name in a pickle's content. Raises WeightsError if the choice of section is ambiguous."""
     while isinstance(content, Mapping):
         sections = {name: value for name, value in content.items() if holds_tensors(value)}
         known = [name for name in SECTIONS if name in sections]
@@ -144,7 +148,10 @@ def section_of(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def holds_tensors(value: object) -> bool:
-    """Whether a section has tensors, or sections that have: an optimizer's numbered state is none of a model."""
+    """Returns whether a value is a mapping with named tensors, directly or nested.
+
+    An optimizer's state has numbers as keys, so it does not count.
+    """
     if not isinstance(value, Mapping):
         return False
     return any(
@@ -159,9 +166,9 @@ def check_not_empty(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]
 
 
 def write_model(model: nn.Module, path: Path) -> None:
-    """Saves a model in our names; a shared tensor is stored once, its other names stand in the file's metadata.
+    """Saves a model under our names; a shared tensor is stored once, with its other names in the file's metadata.
 
-    Tensors may be views into one buffer, as DeepSpeed leaves them.
+    Tensors may be views of one buffer, as DeepSpeed creates them.
     """
     names: dict[tuple[int, torch.Size], str] = {}
     tensors, aliases = {}, {}
@@ -176,8 +183,9 @@ def write_model(model: nn.Module, path: Path) -> None:
 
 
 def sort_metadata(path: Path) -> None:
-    """Puts a safetensors file's metadata in the order of their keys, so that equal tensors are equal bytes: the
-    library's is random.
+    """Sorts a safetensors file's metadata by key in place, so that equal tensors give equal bytes.
+
+    The library writes the metadata in random order.
     """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -202,8 +210,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def tensors_digest(path: Path) -> str:
     """Returns the SHA-256 of the tensors of a file, or of the weights in a folder, by name, type and shape.
 
-    The kind of file, the order in it, and what it says beside its tensors do not count. Raises WeightsError if there
-    are none.
+    Independent of file format, tensor order and metadata. Raises WeightsError if there are no tensors.
     """
     total = hashlib.sha256()
     for name, tensor in sorted(read_tensors(path).items()):

@@ -1,4 +1,4 @@
-"""Where a model starts: from ImageNet and BERT as in the paper, or from a checkpoint (BLIP, section 4.1)."""
+"""Initialises a model: from ImageNet and BERT weights as in the paper, or from a checkpoint (BLIP, section 4.1)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,35 +15,31 @@ from blip.models.weights.source import fetched
 
 
 class InitConfig(Config):
-    """Each source is a path, a store's URI, or a hub name; what is not given starts at random."""
+    """Sources of initial weights: a path, a store's URI, or a hub name; parts without a source are random."""
 
     vision: str | None = None
-    """A timm vision transformer, for example `deit_base_patch16_224.fb_in1k`, which the hub has under `timm/`."""
+    """A timm vision transformer, for example `deit_base_patch16_224.fb_in1k`, on the hub under `timm/`."""
     text: str | None = None
     """A BERT, for example `google-bert/bert-base-uncased`."""
     checkpoint: str | None = None
-    """A whole model: ours, the reference's `.pth`, or a folder of transformers. It comes last and so has the last
-    word.
-    """
+    """A whole model, in our format, the reference's `.pth`, or that of transformers; overrides the other sources."""
     allow_unused: tuple[str, ...] = ()
-    """Tensors of a source that may be left, beyond those that the task never needs; patterns such as
-    `text_encoder.*`.
-    """
+    """Patterns, such as `text_encoder.*`, of tensors in a source that may be unused, in addition to the task's own."""
     allow_missing: tuple[str, ...] = ()
-    """Tensors of the model that may start at random, beyond those that the task adds; patterns in our names."""
+    """Patterns, in our names, of the model's tensors that may stay random, in addition to the task's own."""
 
 
 IMAGENET = Allowed(
     unused=("head.*", "head_dist.*", "dist_token", "pre_logits.*"),
     missing=("text_*", "lm_head.*", "*_proj.*", "*_head.*"),
 )
-"""A classifier's head stays behind; texts and heads come from elsewhere."""
+"""Allowed differences of a vision transformer: the classifier is unused; texts and heads are missing."""
 
 BERT = Allowed(
     unused=("bert.embeddings.token_type_embeddings.*", "bert.pooler.*", "cls.seq_relationship.*"),
     missing=("visual_encoder.*", "*.cross_attention.*", "*_proj.*", "*_head.*"),
 )
-"""BERT's marks of first and second sentence stay behind; what looks at images is new."""
+"""Allowed differences of a BERT: token type embeddings and pooler are unused, the image parts and heads missing."""
 
 WORDS = (
     "bert.embeddings.word_embeddings.weight",
@@ -51,16 +47,16 @@ WORDS = (
     "cls.predictions.decoder.bias",
     "cls.predictions.bias",
 )
-"""BERT's tensors that have a row for each word."""
+"""BERT's tensors with one row per token of the vocabulary."""
 
 NEW_TOKENS = 2
-"""[DEC] and [ENC], which BERT does not know."""
+"""[DEC] and [ENC], which BERT's vocabulary lacks."""
 
 
 def init_weights(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list[LoadReport]:
-    """Fills a model from the sources of its configuration; `allowed` says how a checkpoint of another task may differ.
+    """Initialises a model from its configured sources; `allowed` are a checkpoint's differences for the task.
 
-    Raises WeightsError if a source is not there or does not fit.
+    Raises WeightsError if a source is missing or does not fit.
     """
     listed = Allowed(cfg.allow_unused, cfg.allow_missing)
     reports = []
@@ -78,7 +74,10 @@ def init_weights(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) 
 
 
 def init_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, allowed: Allowed) -> LoadReport:
-    """Fills text encoder, decoder and LM head from BERT; the rows of [DEC] and [ENC] keep their initial values."""
+    """Initialises text encoder, text decoder and LM head from BERT; the rows of [DEC] and [ENC] stay random.
+
+    Raises WeightsError if the vocabularies differ otherwise, or the tensors do not fit.
+    """
     bare, _ = recognise(tensors, model, (bert, lambda name: tuple(key.removeprefix("bert.") for key in bert(name))))
     tensors = {modern_name(name): tensor for name, tensor in bare.items()}
     names = {key: name for name, _ in model.named_parameters(remove_duplicate=False) for key in bert(name)}
@@ -104,6 +103,6 @@ def init_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, allo
 
 
 def modern_name(name: str) -> str:
-    """BERT's names as files of today spell them: with `bert.` in front, LayerNorm with weight and bias."""
+    """Converts old names of BERT's tensors to current ones: prefix `bert.`, LayerNorm with weight and bias."""
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     return name if name.startswith(("bert.", "cls.")) else f"bert.{name}"

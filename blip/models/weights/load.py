@@ -1,4 +1,4 @@
-"""Filling a model from a checkpoint: what fits, what is fitted, and what must not pass in silence."""
+"""Loads a checkpoint into a model: matches names, resizes embeddings, and reports all differences."""
 
 import math
 from collections import Counter, defaultdict
@@ -17,12 +17,10 @@ from blip.models.weights.names import Spelling, huggingface, official, one_image
 from blip.models.weights.source import fetched
 
 WITHOUT_MEANING = ("*.position_ids", "text_encoder_m.*.crossattention.*")
-"""Tensors of official files that no result depends on: an enumeration, and the teacher's cross-attention, which is
-never run.
-"""
+"""Tensors of the reference's files without effect on results: position ids, and the teacher's cross-attention."""
 
 TRAINING_STATE = ("*_m.*", "temp", "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
-"""Tensors of official files that only training uses."""
+"""Tensors of the reference's files that only training uses."""
 
 HEADS = ("vision_proj.*", "text_proj.*", "itm_head.*")
 """The heads of ITC and ITM."""
@@ -30,7 +28,7 @@ HEADS = ("vision_proj.*", "text_proj.*", "itm_head.*")
 
 @dataclass(frozen=True)
 class Allowed:
-    """Differences between a checkpoint and a model that are meant, as patterns with `*`.
+    """Expected differences between a checkpoint and a model, as glob patterns of names.
 
     `unused` are names in the file; `missing` are names in the model, whose tensors keep their initial values.
     """
@@ -47,19 +45,19 @@ NOTHING = Allowed()
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to every tensor of a checkpoint and of a model."""
+    """The result of loading a checkpoint: every tensor of file and model."""
 
     source: str
     loaded: tuple[str, ...]
-    """Our names that were filled."""
+    """Loaded tensors, in our names."""
     unused: tuple[str, ...]
-    """Names in the file that the model has no place for."""
+    """Names in the file without a tensor in the model."""
     missing: tuple[str, ...]
-    """Our names that the file has nothing for."""
+    """Our names without a tensor in the file."""
     resized: Mapping[str, str]
-    """Position or word embeddings that were made to fit: `(1, 197, 768) -> (1, 577, 768)`."""
+    """Resized position or word embeddings: `(1, 197, 768) -> (1, 577, 768)`."""
     mismatched: Mapping[str, str] = field(default_factory=dict)
-    """Our names whose tensor in the file has another shape, and which keep their initial values."""
+    """Our names whose shape in the file differs; these tensors keep their initial values."""
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
@@ -77,10 +75,9 @@ class LoadReport:
 
 
 def load_weights(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> LoadReport:
-    """Fills a model from a source of weights (`fetched`): a file or folder of ours, of the reference or of
-    transformers.
+    """Loads a model from a source of weights (`fetched`): in our format, the reference's or that of transformers.
 
-    Raises WeightsError that names what has no place, is missing or does not fit, unless it is `allowed`.
+    Raises WeightsError that names unused, missing and mismatched tensors, unless they are `allowed`.
     """
     with fetched(source) as path:
         tensors, spelling = recognise(read_tensors(path), model, (own, official, huggingface))
@@ -90,11 +87,10 @@ def load_weights(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> L
 def recognise(
     tensors: Mapping[str, Tensor], model: nn.Module, spellings: Sequence[Spelling]
 ) -> tuple[Mapping[str, Tensor], Spelling]:
-    """The tensors without a prefix that wrappers put before all names (`module.`, `_orig_mod.`), and whose names they
-    are.
+    """Removes a wrapper's prefix (`module.`, `_orig_mod.`) from all names, and returns the tensors and their spelling.
 
-    Prefix and spelling are those by which most of the model is found; where none finds more, the names stay as they
-    are.
+    Chooses the prefix and spelling that match most of the model's parameters; on a tie, the shortest prefix, none
+    first.
     """
     names = [name for name, _ in model.named_parameters()]
 
@@ -106,8 +102,9 @@ def recognise(
 
 
 def prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The beginnings, up to three parts long, that most names share: `module.`, `module._orig_mod.`; the shortest
-    first.
+    """Returns the prefixes that most names share, of up to three components: `module.`, `module._orig_mod.`.
+
+    The shortest comes first.
     """
     parts = [name.split(".")[:-1] for name in tensors]
     counts = Counter(".".join(part[:depth]) + "." for part in parts for depth in range(1, min(len(part), 3) + 1))
@@ -121,8 +118,9 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, T
 def fill(
     model: nn.Module, tensors: Mapping[str, Tensor], spelling: Spelling, source: str, allowed: Allowed = NOTHING
 ) -> LoadReport:
-    """Copies tensors into the model's parameters and buffers, found by their names in this spelling; shared ones are
-    filled once.
+    """Copies tensors into the model's parameters and buffers by their names in a spelling; shared ones are copied once.
+
+    Raises WeightsError before the first copy if the difference is not `allowed`.
     """
     names: dict[Tensor, list[str]] = defaultdict(list)
     for name, parameter in chain(model.named_parameters(remove_duplicate=False), model.named_buffers()):
@@ -161,14 +159,14 @@ def fill(
 
 
 def stored_keys(name: str, tensors: Mapping[str, Tensor], spelling: Spelling) -> list[str]:
-    """The names under which a file holds a parameter; either of two cross-attentions starts from a single one."""
+    """Returns the names of a parameter in the file; both cross-attentions of NLVR2 may map to a single one."""
     return [key for key in spelling(name) if key in tensors] or [
         key for key in spelling(one_image(name)) if key in tensors
     ]
 
 
 def fit_shape(name: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
-    """The tensor in the parameter's shape: as it is, or a resized embedding, or none."""
+    """Returns the tensor in the parameter's shape, with position embeddings resized; None if it does not fit."""
     if tensor.shape == parameter.shape:
         return tensor
     if (
@@ -181,15 +179,13 @@ def fit_shape(name: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
 
 
 def grid_side(positions: int) -> int | None:
-    """Patches along the side of a square image of so many positions, [CLS] among them; None if it is no square."""
+    """Returns the grid side of a square image with this number of positions, including [CLS]; None if not square."""
     root = math.isqrt(positions - 1)
     return root if root * root == positions - 1 else None
 
 
 def resize_positions(positions: Tensor, length: int) -> Tensor:
-    """Position embeddings `(1, 1 + G G, D)` for another grid of patches, `(1, length, D)`: bicubic, the [CLS] position
-    kept.
-    """
+    """Resizes position embeddings `(1, 1 + G G, D)` to `(1, length, D)`, bicubic; the [CLS] position is kept."""
     old, new = grid_side(positions.shape[1]), grid_side(length)
     assert old is not None
     assert new is not None
@@ -203,8 +199,9 @@ def shape_change(tensor: Tensor, parameter: Tensor) -> str:
 
 
 def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed) -> None:
-    """Raises WeightsError that names what is not as it should be and not allowed to be so; that tied tensors are
-    `differing` never is.
+    """Raises WeightsError that names all differences that are not allowed.
+
+    `differing` are tied parameters whose tensors in the file differ; these are never allowed.
     """
     unused = unlisted(report.unused, allowed.unused + WITHOUT_MEANING)
     missing, mismatched = unlisted(report.missing, allowed.missing), unlisted(report.mismatched, allowed.missing)
@@ -229,12 +226,13 @@ def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed)
 
 
 FEW = 6
-"""Tensors that a message names one by one; more are named by the parts of the model in which they stand."""
+"""Maximum number of tensors that a message lists by name; more are grouped by the model's parts."""
 
 
 def name_some(texts: Sequence[str], names: Sequence[str]) -> str:
-    """The texts of some tensors; of many the parts in which they stand, each with its number and its first tensor's
-    text.
+    """Returns a list of tensors for a message.
+
+    More than FEW are grouped by part of the model, each with its first tensor's text and its count.
     """
     if len(texts) <= FEW:
         return ", ".join(texts)

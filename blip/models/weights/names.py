@@ -1,10 +1,10 @@
-"""What our parameters are called elsewhere: in the reference's files, in transformers, and in BERT's own."""
+"""Maps our parameter names to those of the reference, transformers, BERT and timm."""
 
 import re
 from collections.abc import Callable
 
 Spelling = Callable[[str], tuple[str, ...]]
-"""Our name to the names under which a file stores that tensor; two where a file stores it twice."""
+"""Maps our name to the names under which a file stores the tensor; two if the file stores it twice."""
 
 TEXT = {
     "embeddings.word": "embeddings.word_embeddings",
@@ -33,7 +33,7 @@ TEXT = {
     "feed_forward.down": "output.dense",
     "feed_forward.norm": "output.LayerNorm",
 }
-"""Parts of the text transformer: ours, and BERT's, which both the reference and transformers use."""
+"""Modules of the text transformer: our names, and BERT's, which the reference and transformers share."""
 
 LM_HEAD = {"dense": "transform.dense", "norm": "transform.LayerNorm", "decoder": "decoder"}
 
@@ -49,16 +49,16 @@ VISION = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
-"""Parts of the image encoder: timm's names, which are the reference's and ours, and transformers'."""
+"""Modules of the image encoder: timm's names, shared by us and the reference, and those of transformers."""
 
 
 def own(name: str) -> tuple[str, ...]:
-    """The name in a file of ours."""
+    """Returns the name in our files."""
     return (name,)
 
 
 def official(name: str) -> tuple[str, ...]:
-    """The name in a file of the reference; the bias of the words is there twice."""
+    """Returns the name in the reference's files; the LM head's bias has two."""
     part, _, rest = name.partition(".")
     match part:
         case "text_encoder":
@@ -72,15 +72,13 @@ def official(name: str) -> tuple[str, ...]:
 
 
 def huggingface(name: str) -> tuple[str, ...]:
-    """The name in a folder of transformers, which differs from the reference's for the image encoder alone."""
+    """Returns the name in transformers, which differs from the reference's in the image encoder only."""
     part, _, rest = name.partition(".")
     return (f"vision_model.{vision_name(rest)}",) if part == "visual_encoder" else official(name)
 
 
 def bert(name: str) -> tuple[str, ...]:
-    """The name in a file of BERT with its language modeling head, of a parameter of text encoder, decoder or LM
-    head.
-    """
+    """Returns the name in a BERT with LM head, for parameters of text encoder, text decoder and LM head; else none."""
     part, _, rest = name.partition(".")
     match part:
         case "text_encoder" | "text_decoder":
@@ -92,31 +90,31 @@ def bert(name: str) -> tuple[str, ...]:
 
 
 def timm(name: str) -> tuple[str, ...]:
-    """The name in a file of a timm vision transformer, of a parameter of the image encoder."""
+    """Returns the name in a timm vision transformer, for parameters of the image encoder; else none."""
     part, _, rest = name.partition(".")
     return (rest,) if part == "visual_encoder" else ()
 
 
 def one_image(name: str) -> str:
-    """For either of two cross-attentions, one an image, the name of the single one of a model that sees one image."""
+    """Maps a parameter of either cross-attention of a two-image model to that of a one-image model."""
     return re.sub(r"\.cross_attention\.(first|second)\.", ".cross_attention.", name)
 
 
 def text_name(rest: str) -> str:
-    """`layers.0.self_attention.query.weight` to `encoder.layer.0.attention.self.query.weight`."""
+    """Maps `layers.0.self_attention.query.weight` to `encoder.layer.0.attention.self.query.weight`."""
     layer, inner, kind = split_name(rest, "layers")
     return f"encoder.layer.{layer}.{TEXT[inner]}.{kind}" if layer else f"{TEXT[inner]}.{kind}"
 
 
 def lm_head_names(rest: str) -> tuple[str, ...]:
-    """`dense.weight` to `cls.predictions.transform.dense.weight`."""
+    """Maps `dense.weight` to `cls.predictions.transform.dense.weight`."""
     part, _, kind = rest.rpartition(".")
     name = f"cls.predictions.{LM_HEAD[part]}.{kind}"
     return (name, "cls.predictions.bias") if rest == "decoder.bias" else (name,)
 
 
 def vision_name(rest: str) -> str:
-    """`blocks.0.attn.proj.weight` to `encoder.layers.0.self_attn.projection.weight`."""
+    """Maps `blocks.0.attn.proj.weight` to `encoder.layers.0.self_attn.projection.weight`."""
     if rest in VISION:
         return VISION[rest]
     block, inner, kind = split_name(rest, "blocks")
@@ -124,7 +122,7 @@ def vision_name(rest: str) -> str:
 
 
 def split_name(rest: str, stack: str) -> tuple[str, str, str]:
-    """The number of the layer (empty outside of the stack), the part within, and weight or bias."""
+    """Splits a name into layer index (empty outside of the stack), module in the layer, and weight or bias."""
     found = re.fullmatch(rf"(?:{stack}\.(\d+)\.)?(.+)\.(weight|bias)", rest)
     assert found, f"{rest} is no weight or bias"
     return found[1] or "", found[2], found[3]

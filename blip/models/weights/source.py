@@ -1,4 +1,4 @@
-"""Where weights come from: a path, a store's URI, or a name on the Hugging Face hub."""
+"""Sources of weights: a path, a store's URI, or a name on the Hugging Face hub."""
 
 import re
 from collections.abc import Iterator
@@ -18,17 +18,16 @@ from blip.models.weights.files import INDEX, SUFFIXES, WEIGHTS, WeightsError, fi
 from blip.storage import StoreError, locate, open_store, scratch
 
 SIDE_FILE = "training_state.safetensors"
-"""What training needs beyond the model, beside its weights: temperature, teacher, queue."""
+"""Training state stored beside the model's weights: temperature, teacher, queue."""
 
 
 @contextmanager
 def fetched(source: str) -> Iterator[Path]:
-    """The file or folder that a source names, on this machine for as long as the context lasts.
+    """Yields the local file or folder of a source; a temporary copy is removed on exit.
 
     A source is a path, a store's URI (`s3://bucket/model.pth`, `s3://bucket/folder`), or a hub name
-    (`google-bert/bert-base-uncased`), taken from the hub's cache when it is there; `HF_HUB_OFFLINE=1` asks nowhere
-    else. Raises WeightsError that names what was tried, and StoreError where a store or the hub fails, so that trying
-    again can help.
+    (`google-bert/bert-base-uncased`), read from the hub's cache if present; with `HF_HUB_OFFLINE=1`, from the cache
+    only. Raises WeightsError that lists all attempts, and StoreError, a retryable error, if a store or the hub fails.
     """
     if "://" in source:
         with scratch("weights") as folder:
@@ -48,7 +47,7 @@ def fetched(source: str) -> Iterator[Path]:
 
 
 def from_store(uri: str, folder: Path) -> Path:
-    """Brings an object, or the weights of a folder of objects, from a store."""
+    """Fetches an object, or the weights in a folder of objects, from a store. Raises WeightsError if there are none."""
     if uri.endswith(SUFFIXES):
         store, key = locate(uri)
         store.fetch(key, folder / key)
@@ -65,8 +64,9 @@ def from_store(uri: str, folder: Path) -> Path:
 
 
 def from_hub(name: str) -> Path:
-    """Brings the weights of a hub name from the cache, or else from the hub. Raises StoreError where the hub does not
-    answer.
+    """Fetches the weights of a hub name from the cache, or else from the hub.
+
+    Raises WeightsError if they are not found, StoreError if the hub does not respond.
     """
     tried = ["a file or folder of this name"]
     for cached in (True,) if constants.HF_HUB_OFFLINE else (True, False):
@@ -81,7 +81,7 @@ def from_hub(name: str) -> Path:
                 return path.parent
             except WeightsError:
                 raise
-            except Exception as e:  # the hub's client lets errors of the libraries below it through
+            except Exception as e:  # the hub's client passes on errors of its libraries
                 cause = (isinstance(e, LocalEntryNotFoundError) and e.__cause__) or e
                 if not cached and can_pass(cause):
                     answer = f"weights {name!r}: the hub does not answer ({first_line(cause)})"
@@ -96,9 +96,7 @@ def from_hub(name: str) -> Path:
 
 
 def can_pass(error: BaseException) -> bool:
-    """Whether asking the hub again can help: not where it says that there is no such thing, or that one may not have
-    it.
-    """
+    """Returns whether a request to the hub may succeed on retry; not if the hub denies access or has no such file."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     return not isinstance(error, HFValidationError | LocalEntryNotFoundError | OfflineModeIsEnabled | FileMetadataError)
