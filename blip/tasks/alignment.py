@@ -160,9 +160,8 @@ class Alignment(nn.Module):
         processes. In training, the batch's features enter the queue after the step.
         """
         teacher_image, teacher_text = self.momentum_features(images, tokens)
-        with torch.autocast(
-            image.device.type, enabled=False
-        ):  # similarities of unit vectors need the precision of float32
+        # similarities of unit vectors need the precision of float32
+        with torch.autocast(image.device.type, enabled=False):
             return self.itc_loss_of(image.float(), text.float(), teacher_image, teacher_text, ids)
 
     def itc_loss_of(

@@ -140,9 +140,8 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         """Yields BLEU, ROUGE-L and CIDEr, times 100."""
         from blip.metrics.captioning import caption_scores  # local import: pycocoevalcap and Java come with an extra
 
-        numbered = {
-            str(number): p for number, p in enumerate(predictions)
-        }  # keys may repeat, and every prediction counts
+        # keys may repeat, and every prediction counts
+        numbered = {str(number): p for number, p in enumerate(predictions)}
         captions = {number: p.caption for number, p in numbered.items()}
         references = {number: p.references for number, p in numbered.items()}
         yield from caption_scores(captions, references).items()

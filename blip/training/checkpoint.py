@@ -172,9 +172,8 @@ class Checkpoints:
             self.check_identity(published)
             if local_rank() == 0 and not is_main():
                 self.fetch(published, own)
-            folder = all_gather_objects(str(own))[
-                rank() - local_rank()
-            ]  # one copy per machine; the gather is also a barrier before the read
+            # one copy per machine; the gather is also a barrier before the read
+            folder = all_gather_objects(str(own))[rank() - local_rank()]
             state = {}
             for name, part in published.parts.items():
                 state |= load_file(self.store.path(part.key) or Path(folder, name))

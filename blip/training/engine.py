@@ -25,7 +25,7 @@ FORMAT = 1
 
 class EngineConfig(Config):
     zero: Literal[0, 1, 2, 3] | None = None
-    """ZeRO stage: nothing (0), optimizer states (1), gradients (2) or weights (3) are sharded over processes.
+    """ZeRO stage: 0 shards nothing over processes, 1 optimizer states, 2 also gradients, 3 also weights.
 
     None is 1, or 0 on a single process.
     """
@@ -113,9 +113,8 @@ class Engine:
         check_teacher(cfg, task.momentum_teacher)
         init_distributed(cfg.timeout)
         set_deterministic(device().type == "cpu" if cfg.deterministic is None else cfg.deterministic)
-        from blip.training import (
-            zero,
-        )  # local import: DeepSpeed takes seconds to import
+        # local import: DeepSpeed takes seconds to import
+        from blip.training import zero
 
         self.zero = zero
         self.cfg, self.optimizer_cfg, self.schedule = cfg, optimizer, schedule
@@ -207,7 +206,7 @@ class Engine:
         return values[:-3], values[-3:]
 
     def failed_samples(self, micro_batches: list[Batch], fine: list[bool]) -> list[str]:
-        """Returns the sample keys, over all ranks, of the micro-batches with non-finite losses."""
+        """Returns the sample keys, over all ranks, of the micro-batches that are not `fine`."""
         own = [key for batch, ok in zip(micro_batches, fine, strict=True) if not ok for key in batch.ids]
         return [key for keys in all_gather_objects(own) for key in keys]
 
