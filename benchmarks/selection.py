@@ -48,7 +48,7 @@ def main(
     engines: bool = typer.Option(False, help="Compare the engines that could group."),
 ) -> None:
     """Prints seconds and peak memory of selections."""
-    columns = ("what", "rows", "seconds", "of CPU", "peak GB", "kept images", "near duplicates")
+    columns = ("what", "rows", "seconds", "of CPU", "peak GiB", "kept images", "near duplicates")
     table = Table(*columns, title=f"{alike:.0%} of the images alike")
     with tempfile.TemporaryDirectory(prefix="blip-") as temporary:
         home = folder or Path(temporary)
@@ -60,7 +60,7 @@ def main(
             table.add_row(name, f"{rows:,}", *cost(found), f"{found['images.kept']:,}", near)
         Console(width=120).print(table)
     if engines:
-        compared = Table("engine", "images", "seconds", "of CPU", "peak GB", "copies", title="exact duplicates")
+        compared = Table("engine", "images", "seconds", "of CPU", "peak GiB", "copies", title="exact duplicates")
         for engine in (duckdb_way, polars_way, numpy_way):
             found = alone(engine, rows // 2)
             compared.add_row(engine.__name__, f"{rows // 2:,}", *cost(found), f"{found['copies']:,}")

@@ -20,7 +20,7 @@ def show(result: Any, metrics: Metrics, card: Markdown) -> None:
     rows = "".join(f"| {name} | {value:.4g} |\n" for name, value in figures.items())
     link = f"\n[The run in MLflow]({result.mlflow})\n" if result.mlflow else ""
     notes = "".join(f"{note}\n\n" for note in result.notes())
-    Path(card.path).write_text(f"{notes}| figure | value |\n|---|---:|\n{rows}{link}")
+    Path(card.path).write_text(f"{notes}| figure | value |\n|---|---:|\n{rows}{link}", encoding="utf-8")
 
 
 def process_seconds() -> float:

@@ -113,7 +113,7 @@ class Tokenizer:
         }
         if getattr(self.backend.normalizer, "strip_accents", None) is False:
             settings["strip_accents"] = False
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     def encode(self, texts: Sequence[str], max_length: int, pad_to: Literal["longest", "max"] = "longest") -> Tokens:
         """Returns ids `(B, L)`, int64, and mask: [CLS] first, [SEP] last, truncated to `max_length`, padded to the

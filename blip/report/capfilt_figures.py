@@ -207,11 +207,13 @@ def thumbnail(data: bytes) -> bytes:
 
 def save_pictures(found: Sequence[Picture], path: Path) -> None:
     path.write_text(
-        json.dumps([{**p.model_dump(), "image": base64.b64encode(p.image).decode()} for p in found], indent=1)
+        json.dumps([{**p.model_dump(), "image": base64.b64encode(p.image).decode()} for p in found], indent=1),
+        encoding="utf-8",
     )
 
 
 def load_pictures(path: Path) -> list[Picture]:
     return [
-        Picture(**{**values, "image": base64.b64decode(values["image"])}) for values in json.loads(path.read_text())
+        Picture(**{**values, "image": base64.b64decode(values["image"])})
+        for values in json.loads(path.read_text(encoding="utf-8"))
     ]

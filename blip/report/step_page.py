@@ -57,7 +57,7 @@ class StepPage:
 
     def save(self, path: str | Path) -> None:
         """Writes the self-contained page."""
-        Path(path).write_text(page_template("step_page.html").render(page=self, picture=picture))
+        Path(path).write_text(page_template("step_page.html").render(page=self, picture=picture), encoding="utf-8")
 
 
 def ingest_page(result: IngestResult, folder: str | Path) -> StepPage:

@@ -106,7 +106,7 @@ def evaluate(
             if kind == "captioning":
                 scores[kind] |= true_share(found, judge_of(manifest))
                 described = {p.id: p.caption for p in found[:SHOWN_CAPTIONS]}
-                (folder / CAPTIONS).write_text(json.dumps([vars(p) for p in found], indent=1))
+                (folder / CAPTIONS).write_text(json.dumps([vars(p) for p in found], indent=1), encoding="utf-8")
                 run.artifact(folder / CAPTIONS)
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in scores[kind].items()})
         result = EvaluationResult(

@@ -49,7 +49,7 @@ def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Pa
         alignment = read_side_file(source / SIDE_FILE, task.model)
         tensors |= to_official(alignment, task.model, image_ids=isinstance(task, Retrieval))
     write_tensors(tensors, out / "model.pth")
-    (out / "med_config.json").write_text(json.dumps(med_config(model.cfg), indent=2) + "\n")
+    (out / "med_config.json").write_text(json.dumps(med_config(model.cfg), indent=2) + "\n", encoding="utf-8")
     shutil.copytree(source / TOKENIZER, out, dirs_exist_ok=True)
     return out
 

@@ -108,8 +108,8 @@ def report(
         described=captioned_images(Path(kept), results.evaluate_before.described, results.evaluate_after.described),
         bad=left_out(results),
     )
-    Path(page).write_text(bootstrap_html(made))
-    Path(card).write_text(markdown(made))
+    Path(page).write_text(bootstrap_html(made), encoding="utf-8")
+    Path(card).write_text(markdown(made), encoding="utf-8")
     return result
 
 

@@ -61,7 +61,7 @@ def select(
         result.save(folder / METRICS)
         if page:
             Path(page).parent.mkdir(parents=True, exist_ok=True)
-            Path(page).write_text(capfilt_page.capfilt_html(result, pictures))
+            Path(page).write_text(capfilt_page.capfilt_html(result, pictures), encoding="utf-8")
         run.metrics({f"capfilt/{name}": value for name, value in numbers(result.capfilt.model_dump())})
         for file in (MANIFEST, METRICS, PICTURES):
             run.artifact(folder / file)
@@ -135,7 +135,7 @@ def read_source(data: str | Path) -> ScoresSource:
 
 
 def write_source(source: ScoresSource, folder: Path) -> None:
-    (folder / SCORES).write_text(source.model_dump_json(indent=1) + "\n")
+    (folder / SCORES).write_text(source.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def manifest_name(cfg: CapFiltConfig) -> str:

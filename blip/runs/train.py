@@ -188,7 +188,7 @@ def train_here(
         with engine.whole(), writing(out):
             if is_main():
                 save_model(task, out)
-                (out / RECORD).write_text(cfg.model_dump_json(indent=1) + "\n")
+                (out / RECORD).write_text(cfg.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if is_main():
             run.artifacts(out, "model")
         return TrainResult(

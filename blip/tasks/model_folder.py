@@ -44,7 +44,7 @@ def save_model(task: Task, folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config_values(task), indent=1) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config_values(task), indent=1) + "\n", encoding="utf-8")
     write_model(task.model, folder / WEIGHTS)
     task.tokenizer.save(folder / TOKENIZER)
     if isinstance(task, Pretraining | Retrieval):

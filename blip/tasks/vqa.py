@@ -93,7 +93,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         self.cfg = cfg
         self.model = model
         self.tokenizer = tokenizer
-        self.answers: list[str] = json.loads(cfg.answer_list.read_text()) if cfg.answer_list else []
+        self.answers: list[str] = json.loads(cfg.answer_list.read_text(encoding="utf-8")) if cfg.answer_list else []
 
     def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
         """Returns the example of a question, with its annotators' answers and weight in the metadata.
