@@ -1,7 +1,7 @@
 """Selection: time and memory of deciding about a whole web, and of the engines that could find what comes more than
 once.
 
-`python benchmarks/selection.py [--rows 1000000] [--alike 0.05] [--folder /tmp/tables]` makes tables of scores as
+`python benchmarks/selection.py [--rows 1000000] [--alike 0.05] [--folder tables]` makes tables of scores as
 CapFilt writes them, two texts an image, selects among them with and without near duplicates, and prints seconds and the
 peak of memory, each in a process of its own. `--engines` compares DuckDB with Polars and numpy, where Polars is
 installed, on exact duplicates alone.

@@ -412,7 +412,7 @@ def test_a_folder_and_nothing_are_no_preset(tmp_path: Path):
 @pytest.mark.parametrize(
     "path",
     [
-        "/tmp/my #1/web.json",
+        "/data/my #1/web.json",
         "my #1",
         "a: b",
         "{000..005}.tar",
