@@ -44,11 +44,13 @@ class Placement(PodConfig):
 
 
 def placement(jobs: Sequence[str], image: str) -> Placement:
-    """Parses `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError.
+    """Reads `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError.
 
-    Without `queue=`, jobs use the queue named by the environment variable BLIP_QUEUE.
+    Without any text a step asks for no job, whatever its image.
     """
-    values: dict[str, Any] = {"image": image, "queue": os.environ.get(QUEUE, "")}
+    if not jobs:
+        return Placement()
+    values: dict[str, Any] = {"image": image}
     if env := {name: os.environ[name] for name in INHERITED if os.environ.get(name)}:
         values["env"] = env
     for text in jobs:

@@ -100,6 +100,10 @@ def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.Monk
     assert placement.workers(found, "capfilt") is not None
 
 
+def test_a_step_of_this_machine_needs_no_image_of_a_registry():
+    assert placement.placement([], "python-of-this-machine") == Placement()
+
+
 def test_one_node_trains_here(monkeypatch: pytest.MonkeyPatch, jobs: list[TrainJobConfig]):
     monkeypatch.setattr(training, "train_here", lambda *given: given[1])
     for asked in (None, Placement(), placed(nodes="1"), placed(nodes=1)):
