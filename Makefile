@@ -36,7 +36,7 @@ schedule: $(INSTALLED) ## run it on new shards at KFP_HOST again and again: CRON
 	@$(BIN)/python -m pipelines schedule '$(CRON)' $(PIPELINE) $(SETTINGS)
 
 test: $(INSTALLED) ## pass the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(INSTALLED) ## lint, format, types, floors between the packages, and what the pipelines compile to
 	@$(BIN)/ruff check

@@ -44,13 +44,14 @@ class Placement(PodConfig):
 
 
 def placement(jobs: Sequence[str], image: str) -> Placement:
-    """Reads `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError.
+    """Parses `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError.
 
-    Without any text a step asks for no job, whatever its image.
+    Without any text a step asks for no job, whatever its image. Without `queue=`, jobs use the queue named by the
+    environment variable BLIP_QUEUE.
     """
     if not jobs:
         return Placement()
-    values: dict[str, Any] = {"image": image}
+    values: dict[str, Any] = {"image": image, "queue": os.environ.get(QUEUE, "")}
     if env := {name: os.environ[name] for name in INHERITED if os.environ.get(name)}:
         values["env"] = env
     for text in jobs:
