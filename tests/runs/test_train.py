@@ -157,7 +157,7 @@ def test_a_run_that_is_stopped_politely_saves_and_goes_on_tensor_for_tensor(data
 def test_ctrl_c_saves_as_sigterm_does_and_no_point_of_a_curve_is_lost(data: Path, straight, tmp_path: Path):
     training = Training(data, tmp_path)
     assert training.interrupt(signal.SIGINT, 1, "checkpoint.every=10") == 130
-    assert 10 < training.steps()[-1] < 24
+    assert 10 <= training.steps()[-1] < 24, "it mostly stops between two saves, which is what may lose points"
     found = training.finish(1, "checkpoint.every=10")
     assert training.curve("lm") == list(range(1, 25))
     assert [name for name in found if not torch.equal(found[name], straight[name])] == []

@@ -152,7 +152,7 @@ def test_what_a_server_does_not_take_in_time_is_sent_later(
         run.metrics({"train/itc": float("nan")}, 3)
         run.artifact(tmp_path / "metrics.json")
     (path,) = (tmp_path / "runs" / "unsent").iterdir()
-    (line,) = [record.message for record in caplog.records if str(path) in record.message]
+    (line,) = {record.message for record in caplog.records if str(path) in record.message}
     assert f"python -m blip.tracking {path}" in line
     assert "\n" not in line
     with pytest.raises(TrackingError, match="is unavailable"):
