@@ -37,15 +37,15 @@ class PodConfig(Config):
     """The namespace; empty for that of this process, the only one in which the step's workflow can own the job."""
     image: str
     """The image, with a tag other than latest or a digest."""
-    cpu: str = Field("8", pattern=r"^\d+(\.\d+)?m?$")
+    cpu: str = Field(default="8", pattern=r"^\d+(\.\d+)?m?$")
     """CPUs per pod."""
-    memory: str = Field("64Gi", pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$")
+    memory: str = Field(default="64Gi", pattern=r"^\d+(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$")
     """Memory per pod; /dev/shm counts against it."""
     gpus: int = Field(default=1, ge=0)
     """GPUs per pod."""
     gpu_type: str = "nvidia.com/gpu"
     """The resource name of the GPUs."""
-    pool: dict[str, str] = Field({})
+    pool: dict[str, str] = Field(default={})
     """Labels that a node must have (`nodeSelector`)."""
     tolerations: tuple[dict[str, Any], ...] = ()
     """Tolerations of node taints."""
@@ -55,7 +55,7 @@ class PodConfig(Config):
     """The Kueue LocalQueue that admits the job; empty for none."""
     max_hours: float | None = Field(default=None, gt=0)
     """Hours of running after which the cluster ends the job."""
-    env: dict[str, str] = Field({})
+    env: dict[str, str] = Field(default={})
     """Further environment variables, which must hold no secrets."""
 
     @field_validator("image")
