@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example, Tokens
+from blip.config import ConfigError
 from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
@@ -93,7 +94,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         self.cfg = cfg
         self.model = model
         self.tokenizer = tokenizer
-        self.answers: list[str] = json.loads(cfg.answer_list.read_text(encoding="utf-8")) if cfg.answer_list else []
+        self.answers: list[str] = read_answers(cfg.answer_list) if cfg.answer_list else []
 
     def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
         """Returns the example of a question, with its annotators' answers and weight in the metadata.
@@ -201,3 +202,16 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
 def select_rows(cross: list[KeysValues], index: Tensor) -> list[KeysValues]:
     """Selects the same rows of every layer's keys and values."""
     return [(k[index], v[index]) for k, v in cross]
+
+
+def read_answers(path: Path) -> list[str]:
+    """Reads the answers to rank. Raises ConfigError where the file is no JSON list of texts."""
+    try:
+        answers = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"answer_list {path}: {error.strerror}; name a JSON list of answers") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"answer_list {path} is not JSON: {error}; name a JSON list of answers") from None
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+        raise ConfigError(f"answer_list {path} must be a JSON list of texts, one at least")
+    return answers

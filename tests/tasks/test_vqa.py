@@ -10,7 +10,7 @@ from blip.batch import Batch, Example
 from blip.config import ConfigError, validate
 from blip.data.transforms import normalise
 from blip.models.bert import KVCache
-from blip.tasks.vqa import VQA, VQAConfig
+from blip.tasks.vqa import VQA, VQAConfig, read_answers
 
 QUESTIONS = ["What color is it?", "Is it red? "]
 
@@ -120,3 +120,13 @@ def test_predictions_are_scored_against_what_people_said(make, tmp_path: Path):
 def test_ranking_needs_a_list():
     with pytest.raises(ConfigError, match="needs answer_list"):
         validate(VQAConfig, {"inference": "rank"}, "test")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"{}", b"[]", b"[1]", b"null"])
+def test_a_list_of_answers_that_is_none_is_one_line(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "answers.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"answer_list .*answers\.json") as error:
+        read_answers(path)
+    assert "\n" not in str(error.value)
