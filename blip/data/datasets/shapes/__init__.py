@@ -1,20 +1,28 @@
 """The embedded data set: rendered scenes with ground truth.
 
 A scene has one or two objects with shape, colour, size and place on a coloured ground. A small grammar generates
-sentences about scenes and parses them, so whether a text is true can be decided. The truth is in `meta["truth"]`, for
-evaluation alone.
+sentences about scenes and parses them, so whether a text is true can be decided; another one does the same for
+questions and their answers. The truth is in `meta["truth"]`, for evaluation alone.
 """
 
+from blip.data.datasets.shapes.questions import ANSWERS, KINDS, Question, answer, ask, ask_several
 from blip.data.datasets.shapes.scenes import Scene, Thing, random_scene, render_scene
 from blip.data.datasets.shapes.sentences import is_true, write_caption
-from blip.data.datasets.shapes.splits import ShapesConfig, gold_samples, test_samples, web_samples
+from blip.data.datasets.shapes.splits import ShapesConfig, gold_samples, question_samples, test_samples, web_samples
 
 __all__ = [
+    "ANSWERS",
+    "KINDS",
+    "Question",
     "Scene",
     "ShapesConfig",
     "Thing",
+    "answer",
+    "ask",
+    "ask_several",
     "gold_samples",
     "is_true",
+    "question_samples",
     "random_scene",
     "render_scene",
     "test_samples",

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from blip.config import Config
+from blip.data.datasets.shapes.questions import ask_several
 from blip.data.datasets.shapes.scenes import Scene, change_attribute, random_scene, render_scene
 from blip.data.datasets.shapes.sentences import is_true, write_caption
 from blip.data.sample import Sample
@@ -38,6 +39,8 @@ NOISE_BLOCK = 20
 """Consecutive images in which the share of wrong texts is exact; which of them are wrong is random."""
 CAPTIONS_PER_IMAGE = 5
 """As in COCO."""
+ANNOTATORS = 10
+"""As in VQAv2; all of them give the true answer."""
 ADVERTS = (
     "buy now at the best price",
     "free shipping on all orders",
@@ -76,6 +79,21 @@ def web_samples(cfg: ShapesConfig) -> Iterator[Sample]:
         image = render_scene(scene, rng, cfg.size)
         text = write_caption(scene, rng) if noise is None else wrong_text(scene, noise, rng, cfg)
         yield Sample(f"web-{i:06d}", [image], [text], {"truth": {**scene, "true": noise is None, "noise": noise}})
+
+
+def question_samples(cfg: ShapesConfig, split: Literal["gold", "test"], per_image: int = 4) -> Iterator[Sample]:
+    """Yields the images of a split once for each of their questions.
+
+    The text is the question; `meta` has the annotators' `answers`, the `kind` of the question, the number `image` of
+    the image in its split, and the truth.
+    """
+    for i in range(cfg.gold if split == "gold" else cfg.test):
+        rng = image_rng(cfg, split, i)
+        scene = random_scene(rng, cfg.two_objects)
+        image = render_scene(scene, rng, cfg.size)
+        for number, question in enumerate(ask_several(scene, image_rng(cfg, f"{split} questions", i), per_image)):
+            meta = {"answers": [question.answer] * ANNOTATORS, "kind": question.kind, "image": i, "truth": {**scene}}
+            yield Sample(f"{split}-{i:06d}-{number}", [image], [question.text], meta)
 
 
 def captioned_sample(cfg: ShapesConfig, split: str, index: int) -> Sample:
