@@ -26,9 +26,6 @@ from transformers.utils.logging import disable_progress_bar
 from blip.capfilt.shard import ShardCapFilt, ShardConfig
 from blip.capfilt.stream import StreamConfig
 from blip.config import load_config
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import local_copy, write_shards
 from blip.data.tokenizer import BERT_TOKENS, Tokenizer
 from blip.data.transforms import MEAN, STD
 from blip.distributed import device
@@ -36,6 +33,10 @@ from blip.logs import quiet
 from blip.models.generation import Nucleus
 from blip.models.weights.export import write_huggingface
 from blip.runs.config import RunConfig
+from blip.shards.manifest import Manifest
+from blip.shards.reading import local_copy
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval

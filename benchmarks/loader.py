@@ -24,11 +24,12 @@ from rich.table import Table
 from blip.batch import Batch, Example
 from blip.data.images import decode
 from blip.data.loader import Loader, LoaderConfig
-from blip.data.manifest import Manifest
 from blip.data.reader import sample_rng
-from blip.data.sample import Sample
-from blip.data.shards import read_shard, write_shards
 from blip.data.transforms import TransformConfig, train_transform
+from blip.shards.manifest import Manifest
+from blip.shards.reading import read_shard
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 
 BATCH = 64
 

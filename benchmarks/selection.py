@@ -29,8 +29,8 @@ from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.scores import Scores
 from blip.capfilt.selected import write_selection
 from blip.capfilt.table import SCORES_SCHEMA, to_parquet
-from blip.data.manifest import Manifest, Shard
 from blip.digest import file_digest
+from blip.shards.manifest import Manifest, Shard
 from blip.storage import open_store
 
 PER_SHARD = 10_000

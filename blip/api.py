@@ -13,11 +13,11 @@ from blip import distributed
 from blip.batch import Tokens
 from blip.config import ConfigError
 from blip.data.images import decode, to_upright_rgb
-from blip.data.sample import BadSample
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import eval_transform, normalise
 from blip.models.generation import Beam, Decoding, Nucleus
 from blip.models.weights.load import load_weights
+from blip.shards.sample import BadSample
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.config import TaskConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, as_filter, read_model_config

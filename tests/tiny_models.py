@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from blip.data.sample import Sample
 from blip.data.tokenizer import Tokenizer
 from blip.models.bert import TextConfig
 from blip.models.med import MED, MEDConfig, SpecialTokens
 from blip.models.vision import VisionConfig
+from blip.shards.sample import Sample
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import save_model

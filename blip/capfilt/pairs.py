@@ -11,11 +11,11 @@ from torch import Tensor
 
 from blip.capfilt.quality import Facts, QualityConfig, TextFault, inspect, text_faults
 from blip.config import Config
-from blip.data.layout import select_members
-from blip.data.names import Members
-from blip.data.sample import BadSample, Rejected, Sample, one_sample
-from blip.data.shards import OpenShard
 from blip.data.transforms import eval_transform
+from blip.shards.layout import select_members
+from blip.shards.names import Members
+from blip.shards.reading import OpenShard
+from blip.shards.sample import BadSample, Rejected, Sample, one_sample
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from blip.config import Config
 from blip.data.images import MAX_PIXELS, MOST_PIXELS, decode_with_facts
-from blip.data.sample import BadSample
+from blip.shards.sample import BadSample
 
 ImageFault = Literal[
     "undecodable",

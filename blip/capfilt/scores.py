@@ -14,9 +14,9 @@ from blip.capfilt.job import CapFiltJob
 from blip.capfilt.pairs import map_ahead
 from blip.capfilt.table import from_parquet
 from blip.config import Config
-from blip.data.manifest import Shard
-from blip.data.verification import ShardError
 from blip.digest import value_digest
+from blip.shards.manifest import Shard
+from blip.shards.verification import ShardError
 from blip.storage import MissingKeyError, Store, open_store
 from blip.workers.queue import ShardRecord, finished
 

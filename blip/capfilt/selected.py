@@ -14,8 +14,8 @@ from blip.capfilt.pairs import map_ahead
 from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.scores import Scores
 from blip.capfilt.selection import SELECTION_COLUMNS, Selection, select_texts
-from blip.data.index import Index
-from blip.data.manifest import Manifest, Shard
+from blip.shards.index import Index
+from blip.shards.manifest import Manifest, Shard
 from blip.storage import Store
 from blip.workers.queue import READERS
 

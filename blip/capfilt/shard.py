@@ -14,9 +14,9 @@ from blip.capfilt.quality import ImageFault, QualityConfig
 from blip.capfilt.stream import Chunk, StreamConfig, chunks, to_bfloat16, with_scores, with_synthetic
 from blip.capfilt.table import table_of, to_parquet
 from blip.config import Config
-from blip.data.manifest import Shard
-from blip.data.sample import Rejected
-from blip.data.shards import ShardFile, check_unexpected
+from blip.shards.manifest import Shard
+from blip.shards.reading import ShardFile, check_unexpected
+from blip.shards.sample import Rejected
 from blip.storage import Store
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval

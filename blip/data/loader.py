@@ -15,11 +15,8 @@ from pydantic import Field, model_validator
 from torch.utils.data import DataLoader
 
 from blip.config import Config, ConfigError
-from blip.data.cache import ShardCache, private_folder
-from blip.data.manifest import Manifest
 from blip.data.plan import Plan
 from blip.data.reader import Collate, Collated, MicroBatchReader, Place, Prepare, Prepared, Rejection
-from blip.data.sample import too_many_unexpected
 from blip.data.shared_memory import (
     REMEDY,
     check_shared_memory,
@@ -28,7 +25,10 @@ from blip.data.shared_memory import (
     free_bytes,
     size_bytes,
 )
-from blip.data.verification import ShardError
+from blip.shards.cache import ShardCache, private_folder
+from blip.shards.manifest import Manifest
+from blip.shards.sample import too_many_unexpected
+from blip.shards.verification import ShardError
 from blip.storage import StoreError
 
 FETCH_THREADS = 4

@@ -6,9 +6,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from blip.data.cache import ShardCache
-from blip.data.sample import BadSample, Sample, UnexpectedError, one_sample
-from blip.data.verification import ShardError
+from blip.shards.cache import ShardCache
+from blip.shards.sample import BadSample, Sample, UnexpectedError, one_sample
+from blip.shards.verification import ShardError
 
 Prepared = TypeVar("Prepared")
 Collated = TypeVar("Collated")

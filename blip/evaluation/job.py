@@ -13,12 +13,12 @@ from pydantic import Field, model_validator
 from blip.batch import Example
 from blip.budget import Budget, gpus_held
 from blip.data.images import MAX_PIXELS, MOST_PIXELS, decode
-from blip.data.sample import BadSample, Sample
 from blip.data.transforms import eval_transform
-from blip.data.verification import ShardError
 from blip.distributed import device
 from blip.evaluation.shard import EvaluationConfig, ShardPredictor, quotas, read_predictions
 from blip.logs import log
+from blip.shards.sample import BadSample, Sample
+from blip.shards.verification import ShardError
 from blip.storage import Store, open_store
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.model_folder import load_task, read_model_config

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from blip.batch import Example
 from blip.config import Config
-from blip.data.manifest import Manifest, Shard
-from blip.data.sample import BadSample, Rejected, Sample, one_sample
-from blip.data.shards import ShardFile, check_unexpected, good_samples
+from blip.shards.manifest import Manifest, Shard
+from blip.shards.reading import ShardFile, check_unexpected, good_samples
+from blip.shards.sample import BadSample, Rejected, Sample, one_sample
 from blip.storage import Store
 from blip.tasks.task import EvaluableTask, P, Predict
 from blip.workers.queue import finished

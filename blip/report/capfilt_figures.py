@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from blip.capfilt.rules import REASONS, is_web
 from blip.data.images import MOST_PIXELS, decode
-from blip.data.judge import Judge
-from blip.data.layout import parse_json
-from blip.data.manifest import Manifest, Shard
-from blip.data.names import image_extensions
-from blip.data.sample import Rejected
-from blip.data.shards import open_shard
+from blip.datasets.judge import Judge
 from blip.report.bootstrap_page import BINS, THUMBNAIL, Picture, ScoredText
 from blip.results import SOURCES, Change, Kept, KeptBySource, MatchHistogram, Noise, SelectResult, Source
+from blip.shards.layout import parse_json
+from blip.shards.manifest import Manifest, Shard
+from blip.shards.names import image_extensions
+from blip.shards.reading import open_shard
+from blip.shards.sample import Rejected
 from blip.storage import Store
 
 PICTURES_PER_KIND = 6

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blip.data.images import decode
-from blip.data.judge import Judge, judge_of
-from blip.data.manifest import Manifest
-from blip.data.sample import BadSample, Sample
-from blip.data.shards import samples
+from blip.datasets.judge import Judge, judge_of
 from blip.report.bootstrap_page import picture
 from blip.report.charts import Chart, line_chart
 from blip.report.rendering import number, page_template
 from blip.results import CapFiltResult, EvaluationResult, GateResult, IngestResult, TrainResult
+from blip.shards.manifest import Manifest
+from blip.shards.reading import samples
+from blip.shards.sample import BadSample, Sample
 
 IMAGES_SHOWN = 12
 """The number of images of each split on the page."""

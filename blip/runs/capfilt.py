@@ -7,14 +7,14 @@ from blip.budget import open_budget
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.capfilt.scores import Scores
 from blip.config import ConfigError
-from blip.data.discover import discover
-from blip.data.manifest import Manifest
 from blip.launch.local import local_process_count
 from blip.logs import log
 from blip.progress import progress
 from blip.results import CapFiltResult, Speed
 from blip.runs.context import RunContext
 from blip.runs.select import SCORES, copy_data_folder, is_manifest_name, manifest_name, write_source
+from blip.shards.discover import discover
+from blip.shards.manifest import Manifest
 from blip.storage import Store, open_store, probe
 from blip.tracking import DataInput, Run, start_run
 from blip.workers.local_pool import on_this_machine

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from blip.budget import open_budget
 from blip.config import ConfigError
-from blip.data.judge import Judge, judge_of
-from blip.data.manifest import Manifest
+from blip.datasets.judge import Judge, judge_of
 from blip.evaluation.job import (
     EvaluateConfig,
     EvaluationJob,
@@ -28,6 +27,7 @@ from blip.logs import log
 from blip.progress import progress
 from blip.results import EvaluationResult
 from blip.runs.context import RunContext
+from blip.shards.manifest import Manifest
 from blip.storage import open_store, probe
 from blip.tasks.captioning import CaptionPrediction
 from blip.tracking import DataInput, start_run

@@ -15,18 +15,19 @@ from huggingface_hub.errors import HfHubHTTPError
 from pydantic import Field, model_validator
 
 from blip.config import Config, ConfigError, load_config
-from blip.data.datasets import shapes
-from blip.data.discover import Limits, discover
-from blip.data.judge import JUDGE, SHAPES
-from blip.data.manifest import Layout, Manifest
-from blip.data.sample import format_counts
-from blip.data.shards import samples, write_shards
-from blip.data.sources import find_tars
 from blip.data.tokenizer import Tokenizer, clean_caption
+from blip.datasets import shapes
+from blip.datasets.judge import JUDGE, SHAPES
 from blip.logs import log
 from blip.progress import progress
 from blip.results import IngestResult, SplitResult
 from blip.runs.context import RunContext
+from blip.shards.discover import Limits, discover
+from blip.shards.manifest import Layout, Manifest
+from blip.shards.reading import samples
+from blip.shards.sample import format_counts
+from blip.shards.sources import find_tars
+from blip.shards.writing import write_shards
 from blip.storage import Store, StoreError, locate, open_store, probe, scratch
 
 TOKENIZER_FILES, TOKENIZER_SETTINGS = ("tokenizer.json", "vocab.txt"), "tokenizer_config.json"

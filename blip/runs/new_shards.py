@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip.config import ConfigError
-from blip.data.manifest import Manifest
 from blip.logs import log
 from blip.runs.context import RunContext
 from blip.runs.ingest import IngestConfig, Tars, scan_cache
+from blip.shards.manifest import Manifest
 from blip.storage import Store, open_store
 
 LISTED_SHARDS = 20

@@ -8,13 +8,13 @@ from typing import Any
 
 from blip.capfilt.job import CapFiltJob
 from blip.config import Config, ConfigError
-from blip.data.manifest import Manifest
-from blip.data.sources import WILDCARD, find_tars
 from blip.digest import value_digest
 from blip.evaluation.job import EvaluationJob
 from blip.runs import stages
 from blip.runs.ingest import with_source
 from blip.runs.register import check_name
+from blip.shards.manifest import Manifest
+from blip.shards.sources import WILDCARD, find_tars
 from blip.storage import locate, open_store
 from blip.training import engine
 

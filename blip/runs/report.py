@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Self, TypeVar, get_type_hints
 
 from blip.config import Config
-from blip.data.judge import judge_of
-from blip.data.manifest import Manifest
-from blip.data.shards import samples
+from blip.datasets.judge import judge_of
 from blip.report.bootstrap_page import BootstrapReport, Described, ReportStep, bootstrap_html, galleries, markdown
 from blip.report.capfilt_figures import load_pictures, thumbnail
 from blip.report.summary import CaptionScores, RetrievalScores, Summary
@@ -26,6 +24,8 @@ from blip.results import (
 from blip.runs.context import RunContext
 from blip.runs.evaluate import SHOWN_CAPTIONS
 from blip.runs.select import PICTURES
+from blip.shards.manifest import Manifest
+from blip.shards.reading import samples
 
 R = TypeVar("R", bound=Config)
 

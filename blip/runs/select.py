@@ -12,13 +12,13 @@ from blip.capfilt.rules import SelectionConfig
 from blip.capfilt.scores import Scores, ScoresSource
 from blip.capfilt.selected import write_selection
 from blip.config import ConfigError, load_config, merged, set_value, validate
-from blip.data.judge import judge_of
-from blip.data.manifest import Manifest
+from blip.datasets.judge import judge_of
 from blip.logs import log
 from blip.report import capfilt_page
 from blip.report.capfilt_figures import SelectionFigures, save_pictures
 from blip.results import SOURCES, SelectResult, numbers
 from blip.runs.context import RunContext
+from blip.shards.manifest import Manifest
 from blip.tracking import DataInput, start_run
 from blip.workers.queue import last_errors
 

@@ -17,9 +17,6 @@ from blip.budget import gpus_held, open_budget
 from blip.config import ConfigError
 from blip.data.images import decode
 from blip.data.loader import Loader
-from blip.data.manifest import Manifest
-from blip.data.sample import BadSample, Sample, one_sample
-from blip.data.shards import samples
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig, eval_transform, train_transform
 from blip.digest import value_digest
@@ -35,6 +32,9 @@ from blip.progress import progress
 from blip.results import TrainResult
 from blip.runs.config import RunConfig, training
 from blip.runs.context import RunContext
+from blip.shards.manifest import Manifest
+from blip.shards.reading import samples
+from blip.shards.sample import BadSample, Sample, one_sample
 from blip.storage import StoreError, open_store, writing
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, save_model

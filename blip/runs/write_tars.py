@@ -12,12 +12,12 @@ from typing import Any
 from webdataset.writer import TarWriter
 
 from blip.config import ConfigError
-from blip.data.manifest import Manifest
-from blip.data.sample import Rejected, Sample, format_counts
-from blip.data.shards import read_shard
 from blip.logs import log
 from blip.progress import progress
 from blip.results import WriteTarsResult
+from blip.shards.manifest import Manifest
+from blip.shards.reading import read_shard
+from blip.shards.sample import Rejected, Sample, format_counts
 from blip.storage import Store, open_store, probe
 
 PATTERN = "{name}-{number:06d}.tar"

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example
-from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
 from blip.models.med import MEDConfig
 from blip.models.nlvr import NLVRModel
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
+from blip.shards.sample import BadSample, Sample
 from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View, texts_of
 from blip.tasks.text import TextLengths
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from blip.batch import Batch, Example
 from blip.config import Config, ConfigError
-from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer
 from blip.models.med import MEDConfig
 from blip.models.weights.load import Allowed
+from blip.shards.sample import BadSample, Sample
 
 Model = TypeVar("Model", bound=nn.Module)
 View = Callable[[bytes], Tensor]

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from blip.batch import Batch, Example, Tokens
 from blip.config import ConfigError
-from blip.data.sample import BadSample, Sample
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
 from blip.metrics.vqa import vqa_accuracy
@@ -25,6 +24,7 @@ from blip.models.med import MEDConfig
 from blip.models.vqa import VQAModel
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import next_token_targets, token_losses
+from blip.shards.sample import BadSample, Sample
 from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View
 from blip.tasks.text import TextLengths
 

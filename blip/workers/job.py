@@ -6,8 +6,8 @@ from typing import ClassVar, Generic, Self, TypeVar
 from pydantic import Field
 
 from blip.config import Config, validate
-from blip.data.manifest import Manifest
 from blip.digest import canonical, value_digest
+from blip.shards.manifest import Manifest
 from blip.storage import Store, open_store
 from blip.workers.model import ModelSource
 from blip.workers.queue import LeaseConfig

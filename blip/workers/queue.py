@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from blip.config import Config
-from blip.data.verification import ShardError
+from blip.shards.verification import ShardError
 from blip.storage import Store
 
 READERS = 16

@@ -12,10 +12,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from blip.data.manifest import Shard
-from blip.data.shards import local_copy
-from blip.data.verification import ShardError, missing_shard, verify_shard
 from blip.digest import file_digest
+from blip.shards.manifest import Shard
+from blip.shards.reading import local_copy
+from blip.shards.verification import ShardError, missing_shard, verify_shard
 from blip.storage import MissingKeyError, Store, StoreError, scratch
 from blip.workers.queue import Lease, ShardQueue, dump
 

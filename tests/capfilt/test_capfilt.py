@@ -18,19 +18,20 @@ from tiny_models import both, captioner, model_folder, samples, text_filter
 
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.config import ConfigError, load_config, presets
-from blip.data.datasets.shapes import ShapesConfig, is_true, web_samples
-from blip.data.judge import JUDGE, SHAPES
 from blip.data.loader import Loader, LoaderConfig
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import read_shard, write_shards
-from blip.data.verification import ShardError
+from blip.datasets.judge import JUDGE, SHAPES
+from blip.datasets.shapes import ShapesConfig, is_true, web_samples
 from blip.report.capfilt_figures import load_pictures
 from blip.results import CapFiltResult, Change, Kept, SelectResult
 from blip.runs.capfilt import capfilt
 from blip.runs.context import RunContext
 from blip.runs.select import select
 from blip.runs.worker import work
+from blip.shards.manifest import Manifest
+from blip.shards.reading import read_shard
+from blip.shards.sample import Sample
+from blip.shards.verification import ShardError
+from blip.shards.writing import write_shards
 from blip.storage import StoreError, open_store
 from blip.tracking import Run
 from blip.workers.local_pool import WorkerError, on_this_machine

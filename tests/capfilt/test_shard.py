@@ -12,13 +12,13 @@ from blip.capfilt.quality import QualityConfig
 from blip.capfilt.shard import ShardCapFilt, ShardConfig
 from blip.capfilt.stream import StreamConfig
 from blip.capfilt.table import from_parquet
-from blip.data.index import Index
-from blip.data.manifest import Manifest, Shard
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
-from blip.data.verification import ShardError
 from blip.digest import file_digest
 from blip.models.generation import Nucleus
+from blip.shards.index import Index
+from blip.shards.manifest import Manifest, Shard
+from blip.shards.sample import Sample
+from blip.shards.verification import ShardError
+from blip.shards.writing import write_shards
 from blip.workers.worker import Output
 
 CFG = ShardConfig(

@@ -228,9 +228,9 @@ def pods(name: str) -> Workers:
 def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Path):
     from tiny_models import captioner, model_folder, samples, text_filter
 
-    from blip.data.shards import write_shards
     from blip.runs.capfilt import capfilt
     from blip.runs.context import RunContext
+    from blip.shards.writing import write_shards
     from blip.storage import open_store
 
     data = tmp_path / "data"
@@ -281,9 +281,9 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
 def test_pods_judge_as_one_process_does(bucket: str, tmp_path: Path):
     from tiny_models import both, model_folder, samples
 
-    from blip.data.shards import write_shards
     from blip.runs.context import RunContext
     from blip.runs.evaluate import evaluate
+    from blip.shards.writing import write_shards
 
     data = tmp_path / "data"
     data.mkdir()

@@ -10,8 +10,8 @@ import torch
 from blip.batch import Batch, Example
 from blip.config import ConfigError
 from blip.data.loader import Loader, LoaderConfig
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
+from blip.shards.manifest import Manifest
+from blip.shards.sample import Sample
 from blip.storage import StoreError
 
 

@@ -14,9 +14,9 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from blip.capfilt.quality import QualityConfig, inspect
 from blip.data.images import MAX_PIXELS, decode, decode_with_facts
-from blip.data.sample import BadSample, Sample
 from blip.data.transforms import TransformConfig
 from blip.evaluation.job import EvaluateConfig, evaluation_example
+from blip.shards.sample import BadSample, Sample
 
 RED, GREEN, BLUE, GREY, BLACK, WHITE = (
     (255, 0, 0),
@@ -384,7 +384,7 @@ def test_bombs_take_no_memory(data: bytes, reason: str, tmp_path: Path):
     (tmp_path / "bomb").write_bytes(data)
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from blip.data.images import decode; from blip.data.sample import BadSample\n"
+        "from blip.data.images import decode; from blip.shards.sample import BadSample\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: decode(Path(sys.argv[1]).read_bytes())\n"
         "except BadSample as e: print(e)\n"

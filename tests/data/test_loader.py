@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from blip.config import ConfigError
-from blip.data.cache import ShardCache
 from blip.data.loader import Loader, LoaderConfig, worker_failure
-from blip.data.manifest import Manifest
-from blip.data.sample import BadSample, Sample
-from blip.data.shards import RangedShard, write_shards
-from blip.data.verification import ShardError
+from blip.shards.cache import ShardCache
+from blip.shards.manifest import Manifest
+from blip.shards.reading import RangedShard
+from blip.shards.sample import BadSample, Sample
+from blip.shards.verification import ShardError
+from blip.shards.writing import write_shards
 from blip.storage import open_store
 
 CFG = LoaderConfig(batch=16, streams=8, window=2)

@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from blip.data.images import decode
-from blip.data.sample import BadSample
 from blip.data.transforms import MEAN, STD, TransformConfig, eval_transform, normalise, random_box, train_transform
+from blip.shards.sample import BadSample
 
 GOLDEN = Path(os.environ.get("BLIP_GOLDEN", "tests/golden"))
 PHOTO = GOLDEN / "image.png"

@@ -10,9 +10,9 @@ from kfp import compiler
 from new_words import new_words
 from typer.testing import CliRunner
 
-from blip.data.datasets import shapes
-from blip.data.manifest import Manifest
-from blip.data.shards import write_shards
+from blip.datasets import shapes
+from blip.shards.manifest import Manifest
+from blip.shards.writing import write_shards
 from pipelines import __main__ as command
 from pipelines import lint
 from pipelines.bootstrap import bootstrap

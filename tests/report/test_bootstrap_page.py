@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blip.data.datasets import shapes
+from blip.datasets import shapes
 from blip.report import bootstrap_page
 from blip.report.bootstrap_page import BootstrapReport, Described, Gallery, Picture, ReportStep, ScoredText
 from blip.report.rendering import minutes

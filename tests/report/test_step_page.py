@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blip.data.datasets import shapes
-from blip.data.judge import JUDGE, SHAPES
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import samples, write_shards
+from blip.datasets import shapes
+from blip.datasets.judge import JUDGE, SHAPES
 from blip.report import step_page
 from blip.results import Alarm, EvaluationResult, GateResult, IngestResult, SplitResult, TrainResult
+from blip.shards.manifest import Manifest
+from blip.shards.reading import samples
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 
 WORLD = shapes.ShapesConfig(gold=3, web=20, test=4, seed=3)
 

@@ -18,13 +18,13 @@ from tiny_models import both, model_folder, samples
 
 from blip.budget import BudgetError
 from blip.config import ConfigError
-from blip.data.discover import discover
-from blip.data.manifest import Manifest
-from blip.data.shards import write_shards
-from blip.data.verification import ShardError
 from blip.results import EvaluationResult
 from blip.runs.context import RunContext
 from blip.runs.evaluate import evaluate
+from blip.shards.discover import discover
+from blip.shards.manifest import Manifest
+from blip.shards.verification import ShardError
+from blip.shards.writing import write_shards
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
 from blip.workers.local_pool import on_this_machine

@@ -9,14 +9,14 @@ import pytest
 from tiny_models import picture
 
 from blip.config import ConfigError
-from blip.data.discover import Limits, discover
-from blip.data.manifest import Layout, Manifest
-from blip.data.shards import samples
-from blip.data.sources import find_tars
-from blip.data.verification import ShardError
 from blip.results import IngestResult
 from blip.runs.context import RunContext
 from blip.runs.ingest import ingest
+from blip.shards.discover import Limits, discover
+from blip.shards.manifest import Layout, Manifest
+from blip.shards.reading import samples
+from blip.shards.sources import find_tars
+from blip.shards.verification import ShardError
 
 
 def tar(path: Path, *members: tuple[str, bytes]) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from blip.config import ConfigError
-from blip.data import discover
-from blip.data.datasets import shapes
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
+from blip.datasets import shapes
 from blip.runs.context import RunContext
 from blip.runs.ingest import ingest
 from blip.runs.new_shards import find_new_shards, mark_trained, newest
+from blip.shards import discover
+from blip.shards.manifest import Manifest
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 from blip.storage import open_store
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from tiny_models import samples
 
-from blip.data.shards import write_shards
 from blip.report.capfilt_figures import save_pictures
 from blip.runs.context import RunContext
 from blip.runs.report import STEP_PURPOSES, report
 from blip.runs.select import PICTURES
+from blip.shards.writing import write_shards
 
 UNKNOWN = {"before": None, "after": None}
 RECALLS = dict.fromkeys(("tr1", "tr5", "tr10", "ir1", "ir5", "ir10", "mean"), 10.0)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from blip.config import ConfigError
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
 from blip.runs import plan as module
 from blip.runs.plan import FORMATS, listing, plan
+from blip.shards.manifest import Manifest
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 from blip.storage import StoreError, open_store
 
 

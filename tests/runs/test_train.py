@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 
 from blip.budget import BudgetError, ledger
 from blip.config import ConfigError, load_config
-from blip.data.datasets.shapes.splits import ShapesConfig, gold_samples
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
 from blip.data.tokenizer import Tokenizer
+from blip.datasets.shapes.splits import ShapesConfig, gold_samples
 from blip.models.weights.files import read_tensors, write_tensors
 from blip.runs.config import RunConfig
 from blip.runs.context import RunContext
 from blip.runs.ingest import ingest
 from blip.runs.train import count_steps, identify, train, views
+from blip.shards.manifest import Manifest
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 
 WORLD = ("data.world.gold=64", "data.world.web=64", "data.world.test=8", "per_shard=32")
 # micro-batches of one size, so that the same run goes on over another number of processes

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from tiny_models import picture
 
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
 from blip.data.tokenizer import Tokenizer
 from blip.runs.ingest import unknown_share
+from blip.shards.manifest import Manifest
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 
 ENGLISH = ["a red dog", "a dog and a cat"]
 CHINESE = ["一只红色的狗", "a dog 一只狗"]

@@ -10,11 +10,11 @@ from PIL import Image
 from tiny_models import TEXTS, samples
 
 from blip.config import ConfigError
-from blip.data.index import Index
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
 from blip.runs.write_tars import write_tars
+from blip.shards.index import Index
+from blip.shards.manifest import Manifest
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worker_processes import make_worker
 
-from blip.data.manifest import Manifest
+from blip.shards.manifest import Manifest
 from blip.storage import open_store
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import pytest
 
 from blip.config import ConfigError
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
+from blip.shards.manifest import Manifest
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 from blip.storage import MissingKeyError, open_store
 from blip.workers.job import Job, WorkConfig, type_of
 from blip.workers.model import ModelSource

@@ -8,9 +8,9 @@ import pytest
 from worker_processes import outcome
 
 from blip.config import ConfigError
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
+from blip.shards.manifest import Manifest
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 from blip.storage import open_store
 from blip.workers import local_pool
 from blip.workers.local_pool import LocalPool, WorkerError

@@ -12,10 +12,10 @@ from threading import Barrier
 import pytest
 from worker_processes import LEASES, PROCESSES, make_worker, outcome, reverse_bytes, run_worker, run_workers
 
-from blip.data.manifest import Manifest, Shard
-from blip.data.sample import Sample
-from blip.data.shards import write_shards
-from blip.data.verification import ShardError
+from blip.shards.manifest import Manifest, Shard
+from blip.shards.sample import Sample
+from blip.shards.verification import ShardError
+from blip.shards.writing import write_shards
 from blip.storage import Store, open_store
 from blip.workers import queue as shard_queue
 from blip.workers.queue import LeaseConfig, ShardQueue, committed, set_aside

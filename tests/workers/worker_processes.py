@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
-from blip.data.manifest import Manifest, Shard
+from blip.shards.manifest import Manifest, Shard
 from blip.storage import Store, open_store
 from blip.storage.s3 import S3Store
 from blip.workers.queue import LeaseConfig, ShardQueue, committed

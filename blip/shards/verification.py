@@ -5,9 +5,9 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
-from blip.data.index import Index
-from blip.data.manifest import Shard
 from blip.digest import file_digest
+from blip.shards.index import Index
+from blip.shards.manifest import Shard
 from blip.storage import MissingKeyError, Store, StoreError, open_store
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,13 @@ from tiny_models import captioner, picture
 
 from blip.batch import Batch
 from blip.data.loader import Loader, LoaderConfig
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import samples, write_shard
 from blip.data.transforms import TransformConfig
 from blip.evaluation.job import evaluation_example
 from blip.runs.train import make_prepare
+from blip.shards.manifest import Manifest
+from blip.shards.reading import samples
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shard
 from blip.storage import open_store
 from blip.tasks.captioning import CaptionPrediction
 

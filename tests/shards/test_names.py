@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from blip.data.names import group_members
-from blip.data.tar import Member
+from blip.shards.names import group_members
+from blip.shards.tar import Member
 
 
 def samples(*names: str, keys: str = "auto") -> tuple[dict[str, list[str]], dict[str, int]]:

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from blip.data.datasets import shapes
+from blip.datasets import shapes
 
 CIRCLE = shapes.Thing(shape="circle", colour="red", size="small", place="left")
 STAR = shapes.Thing(shape="star", colour="blue", size="small", place="right")

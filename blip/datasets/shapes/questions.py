@@ -6,8 +6,9 @@ from itertools import chain, combinations
 from random import Random
 from typing import Literal, NamedTuple, assert_never
 
-from blip.data.datasets.shapes.scenes import COLOURS, GROUNDS, PLACES, RADII, SHAPE_NAMES, Scene, Thing, choose_other
-from blip.data.datasets.shapes.sentences import (
+from blip.data.tokenizer import clean_question
+from blip.datasets.shapes.scenes import COLOURS, GROUNDS, PLACES, RADII, SHAPE_NAMES, Scene, Thing, choose_other
+from blip.datasets.shapes.sentences import (
     MEANING_BY_PHRASE,
     PLACE_PHRASES,
     PLACES_BY_RELATION,
@@ -16,7 +17,6 @@ from blip.data.datasets.shapes.sentences import (
     all_phrases,
     slot_pattern,
 )
-from blip.data.tokenizer import clean_question
 
 Kind = Literal["colour", "shape", "size", "place", "ground", "number", "yes/no"]
 Attribute = Literal["size", "colour", "shape", "place"]

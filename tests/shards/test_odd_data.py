@@ -21,14 +21,15 @@ from PIL import Image
 from blip.capfilt.pairs import CarriedConfig, make_pair, read_pairs
 from blip.capfilt.quality import QualityConfig
 from blip.config import ConfigError
-from blip.data.discover import Limits, discover
 from blip.data.images import decode
 from blip.data.loader import Loader, LoaderConfig
-from blip.data.manifest import Manifest
-from blip.data.sample import BadSample, Rejected, Sample
-from blip.data.shards import ShardFile, good_samples, read_shard, write_shards
-from blip.data.verification import ShardError
 from blip.evaluation.job import evaluation_example
+from blip.shards.discover import Limits, discover
+from blip.shards.manifest import Manifest
+from blip.shards.reading import ShardFile, good_samples, read_shard
+from blip.shards.sample import BadSample, Rejected, Sample
+from blip.shards.verification import ShardError
+from blip.shards.writing import write_shards
 from blip.storage import StoreError
 
 CASES = 360

@@ -9,8 +9,8 @@ from typing import Self
 
 import numpy as np
 
-from blip.data.names import KeyRule, Members, group_members
-from blip.data.tar import read_members
+from blip.shards.names import KeyRule, Members, group_members
+from blip.shards.tar import read_members
 
 IndexEntry = tuple[str, Members] | tuple[str, Members, list[str]]
 """A sample's key and members, and its texts if a selection chose among them."""

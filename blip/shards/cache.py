@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from blip.config import ConfigError
-from blip.data.manifest import Shard
-from blip.data.shards import OpenShard, RangedShard, ShardFile
-from blip.data.verification import ShardError, missing_shard, verify_shard
+from blip.shards.manifest import Shard
+from blip.shards.reading import OpenShard, RangedShard, ShardFile
+from blip.shards.verification import ShardError, missing_shard, verify_shard
 from blip.storage import MissingKeyError, Store
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from blip.config import ConfigError
-from blip.data.manifest import Manifest, Shard
+from blip.shards.manifest import Manifest, Shard
 from blip.storage import MissingKeyError
 
 SHARDS = tuple(Shard(name=f"web-{i}.tar", sha256=f"{i:064x}", bytes=100 * i, samples=10 * i) for i in range(1, 4))

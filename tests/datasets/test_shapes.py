@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from blip.data.datasets import shapes
-from blip.data.datasets.shapes.scenes import COLOURS, GROUNDS, SHAPE_NAMES, change_attribute
-from blip.data.datasets.shapes.sentences import parse_claims
+from blip.datasets import shapes
+from blip.datasets.shapes.scenes import COLOURS, GROUNDS, SHAPE_NAMES, change_attribute
+from blip.datasets.shapes.sentences import parse_claims
 
 CFG = shapes.ShapesConfig(gold=40, web=200, test=40, two_objects=0.3)
 CIRCLE = shapes.Thing(shape="circle", colour="red", size="small", place="left")

@@ -12,14 +12,14 @@ from pathlib import Path
 from pydantic import Field
 
 from blip.config import Config, ConfigError, validate
-from blip.data.index import Index
-from blip.data.manifest import Layout, Manifest, Shard
-from blip.data.names import HARMLESS
-from blip.data.sample import BadSample, Rejected, format_counts
-from blip.data.shards import ShardFile, local_copy
-from blip.data.sources import find_tars
-from blip.data.verification import ShardError
 from blip.digest import file_digest
+from blip.shards.index import Index
+from blip.shards.manifest import Layout, Manifest, Shard
+from blip.shards.names import HARMLESS
+from blip.shards.reading import ShardFile, local_copy
+from blip.shards.sample import BadSample, Rejected, format_counts
+from blip.shards.sources import find_tars
+from blip.shards.verification import ShardError
 from blip.storage import MissingKeyError, Store, StoreError
 
 THREADS = 8

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from blip.data.tar import Member
+from blip.shards.tar import Member
 
 WRITABLE_KEY = re.compile(r"(?:.*/)?[^/.]+")
 """Keys that may be written: the last part has no dot."""

@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from blip.config import Config
-from blip.data.datasets.shapes.questions import ask_several
-from blip.data.datasets.shapes.scenes import Scene, change_attribute, random_scene, render_scene
-from blip.data.datasets.shapes.sentences import is_true, write_caption
-from blip.data.sample import Sample
+from blip.datasets.shapes.questions import ask_several
+from blip.datasets.shapes.scenes import Scene, change_attribute, random_scene, render_scene
+from blip.datasets.shapes.sentences import is_true, write_caption
+from blip.shards.sample import Sample
 
 
 class ShapesConfig(Config):

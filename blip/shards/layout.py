@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blip.data.manifest import Layout
-from blip.data.names import TEXT_EXTENSIONS, Members, image_extensions
-from blip.data.sample import BadSample, Sample
+from blip.shards.manifest import Layout
+from blip.shards.names import TEXT_EXTENSIONS, Members, image_extensions
+from blip.shards.sample import BadSample, Sample
 
 TEXT_FIELDS = ("texts", "captions", "caption", "text")
 """Fields of a sample's json that contain its text or texts, in order of precedence."""

@@ -7,8 +7,8 @@ from typing import Any, Self
 from pydantic import Field, field_validator
 
 from blip.config import Config, ConfigError, validate
-from blip.data.names import KeyRule
 from blip.digest import value_digest
+from blip.shards.names import KeyRule
 from blip.storage import Store, StoreError, check_key, locate, open_store
 
 

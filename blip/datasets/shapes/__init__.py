@@ -5,10 +5,10 @@ sentences about scenes and parses them, so whether a text is true can be decided
 questions and their answers. The truth is in `meta["truth"]`, for evaluation alone.
 """
 
-from blip.data.datasets.shapes.questions import ANSWERS, KINDS, Question, answer, ask, ask_several
-from blip.data.datasets.shapes.scenes import Scene, Thing, random_scene, render_scene
-from blip.data.datasets.shapes.sentences import is_true, write_caption
-from blip.data.datasets.shapes.splits import ShapesConfig, gold_samples, question_samples, test_samples, web_samples
+from blip.datasets.shapes.questions import ANSWERS, KINDS, Question, answer, ask, ask_several
+from blip.datasets.shapes.scenes import Scene, Thing, random_scene, render_scene
+from blip.datasets.shapes.sentences import is_true, write_caption
+from blip.datasets.shapes.splits import ShapesConfig, gold_samples, question_samples, test_samples, web_samples
 
 __all__ = [
     "ANSWERS",

@@ -10,11 +10,12 @@ import pytest
 import webdataset
 
 from blip.config import ConfigError
-from blip.data.discover import discover
-from blip.data.manifest import Manifest
-from blip.data.sample import Sample
-from blip.data.shards import read_shard, write_shards
-from blip.data.verification import ShardError
+from blip.shards.discover import discover
+from blip.shards.manifest import Manifest
+from blip.shards.reading import read_shard
+from blip.shards.sample import Sample
+from blip.shards.verification import ShardError
+from blip.shards.writing import write_shards
 from blip.storage import open_store
 
 

@@ -7,8 +7,8 @@ from random import Random
 from string import Formatter
 from typing import NamedTuple
 
-from blip.data.datasets.shapes.scenes import COLOURS, GROUNDS, SHAPE_NAMES, Scene, Thing
 from blip.data.tokenizer import clean_caption
+from blip.datasets.shapes.scenes import COLOURS, GROUNDS, SHAPE_NAMES, Scene, Thing
 
 SIZE_PHRASES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 PLACE_PHRASES = {

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from blip.config import ConfigError
-from blip.data.datasets import shapes
-from blip.data.manifest import Manifest
+from blip.datasets import shapes
+from blip.shards.manifest import Manifest
 
 JUDGE = "judge"
 """The key of a manifest's `meta` that names the data set's judge."""

@@ -1,0 +1,1 @@
+"""Shards: from the bytes of tars to samples."""
