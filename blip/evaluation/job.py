@@ -55,7 +55,7 @@ class EvaluateConfig(WorkConfig):
 class EvaluationJob(Job[EvaluateConfig]):
     """The evaluation of one model on one split."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     type: Literal["evaluation"] = "evaluation"  # pyright: ignore[reportIncompatibleVariableOverride] (it is frozen)
 

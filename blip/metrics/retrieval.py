@@ -48,7 +48,10 @@ def recalls(image_scores: Tensor, text_scores: Tensor, owner: Tensor) -> dict[st
         given = f"{tuple(image_scores.shape)}, {tuple(text_scores.shape)} and {tuple(owner.shape)}"
         raise ValueError(f"retrieval: scores and owners must have shapes (I, T), (T, I) and (T,), not {given}")
     queries = torch.arange(images, device=owner.device)
-    text_ranks = ranks_by_group(image_scores, queries, owner)
-    image_ranks = ranks_by_group(text_scores, owner, queries)
+    return summary(ranks_by_group(image_scores, queries, owner), ranks_by_group(text_scores, owner, queries))
+
+
+def summary(text_ranks: Tensor, image_ranks: Tensor) -> dict[str, float]:
+    """Returns the scores of `recalls`, given the ranks of each image's best own text and of each text's own image."""
     result = {f"tr{k}": recall_at_k(text_ranks, k) for k in KS} | {f"ir{k}": recall_at_k(image_ranks, k) for k in KS}
     return result | {"mean": sum(result.values()) / len(result)}

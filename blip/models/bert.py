@@ -89,12 +89,17 @@ class Attention(nn.Module):
         return self.split(self.key(source)), self.split(self.value(source))
 
     def attend(self, x: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
-        """Returns the attention output `(B, L, D)` of `x` over a source, before the output projection."""
-        queries = self.split(self.query(x))
+        """Returns the attention output `(B, L, D)` of `x` over a source, before the output projection.
+
+        A source of one row serves all rows of `x`.
+        """
         keys, values = source
         dropout = self.dropout if self.training else 0.0
+        shared = len(keys) == 1 < len(x) and mask is None
+        # Tokens of all texts are queries of one product, instead of a copy of keys and values for each text.
+        queries = self.split(self.query(x.flatten(0, 1)[None] if shared else x))
         heads = sdpa(queries, keys, values, mask, dropout)
-        return heads.transpose(1, 2).flatten(2)
+        return heads.transpose(1, 2).flatten(2).view_as(x)
 
     def forward(self, x: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
         """Maps `(B, L, D)` to `(B, L, D)`; `mask` broadcasts to `(B, heads, L, N)`, True at positions to attend to."""

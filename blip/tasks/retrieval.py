@@ -11,16 +11,14 @@ from torch import Tensor, nn
 from blip.batch import Batch, Example, Tokens
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.data.transforms import normalise
-from blip.metrics.retrieval import recalls
+from blip.metrics.retrieval import summary
 from blip.models.bert import KeysValues
 from blip.models.med import MED, MEDConfig
 from blip.models.weights.load import TRAINING_STATE, Allowed
 from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
+from blip.tasks.candidates import Candidates, Rescored, ranks_in_parts
 from blip.tasks.task import EvaluableTask, Predict, Prediction, TaskSettings
 from blip.tasks.text import TextLengths
-
-UNSEEN = -1e4
-"""Logit of a pair without an ITM score."""
 
 
 class RetrievalConfig(TaskSettings):
@@ -65,7 +63,9 @@ class RetrievalPrediction(Prediction):
     text: Tensor
     """Text features, `(T, E)`."""
     near: Tensor | None = None
-    """Positions, among the texts of all samples, of the texts that ITM scores, `(C,)`; set by re-ranking."""
+    """Positions, among the texts of all samples, of the texts that ITM scores, `(C,)`, int32; set by re-ranking."""
+    chosen: Tensor | None = None
+    """Whether each of these texts is among the image's candidates, and the image among the text's, `(2, C)`, bool."""
     logits: Tensor | None = None
     """ITM logits of these texts, `(C,)`; set by re-ranking."""
 
@@ -137,10 +137,14 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         ).sum(1)
         return self.model.match(text, cross).float().softmax(1)[:, 1], similarity.float()
 
+    def encode(self, batch: Batch) -> Tensor:
+        """Returns the tokens `(B, N, D)` of a batch's images."""
+        return self.model.encode_image(normalise(batch.images))
+
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[RetrievalPrediction]:
         """Returns the features of each image and of all its texts."""
-        images = self.model.image_feature(self.model.encode_image(normalise(batch.images))).cpu()
+        images = self.model.image_feature(self.encode(batch)).cpu()
         predictions = []
         for key, texts, image in zip(batch.keys, batch.extra["texts"], images, strict=True):
             text = self.model.text_feature(self.model.encode_text(self.tokens(texts).to(batch.images.device))).cpu()
@@ -157,27 +161,40 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         A pair is a candidate if the text is among the image's best texts, or the image among the text's best images.
         The second pass raises ValueError if a batch's samples are not those of the first pass.
         """
-        similarity = similarities(predictions)
-        pairs = nearest(similarity, self.cfg.rerank) | nearest(similarity.T, self.cfg.rerank).T
+        candidates = Candidates(*features(predictions), self.cfg.rerank)
         texts = self.tokens([t for p in predictions for t in p.texts])
+        lengths = texts.mask.sum(1)
 
         @torch.no_grad()
         def predict_logits(batch: Batch, positions: Sequence[int]) -> list[RetrievalPrediction]:
             first = [predictions[position] for position in positions]
             if batch.keys != [p.key for p in first]:
                 raise ValueError("re-ranking: the samples are not those of the first pass")
-            images = self.model.encode_image(normalise(batch.images))
-            rows, columns = pairs[list(positions)].nonzero(as_tuple=True)
-            logits = []
-            for row, column in zip(rows.split(self.cfg.chunk), columns.split(self.cfg.chunk), strict=True):
-                seen, where = row.unique(return_inverse=True)  # keys and values are computed once per image and chunk
-                cross = [(k[where], v[where]) for k, v in self.model.text_encoder.cross_keys_values(images[seen])]
-                logits.append(self.model.match(texts[column].to(images.device), cross)[:, 1].float().cpu())
-            sizes = rows.bincount(minlength=len(batch)).tolist()
-            found = zip(first, columns.split(sizes), torch.cat(logits).split(sizes), strict=True)
-            return [replace(p, near=near.clone(), logits=logit.clone()) for p, near, logit in found]
+            images = self.encode(batch)
+            found = []
+            for prediction, position, image in zip(first, positions, images, strict=True):
+                near, chosen = candidates.of(position)
+                order = lengths[near].argsort(stable=True)  # texts of one length need no padding
+                logits = torch.empty(len(near))
+                logits[order] = self.match_one(image, texts[near[order]], lengths[near[order]])
+                found.append(replace(prediction, near=near, chosen=chosen, logits=logits))
+            return found
 
         return predict_logits
+
+    def match_one(self, image: Tensor, texts: Tokens, lengths: Tensor) -> Tensor:
+        """Returns the ITM logits `(T,)` of one image's tokens `(N, D)` and texts, of which `lengths` tokens are real.
+
+        Keys and values of the image are computed once for all texts.
+        """
+        cross = self.model.text_encoder.cross_keys_values(image[None])
+        logits = []
+        for first in range(0, len(lengths), self.cfg.chunk):
+            rows = slice(first, first + self.cfg.chunk)
+            longest = int(lengths[rows].max())
+            part = Tokens(texts.ids[rows, :longest], texts.mask[rows, :longest]).to(image.device)
+            logits.append(self.model.match(part, cross)[:, 1].float().cpu())
+        return torch.cat(logits)
 
     def score(self, predictions: list[RetrievalPrediction]) -> Iterator[tuple[str, float]]:
         """Yields R@1, 5, 10 in percent of text retrieval (`tr*`) and image retrieval (`ir*`), and their mean.
@@ -185,37 +202,35 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         With re-ranking, the score of each query's best `rerank` candidates by ITC is the ITM logit plus the similarity;
         all others rank below them.
         """
-        similarity = similarities(predictions)
-        owner = torch.tensor([i for i, p in enumerate(predictions) for _ in p.texts])
-        if not self.needs_rerank:
-            yield from recalls(similarity, similarity.T, owner).items()
-            return
-        logits = torch.full_like(similarity, UNSEEN)
-        for i, p in enumerate(predictions):
-            assert p.near is not None
-            assert p.logits is not None
-            logits[i, p.near] = p.logits
-        image_scores = reranked(similarity, logits, self.cfg.rerank)
-        text_scores = reranked(similarity.T, logits.T, self.cfg.rerank)
-        yield from recalls(image_scores, text_scores, owner).items()
+        text_ranks, image_ranks = self.ranks(predictions)
+        yield from summary(text_ranks, image_ranks).items()
+
+    def ranks(self, predictions: list[RetrievalPrediction]) -> tuple[Tensor, Tensor]:
+        """Returns the rank, from 0, of each image's best own text `(I,)`, and of each text's own image `(T,)`."""
+        images, texts = features(predictions)
+        numbers = torch.arange(len(images))
+        owner = numbers.repeat_interleave(torch.tensor([len(p.texts) for p in predictions]))
+        by_image, by_text = rescored(predictions) if self.needs_rerank else (None, None)
+        return (
+            ranks_in_parts(images, texts, numbers, owner, by_image),
+            ranks_in_parts(texts, images, owner, numbers, by_text),
+        )
 
 
-def similarities(predictions: list[RetrievalPrediction]) -> Tensor:
-    """Returns the cosine similarity `(N, T)` of all images and all texts."""
-    image = torch.stack([p.image for p in predictions])
-    text = torch.cat([p.text for p in predictions])
-    return image.float() @ text.float().T
+def features(predictions: list[RetrievalPrediction]) -> tuple[Tensor, Tensor]:
+    """Returns the features of all images `(I, E)` and of all texts `(T, E)`."""
+    return torch.stack([p.image for p in predictions]), torch.cat([p.text for p in predictions])
 
 
-def nearest(similarity: Tensor, candidates: int) -> Tensor:
-    """Returns a mask `(Q, N)` of each row's `candidates` largest entries."""
-    best = similarity.topk(min(candidates, similarity.shape[1]), dim=1).indices
-    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, best, True)
-
-
-def reranked(similarity: Tensor, logits: Tensor, candidates: int) -> Tensor:
-    """Returns scores `(Q, N)`: similarity plus ITM logit for each query's best candidates by ITC.
-
-    The others rank below them, in the order of similarity.
-    """
-    return similarity + logits.masked_fill(~nearest(similarity, candidates), UNSEEN)
+def rescored(predictions: list[RetrievalPrediction]) -> tuple[Rescored, Rescored]:
+    """Returns the logits of the pairs that images chose, by image, and of those that texts chose, by text."""
+    pairs = [(p.near, p.logits, p.chosen) for p in predictions]
+    near = torch.cat([near for near, _, _ in pairs if near is not None])
+    logits = torch.cat([logits for _, logits, _ in pairs if logits is not None])
+    by_image, by_text = torch.cat([chosen for _, _, chosen in pairs if chosen is not None], 1)
+    sizes = torch.tensor([0 if near is None else len(near) for near, _, _ in pairs])
+    images = torch.arange(len(pairs), dtype=near.dtype).repeat_interleave(sizes)
+    return (
+        Rescored.of(images[by_image], near[by_image], logits[by_image]),
+        Rescored.of(near[by_text], images[by_text], logits[by_text]),
+    )

@@ -5,7 +5,10 @@ import torch
 
 from blip.batch import Batch, Example
 from blip.data.transforms import normalise
+from blip.metrics import retrieval as metrics
 from blip.metrics.retrieval import recalls
+from blip.tasks import candidates
+from blip.tasks.candidates import Candidates, Rescored, ranks_in_parts
 from blip.tasks.retrieval import Retrieval, RetrievalConfig, RetrievalPrediction
 
 TEXTS = ["a red circle", "a blue square", "a green ring", "the yellow cross", "a red cross"]
@@ -77,3 +80,45 @@ def test_re_ranking_other_samples_than_those_of_the_first_pass_fails(make):
     predictions = [*task.predict(first), *task.predict(second)]
     with pytest.raises(ValueError, match="not those of the first pass"):
         task.rerank(predictions)(second, [2])
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_similarities_are_ranked_some_queries_at_a_time_as_all_at_once(count: int, monkeypatch: pytest.MonkeyPatch):
+    draw = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(7, 4, generator=draw), torch.randn(20, 4, generator=draw)
+    owner = torch.arange(20) % 7
+    similarity = images @ texts.T
+    found = {}
+    for entries in (1 << 22, 40, 1):
+        monkeypatch.setattr(candidates, "ENTRIES", entries)
+        pairs = Candidates(images, texts, count)
+        found[entries] = [[tensor.tolist() for tensor in pairs.of(image)] for image in range(7)]
+        assert torch.equal(
+            ranks_in_parts(texts, images, owner, torch.arange(7), None),
+            metrics.ranks_by_group(similarity.T, owner, torch.arange(7)),
+        )
+    assert found[1] == found[40] == found[1 << 22]
+    best = similarity.topk(min(count, 20), dim=1).indices
+    best_images = similarity.T.topk(min(count, 7), dim=1).indices
+    for image, (near, (by_image, by_text)) in enumerate(found[1]):
+        assert {text for text, own in zip(near, by_image, strict=True) if own} == set(best[image].tolist())
+        assert {text for text, own in zip(near, by_text, strict=True) if own} == {
+            text for text, row in enumerate(best_images.tolist()) if image in row
+        }
+
+
+def test_unscored_pairs_keep_the_order_of_similarity_below_a_logit_however_low():
+    similarity = torch.tensor([[0.50001, 0.5, -1.0, 1.0]])
+    pairs = Rescored.of(torch.tensor([0]), torch.tensor([2]), torch.tensor([-2000.0]))
+    assert pairs.scores(0, similarity).argsort(descending=True).tolist() == [[2, 3, 0, 1]]
+
+
+def test_texts_of_one_image_share_its_keys_and_values(make):
+    """One row of keys and values serves all texts, and gives what a copy for each text gives."""
+    task = make(RetrievalConfig()).eval()
+    (batch, _) = batches(task, "0123")
+    tokens = task.model.encode_image(normalise(batch.images))[:1]
+    cross = task.model.text_encoder.cross_keys_values(tokens)
+    copies = [(keys.expand(5, -1, -1, -1), values.expand(5, -1, -1, -1)) for keys, values in cross]
+    texts = task.tokens(TEXTS)
+    torch.testing.assert_close(task.model.match(texts, cross), task.model.match(texts, copies))
