@@ -18,6 +18,8 @@ LOG_TIMEOUT = 30.0
 """Seconds without a new line after which a log is left, to check the status of its job."""
 MAX_OUTAGE = 1800.0
 """Seconds for which requests to an unavailable API server are retried, such as during an upgrade of the cluster."""
+FINAL_PHASES = {"Succeeded", "Failed", "Error"}
+"""The phases of a workflow that has ended."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 TRANSIENT_STATUS = {429, 500, 502, 503, 504}
 NAME_LABELS = {"TrainJob": "jobset.sigs.k8s.io/jobset-name", "Job": "job-name"}
@@ -71,6 +73,34 @@ class Cluster:
             if e.status != 404:
                 raise
             return None
+
+    def labelled(self, kind: KubernetesObject, labels: str) -> list[KubernetesObject]:
+        """Returns the objects of a kind with these labels; none if the cluster does not know the kind."""
+        try:
+            found = self.call(self.objects.list_namespaced_custom_object, **self.path_of(kind), label_selector=labels)
+        except client.ApiException as e:
+            if e.status != 404:
+                raise
+            return []
+        # the items of a list do not say their kind
+        return [{**kind, **item} for item in found["items"]]
+
+    def add_owner(self, found: KubernetesObject, owner: KubernetesObject) -> bool:
+        """Adds an owner to a job that exists; returns False if the job was changed or deleted in the meantime."""
+        owners = [*found["metadata"].get("ownerReferences", []), owner]
+        metadata = {"ownerReferences": owners, "resourceVersion": found["metadata"].get("resourceVersion")}
+        try:
+            self.call(
+                self.objects.patch_namespaced_custom_object,
+                **self.path_of(found),
+                name=found["metadata"]["name"],
+                body={"metadata": metadata},
+            )
+        except client.ApiException as e:
+            if e.status not in (404, 409):
+                raise
+            return False
+        return True
 
     def delete(self, job: KubernetesObject) -> None:
         """Requests the deletion of a job; its name is free once its pods are gone."""
@@ -152,14 +182,14 @@ class Cluster:
         }
 
     def is_running(self, owner: KubernetesObject) -> bool:
-        """Returns whether an owner exists and is not being stopped or deleted; False without permission to read it."""
-        try:
-            found = self.read({**owner, "metadata": {"name": owner["name"]}})
-        except client.ApiException as e:
-            if e.status != 403:
-                raise
-            return False
+        """Returns whether a workflow that owns a job exists, has not ended, and is not being stopped or deleted."""
+        found = self.read({**owner, "metadata": {"name": owner["name"]}})
         if found is None or "deletionTimestamp" in found["metadata"]:
+            return False
+        # another of the same name is not the owner
+        if found["metadata"].get("uid", owner["uid"]) != owner["uid"]:
+            return False
+        if found.get("status", {}).get("phase") in FINAL_PHASES:
             return False
         # Kubeflow Pipelines stops a workflow by a deadline of 0, Argo by `shutdown`
         return not found["spec"].get("shutdown") and found["spec"].get("activeDeadlineSeconds") != 0

@@ -89,7 +89,6 @@ def submitted(cluster: Cluster, job: KubernetesObject) -> Iterator[None]:
     the next attempt of the step attaches to the job.
     """
     name = job["metadata"]["name"]
-    owners = job["metadata"].get("ownerReferences", [])
     with raise_on_sigterm():
         create_or_attach(cluster, job)
         try:
@@ -97,7 +96,7 @@ def submitted(cluster: Cluster, job: KubernetesObject) -> Iterator[None]:
         finally:
             found = cluster.read(job)
             if found is not None and not status_of(found).finished and not is_being_deleted(found):
-                if any(cluster.is_running(owner) for owner in owners):
+                if any(cluster.is_running(owner) for owner in owners_of(found)):
                     log.warning("job %s keeps running: the next attempt of this step attaches to it", name)
                 else:
                     log.warning("job %s is cancelled", name)
@@ -107,8 +106,9 @@ def submitted(cluster: Cluster, job: KubernetesObject) -> Iterator[None]:
 def create_or_attach(cluster: Cluster, job: KubernetesObject) -> None:
     """Creates the job, or attaches to the one that an earlier attempt created.
 
-    A failed job is replaced and resumes from its checkpoints, unless its configuration is wrong. Raises JobError if a
-    job of this name with another specification is running.
+    A failed job is replaced and resumes from its checkpoints, unless its configuration is wrong. A job of another run
+    gets this run's workflow as a further owner, so that it outlives the other one. Raises JobError if a job of this
+    name with another specification is running.
     """
     name = job["metadata"]["name"]
     while not cluster.create(job):
@@ -123,10 +123,23 @@ def create_or_attach(cluster: Cluster, job: KubernetesObject) -> None:
                     f"another job of the name {name} {status}: give this one another name, or delete that one"
                 )
             if same and (status.state is not State.FAILED or EXIT_CONFIG in cluster.exit_codes(job)):
+                if not is_owned_alike(cluster, found, job):
+                    continue
                 log.info("attached to job %s, which %s", name, status)
                 return
         log.info("job %s is replaced: it %s", name, "is being deleted" if is_being_deleted(found) else status)
         delete_and_wait(cluster, job)
+
+
+def is_owned_alike(cluster: Cluster, found: KubernetesObject, job: KubernetesObject) -> bool:
+    """Adds the job's owners to those of the existing one; returns False if that was changed or deleted meanwhile."""
+    known = {owner["uid"] for owner in owners_of(found)}
+    missing = [owner for owner in owners_of(job) if owner["uid"] not in known]
+    return all(cluster.add_owner(found, owner) for owner in missing)
+
+
+def owners_of(job: KubernetesObject) -> list[KubernetesObject]:
+    return job["metadata"].get("ownerReferences", [])
 
 
 def is_being_deleted(job: KubernetesObject) -> bool:

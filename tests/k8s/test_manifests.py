@@ -11,6 +11,7 @@ import yaml
 from rendered import OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
 
 from blip.launch import job as jobs
+from blip.launch import reaper
 from pipelines import placement
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -168,6 +169,18 @@ def test_services_have_probes_and_all_have_limits(overlay):
                 assert container["resources"].keys() == {"requests", "limits"}, name
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_reaper_may_talk_to_the_api_server_and_is_probed_by_the_file_that_it_touches(overlay):
+    pod = of(overlay, "Deployment")["blip-reaper"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is True
+    *command, alive = container["command"]
+    assert command == ["python", "-m", reaper.__name__]
+    probes = [container[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "readiness", "liveness")]
+    assert all(f"find {alive} " in " ".join(probe) for probe in probes)
+    assert alive.rpartition("/")[0] in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
 def test_mlflow_is_probed_as_its_clients_reach_it():
     """A server that refuses its own name, or has lost its database, still answers /health."""
     (container,) = of("local", "Deployment")["mlflow"]["spec"]["template"]["spec"]["containers"]
@@ -204,8 +217,8 @@ def test_what_is_referred_to_is_there(overlay):
                         continue
                     there = found["key"] in keys[kind].get(found["name"], set())
                     assert there or found.get("optional"), f"{name}: {variable['name']}"
-    (role,), (binding,) = of(overlay, "Role").values(), of(overlay, "RoleBinding").values()
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    roles, bindings = of(overlay, "Role"), of(overlay, "RoleBinding")
+    assert {binding["roleRef"]["name"] for binding in bindings.values()} == roles.keys()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -221,19 +234,26 @@ def test_selectors_find_what_they_are_meant_for(overlay):
         assert any(wanted.items() <= labels.items() for labels, _ in templates), f"budget {name}"
 
 
-def test_a_step_may_do_what_launching_a_job_takes_and_no_more():
-    (role,) = of("local", "Role").values()
-    granted = {
+def granted(role: dict) -> dict[tuple[str, str], set[str]]:
+    return {
         (group, resource): set(rule["verbs"])
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    assert granted == {
-        ("trainer.kubeflow.org", "trainjobs"): {"create", "get", "delete"},
-        ("batch", "jobs"): {"create", "get", "delete"},
+
+
+def test_a_step_may_do_what_launching_a_job_takes_and_no_more():
+    assert granted(of("local", "Role")["blip-launcher"]) == {
+        ("trainer.kubeflow.org", "trainjobs"): {"create", "get", "patch", "delete"},
+        ("batch", "jobs"): {"create", "get", "patch", "delete"},
         ("", "pods"): {"get", "list"},
         ("", "pods/log"): {"get"},
+        ("argoproj.io", "workflows"): {"get"},
+    }
+    assert granted(of("local", "Role")["blip-reaper"]) == {
+        ("trainer.kubeflow.org", "trainjobs"): {"list", "delete"},
+        ("batch", "jobs"): {"list", "delete"},
         ("argoproj.io", "workflows"): {"get"},
     }
     for overlay in OVERLAYS:

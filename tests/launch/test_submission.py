@@ -1,4 +1,4 @@
-"""A job's life, against an API server on the loopback that keeps objects and plays what the test tells it to."""
+"""A job's life, against an API server on the loopback."""
 
 import json
 import logging
@@ -6,12 +6,9 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread, Timer
 
 import pytest
-import yaml
 
 from blip.config import ConfigError
 from blip.launch import handover, kubernetes, node, trainjob
@@ -36,93 +33,6 @@ COMPLETE, FAILED = (
     {"type": "Failed", "status": "True", "reason": "Broken", "message": "node 1 fell"},
 )
 SUSPENDED = {"type": "Suspended", "status": "True", "reason": "Queued"}
-
-
-class ApiServer(ThreadingHTTPServer):
-    """Objects by path; each look at a job advances it through `play`, whose last conditions stay."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.objects: dict[str, dict] = {}
-        self.pods: list[dict] = []
-        self.logs: dict[str, str] = {}
-        self.play: deque[list[dict]] = deque()
-        self.faults: deque[int] = deque()
-        self.requests: list[tuple[str, str]] = []
-
-    def saw(self, method: str) -> int:
-        return sum(m == method for m, path in self.requests if "/trainjobs" in path or "/jobs" in path)
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: ApiServer
-
-    def log_message(self, format: str, *args) -> None:
-        pass
-
-    def answer(self, status: int, body: object) -> None:
-        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def handle_request(self) -> None:
-        api, (path, _, query) = self.server, self.path.partition("?")
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        api.requests.append((self.command, path))
-        if api.faults:
-            self.answer(api.faults.popleft(), {})
-        elif path == "/version/":
-            known = dict.fromkeys(
-                ("buildDate", "compiler", "gitCommit", "gitTreeState", "gitVersion", "goVersion", "platform"), "x"
-            )
-            self.answer(200, {**known, "major": "1", "minor": "20+"})
-        elif path.endswith("/log"):
-            self.answer(200, api.logs[path.split("/")[-2]])
-        elif path.endswith("/pods"):
-            self.answer(200, {"items": api.pods if "jobset-name" in query or "job-name" in query else []})
-        elif self.command == "POST":
-            job = json.loads(data)
-            key = f"{path}/{job['metadata']['name']}"
-            self.answer(409 if key in api.objects else 201, api.objects.setdefault(key, job))
-        elif path not in api.objects:
-            self.answer(404, {})
-        elif self.command == "DELETE":
-            self.answer(200, api.objects.pop(path))
-        else:
-            job = api.objects[path]
-            if api.play and "/workflows/" not in path:
-                job.setdefault("status", {})["conditions"] = api.play.popleft()
-            self.answer(200, job)
-
-    do_GET = do_POST = do_DELETE = handle_request  # noqa: N815
-
-
-@pytest.fixture
-def api(tmp_path, monkeypatch) -> Iterator[ApiServer]:
-    server = ApiServer()
-    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    context = {"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "work"}}
-    clusters = [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}]
-    known = {"current-context": "c", "contexts": [context], "clusters": clusters, "users": [{"name": "u", "user": {}}]}
-    path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(known))
-    monkeypatch.setenv("KUBECONFIG", str(path))
-    monkeypatch.setattr(kubernetes, "INTERVAL", 0.01)
-    monkeypatch.setattr(kubernetes, "LOG_TIMEOUT", 0.5)
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def cluster(api: ApiServer) -> Cluster:
-    assert api.server_port
-    return Cluster()
 
 
 def a_job(owner=None, **changes) -> dict:
