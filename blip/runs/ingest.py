@@ -4,11 +4,12 @@ import difflib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal, Self, assert_never
+from typing import Annotated, Literal, Self, assert_never, get_args
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
@@ -18,6 +19,20 @@ from blip.config import Config, ConfigError, load_config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.datasets import shapes
 from blip.datasets.judge import JUDGE, SHAPES
+from blip.datasets.official import (
+    AOKVQA,
+    COCO,
+    MSRVTT,
+    MSRVTTQA,
+    MSVDQA,
+    NLVR2,
+    OKVQA,
+    Flickr30k,
+    NoCaps,
+    Official,
+    VisDial,
+    VQAv2,
+)
 from blip.logs import log
 from blip.progress import progress
 from blip.results import IngestResult, SplitResult
@@ -26,6 +41,7 @@ from blip.shards.discover import Limits, discover
 from blip.shards.manifest import Layout, Manifest
 from blip.shards.reading import samples
 from blip.shards.sample import format_counts
+from blip.shards.sharing import write_sharing_shards
 from blip.shards.sources import find_tars
 from blip.shards.writing import write_shards
 from blip.storage import Store, StoreError, locate, open_store, probe, scratch
@@ -34,6 +50,8 @@ TOKENIZER_FILES, TOKENIZER_SETTINGS = ("tokenizer.json", "vocab.txt"), "tokenize
 """The files of a tokenizer."""
 SPLITS = ("gold", "web", "test")
 """Clean human pairs, noisy web pairs, and pairs for evaluation."""
+JUDGED = ("val", "dev", "test", "test-dev")
+"""Splits whose texts make no vocabulary."""
 
 
 class Shapes(Config):
@@ -41,6 +59,20 @@ class Shapes(Config):
 
     type: Literal["shapes"] = "shapes"
     world: shapes.ShapesConfig = shapes.ShapesConfig()
+
+
+class ShapesTask(Config):
+    """The world of shapes as the data set of a downstream task: the splits train and test."""
+
+    type: Literal["shapes_task"] = "shapes_task"
+    task: shapes.TaskName = "vqa"
+    """The task whose samples are made."""
+    world: shapes.ShapesConfig = shapes.ShapesConfig()
+
+    def manifest(self, split: Literal["train", "test"], store: str, per_shard: int, revision: str) -> Manifest:
+        made = shapes.task_samples(self.task, split, self.world)
+        root, name = f"{store}/{self.task}/{split}", f"{self.task}-{split}"
+        return write_sharing_shards(made, root, name, per_shard, revision=revision, meta={JUDGE: SHAPES})
 
 
 class Tars(Layout, Limits):
@@ -74,8 +106,29 @@ class Tars(Layout, Limits):
         return self
 
 
+Data = Annotated[
+    Shapes
+    | ShapesTask
+    | Tars
+    | COCO
+    | Flickr30k
+    | NoCaps
+    | VQAv2
+    | OKVQA
+    | AOKVQA
+    | NLVR2
+    | VisDial
+    | MSRVTT
+    | MSRVTTQA
+    | MSVDQA,
+    Field(discriminator="type"),
+]
+KINDS = tuple(kind.model_fields["type"].default for kind in get_args(get_args(Data)[0]))
+"""The values of `data.type`."""
+
+
 class IngestConfig(Config):
-    data: Annotated[Shapes | Tars, Field(discriminator="type")] = Shapes()
+    data: Data = Shapes()
     per_shard: int = Field(default=1000, ge=1)
     """Samples per shard."""
     tokenizer: str | None = None
@@ -87,14 +140,15 @@ class IngestConfig(Config):
 
     @property
     def vocabulary(self) -> int:
-        return self.vocab_size or (256 if isinstance(self.data, Shapes) else 30524)
+        return self.vocab_size or (256 if isinstance(self.data, Shapes | ShapesTask) else 30524)
 
 
 def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult:
     """Writes the shards of `source` to the store, and their manifests and the tokenizer to the folder `out`.
 
-    `source` is `shapes`, `tars` for the locations in the configuration, or the location of the web pairs: a folder, a
-    pattern or a prefix of tars, or a manifest (`.json`). Unchanged tars are read only once per store.
+    `source` is a kind of data, such as `shapes`, `tars` for the locations in the configuration, or `coco` for the
+    official files there; or the location of the web pairs: a folder, a pattern or a prefix of tars, or a manifest
+    (`.json`). Unchanged tars are read only once per store.
     Raises ConfigError; StoreError if the store or the hub is unavailable.
     """
     began = time.monotonic()
@@ -108,13 +162,21 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
             manifests = make_shapes(world, context.store, cfg.per_shard, context.revision)
         case Tars() as tars:
             manifests = {split: tars.manifest(split, scan_cache(context.store)) for split in SPLITS}
+        case ShapesTask() as made:
+            manifests = {
+                split: made.manifest(split, context.store, cfg.per_shard, context.revision)
+                for split in ("train", "test")
+            }
+        case Official() as official:
+            manifests = read_official(official, context.store, cfg.per_shard, context.revision)
         case _:
             assert_never(cfg.data)
     for split, manifest in manifests.items():
         manifest.save(folder / f"{split}.json")
-    tokenizer = words or Tokenizer.train(cleaned_texts(manifests["gold"], manifests["web"]), cfg.vocabulary)
+    trained_on = [manifest for split, manifest in manifests.items() if split not in JUDGED] or list(manifests.values())
+    tokenizer = words or Tokenizer.train(cleaned_texts(*trained_on), cfg.vocabulary)
     tokenizer.save(folder / "tokenizer")
-    unknown = unknown_share(tokenizer, manifests["gold"], manifests["web"])
+    unknown = unknown_share(tokenizer, *trained_on)
     splits = {split: split_result(manifest) for split, manifest in manifests.items()}
     log.info("ingested %s", ", ".join(f"{split}: {found.samples:,} samples" for split, found in splits.items()))
     for split, manifest in manifests.items():
@@ -139,16 +201,17 @@ def split_result(manifest: Manifest) -> SplitResult:
 def with_source(source: str, overrides: Sequence[str]) -> list[str]:
     """Adds a source to the overrides.
 
-    `shapes` and `tars` set `data.type`, which the overrides may change; any other source replaces `data.web`.
+    A kind of data sets `data.type`, which the overrides may change; any other source replaces `data.web`.
     Raises ConfigError if the source is neither of these nor a location.
     """
-    if source in ("shapes", "tars"):
+    if source in KINDS:
         return [f"data.type={source}", *overrides]
     if not source.endswith(".json"):
         try:
             find_tars([source])
         except ConfigError as e:
-            near = "; did you mean shapes?" if difflib.get_close_matches(source, ["shapes"]) else ""
+            found = difflib.get_close_matches(source, KINDS, n=1)
+            near = f"; did you mean {found[0]}?" if found else ""
             raise ConfigError(
                 f"source {source!r} is not understood{near}: write shapes for the embedded world, or where web pairs "
                 f"lie ({e}), or tars, with data.gold, data.web and data.test set to where they lie"
@@ -223,6 +286,21 @@ def make_shapes(world: shapes.ShapesConfig, store: str, per_shard: int, revision
             counted = (sample for sample in make(world) if not bar.advance())
             manifests[split] = write_shards(
                 counted, f"{store}/{split}", split, per_shard, revision=revision, meta={JUDGE: SHAPES}
+            )
+    return manifests
+
+
+def read_official(data: Official, store: str, per_shard: int, revision: str) -> dict[str, Manifest]:
+    """Writes the shards of a public data set's splits; images that samples share are stored once."""
+    manifests = {}
+    for split in data.read_splits:
+        counts = Counter[str]()
+        name = f"{getattr(data, 'type', 'official')}-{split}"
+        read = data.read(split, counts)
+        with progress(0, f"reading {split}") as bar:
+            counted = (sample for sample in read if not bar.advance())
+            manifests[split] = write_sharing_shards(
+                counted, f"{store}/{name}", name, per_shard, revision=revision, counts=counts
             )
     return manifests
 
