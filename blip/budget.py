@@ -69,7 +69,7 @@ class Budget:
             shares = ", ".join(f"{step} {hours:.2f}" for step, hours in sorted(by_step.items()))
             raise BudgetError(
                 f"max_gpu_hours is {self.bound:g} and the run has spent {sum(by_step.values()):.2f} ({shares}): "
-                "it stopped after saving; set a higher bound and run again to go on"
+                "saved and stopped; raise max_gpu_hours and run again to continue"
             )
 
 

@@ -136,7 +136,7 @@ MISTAKES = {
         "there is no stage 'nothing'; choices: capfilt, captioner, evaluate,"
     ),
     "train capfilt --preset shapes --data folder --out new": (
-        "stage 'capfilt' is no training; choices: captioner, filter, pretrain"
+        "stage 'capfilt' is not a training stage; choices: captioner, filter, pretrain"
     ),
     f"{TRAIN} --data none --out new": "--data none: No such file or directory",
     f"{TRAIN} --data file --out new": "--data file: Not a directory",

@@ -100,10 +100,10 @@ def test_a_presets_mistake_is_one_line(tmp_path: Path, text: str, said: str):
 
 
 MEET = [
-    ("pretrain", "model.text.heads=7", "text.width is 64, which 7 heads cannot share"),
-    ("pretrain", "model.vision.heads=7", "vision.width is 64, which 7 heads cannot share"),
-    ("pretrain", "model.vision.patch=7", "vision.size is 32, which patches of 7 pixels do not fill"),
-    ("pretrain", "model.vision.patch=64", "vision.size is 32, which patches of 64 pixels do not fill"),
+    ("pretrain", "model.text.heads=7", "text.width is 64, not divisible by 7 heads"),
+    ("pretrain", "model.vision.heads=7", "vision.width is 64, not divisible by 7 heads"),
+    ("pretrain", "model.vision.patch=7", "vision.size is 32, not divisible by patches of 7 pixels"),
+    ("pretrain", "model.vision.patch=64", "vision.size is 32, not divisible by patches of 64 pixels"),
     ("pretrain", "model.vision.size=64", "transform.size is 32 but model.vision.size is 64"),
     ("pretrain", "model.vision.checkpoint_last=9", "vision.checkpoint_last is 9, but there are 3 blocks"),
     ("pretrain", "model.text.checkpoint_last=9", "text.checkpoint_last is 9, but there are 2 layers"),
@@ -125,8 +125,8 @@ MEET = [
     ("filter", "task.alignment.negatives=world", "alignment.negatives is world, but text.pad is longest"),
     ("pretrain", "task.alignment.negatives=world", "alignment.negatives is world, but text.pad is longest"),
     ("pretrain", "task.alignment.temperature_bounds=[0.5, 0.001]", "alignment.temperature_bounds are 0.5 and 0.001"),
-    ("pretrain", "loader.micro_batch=7", "loader.batch is 64, which micro-batches of 7 do not fill"),
-    ("pretrain", "loader.micro_batch=128", "loader.batch is 64, which micro-batches of 128 do not fill"),
+    ("pretrain", "loader.micro_batch=7", "loader.batch is 64, not divisible by micro-batches of 7"),
+    ("pretrain", "loader.micro_batch=128", "loader.batch is 64, not divisible by micro-batches of 128"),
     (
         "pretrain",
         "optimizer.layer_decay_of=vision",

@@ -64,8 +64,8 @@ class LoaderConfig(Config):
     def micro_batches_fill_a_batch(self) -> Self:
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(
-                f"loader.batch is {self.batch}, which micro-batches of {self.micro_batch} do not fill: "
-                "make loader.micro_batch a divisor of it"
+                f"loader.batch is {self.batch}, not divisible by micro-batches of {self.micro_batch}: "
+                "make it a multiple of loader.micro_batch"
             )
         return self
 
@@ -238,7 +238,7 @@ def split_batch(cfg: LoaderConfig, world: int) -> tuple[int, int]:
     share, rest = divmod(cfg.batch, world)
     if rest:
         raise ConfigError(
-            f"loader.batch is {cfg.batch}, which {world} processes cannot share: make it a multiple of their number"
+            f"loader.batch is {cfg.batch}, not divisible by {world} processes: make it a multiple of {world}"
         )
     size = cfg.micro_batch or share
     if share % size:

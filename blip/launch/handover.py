@@ -29,7 +29,7 @@ def download_folders(store: Store, place: Callable[[str], Path]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         store.fetch(f"files/{name}", path)
         if file_digest(path) != expected:
-            raise StoreError(f"{store.uri}/files/{name} is not what was sent: its SHA-256 is not {expected}")
+            raise StoreError(f"{store.uri}/files/{name} does not match its SHA-256 {expected}")
 
 
 def read_index(store: Store) -> dict[str, str]:
@@ -38,9 +38,9 @@ def read_index(store: Store) -> dict[str, str]:
     try:
         index = json.loads(store.get(INDEX_FILE))
     except ValueError:
-        raise StoreError(f"{where} is not JSON: delete {store.uri}, so that it is sent again") from None
+        raise StoreError(f"{where} is not JSON: delete {store.uri}, and it is sent again") from None
     if not isinstance(index, dict) or not all(isinstance(value, str) for value in index.values()):
-        raise StoreError(f"{where} is not an index of files and digests: delete {store.uri}, so that it is sent again")
+        raise StoreError(f"{where} is not an index of files and digests: delete {store.uri}, and it is sent again")
     for name in index:
         check_key(name)
         if "/" not in name or "\0" in name:

@@ -119,9 +119,7 @@ def create_or_attach(cluster: Cluster, job: KubernetesObject) -> None:
         if not is_being_deleted(found):
             same = specification_of(found) == specification_of(job)
             if not same and not status.finished:
-                raise JobError(
-                    f"another job of the name {name} {status}: give this one another name, or delete that one"
-                )
+                raise JobError(f"another job of the name {name} {status}: choose another name, or delete that job")
             if same and (status.state is not State.FAILED or EXIT_CONFIG in cluster.exit_codes(job)):
                 if not is_owned_alike(cluster, found, job):
                     continue

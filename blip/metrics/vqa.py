@@ -30,7 +30,7 @@ def vqa_accuracy(answer: str, said: Sequence[str]) -> float:
     Raises ValueError if there are no annotators' answers.
     """
     if not said:
-        raise ValueError(f"VQA accuracy of {answer!r}: no answers of people to compare with")
+        raise ValueError(f"VQA accuracy of {answer!r}: no human answers to compare with")
     answer = normalise_words(strip_punctuation(" ".join(answer.split())))
     people = [strip_punctuation(s) for s in said] if len(set(said)) > 1 else said
     matches = [s == answer for s in people]

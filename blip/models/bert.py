@@ -38,7 +38,7 @@ class TextConfig(Config):
     def parts_fit(self) -> Self:
         if self.width % self.heads:
             raise ValueError(
-                f"text.width is {self.width}, which {self.heads} heads cannot share: make it a multiple of text.heads"
+                f"text.width is {self.width}, not divisible by {self.heads} heads: make it a multiple of text.heads"
             )
         if self.checkpoint_last > self.depth:
             raise ValueError(

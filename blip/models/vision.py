@@ -31,13 +31,12 @@ class VisionConfig(Config):
     def parts_fit(self) -> Self:
         if self.size % self.patch:
             raise ValueError(
-                f"vision.size is {self.size}, which patches of {self.patch} pixels do not fill: make it a multiple "
+                f"vision.size is {self.size}, not divisible by patches of {self.patch} pixels: make it a multiple "
                 "of vision.patch"
             )
         if self.width % self.heads:
             raise ValueError(
-                f"vision.width is {self.width}, which {self.heads} heads cannot share: make it a multiple of "
-                "vision.heads"
+                f"vision.width is {self.width}, not divisible by {self.heads} heads: make it a multiple of vision.heads"
             )
         if self.checkpoint_last > self.depth:
             raise ValueError(

@@ -25,7 +25,7 @@ def training(stage: str) -> str:
     """Returns the name of a training stage. Raises ConfigError if the stage does not train."""
     if stage in NOT_TRAINING:
         choices = [name for name in stages() if name not in NOT_TRAINING]
-        raise ConfigError(f"stage {stage!r} is no training; choices: {', '.join(choices)}")
+        raise ConfigError(f"stage {stage!r} is not a training stage; choices: {', '.join(choices)}")
     return stage
 
 

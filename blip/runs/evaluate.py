@@ -75,7 +75,7 @@ def evaluate(
     ):
         run.params(cfg.model_dump(mode="json"))
         if done == total:
-            log.info("it was evaluated before, as %s says; delete that to evaluate anew", home.uri)
+            log.info("already evaluated (%s); delete it to evaluate again", home.uri)
         elif processes == 1:
             with sigterm_as_exit():
                 predict_all(job, home, tasks, image_size(model), new_worker_name(), bar.advance)

@@ -113,7 +113,7 @@ def with_threshold(rule: dict[str, Any], text: str) -> dict[str, Any]:
         return {**rule, **given}
     if len(given) < len(SOURCES):
         raise ConfigError(
-            f"threshold {text!r}: the rule so far is {rule['type']!r}, which has none to keep: "
+            f"threshold {text!r}: the rule so far is {rule['type']!r}, which has no thresholds to keep: "
             "name both web and synthetic"
         )
     return {"type": "matched", **given}

@@ -137,7 +137,7 @@ def train_here(
     checkpoints = Checkpoints(runs, cfg.checkpoint, identity, context.revision)
     newest = checkpoints.newest()
     if newest and is_main():
-        log.info("goes on from step %d of %d, saved by revision %s", newest.step, steps, newest.revision or "unknown")
+        log.info("resumes from step %d of %d, saved by revision %s", newest.step, steps, newest.revision or "unknown")
     engine = Engine(
         task,
         cfg.engine,

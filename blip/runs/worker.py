@@ -61,7 +61,7 @@ def load_models(job: CapFiltJob) -> tuple[Captioning | None, Retrieval | None]:
             both = load_task(folders["captioner"])
             if not isinstance(both, Pretraining):
                 raise ConfigError(
-                    f"model {folders['captioner']} is captioner and filter, for which it must be a pre-trained one"
+                    f"model {folders['captioner']} is given as captioner and filter: only a pre-trained model is both"
                 )
             captioner = Captioning(as_captioner(both.cfg), both.model, both.tokenizer)
             text_filter = Retrieval(as_filter(both.cfg), both.model, both.tokenizer)

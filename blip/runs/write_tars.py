@@ -36,10 +36,10 @@ def write_tars(
     path = Path(data, f"{source}.json")
     if not path.is_file():
         raise ConfigError(
-            f"source {source!r}: there is no {path}; name a manifest of the data folder, such as web or gold"
+            f"source {source!r}: {path} does not exist; name a manifest of the data folder, such as web or gold"
         )
     if per_shard < 1:
-        raise ConfigError(f"per_shard is {per_shard}: at least one sample must be in a tar")
+        raise ConfigError(f"per_shard is {per_shard}: a tar needs at least one sample")
     manifest = Manifest.load(path)
     store = open_store(out)
     probe(store, conditional=False)

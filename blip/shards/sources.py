@@ -49,7 +49,7 @@ def find_tars(sources: Sequence[str]) -> tuple[Store, Stamps]:
 def find_source(source: str) -> tuple[Store, Stamps]:
     """Returns the store of one source, and its tars."""
     if not source.strip():
-        raise ConfigError(f"a source of tars is empty; give {ACCEPTED_SOURCES}")
+        raise ConfigError(f"a source is empty; give {ACCEPTED_SOURCES}")
     if "{" in source:
         return expand_braces(source)
     if source.endswith(".tar") and not WILDCARD.search(source):
@@ -73,10 +73,10 @@ def expand_braces(source: str) -> tuple[Store, Stamps]:
     try:
         names = expand_urls(source)
     except (ValueError, RecursionError) as e:
-        raise ConfigError(f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: {e}") from None
+        raise ConfigError(f"{source!r} is not a brace pattern such as web/{{00000..00041}}.tar: {e}") from None
     if "{" in names[0]:
         raise ConfigError(
-            f"{source!r} is no brace pattern such as web/{{00000..00041}}.tar: its braces have no .. and no comma"
+            f"{source!r} is not a brace pattern such as web/{{00000..00041}}.tar: its braces have no .. and no comma"
         )
     if any(WILDCARD.search(name) or not name.endswith(".tar") for name in names):
         return find_tars(names)

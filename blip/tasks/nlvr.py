@@ -69,7 +69,7 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
             raise BadSample("not two images")
         label = sample.meta.get("label")
         if not isinstance(label, int) or label not in (0, 1):
-            raise BadSample("no label that is true or false")
+            raise BadSample("label is neither true nor false")
         texts = texts_of(sample)
         images = torch.stack([view(image) for image in sample.images])
         return Example(sample.key, images, [texts[rng.integers(len(texts))]], sample.meta, sample.id)

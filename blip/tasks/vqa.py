@@ -106,9 +106,9 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         if not isinstance(answers, list) or not answers:
             raise BadSample("no answers")
         if not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise BadSample("an answer that is no text")
+            raise BadSample("answer is not a text")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise BadSample("a weight that is no number from 0 on")
+            raise BadSample("weight is not a number of 0 or more")
         return super().prepare(sample, view, rng)
 
     def collate(self, examples: list[Example]) -> Batch:

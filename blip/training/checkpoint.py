@@ -188,7 +188,7 @@ class Checkpoints:
                 self.fetch(published, folder)
                 return published
             except (MissingKeyError, BrokenCheckpointError) as e:
-                log.warning("checkpoint %s/%s is passed over: %s", self.store.uri, key, e)
+                log.warning("skipped checkpoint %s/%s: %s", self.store.uri, key, e)
         return None
 
     def read(self, key: str) -> CheckpointManifest:
@@ -200,9 +200,9 @@ class Checkpoints:
             where = ".".join(map(str, error["loc"]))
             raise BrokenCheckpointError(f"{where}: {error['msg']}" if where else error["msg"]) from None
         if published.digest != published.own_digest:
-            raise BrokenCheckpointError("it is not what was written: its digest is another")
+            raise BrokenCheckpointError("its content does not match its digest")
         if manifest_key(published.step) != key:
-            raise BrokenCheckpointError(f"it says that it is of step {published.step}")
+            raise BrokenCheckpointError(f"its content is of step {published.step}")
         if published.parts.keys() != {MODEL, OPTIMIZER}:
             raise BrokenCheckpointError(f"it names the parts {sorted(published.parts)}, not {MODEL} and {OPTIMIZER}")
         return published
@@ -221,9 +221,7 @@ class Checkpoints:
             elif not path.is_file():
                 raise MissingKeyError(f"{path} does not exist")
             if file_digest(path) != part.sha256:
-                raise BrokenCheckpointError(
-                    f"{self.store.uri}/{part.key} is not what was written: its SHA-256 is not {part.sha256}"
-                )
+                raise BrokenCheckpointError(f"{self.store.uri}/{part.key} does not match its SHA-256 {part.sha256}")
 
     def check_identity(self, published: CheckpointManifest) -> None:
         for name in sorted(self.identity.keys() | published.identity.keys()):
@@ -232,7 +230,7 @@ class Checkpoints:
                 raise ConfigError(
                     f"the checkpoint of step {published.step} in {self.store.uri} was made with {name} = {old!r}, "
                     f"this run has {new!r}: "
-                    "it would not be the same run; go back to the old value, or choose another folder"
+                    "it would be another run; restore the old value, or choose another folder"
                 )
 
 

@@ -240,8 +240,7 @@ def load_model(task: Task, state: dict[str, Tensor]) -> None:
     missing, unexpected = task.load_state_dict(model, strict=False)
     if unexpected or set(missing) - tied:
         raise ValueError(
-            f"the state is another model's: it lacks {sorted(set(missing) - tied)[:5]} and has {unexpected[:5]} "
-            "too many"
+            f"the state does not fit this model: missing {sorted(set(missing) - tied)[:5]}, unexpected {unexpected[:5]}"
         )
 
 

@@ -56,7 +56,7 @@ def fit_warmup(cfg: ScheduleConfig, steps: int) -> ScheduleConfig:
     if cfg.warmup_steps < steps:
         return cfg
     log.warning(
-        "schedule.warmup_steps is %d, but the run has %d steps: it warms up over %d; set fewer, or raise epochs",
+        "schedule.warmup_steps is %d, but the run has %d steps: the warmup takes %d; lower it, or raise epochs",
         cfg.warmup_steps,
         steps,
         steps // 2,
@@ -120,7 +120,7 @@ def layer_scales(names: list[str], cfg: OptimizerConfig) -> dict[str, float]:
     if cfg.layer_decay < 1 and not any(n is not None for n in layers):
         towers = sorted({LAYER.split(name)[0].rpartition(".")[2] for name in names if layer_of(name) is not None})
         raise ConfigError(
-            f"optimizer.layer_decay_of is {cfg.layer_decay_of!r}, which is no tower of this model; it has "
+            f"optimizer.layer_decay_of is {cfg.layer_decay_of!r}, which is not a tower of this model; choices: "
             f"{', '.join(towers)}"
         )
     depth = max((n for n in layers if n is not None), default=-1) + 1

@@ -85,7 +85,7 @@ def read_kept(store: Store, key: str, parse: Any) -> list[Any]:
     except MissingKeyError:
         return []
     except (ValueError, TypeError, OverflowError, RecursionError) as e:
-        log.warning("%s/%s is passed over, so the report lacks what it held: %s", store.uri, key, e)
+        log.warning("skipped %s/%s; its points are missing from the report: %s", store.uri, key, e)
         return []
 
 

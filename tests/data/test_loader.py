@@ -218,7 +218,7 @@ def test_a_copy_is_fetched_once(tmp_path: Path, s3: str, proxy):
 @pytest.mark.parametrize(
     ("change", "world", "rule"),
     [
-        ({}, 3, "batch is 16, which 3 processes cannot share"),
+        ({}, 3, "batch is 16, not divisible by 3 processes"),
         ({"micro_batch": 3}, 2, "micro_batch is 3, but each of 2 processes has 8"),
         ({"batch": 1000}, 1, "batch is 1000, but the data has 287 samples"),
     ],

@@ -317,7 +317,7 @@ def test_questions_are_learnt_and_those_without_answers_are_counted(tmp_path: Pa
     context = RunContext(preset="shapes", overrides=overrides, store=str(tmp_path / "store"))
     found = train(context, "captioner", data=data, out=tmp_path / "model")
     assert found.losses["vqa"] > 0
-    assert found.rejected == {"no answers": 3, "an answer that is no text": 2}
+    assert found.rejected == {"no answers": 3, "answer is not a text": 2}
 
 
 @pytest.mark.usefixtures("quiet")
@@ -330,4 +330,4 @@ def test_statements_about_two_images_are_learnt_and_what_is_none_is_counted(tmp_
     context = RunContext(preset="shapes", overrides=overrides, store=str(tmp_path / "store"))
     found = train(context, "captioner", data=data, out=tmp_path / "model")
     assert found.losses["nlvr"] > 0
-    assert found.rejected == {"not two images": 1, "no label that is true or false": 1}
+    assert found.rejected == {"not two images": 1, "label is neither true nor false": 1}

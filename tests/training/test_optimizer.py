@@ -154,7 +154,7 @@ def test_a_warmup_that_ends_in_time_stays(caplog: pytest.LogCaptureFixture):
 def test_a_tower_that_is_not_there_is_named_with_those_that_are():
     names = ["model.vision.blocks.0.weight", "model.text.layers.0.weight", "model.head.weight"]
     with pytest.raises(
-        ConfigError, match=r"layer_decay_of is 'visual', which is no tower of this model; it has text, vision"
+        ConfigError, match=r"layer_decay_of is 'visual', which is not a tower of this model; choices: text, vision"
     ):
         layer_scales(names, OptimizerConfig(layer_decay=0.9, layer_decay_of="visual"))
     assert layer_scales(names, OptimizerConfig(layer_decay_of="visual")) == dict.fromkeys(names, 1.0)

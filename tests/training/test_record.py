@@ -45,7 +45,7 @@ def test_a_record_that_is_cut_costs_curve_points_alone(
     record = RunRecord(Run(), open_store(tmp_path), 30)
     record(40, {"train/lm": 4.0})
     assert record.losses() == {"lm": 4.0}
-    assert len([r for r in caplog.records if "is passed over" in r.getMessage()]) == (content != b"{}")
+    assert len([r for r in caplog.records if "skipped" in r.getMessage()]) == (content != b"{}")
 
 
 def test_a_record_that_is_gone_costs_nothing(tmp_path: Path):

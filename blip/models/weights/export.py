@@ -56,8 +56,8 @@ def huggingface_classes(model: nn.Module) -> list[type[PreTrainedModel]]:
             return [BlipForQuestionAnswering]
         case VQAModel():
             raise WeightsError(
-                f"BlipForQuestionAnswering gives its answers the width of images, here {model.cfg.vision.width}, "
-                f"where this model's questions have {model.cfg.text.width}; write the official format"
+                f"BlipForQuestionAnswering needs equal widths, but vision.width is {model.cfg.vision.width} and "
+                f"text.width {model.cfg.text.width}; write the official format"
             )
         case _:
             raise WeightsError(f"transformers has no class for {type(model).__name__}; write the official format")

@@ -36,7 +36,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix in SUFFIXES:
         return read_pickle(path)
     raise WeightsError(
-        f"{path}: weights are a file that ends in {', '.join(SUFFIXES)}, or a folder with one of {', '.join(WEIGHTS)}"
+        f"{path}: expected a file ending in {', '.join(SUFFIXES)}, or a folder with one of {', '.join(WEIGHTS)}"
     )
 
 
@@ -44,7 +44,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     for name in WEIGHTS:
         if (folder / name).is_file():
             return read_parts(folder / name) if name.endswith(INDEX) else read_tensors(folder / name)
-    raise WeightsError(f"{folder}: holds no weights, looked for {', '.join(WEIGHTS)}")
+    raise WeightsError(f"{folder}: contains no weights; looked for {', '.join(WEIGHTS)}")
 
 
 def read_parts(index: Path) -> dict[str, Tensor]:
@@ -63,15 +63,13 @@ def parts_of(index: Path) -> list[str]:
         files = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise WeightsError(
-            f"{index}: is no index of weights, or damaged: it has no `weight_map` of tensors to files ({e!r})"
+            f"{index}: not an index of weights, or damaged: no `weight_map` of tensors to files ({e!r})"
         ) from None
     odd = [
         name for name in files if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIXES)
     ]
     if odd or not files:
-        raise WeightsError(
-            f"{index}: names {odd[0] if odd else 'no file'!r}, where names of files beside it must stand"
-        )
+        raise WeightsError(f"{index}: names {odd[0] if odd else 'no file'!r}, expected names of files beside it")
     return sorted(files)
 
 
@@ -139,12 +137,10 @@ def section_of(content: Any, path: Path) -> dict[str, Tensor]:
             [content] = sections.values()
         elif sections:
             names = ", ".join(map(repr, sections))
-            raise WeightsError(
-                f"{path}: holds tensors under {names}; save the section that is meant as a file of its own"
-            )
+            raise WeightsError(f"{path}: holds tensors under {names}; save the section to load as a file of its own")
         else:
             return {}
-    raise WeightsError(f"{path}: holds a {type(content).__name__}, not tensors by name")
+    raise WeightsError(f"{path}: contains a {type(content).__name__}, not tensors by name")
 
 
 def holds_tensors(value: object) -> bool:
@@ -161,7 +157,7 @@ def holds_tensors(value: object) -> bool:
 
 def check_not_empty(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if not tensors:
-        raise WeightsError(f"{path}: holds no tensors by name")
+        raise WeightsError(f"{path}: contains no tensors by name")
     return tensors
 
 

@@ -219,9 +219,9 @@ def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed)
         problems.append(f"{name_some(pairs, differing)}: does model.share fit it?")
     if problems:
         raise WeightsError(
-            f"{report.source} does not fit the model, of which it fills {len(report.loaded)} tensors: "
-            f"{'; '.join(problems)}. If that is "
-            "meant, allow what is unused or missing by name or pattern (init.allow_unused, init.allow_missing)"
+            f"{report.source} does not fit the model (tensors that fit: {len(report.loaded)}): "
+            f"{'; '.join(problems)}. If this is "
+            "intended, allow unused or missing tensors by name or pattern (init.allow_unused, init.allow_missing)"
         )
 
 
