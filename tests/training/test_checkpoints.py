@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, engine: Engine):
 def test_a_checkpoint_of_another_model_is_refused(engine: Engine):
     task = ToyTask()
     task.extra = torch.nn.Linear(1, 1)
-    with pytest.raises(ValueError, match=r"it lacks \['extra.bias', 'extra.weight'\]"):
+    with pytest.raises(ValueError, match=r"missing \['extra.bias', 'extra.weight'\]"):
         Engine(
             task,
             EngineConfig(),
