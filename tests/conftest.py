@@ -1,4 +1,4 @@
-"""An S3 server on the loopback, and a way to it that fails on demand."""
+"""An S3 server on the loopback, and a proxy to it that fails on demand."""
 
 import logging
 import os
@@ -87,7 +87,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.faults.extend((method, fault) for fault in faults)
 
     def handle_error(self, request, client_address) -> None:
-        """Connections cut by a fault are no news."""
+        """Does not report connections that a fault cut."""
 
 
 class FaultyHandler(BaseHTTPRequestHandler):
@@ -155,7 +155,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def proxy(s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """A failing way to the bucket of `s3`; the environment points to it."""
+    """A failing proxy to the bucket of `s3`; the environment points to it."""
     assert s3, "the bucket is made before the way to it fails"
     server = FaultyProxy(s3_server)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

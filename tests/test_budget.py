@@ -12,7 +12,7 @@ from blip.training.spending import stop_when_spent
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test advances."""
 
     def __init__(self):
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""What keeps a training going on a machine that has other work."""
+"""Training stays fast on a machine with other work."""
 
 import os
 import subprocess

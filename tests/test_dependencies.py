@@ -1,4 +1,4 @@
-"""What using a model takes: the dependencies of the base, and no package of an extra."""
+"""Using a model needs the base dependencies and no package of an extra."""
 
 import json
 import re

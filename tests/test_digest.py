@@ -1,4 +1,4 @@
-"""What a file, a folder and a value are known by."""
+"""Digests of files, folders and values."""
 
 import hashlib
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_value_is_known_without_the_order_of_its_keys():
 
 
 class Tied(nn.Module):
-    """Three names of one tensor: what else a file says of them once came in another order each time."""
+    """One tensor with three names: their order in a file's metadata must not vary."""
 
     def __init__(self, value: float = 1.0):
         super().__init__()

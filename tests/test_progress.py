@@ -13,7 +13,7 @@ from blip import progress
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """A process whose output is a log with a line for every record."""
+    """Runs a process that writes a log with a line for every record."""
     monkeypatch.setattr(progress, "LIVE_SECONDS", 0.0)
     monkeypatch.setattr(progress, "console", Console(file=StringIO()))
     monkeypatch.delenv("BLIP_PROGRESS", raising=False)

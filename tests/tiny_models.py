@@ -58,7 +58,7 @@ def text_filter(seed: int = 1) -> Retrieval:
 
 
 def picture(seed: int, size: tuple[int, int] = (SIZE, SIZE), **save) -> bytes:
-    """Noise: no two are alike."""
+    """Returns a picture of noise; no two are equal."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     file = BytesIO()
     Image.fromarray(pixels).save(file, **{"format": "PNG", **save})
@@ -73,13 +73,13 @@ def samples(count: int, start: int = 0) -> list[Sample]:
 
 
 def model_folder(task: Captioning | Retrieval | Pretraining, path: Path) -> str:
-    """The task as a model folder."""
+    """Writes the task as a model folder."""
     save_model(task, path)
     return str(path)
 
 
 def both(seed: int = 2) -> Pretraining:
-    """Captioner and filter in one."""
+    """Returns a pre-training task: captioner and filter in one."""
     torch.manual_seed(seed)
     cfg = PretrainingConfig(alignment=AlignmentConfig(queue=1), text=TextLengths(tokens=12))
     return Pretraining(cfg, MED(config()), tokenizer()).eval()

@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def here(uri: str) -> Iterator[Callable[[], bool]]:
-    """A worker in this process."""
+    """Runs a worker in this process."""
     work(uri, "here")
     yield lambda: False
 
@@ -115,7 +115,7 @@ def read(manifest: Manifest) -> dict[str, Sample]:
 
 
 def decided(folder: Path) -> dict[str, list[str]]:
-    """The kept texts that stand in the shards' tables, by sample."""
+    """Returns the kept texts of the shards' tables, by sample."""
     import pyarrow.parquet as pq
 
     found: dict[str, list[str]] = {}
@@ -199,7 +199,7 @@ def test_in_a_bucket_workers_find_data_and_models_there(folder: Path, s3: str):
 
 
 class Listener(Run):
-    """Hears what a run is told."""
+    """A tracker that records what a run is told."""
 
     def __init__(self):
         self.heard: list[dict[str, float]] = []
@@ -246,7 +246,7 @@ def test_another_threshold_needs_no_model_and_no_image(folder: Path):
 
 
 def choose_without_pictures(folder: Path, data: str, out: str, threshold: str) -> Manifest:
-    """Selects where the shards are out of reach, as pictures for the report alone are read from them."""
+    """Shards are read for the report's pictures alone, so a selection succeeds without them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blip.runs.select.SelectionFigures.pictures", lambda _: [])
         choose(folder, data=data, out=out, threshold=threshold)
@@ -454,7 +454,7 @@ def test_a_worker_that_is_killed_is_replaced(folder: Path):
 
 
 def children(parent: int) -> list[int]:
-    """Processes that run workers."""
+    """Returns the processes that run workers."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What is wrong with images and texts has a name."""
+"""Faults of images and texts are found and named."""
 
 from io import BytesIO
 

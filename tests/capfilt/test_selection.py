@@ -1,4 +1,4 @@
-"""What is kept, by values worked out by hand."""
+"""Selection against values worked out by hand."""
 
 from collections import Counter
 

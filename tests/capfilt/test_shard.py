@@ -1,4 +1,4 @@
-"""A shard that went through CapFilt: one table of what was found out, and nothing copied."""
+"""CapFilt of a shard writes one table of scores and copies nothing."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def shards(folder: Path, *extra: Sample, count: int = 6) -> Manifest:
 
 
 def bootstrap(manifest: Manifest, out: Path, tally: Counter[str] | None = None, **cfg) -> Output:
-    """The first shard of a manifest through captioner and filter."""
+    """Scores the first shard of a manifest."""
     cfg = ShardConfig(**{**dict(CFG), **cfg})
     models = {"both": (captioner(), text_filter()), "captioner": (captioner(), None), "filter": (None, text_filter())}[
         cfg.variant
@@ -43,7 +43,7 @@ def bootstrap(manifest: Manifest, out: Path, tally: Counter[str] | None = None, 
 
 
 def rows(output: Output, key: str) -> dict[str, list[dict]]:
-    """What was found out about a sample, by source; without what belongs to the shard."""
+    """Returns the rows of a sample by source, without the shard's columns."""
     found: dict[str, list[dict]] = {"web": [], "synthetic": []}
     for row in from_parquet(output.file.read_bytes()).to_pylist():
         if row["key"] == key:

@@ -1,4 +1,4 @@
-"""Captions and scores belong to a sample, whatever it is in a batch with."""
+"""Captions and scores of a sample do not depend on the rest of its batch."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def stream(source: list[Pair], **cfg) -> Iterator[Chunk]:
 
 
 def run(source: list[Pair], **cfg) -> dict[str, list[tuple]]:
-    """Texts and scores by sample."""
+    """Returns texts and scores by sample."""
     done = [
         pair
         for chunk in with_scores(with_synthetic(stream(source, **cfg), captioner()), text_filter())

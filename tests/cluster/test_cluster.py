@@ -1,4 +1,4 @@
-"""What only a real API server tells: see README.md beside this file."""
+"""Tests that need a real API server: see README.md beside this file."""
 
 import json
 import os
@@ -30,7 +30,7 @@ if not os.environ.get("BLIP_TEST_CLUSTER"):
 
 NAMESPACE = "kubeflow"
 OLD = {"CronJob": "batch/v1beta1", "PodDisruptionBudget": "policy/v1beta1"}
-"""What a Kubernetes 1.20 calls them."""
+"""Their API versions in Kubernetes 1.20."""
 CUSTOM = {"ClusterTrainingRuntime", "ResourceFlavor", "ClusterQueue", "LocalQueue"}
 GROUND = {"ServiceAccount", "Role", "RoleBinding", "PriorityClass", "NetworkPolicy", "ResourceQuota"}
 STAND_INS = {"trainer.kubeflow.org": ("TrainJob", "v1alpha1"), "argoproj.io": ("Workflow", "v1alpha1")}
@@ -53,7 +53,7 @@ def until(holds, seconds: float = 90.0) -> None:
 
 
 def stand_in(group: str, kind: str, version: str) -> dict:
-    """A custom resource that takes anything."""
+    """Returns a custom resource definition that accepts any fields."""
     plural = f"{kind.lower()}s"
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     versions = [{"name": version, "served": True, "storage": True, "subresources": {"status": {}}, "schema": schema}]
@@ -69,7 +69,7 @@ def stand_in(group: str, kind: str, version: str) -> dict:
 
 @pytest.fixture(scope="module", autouse=True)
 def ground() -> Iterator[None]:
-    """The namespace with all that is not a workload."""
+    """Creates the namespace and all objects that are not workloads."""
     things = [thing for thing in build("overlays/local") if thing["kind"] in GROUND]
     kubectl("apply", "-f", "-", given=build("platform"))
     kubectl("apply", "-f", "-", given=things)
@@ -130,7 +130,7 @@ def a_job(name: str, owner: dict | None = None) -> dict:
 
 
 def say(cluster: Cluster, job: dict, kind: str) -> None:
-    """Plays the controller: the job has a condition."""
+    """Sets a condition of the job, as its controller would."""
     condition = {
         "type": kind,
         "status": "True",
@@ -186,7 +186,7 @@ def test_sigterm_cancels_unless_the_workflow_goes_on(cluster: Cluster):
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket that this process and pods reach, and the settings and secrets with which they do."""
+    """A bucket that this process and pods reach, with the settings and secrets that they need."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address=ADDRESS, port=0, verbose=False)
@@ -216,7 +216,7 @@ SHARDS = 40
 
 
 def pods(name: str) -> Workers:
-    """Three small pods that pull shards."""
+    """Returns a placement of three small pods of workers."""
     asked = {"name": name, "image": IMAGE, "workers": 3, "gpus": 0, "cpu": "1", "memory": "2Gi"}
     return workers_on_cluster(
         WorkersConfig.model_validate({**asked, "namespace": NAMESPACE, "shared_memory": "64Mi", "scratch": "2Gi"})
@@ -247,7 +247,7 @@ def test_capfilt_loses_nothing_when_a_worker_is_killed(bucket: str, tmp_path: Pa
     killed: list[int] = []
 
     def kill_one(store: str) -> None:
-        """Kills a worker that works, once something is done and much is not."""
+        """Kills a busy worker once some shards are done and most are not."""
 
         def committed() -> int:
             return sum("/commit/" in f"/{key}" for key in open_store(store).list("capfilt/"))

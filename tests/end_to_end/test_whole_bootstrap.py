@@ -1,4 +1,4 @@
-"""The whole bootstrap, as a person starts it, at a size at which nothing is learnt but everything happens."""
+"""The whole bootstrap as a person starts it, at a size that learns nothing but runs every step."""
 
 import json
 import os
@@ -44,7 +44,7 @@ class Run:
         return run.returncode, said
 
     def kill(self, step: str) -> str:
-        """Runs until a step shows progress, kills its process without warning, and returns what was said."""
+        """Runs until a step shows progress, kills its process, and returns the output."""
         run = self.start()
         while run.poll() is None and not any(
             path.stat().st_size for path in self.root.glob(f"bootstrap-*/{step}/progress.jsonl")
@@ -68,7 +68,7 @@ def is_step(pid: int, root: str) -> bool:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Run, str, str]:
-    """A run that was killed in its first training and run again, and what it said both times."""
+    """A run killed in its first training and run again, with both outputs."""
     run = Run(tmp_path_factory.mktemp("bootstrap") / "runs")
     killed = run.kill("pretrain")
     code, said = run.finish()

@@ -1,4 +1,4 @@
-"""The image: what its file promises, and, where it can be built, that it keeps it."""
+"""The Dockerfile, and the image's behaviour where it can be built."""
 
 import json
 import os
@@ -14,8 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BASE = os.environ.get("BLIP_TEST_BASE_IMAGE", "")
-"""An image at hand that has Python in its packages; BLIP_TEST_BUILD and BLIP_TEST_RUN are further options of builder
-and runner.
+"""A local base image whose package manager has Python; BLIP_TEST_BUILD and BLIP_TEST_RUN hold further options.
 """
 BUILDERS = {"docker": ["docker", "build"], "podman": ["buildah", "bud", "--format", "docker"]}
 RUNNER = "podman" if shutil.which("buildah") else "docker"

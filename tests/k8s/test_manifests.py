@@ -1,6 +1,4 @@
-"""What an operator applies: it builds, fits the schemas of old and new Kubernetes, holds together, and grants nothing
-it need not.
-"""
+"""The manifests build, match the schemas of old and new Kubernetes, fit together, and grant no more than needed."""
 
 import json
 import re
@@ -105,9 +103,7 @@ def test_deleting_an_overlay_deletes_nothing_that_it_did_not_make(overlay):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_servers_of_kubeflow_pipelines_are_under_no_limit_of_ours(overlay):
-    """They state no limits: a LimitRange would give them ours, and a quota of CPU or memory for all pods would refuse
-    them.
-    """
+    """Kubeflow's pods state no limits: a LimitRange would set ours, and a quota for all pods would refuse them."""
     assert not of(overlay, "LimitRange")
     classes = of(overlay, "PriorityClass").keys()
     for name, quota in of(overlay, "ResourceQuota").items():
@@ -136,7 +132,7 @@ LOST = [
     "Error (exit code 137)",
     "pod deleted",
 ]
-"""What the workflow controller says of attempts that the step is not to blame for."""
+"""Messages of the workflow controller for attempts that failed through no fault of the step."""
 
 
 def test_steps_that_lose_their_node_are_tried_again_and_those_that_fail_by_themselves_are_not():
@@ -182,7 +178,7 @@ def test_the_reaper_may_talk_to_the_api_server_and_is_probed_by_the_file_that_it
 
 
 def test_mlflow_is_probed_as_its_clients_reach_it():
-    """A server that refuses its own name, or has lost its database, still answers /health."""
+    """/health answers even if the server refuses its own name or has lost its database."""
     (container,) = of("local", "Deployment")["mlflow"]["spec"]["template"]["spec"]["containers"]
     probe, env = container["readinessProbe"]["httpGet"], {e["name"]: e.get("value") for e in container["env"]}
     (host,) = (h["value"] for h in probe["httpHeaders"] if h["name"] == "Host")

@@ -1,4 +1,4 @@
-"""Who may talk to whom in the namespace, by a reading of the network policies as the plug-ins of clusters read them."""
+"""Which pods may connect in the namespace, by evaluating the network policies as network plug-ins do."""
 
 import pytest
 from rendered import OVERLAYS, needs_kubectl, of
@@ -21,9 +21,7 @@ def matches(selector: dict, labels: dict) -> bool:
 
 
 def allowed(policies: list[dict], source: dict, target: dict, port: int) -> bool:
-    """Whether a pod may open a connection to another by these policies: the one must be let out and the other let
-    in.
-    """
+    """Returns whether these policies allow a connection: both its egress and its ingress must be allowed."""
 
     def passes(direction: str, peers: str, here: dict, there: dict) -> bool:
         ruling = [

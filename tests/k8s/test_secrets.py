@@ -1,4 +1,4 @@
-"""No secret stands in what people can read: manifests, jobs, and the compiled pipeline."""
+"""Manifests, jobs and the compiled pipeline contain no secrets."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""An API server on the loopback that keeps objects and plays what the test tells it to."""
+"""An API server on the loopback that stores objects and advances jobs as a test scripts it."""
 
 import json
 from collections import deque
@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Objects by path; each look at a job advances it through `play`, whose last conditions stay."""
+    """Objects by path; each read of a job advances it through `play`, whose last conditions stay."""
 
     daemon_threads = True
 

@@ -44,7 +44,7 @@ def test_a_collective_that_one_rank_does_not_join_ends_with_a_stack_of_every_ran
 
 
 def tell_when_ready(log: Path, *signals: signal.Signals) -> None:
-    """Sends signals to this process, a while apart, once both ranks say that they are ready."""
+    """Sends signals to this process, a while apart, once both ranks are ready."""
 
     def tell() -> None:
         deadline = time.monotonic() + 60
@@ -79,7 +79,7 @@ def test_a_second_ctrl_c_ends_ranks_that_do_not_end_and_leaves_none_behind(tmp_p
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs: who was killed may wait for its parent to hear of it."""
+    """Returns whether a process runs; a killed one may be a zombie until its parent waits for it."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where a step's work is done."""
+"""The placement of a step's work."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +34,7 @@ def placed(**asked: Any) -> Placement:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainJobConfig]:
-    """The jobs that are asked for; each hands over what it made, and figures."""
+    """Records the requested jobs; each hands over an output and figures."""
     asked: list[TrainJobConfig] = []
 
     def run(cfg: TrainJobConfig, inputs: Mapping[str, Path], outputs: Mapping[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Jobs whose workflow has ended are deleted, whoever was to delete them."""
+"""Jobs whose workflow has ended are deleted, even if their step could not."""
 
 import subprocess
 import sys

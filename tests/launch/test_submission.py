@@ -1,4 +1,4 @@
-"""A job's life, against an API server on the loopback."""
+"""The lifecycle of a job, against an API server on the loopback."""
 
 import json
 import logging
@@ -162,7 +162,7 @@ def test_workers_end_when_the_step_that_watches_them_fails(api):
 
 
 def test_a_training_gets_its_inputs_and_leaves_its_outputs_through_the_store(api, s3, tmp_path, monkeypatch):
-    """The nodes' part is played by the one node of this test, once the job is there."""
+    """Acts as the job's nodes once it exists."""
     data, model = tmp_path / "data", tmp_path / "model"
     (data / "tokenizer").mkdir(parents=True)
     (data / "web.json").write_text("shards")

@@ -1,4 +1,4 @@
-"""What is asked of Kubeflow Trainer, checked against its published models."""
+"""TrainJobs, checked against Kubeflow Trainer's published models."""
 
 import json
 

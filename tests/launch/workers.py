@@ -1,4 +1,4 @@
-"""What the processes of a launch do in the tests: `python -m workers WHAT`."""
+"""Processes that tests launch: `python -m workers WHAT`."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The text transformer: what may see what, caching, and checkpointing."""
+"""The text transformer: attention masks, KV cache and checkpointing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Decoding against slow plain loops that read the whole text anew for every token."""
+"""Decoding against plain loops without a cache."""
 
 import math
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from blip.models.med import MED
 
 SEP = 2
 Read = Callable[[list[int]], Tensor]
-"""A text so far to the next token's logits `(V,)`."""
+"""Maps the tokens so far to the next token's logits `(V,)`."""
 
 
 @pytest.fixture
 def med(med: MED) -> MED:
-    """A model that ends some of its texts."""
+    """A model for which some of its texts end early."""
     torch.nn.init.constant_(med.lm_head.decoder.bias.data[SEP : SEP + 1], 2.0)
     return med
 

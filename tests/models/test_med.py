@@ -1,4 +1,4 @@
-"""MED's three modes, and what its parts share."""
+"""MED's three modes, and the parameters that they share."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""ITC against values worked out by hand, and the queue that feeds it."""
+"""ITC and its queue against values worked out by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""LM: which tokens are predicted, and what that costs."""
+"""LM: which tokens are predicted, and the loss."""
 
 import math
 
@@ -58,7 +58,7 @@ def test_log_probabilities_are_of_whole_texts_without_smoothing():
 
 @pytest.mark.parametrize("sure", [0.8, 0.9, 0.99])
 def test_smoothing_leaves_a_floor_of_1_3577(sure: float):
-    """To be less or more sure than the smoothed target costs more."""
+    """The loss is least where the prediction equals the smoothed target."""
     vocabulary = 30524
     rest = torch.full((1, 1, vocabulary), (1 - sure) / vocabulary)
     rest[0, 0, 3] += sure

@@ -1,4 +1,4 @@
-"""ITM: whom hard negatives may be, how often they are drawn, and what the loss counts."""
+"""ITM: which hard negatives are drawn, how often, and the loss."""
 
 import math
 

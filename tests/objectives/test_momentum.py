@@ -1,4 +1,4 @@
-"""The teacher follows the student by an exponential moving average."""
+"""Momentum weights are an exponential moving average of the model's."""
 
 import torch
 from torch import nn

@@ -79,13 +79,12 @@ def batch_of(images: Tensor, text: Tokens, ids: Tensor | None = None, **extra: A
 
 
 TOLERANCE = 1e-5
-"""Of a tensor's largest magnitude. Sums of float32 round by its size, whatever the size of the element in which they
-end.
+"""Relative to a tensor's largest magnitude: float32 sums round by their largest terms, not by their result.
 """
 
 
 def assert_close(ours: Tensor, reference: Tensor, what: str = "") -> None:
-    """Losses, logits and features agree to 1e-5 of the reference's largest magnitude."""
+    """Asserts that losses, logits or features agree to 1e-5 of the reference's largest magnitude."""
     difference = (ours.detach().reshape(reference.shape) - reference).abs().max()
     largest = reference.abs().max()
     assert largest.isfinite(), f"{what}: the reference is not finite"
@@ -95,6 +94,6 @@ def assert_close(ours: Tensor, reference: Tensor, what: str = "") -> None:
 
 
 def assert_close_after_a_step(ours: Tensor, reference: Tensor, what: str) -> None:
-    """Gradients, and what stands after optimizer steps, agree to 1e-4 of their norm."""
+    """Asserts that gradients, or weights after optimizer steps, agree to 1e-4 of their norm."""
     difference, size = (ours.detach().reshape(reference.shape) - reference).norm(), reference.norm()
     assert difference <= 1e-4 * size, f"{what} differs by {difference:.1e} of {size:.1e}"

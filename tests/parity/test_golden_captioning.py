@@ -1,4 +1,4 @@
-"""The captioner: loss, features, logits and captions are the reference's."""
+"""The captioner's loss, features, logits and captions equal the reference's."""
 
 import re
 
@@ -40,7 +40,7 @@ def test_image_features_and_logits_of_the_prompt_are_the_references(golden: Gold
 
 
 def beam_searches(golden: Golden) -> dict[str, int]:
-    """The recorded beam searches by name (`beam3`), and how many beams each had."""
+    """Returns the recorded beam searches by name (`beam3`) with their number of beams."""
     return {name: int(found[1]) for name in golden.meta["captioner"] if (found := re.fullmatch(r"beam(\d+)", name))}
 
 

@@ -1,4 +1,4 @@
-"""Cleaning, the image transform and the scores are the reference's."""
+"""Caption cleaning, the image transform and the scores equal the reference's."""
 
 import pytest
 import torch

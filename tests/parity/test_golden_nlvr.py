@@ -1,4 +1,4 @@
-"""Two images and a statement: loss and logits are the reference's."""
+"""NLVR2: loss and logits equal the reference's."""
 
 import torch
 from golden_files import Golden, assert_close, batch_of

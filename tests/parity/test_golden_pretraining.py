@@ -1,4 +1,4 @@
-"""Pre-training and retrieval: two steps of plain SGD; losses, gradients, queues and teacher are the reference's."""
+"""Pre-training and retrieval: two steps of SGD equal the reference's, with queues and momentum weights."""
 
 import torch
 from golden_files import Golden, assert_close, assert_close_after_a_step, batch_of
@@ -14,7 +14,7 @@ from blip.tasks.text import TextLengths
 from blip.tasks.training_state import load_training_state, to_official
 
 LOSSES = {"itc": "ita", "itm": "itm", "lm": "lm"}
-"""Our names of the losses, and the reference's."""
+"""Our names of the losses, and the reference's names."""
 
 
 def pretraining(golden: Golden) -> Pretraining:
@@ -68,7 +68,7 @@ def by_official_name(task: Pretraining | Retrieval) -> dict[str, Tensor]:
 
 
 def train(golden: Golden, name: str, task: Pretraining | Retrieval) -> None:
-    """Two steps; what each step and the state after them must be is asserted."""
+    """Takes two steps and asserts the losses, the gradients and the final state."""
     io, meta = golden.io(name), golden.meta[name]
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=meta["lr"])
     for step, alpha in enumerate(meta["alpha"]):

@@ -1,4 +1,4 @@
-"""Questions and answers: the weighted loss, the ranked and the written answers are the reference's."""
+"""VQA: the weighted loss, the ranked and the generated answers equal the reference's."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The judge of parity: rounding passes, a difference that is none does not."""
+"""The parity tolerance: rounding passes, real differences fail."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @pytest.fixture
 def logits() -> Tensor:
-    """As of the report that changed the judge: 2,256 logits that reach 7."""
+    """Returns 2,256 logits of magnitudes up to 7."""
     logits = torch.randn(48, 47, generator=torch.Generator().manual_seed(0))
     return logits * 7 / logits.abs().max()
 
 
 def moved(logits: Tensor, by: float, row: int = 3, column: int = 5) -> Tensor:
-    """One logit another, one that is small beside the largest."""
+    """Returns the logits with one small one changed."""
     logits = logits.clone()
     logits[row, column] = 0.01 + by
     return logits

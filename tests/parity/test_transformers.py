@@ -1,4 +1,4 @@
-"""The same weights in transformers and here: equal logits in both directions, at random tiny sizes."""
+"""Weights converted to and from transformers yield equal logits, at random tiny sizes."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ from blip.models.weights.load import load_weights
 
 @pytest.fixture(params=range(3))
 def sizes(request: pytest.FixtureRequest) -> MEDConfig:
-    """Sizes drawn at random; image and text have one width, as the question answering of transformers needs it."""
+    """Returns random sizes; image and text have one width, as transformers' question answering requires."""
     draw = random.Random(request.param)
     heads, patch = draw.choice([1, 2, 4]), draw.choice([4, 8])
     width, vocabulary = heads * draw.choice([8, 12]), draw.randint(20, 60)
@@ -77,7 +77,7 @@ def ours(kind: type[PreTrainedModel], cfg: MEDConfig) -> MED | VQAModel:
 def both(
     kind: type[PreTrainedModel], cfg: MEDConfig, direction: str, folder: Path
 ) -> tuple[MED | VQAModel, PreTrainedModel]:
-    """Our model and theirs with the same weights, brought from one to the other through a folder."""
+    """Returns our model and theirs with the same weights, converted through a folder."""
     torch.manual_seed(1)
     mine = ours(kind, cfg)
     if direction == "out":

@@ -1,4 +1,4 @@
-"""Every command of README.md and k8s/README.md: run on tiny data, or listed with the reason against it."""
+"""Every command of README.md and k8s/README.md is run on tiny data, or listed with the reason why not."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A retraining runs on new shards; without new shards it does nothing and reports that."""
+"""A retraining runs on new shards; without any it does nothing and reports so."""
 
 import json
 from pathlib import Path

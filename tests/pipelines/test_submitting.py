@@ -95,7 +95,7 @@ def test_a_schedule_replaces_that_of_the_same_name_alone(kubeflow):
 
 
 def a_run_of(kubeflow: Kubeflow) -> str:
-    """A run that the newest schedule has started, and that goes on."""
+    """An active run of the newest schedule."""
     (schedule,) = kubeflow.recurring
     kubeflow.runs.append(kubeflow.new("run", recurring_run_id=schedule["recurring_run_id"], state="RUNNING"))
     return kubeflow.runs[-1]["run_id"]
@@ -181,7 +181,7 @@ def test_submit_and_wait_end_as_the_run_does(kubeflow, monkeypatch):
 
 
 def the_run(kubeflow, *states: str) -> str:
-    """Submits a run that passes through these states."""
+    """Submits a run that passes through given states."""
     run = KubeflowPipelines().submit(bootstrap, STORE)
     kubeflow.runs[-1] = Advancing(kubeflow.runs[-1], list(states))
     return run
@@ -270,7 +270,7 @@ contexts: [{{name: here, context: {{cluster: k, user: me}}}}]
 
 @pytest.fixture
 def kubeconfig(kubeflow, monkeypatch, tmp_path):
-    """The way to the server through a kubeconfig alone."""
+    """The server is found through a kubeconfig alone."""
     path = tmp_path / "config"
     path.write_text(KUBECONFIG.format(uri=kubeflow.uri), encoding="utf-8")
     monkeypatch.delenv("KFP_HOST")

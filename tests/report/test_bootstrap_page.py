@@ -83,7 +83,7 @@ def step(rng: Random, name: str) -> ReportStep:
 
 
 def picture(rng: Random, sample: Any) -> Picture:
-    """A web sample, judged by a filter that is mostly right."""
+    """Returns a web sample with scores of a filter that is mostly right."""
     scene = sample.meta["truth"]
     written = shapes.write_caption(scene if rng.random() < 0.7 else shapes.random_scene(rng), rng)
 
@@ -97,7 +97,7 @@ def picture(rng: Random, sample: Any) -> Picture:
 
 
 def histogram(source: Source, texts: list[ScoredText]) -> MatchHistogram:
-    """The texts of a source by truth and by twentieths of p(match)."""
+    """Returns a histogram of a source's texts by truth and p(match), in 20 bins."""
     bins: dict[bool | None, list[int]] = {known: [0] * 20 for known in (True, False, None)}
     for text in texts:
         if text.match is not None:
@@ -106,7 +106,7 @@ def histogram(source: Source, texts: list[ScoredText]) -> MatchHistogram:
 
 
 def report(**changed: Any) -> BootstrapReport:
-    """A bootstrap of the world of shapes as it could have been."""
+    """Returns plausible figures of a shapes bootstrap."""
     rng = Random(0)
     pictures = [picture(rng, sample) for sample in shapes.web_samples(WORLD)]
     described = [
@@ -139,7 +139,7 @@ def report(**changed: Any) -> BootstrapReport:
 
 
 class Tags(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
+    """Parses a page into its tags with their attributes, and its text."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A step's own page shows what it did, and nothing of it comes from elsewhere."""
+"""A step's page shows its results and loads nothing from elsewhere."""
 
 import base64
 import re
@@ -22,7 +22,7 @@ WORLD = shapes.ShapesConfig(gold=3, web=20, test=4, seed=3)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data folder with a text that means harm."""
+    """A data folder with a malicious text."""
     gold = [*shapes.gold_samples(WORLD)]
     gold[0] = Sample(gold[0].key, gold[0].images, ["<script>alert(1)</script>"], gold[0].meta)
     for split, made in (("gold", gold), ("web", shapes.web_samples(WORLD)), ("test", shapes.test_samples(WORLD))):
@@ -38,7 +38,7 @@ def saved(made: step_page.StepPage, tmp_path: Path) -> str:
 
 
 def images(page: str) -> list[tuple[int, int]]:
-    """Sizes of the images inside."""
+    """Returns the sizes of the embedded images."""
     return [
         Image.open(BytesIO(base64.b64decode(data))).size
         for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)

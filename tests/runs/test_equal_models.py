@@ -1,4 +1,4 @@
-"""Equal models are equal files, whichever process writes them."""
+"""Equal models are written as equal files, by any process."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ for kind in ("pretraining", "captioning"):
 
 @pytest.fixture(scope="module")
 def digests(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """The SHA-256 of all files that two processes wrote of the same models."""
+    """Returns the SHA-256 of all files that two processes write of the same models."""
     found = []
     for seed in ("1", "2"):
         out = tmp_path_factory.mktemp("models")

@@ -1,4 +1,4 @@
-"""`blip evaluate`: the same figures whichever workers predict, whatever happens to them."""
+"""`blip evaluate`: figures do not depend on the number of workers, nor on kills."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 def evaluated(
     folder: Path, out: str, *overrides: str, store: str | None = None, workers=None
 ) -> tuple[EvaluationResult, bytes]:
-    """Figures, without what differs from run to run, and captions."""
+    """Returns the figures that do not differ from run to run, and the captions."""
     store = store or str(folder / f"store-{out}")
     context = RunContext(preset="shapes", overrides=(*RUN, *overrides), store=store, revision="r")
     evaluate(context, data=folder / "data", model=folder / "model", out=folder / out, workers=workers)
@@ -66,7 +66,7 @@ def evaluated(
 
 @contextmanager
 def pod(uri: str) -> Iterator[Callable[[], bool]]:
-    """What a pod of two GPUs does."""
+    """Runs the evaluation as a pod of two GPUs does."""
     subprocess.run([sys.executable, "-m", "blip.runs.worker", uri, "--processes", "2"], check=True)
     assert len(open_store(uri).list("worker/")) == 2
     yield lambda: False
@@ -79,7 +79,7 @@ def nowhere(uri: str) -> Iterator[Callable[[], bool]]:
 
 
 def test_workers_of_which_one_is_killed_find_what_one_alone_finds(folder: Path):
-    """Each worker looks at some of the shards; the second look waits for the first of all."""
+    """Each worker predicts some of the shards; re-ranking waits until all are predicted."""
     alone = evaluated(folder, "alone")
     killed: list[int] = []
 

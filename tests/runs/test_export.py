@@ -1,4 +1,4 @@
-"""A model folder leaves in the formats of others, and what comes back is the same model."""
+"""A model folder exported to another format and imported again is the same model."""
 
 import json
 import logging
@@ -164,7 +164,7 @@ def test_the_processor_prepares_images_and_texts_as_we_do(tmp_path: Path):
 
 
 def run_card(folder: Path, lines: str = "") -> list[str]:
-    """What the lines of a model card print, as a person runs them beside a photo."""
+    """Runs the lines of a model card beside a photo, and returns what they print."""
     Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1), 50).convert("RGB").resize((16, 16)).save(
         folder / "photo.jpg", quality=95
     )
@@ -198,7 +198,7 @@ def test_the_cards_lines_match_as_we_do(kind: str, tmp_path: Path):
 
 
 def with_enc(model: MED, enc_token: bool) -> MED:
-    """The model with or without [ENC] before a text that is matched."""
+    """Returns p(match) with or without [ENC] before the text."""
     other = MED(model.cfg.model_copy(update={"enc_token": enc_token}), decoder=hasattr(model, "text_decoder")).eval()
     other.load_state_dict(model.state_dict())
     return other

@@ -1,4 +1,4 @@
-"""Ingestion takes what lies there, says what it could not use, and refuses what it does not understand."""
+"""Ingestion uses what it can, counts the rest by reason, and refuses sources that it does not understand."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What is new is told by digest, from a listing; what a finished run has learnt from is not new."""
+"""New shards are found by digest in a listing; shards of finished runs are not new."""
 
 import json
 import time
@@ -25,7 +25,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys of the tars that were read whole, in their order."""
+    """Records the keys of the tars that are read whole, in order."""
     keys, scan_tar = [], discover.scan_tar
 
     def noted(store, key, *given):
@@ -37,7 +37,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def put(root: str, name: str, text: str) -> None:
-    """A tar of that name with one sample, written after the former's time stamp."""
+    """Writes a tar with one sample and a later time stamp than the last."""
     made = write_shards([Sample("0", [b"image"], [text])], f"{root}/made", "made")
     time.sleep(0.02)
     store = open_store(root)

@@ -1,4 +1,4 @@
-"""The gate lets through what is better, by scores that are numbers, and nothing that is no model."""
+"""The gate passes models with better finite scores, and nothing else."""
 
 import json
 import math
@@ -96,7 +96,7 @@ def test_a_score_that_is_no_number_is_refused(gate, name, score, whose):
 
 
 def held_by(mlflow, gate, name, metrics: dict[str, float]) -> None:
-    """Makes a champion with such scores, as former versions of the gate let them through."""
+    """Makes a champion with scores that former versions of the gate passed."""
     gate(LOW, MIDDLE)
     for metric in ("retrieval.mean", "captioning.cider"):
         mlflow.delete_model_version_tag(name, "1", f"score.{metric}")

@@ -1,4 +1,4 @@
-"""The report of a bootstrap shows what was measured, whatever was not."""
+"""The report shows all that was measured, even if other figures are missing."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ SPLIT = {"samples": 4, "shards": 1, "counts": {"no image": 2}, "digest": "d" * 6
 
 @pytest.fixture
 def figures(tmp_path: Path) -> dict[str, Any]:
-    """Figures of each step of a bootstrap whose truth nobody knows, without curves, and its data folder."""
+    """Figures of each step of a bootstrap without ground truth and curves, and its data folder."""
     kept = tmp_path / "kept"
     kept.mkdir()
     manifest = write_shards(samples(4), tmp_path / "shards", "test", 4)

@@ -1,4 +1,4 @@
-"""The plan checks all settings before anything runs, and gives a stage another key exactly when it must run again."""
+"""The plan checks all settings before anything runs, and a stage's key changes exactly if the stage must run again."""
 
 import json
 import os

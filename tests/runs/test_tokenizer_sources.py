@@ -1,4 +1,4 @@
-"""A tokenizer is read from where a cluster keeps it: a store, without a network."""
+"""A tokenizer is read from a store, without a network."""
 
 from pathlib import Path
 

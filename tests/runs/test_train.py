@@ -1,4 +1,4 @@
-"""`blip train` as people run it: killed, stopped, resized, out of budget, and on."""
+"""`blip train` killed, stopped, resized, out of budget, and resumed."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Training:
-    """Pre-training of the tiny world into a folder."""
+    """Pre-trains on the tiny world, into a folder."""
 
     def __init__(self, data: Path, folder: Path):
         self.data, self.folder = data, folder
@@ -94,19 +94,19 @@ class Training:
         )
 
     def curve(self, name: str) -> list[int]:
-        """The steps that a loss's curve has points of."""
+        """Returns the steps of a loss's curve."""
         return [step for step, _ in json.loads((self.folder / "figures.json").read_text())["curves"][name]]
 
     def losses(self) -> dict[str, float]:
-        """Those of the last step."""
+        """Returns the losses of the last step."""
         return json.loads((self.folder / "figures.json").read_text())["losses"]
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there."""
+        """Returns the steps of the existing checkpoints."""
         return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("store/pretrain/*/step-*.json"))
 
     def interrupt(self, number: signal.Signals, processes: int, *overrides: str) -> int:
-        """Lets it come to a checkpoint, sends a signal, and gives the exit code."""
+        """Waits for a checkpoint, sends a signal, and returns the exit code."""
         run = self.start(processes, *overrides)
         while not self.steps():
             assert run.poll() is None, run.communicate()[0]
@@ -132,7 +132,7 @@ def is_of(cmdline: Path, folder: str) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """A run of one process that nobody disturbed."""
+    """An undisturbed run of one process."""
     training = Training(data, tmp_path_factory.mktemp("straight"))
     training.finish(1)
     return training
@@ -140,7 +140,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainin
 
 @pytest.fixture(scope="module")
 def straight(undisturbed: Training) -> dict[str, torch.Tensor]:
-    """Its weights, teacher and queue."""
+    """Returns its weights, momentum weights and queue."""
     return undisturbed.made()
 
 
@@ -298,7 +298,7 @@ def test_a_run_of_no_steps_is_refused():
 
 
 def stored(folder: Path, samples: list[Sample]) -> Path:
-    """A data folder of samples that are the name `gold`, with a tokenizer of their texts."""
+    """Writes a data folder with the samples as `gold`, and a tokenizer of their texts."""
     write_shards(iter(samples), str(folder / "shards"), "gold", per_shard=16).save(folder / "data" / "gold.json")
     Tokenizer.train([text for sample in samples for text in sample.texts], 100).save(folder / "data" / "tokenizer")
     return folder / "data"

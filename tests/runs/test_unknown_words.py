@@ -1,4 +1,4 @@
-"""Ingestion tells of texts that the tokenizer does not know."""
+"""Ingestion warns of texts with words unknown to the tokenizer."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tars for other tools: what was selected, whole, without a manifest or an index."""
+"""Tars for other tools hold whole selected samples, without a manifest or an index."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def read(pattern: str) -> list[dict]:
-    """What plain webdataset makes of the tars of a brace pattern."""
+    """Reads the tars of a brace pattern by plain webdataset."""
     return list(webdataset.WebDataset(pattern, shardshuffle=False).decode("pil").to_tuple("png", "txt", "json"))
 
 

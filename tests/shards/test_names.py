@@ -9,7 +9,7 @@ from blip.shards.tar import Member
 
 
 def samples(*names: str, keys: str = "auto") -> tuple[dict[str, list[str]], dict[str, int]]:
-    """Extensions by key, and what was counted."""
+    """Returns extensions by key, and the counts of reasons."""
     rejected: Counter[str] = Counter()
     found = group_members([Member(name, 512 * i, 1) for i, name in enumerate(names)], keys, rejected)  # pyright: ignore[reportArgumentType]
     return {key: sorted(extensions) for key, extensions in found.items()}, dict(rejected)

@@ -42,7 +42,7 @@ def sizes(tokenizer: Tokenizer) -> MEDConfig:
 
 @pytest.fixture
 def make(tokenizer: Tokenizer, sizes: MEDConfig):
-    """A task from its configuration, the same every time."""
+    """Builds a task from its configuration, with a fixed seed."""
 
     def make(cfg: TaskConfig) -> Task:
         torch.manual_seed(0)
@@ -53,7 +53,7 @@ def make(tokenizer: Tokenizer, sizes: MEDConfig):
 
 @pytest.fixture
 def batch_of():
-    """A batch of examples by key: the same key is the same image."""
+    """Returns a batch of examples; equal keys have equal images."""
 
     def batch_of(task: Task, keys: str = "abcd") -> Batch:
         generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""ITC and ITM in a task: when the teacher moves, what enters the queue, who is whose negative."""
+"""ITC and ITM in a task: EMA updates, the queue and negatives."""
 
 import math
 

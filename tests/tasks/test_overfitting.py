@@ -1,6 +1,4 @@
-"""Every task learns eight samples by heart: what model, loss and prediction make of one another is seen by the
-answers.
-"""
+"""Every task overfits eight samples, which checks model, loss and prediction together."""
 
 import pytest
 import torch
@@ -38,7 +36,7 @@ def examples(frames: int = 1, **meta) -> list[Example]:
 
 
 def learn(task, samples: list[Example], steps: int) -> dict[str, float]:
-    """Trains on the samples alone; the last losses."""
+    """Trains on the samples alone and returns the last losses."""
     batch = task.collate(samples)
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=5e-3)
     task.train()

@@ -1,4 +1,4 @@
-"""Images and texts are ranked by what they are, not by what they are called, and the likely ones once more."""
+"""Ranking of images and texts depends on their content, not on their keys; the likely ones are re-ranked."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def batches(task: Retrieval, keys: str) -> list[Batch]:
 
 
 def judged(task: Retrieval, keys: str = "0123") -> tuple[dict[str, float], list[RetrievalPrediction]]:
-    """Scores and predictions, as workers of an evaluation come to them."""
+    """Returns scores and predictions as the workers of an evaluation compute them."""
     parts = batches(task, keys)
     found = [prediction for batch in parts for prediction in task.predict(batch)]
     if task.needs_rerank:
@@ -114,7 +114,7 @@ def test_unscored_pairs_keep_the_order_of_similarity_below_a_logit_however_low()
 
 
 def test_texts_of_one_image_share_its_keys_and_values(make):
-    """One row of keys and values serves all texts, and gives what a copy for each text gives."""
+    """One row of keys and values for all texts yields the same as a copy for each text."""
     task = make(RetrievalConfig()).eval()
     (batch, _) = batches(task, "0123")
     tokens = task.model.encode_image(normalise(batch.images))[:1]

@@ -1,4 +1,4 @@
-"""What is averaged over the tokens of a whole optimizer step."""
+"""Losses are averaged over the tokens of a whole optimizer step."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Answers: what people said is weighed, a planted answer is ranked first, and switches change what they say."""
+"""VQA: answers are weighted, a planted answer is ranked first, and each setting has its effect."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def batch_of(task: VQA, said: list[list[str]], **meta) -> Batch:
 
 
 def teach(task: VQA, answer: str) -> None:
-    """Makes the model say one answer whatever it is asked."""
+    """Makes the model give one answer to all questions."""
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(task.parameters(), lr=1e-2)
     batch = batch_of(task, [[answer], [answer]])

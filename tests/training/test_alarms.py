@@ -11,7 +11,7 @@ def report(step: int, itm: float = 0.0) -> StepReport:
 
 
 def raised(losses: list[float], **options) -> list[tuple[int, dict[str, float]]]:
-    """What is tracked while ITM losses come in, from step 1 on."""
+    """Returns what is tracked for these ITM losses, from step 1 on."""
     tracked = []
     alarm = ItmAtPrior(lambda step, values: tracked.append((step, values)), warmup_steps=2, window=3, **options)
     for step, loss in enumerate(losses, start=1):

@@ -1,4 +1,4 @@
-"""Checkpoints in a folder and in a bucket: which one is found, and what a failure leaves."""
+"""Checkpoints in a folder and in a bucket: which one is read, and what a failure leaves."""
 
 import json
 import os
@@ -116,7 +116,7 @@ def test_the_last_n_are_kept(uri: str, engine: Engine):
 
 
 class SlowStore(FolderStore):
-    """Waits for a sign before it writes; may fail then."""
+    """A store that waits for a sign before it writes, and may then fail."""
 
     def __init__(self, folder: Path):
         super().__init__(folder)
@@ -205,7 +205,7 @@ def test_a_torn_newer_checkpoint_does_not_cost_the_good_one(tmp_path: Path, engi
 
 
 class PausedStore(FolderStore):
-    """Lets another act before it publishes a checkpoint, whose parts are there by then."""
+    """A store in which another process acts after a checkpoint's parts are written and before it is published."""
 
     meanwhile = staticmethod(lambda: None)
 

@@ -1,6 +1,4 @@
-"""A step that is not finite leaves nothing behind: shown on the tasks that have a teacher, a queue and a temperature of
-their own.
-"""
+"""A step that is not finite changes nothing, on tasks with momentum weights, a queue and a temperature."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -68,7 +66,7 @@ def make_engine(kind: str, zero: int, accumulation: int, poison: str = "", **opt
 
 
 def batches(engine: Engine, start: int) -> Iterator[Batch]:
-    """Micro-batches of four samples, which depend on the step and their place in it alone."""
+    """Returns micro-batches of four samples that depend on the step and their index alone."""
     step = start
     while True:
         for part in range(engine.accumulation):

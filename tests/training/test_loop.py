@@ -1,4 +1,4 @@
-"""Training in this process: what ends a run, and what it leaves."""
+"""Training in this process: what ends a run, and the state it leaves."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_the_task_learns():
 
 
 class BoundedTask(ToyTask):
-    """Holds its temperature, which starts at 0.5, below 0.3."""
+    """A task that clamps its temperature, 0.5 at first, to 0.3."""
 
     def on_step(self, step: int, steps_per_epoch: int) -> list[torch.nn.Parameter]:  # noqa: ARG002
         self.temperature.data.clamp_(max=0.3)
@@ -174,7 +174,7 @@ def test_data_that_never_comes_is_not_waited_for_once_the_run_is_told_to_stop(tm
 
 
 class Poisoned(ToyTask):
-    """Its loss `lm` is not finite at one step."""
+    """A task whose loss `lm` is not finite at one step."""
 
     def __init__(self, at: int, value: float):
         super().__init__()
@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_healthy_state(tmp
 
 
 class Exploding(ToyTask):
-    """Its loss is finite, but not its gradient."""
+    """A task with a finite loss and a gradient that is not."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return super().forward(batch) | {

@@ -1,4 +1,4 @@
-"""What a run that goes on finds of its earlier attempts."""
+"""A resumed run reads the record of its earlier attempts."""
 
 from pathlib import Path
 

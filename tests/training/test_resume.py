@@ -1,4 +1,4 @@
-"""A run that is killed, resized or both goes on as if nothing had been."""
+"""A run that is killed, resized or both resumes exactly."""
 
 import json
 import multiprocessing
@@ -14,13 +14,13 @@ from torch import Tensor
 from train_toy import main
 
 STEPS, KILLED, RESUMED = 5, 3, 2
-"""A checkpoint every 2 steps: a run killed after step 3 goes on from step 2."""
+"""Checkpoints are written every 2 steps: a run killed after step 3 resumes from step 2."""
 STAGES = {1: (0, 1, 2), 2: (0, 1, 2, 3)}
 """The ZeRO stages that are tried on so many processes."""
 
 
 def train(processes: int, jobs: list[dict[str, Any]], log: Path) -> set[int | None]:
-    """The exit codes of so many processes, forked from one that has imported everything."""
+    """Returns the exit codes of processes forked from one with all imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train_toy", "blip.training.zero"])
     with socket.socket() as free:

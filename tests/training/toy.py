@@ -1,6 +1,4 @@
-"""A task of a few hundred parameters that has what makes resuming hard: a tied head, a teacher, a queue, dropout and a
-frozen part.
-"""
+"""A tiny task with all that makes resuming hard: a tied head, momentum weights, a queue, dropout, a frozen part."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -34,7 +32,7 @@ class Student(nn.Module):
 
 
 class ToyTask(Task):
-    """Predicts the next token, and lets sentences find themselves among the teacher's features of earlier ones."""
+    """Predicts the next token, and contrasts sentences with momentum features in a queue."""
 
     momentum_teacher: ClassVar[bool] = True
 
@@ -79,7 +77,7 @@ class ToyTask(Task):
 
 
 class TeacherlessTask(ToyTask):
-    """Its teacher stays as it is: what ZeRO-3 can train."""
+    """Without EMA updates, which ZeRO-3 cannot do."""
 
     momentum_teacher: ClassVar[bool] = False
 
@@ -88,7 +86,7 @@ class TeacherlessTask(ToyTask):
 
 
 def batches(start: int, accumulation: int, size: int = 16) -> Iterator[Batch]:
-    """This rank's micro-batches of global batches of `size`, which depend on the step alone."""
+    """Returns this rank's micro-batches of global batches of `size`, which depend on the step alone."""
     step = start
     while True:
         draws = torch.Generator().manual_seed(step)

@@ -1,6 +1,4 @@
-"""Runs jobs of the toy task one after another in one process group, each as far as it says; the last may die in the
-middle.
-"""
+"""Runs jobs of the toy task one after another in one process group; the last may be killed."""
 
 import json
 import os
@@ -25,7 +23,7 @@ class InterruptedRunError(Exception):
 
 
 def make_engine(checkpoints: Checkpoints, steps: int, accumulation: int, zero: Literal[0, 1, 2, 3] | None) -> Engine:
-    """The toy task at the newest checkpoint, or at its first step."""
+    """Returns the toy task at the newest checkpoint, or at its first step."""
     torch.manual_seed(1 + rank())  # ranks begin with different weights, and must not go on with them
     found = checkpoints.newest()
     return Engine(
@@ -77,7 +75,7 @@ def write(folder: str, first: int, losses: list[dict[str, float]]) -> None:
 
 
 def main(rank: int, world: int, port: int, jobs: list[dict], log: str) -> None:
-    """Is one of the processes of a group."""
+    """Runs as one process of a group."""
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())

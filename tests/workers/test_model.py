@@ -1,4 +1,4 @@
-"""Model folders as workers get them."""
+"""Model folders as workers receive them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Starting from ImageNet's ViT and from BERT: from a file, a folder, a store and a hub's cache."""
+"""Initial weights of ViT and BERT from a file, a folder, a store and a hub's cache."""
 
 import shutil
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -145,7 +145,7 @@ def test_weights_come_from_a_bucket_by_file_and_by_folder(small: MEDConfig, tmp_
 
 
 def put_into_cache(cache: Path, name: str, weights: Path) -> None:
-    """Lays a file where the hub's client would have it after a download."""
+    """Puts a file where the hub's client puts a download."""
     repository, revision = cache / f"models--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
     (repository / "snapshots" / revision).mkdir(parents=True)
     shutil.copy(weights, repository / "snapshots" / revision)
@@ -229,7 +229,7 @@ def test_parts_start_from_files_with_a_prefix(
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A hub that answers all requests with one status, or, of status 0, hangs up."""
+    """A hub that answers all requests with one status; with status 0 it closes the connection."""
 
     status = 0
 

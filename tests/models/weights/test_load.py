@@ -37,7 +37,7 @@ def build(kind: str, cfg: MEDConfig, seed: int) -> nn.Module:
 
 
 def deeper(cfg: MEDConfig) -> MEDConfig:
-    """Deep enough for both ways in which NLVR2 merges."""
+    """Deep enough for both kinds of NLVR2's merge layers."""
     return cfg.model_copy(update={"text": cfg.text.model_copy(update={"depth": 7})})
 
 
