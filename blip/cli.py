@@ -76,6 +76,25 @@ def prepare() -> None:
     quiet()
 
 
+@app.command("fetch-weights")
+def fetch_weights(
+    to: Annotated[
+        str, typer.Option(callback=writable_folder, help="The store to fill: a folder, or s3://bucket/prefix.")
+    ],
+    preset: Preset = "",
+    overrides: Annotated[
+        list[str], typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Changes a stage's key; may be repeated.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Copy the weights and vocabularies that a preset names on the hub into a store, for machines without a network.
+
+    Every verb looks there first if BLIP_WEIGHTS names the store.
+    """
+    from blip.runs.fetch_weights import fetch_weights
+
+    print_result(fetch_weights(required_preset(preset), overrides, to))
+
+
 @app.command()
 def ingest(
     source: Annotated[

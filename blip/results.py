@@ -277,3 +277,27 @@ class GateResult(Result):
 
     def compared(self) -> dict[str, float]:
         return {"registered": self.registered, **super().compared()}
+
+
+class MirroredModel(Config):
+    """A model of the hub in a mirror."""
+
+    revision: str
+    """The commit on the hub."""
+    settings: tuple[str, ...]
+    """The settings that name it."""
+    files: dict[str, str]
+    """SHA-256 by file."""
+
+
+class FetchWeightsResult(Result):
+    store: str
+    """The mirror."""
+    models: dict[str, MirroredModel]
+    """By name on the hub."""
+    fetched_bytes: int
+    """Bytes that were not in the mirror before."""
+
+    @classmethod
+    def verb(cls) -> str:
+        return "fetch-weights"

@@ -14,7 +14,7 @@ TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSche
 SECRET = CONFIG_MAP = "blip"
 """Names of the objects with credentials and settings; both are optional, as with workload identity."""
 SECRET_VARIABLES = {key: variable for variable, key in job.SECRETS.items()}
-CONFIG_VARIABLES = {key: variable for variable, key in job.SETTINGS.items()}
+CONFIG_VARIABLES = {key: variable for variable, key in job.STEP_SETTINGS.items()}
 """The environment variables of a step by the key that holds the value, as for the jobs that it starts."""
 SHARED_MEMORY = os.environ.get("BLIP_SHARED_MEMORY", "32Gi")
 """Size of /dev/shm for loader workers and NCCL; it counts against the memory limit and is fixed at compile time."""

@@ -30,6 +30,7 @@ print(*(command.callback.__name__ for command in app.registered_commands), "torc
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split() == [
+        "fetch_weights",
         "ingest",
         "train",
         "capfilt",

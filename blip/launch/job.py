@@ -21,8 +21,13 @@ SETTINGS = {
     "AWS_ENDPOINT_URL": "s3-endpoint",
     "AWS_REGION": "s3-region",
     "MLFLOW_TRACKING_URI": "mlflow-tracking-uri",
+    "BLIP_MLFLOW_UI": "mlflow-ui",
+    "BLIP_WEIGHTS": "weights",
+    "HF_HUB_OFFLINE": "hub-offline",
 }
 """Variables from the ConfigMap `blip`, by key."""
+STEP_SETTINGS = SETTINGS | {"BLIP_QUEUE": "queue"}
+"""Variables of steps from the ConfigMap `blip`, by key: a step also needs to know the queue of its jobs."""
 SENSITIVE = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY")
 WRITABLE = {"scratch": "/scratch", "tmp": "/tmp", "shm": "/dev/shm"}
 """The writable paths of a container by volume; its root file system is read-only."""

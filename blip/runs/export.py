@@ -11,9 +11,9 @@ from blip.data.transforms import MEAN, STD
 from blip.models.med import MED, MEDConfig
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
+from blip.models.weights.content import SIDE_FILE
 from blip.models.weights.export import huggingface_classes, official_tensors, write_huggingface
 from blip.models.weights.files import write_tensors
-from blip.models.weights.source import SIDE_FILE
 from blip.runs.model_card import model_card
 from blip.tasks.model_folder import TOKENIZER, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining

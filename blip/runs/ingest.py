@@ -2,17 +2,13 @@
 
 import difflib
 import json
-import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, Self, assert_never, get_args
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from pydantic import Field, model_validator
 
 from blip.config import Config, ConfigError, load_config
@@ -34,6 +30,8 @@ from blip.datasets.official import (
     VQAv2,
 )
 from blip.logs import log
+from blip.models.weights.content import TOKENIZER
+from blip.models.weights.source import fetched
 from blip.progress import progress
 from blip.results import IngestResult, SplitResult
 from blip.runs.context import RunContext
@@ -44,10 +42,8 @@ from blip.shards.sample import format_counts
 from blip.shards.sharing import write_sharing_shards
 from blip.shards.sources import find_tars
 from blip.shards.writing import write_shards
-from blip.storage import Store, StoreError, locate, open_store, probe, scratch
+from blip.storage import Store, open_store, probe
 
-TOKENIZER_FILES, TOKENIZER_SETTINGS = ("tokenizer.json", "vocab.txt"), "tokenizer_config.json"
-"""The files of a tokenizer."""
 SPLITS = ("gold", "web", "test")
 """Clean human pairs, noisy web pairs, and pairs for evaluation."""
 JUDGED = ("val", "dev", "test", "test-dev")
@@ -131,9 +127,9 @@ class IngestConfig(Config):
     data: Data = Shapes()
     per_shard: int = Field(default=1000, ge=1)
     """Samples per shard."""
-    tokenizer: str | None = None
-    """A folder or `vocab.txt`, here or as a store's URI, or a name on the Hugging Face hub such as `bert-base-uncased`;
-    none trains one on the texts."""
+    tokenizer: Annotated[str | None, TOKENIZER] = None
+    """A folder or `vocab.txt`, here or as a store's URI, or a name on the Hugging Face hub such as
+    `google-bert/bert-base-uncased`, as `fetched` resolves them; none trains one on the texts."""
     vocab_size: int | None = Field(default=None, ge=16, le=10_000_000)
     """The maximum size of a trained vocabulary, with special tokens. None is 256 for the world of shapes, which has few
     words, and otherwise 30524, the size of BERT's with BLIP's special tokens."""
@@ -221,52 +217,8 @@ def with_source(source: str, overrides: Sequence[str]) -> list[str]:
 
 def read_tokenizer(source: str) -> Tokenizer:
     """Returns the tokenizer of a path, a store's URI or a hub name. Raises ConfigError and StoreError."""
-    with fetched_tokenizer(source) as path:
+    with fetched(source, TOKENIZER) as path:
         return Tokenizer.from_folder(path)
-
-
-@contextmanager
-def fetched_tokenizer(source: str) -> Iterator[Path]:
-    """Yields the file or folder of a tokenizer: a path, a store's URI, or a name on the hub or in its cache.
-
-    Raises ConfigError where it is nowhere, StoreError where the store or the hub does not answer, so that trying again
-    can help.
-    """
-    if "://" in source:
-        with scratch("tokenizer") as folder:
-            yield tokenizer_from_store(source, folder)
-    elif Path(source).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
-        yield Path(source)
-    else:
-        yield Path(tokenizer_from_hub(source))
-
-
-def tokenizer_from_store(uri: str, folder: Path) -> Path:
-    """Fetches a vocab.txt, or the files of a tokenizer's folder, from a store. Raises ConfigError and StoreError."""
-    if uri.endswith(".txt"):
-        store, key = locate(uri)
-        keys = [key] if store.list(key) else []
-    else:
-        store = open_store(uri)
-        keys = [key for key in store.list() if key in (*TOKENIZER_FILES, TOKENIZER_SETTINGS)]
-    if not keys:
-        raise ConfigError(f"tokenizer {uri}: no vocab.txt or tokenizer.json lies there; copy one there or name another")
-    for key in keys:
-        store.fetch(key, folder / key)
-    return folder / keys[0] if uri.endswith(".txt") else folder
-
-
-def tokenizer_from_hub(name: str) -> str:
-    """Returns the folder of a tokenizer from the hub or its cache. Raises ConfigError and StoreError."""
-    try:
-        return snapshot_download(name, allow_patterns=list(TOKENIZER_FILES))
-    except (OSError, ValueError) as error:
-        way_out = "name a folder, a store's URI or a vocab.txt by tokenizer=PATH, or train one by tokenizer=null"
-        if isinstance(error, HfHubHTTPError) and error.response.status_code >= 500:
-            raise StoreError(f"tokenizer {name}: the hub does not answer; try again, or {way_out}") from None
-        raise ConfigError(
-            f"tokenizer {name}: no such file, and the hub does not give it ({type(error).__name__}); {way_out}"
-        ) from None
 
 
 def scan_cache(store: str) -> Store:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -10,6 +10,9 @@ from blip.capfilt.job import CapFiltJob
 from blip.config import Config, ConfigError
 from blip.digest import value_digest
 from blip.evaluation.job import EvaluationJob
+from blip.models.weights.content import named_sources
+from blip.models.weights.files import WeightsError
+from blip.models.weights.source import check_source
 from blip.runs import stages
 from blip.runs.ingest import with_source
 from blip.runs.register import check_name
@@ -43,7 +46,8 @@ def plan(
 
     The key digests the stage's number in FORMATS, its configuration, and the listings of the files and objects that the
     configuration names, so a new tar at the same place changes the key.
-    Raises ConfigError with all mistakes; StoreError if a place cannot be listed.
+    Raises ConfigError with all mistakes, weights and tokenizers that are nowhere among them; StoreError if a place
+    cannot be listed.
     """
     check_name(name)
     if not isfinite(max_gpu_hours) or max_gpu_hours < 0:
@@ -52,6 +56,7 @@ def plan(
     others = [override for override in overrides if not override.startswith("ingest.")]
     configs: dict[str, Config | None] = {**stages.load_stages(preset, [*ingest, *others]), "report": None}
     gate_is_measured(configs["register"], configs["evaluate"])
+    sources_are_there(configs)
     listings: dict[str, dict[str, str]] = {}
     found = {}
     for stage, config in configs.items():
@@ -64,6 +69,19 @@ def plan(
         key = value_digest({"format": FORMATS[stage], "config": values, "seen": seen})
         found[stage] = [*(override for override in overrides if override.startswith(f"{stage}.")), f"key={key[:16]}"]
     return found
+
+
+def sources_are_there(configs: Mapping[str, Config | None]) -> None:
+    """Raises ConfigError with all settings whose weights or tokenizers are nowhere; StoreError if that is unknown."""
+    wrong = []
+    for stage, config in configs.items():
+        for setting, source, content in named_sources(config) if config else ():
+            try:
+                check_source(source, content)
+            except WeightsError as error:
+                wrong.append(f"{stage}.{setting}: {error}")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def gate_is_measured(register: Config | None, evaluate: Config | None) -> None:

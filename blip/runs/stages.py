@@ -48,5 +48,5 @@ def load_stages(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
         except ConfigError as error:
             wrong.append(str(error))
     if wrong:
-        raise ConfigError("\n".join(wrong))
+        raise ConfigError("\n".join(dict.fromkeys(wrong)))  # a preset that is none is the same mistake for all stages
     return found

@@ -25,6 +25,7 @@ from blip.launch.placement import Placement, on_nodes
 from blip.launch.respawn import argv, processes_to_start, run_in_processes
 from blip.logs import log
 from blip.models.generation import Beam
+from blip.models.weights.content import MODEL, Content, named_sources
 from blip.models.weights.files import tensors_digest
 from blip.models.weights.init import init_weights
 from blip.models.weights.source import fetched
@@ -51,14 +52,12 @@ from blip.training.record import RunRecord
 from blip.training.spending import stop_when_spent
 from blip.workers.model import RECORD, model_digest
 
-INIT = ("vision", "text", "checkpoint")
-"""Sources of initial weights; a run's identity contains the digest of their tensors, not their location."""
 OPERATION = {
     "engine": True,
     "checkpoint": True,
     "max_gpu_hours": True,
     "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb", "unexpected"},
-    "init": set(INIT),
+    "init": {"vision", "text", "checkpoint"},
 }
 """Settings outside a run's identity: they do not affect the result, or a digest represents them."""
 CAPTIONED_IMAGES = 16
@@ -280,18 +279,18 @@ def count_steps(epochs: float, steps_per_epoch: int) -> int:
 
 def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer, init: Path | None) -> dict[str, Any]:
     """Returns the identity of a run: all inputs that determine its result, without placement, I/O settings or code."""
-    sources = {"init": str(init)} if init else {name: source for name in INIT if (source := getattr(cfg.init, name))}
+    sources = [("init", str(init), MODEL)] if init else named_sources(cfg.init)
     return {
         "format": FORMAT,
         "config": cfg.model_dump(mode="json", exclude=OPERATION),
         "precision": precision(cfg.engine),
         "data": [manifest.digest for manifest in manifests],
         "tokenizer": value_digest(json.loads(tokenizer.backend.to_str())),
-        "init": {name: source_digest(source) for name, source in sources.items()},
+        "init": {name: source_digest(source, content) for name, source, content in sources},
     }
 
 
-def source_digest(source: str) -> str:
+def source_digest(source: str, content: Content) -> str:
     """Returns the digest of the tensors of a source of weights, independent of location and file format."""
-    with fetched(source) as path:
+    with fetched(source, content) as path:
         return tensors_digest(path)

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -47,11 +47,13 @@ class FolderStore(Store):
             write_synced(temporary, data)
             os.replace(temporary, self.path(key))
 
-    def put_file(self, key: str, path: str | Path) -> None:
+    def put_file(self, key: str, path: str | Path, advance: Callable[[int], object] | None = None) -> None:
         with self.temporary(key) as temporary:
             shutil.copyfile(path, temporary)
             sync(temporary)
             os.replace(temporary, self.path(key))
+        if advance:
+            advance(Path(path).stat().st_size)
 
     def fetch(self, key: str, path: str | Path) -> None:
         temporary = Path(path).with_name(f".{uuid.uuid4().hex}.tmp")

@@ -74,10 +74,10 @@ class S3Store(Store):
     def put(self, key: str, data: bytes) -> None:
         self.call(key, lambda s3: s3.put_object(**self.at(key), Body=data))
 
-    def put_file(self, key: str, path: str | Path) -> None:
+    def put_file(self, key: str, path: str | Path, advance: Callable[[int], object] | None = None) -> None:
         def upload(s3) -> None:
             with Path(path).open("rb") as f:
-                s3.upload_fileobj(f, self.bucket, self.prefix + check_key(key), Config=MULTIPART)
+                s3.upload_fileobj(f, self.bucket, self.prefix + check_key(key), Config=MULTIPART, Callback=advance)
 
         self.call(key, upload)
 

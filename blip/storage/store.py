@@ -1,6 +1,7 @@
 """The interface of a store."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -44,8 +45,8 @@ class Store(ABC):
         """Writes or replaces the object."""
 
     @abstractmethod
-    def put_file(self, key: str, path: str | Path) -> None:
-        """Writes or replaces the object from a local file."""
+    def put_file(self, key: str, path: str | Path, advance: Callable[[int], object] | None = None) -> None:
+        """Writes or replaces the object from a local file; `advance` is called with numbers of bytes as they go."""
 
     @abstractmethod
     def fetch(self, key: str, path: str | Path) -> None:

@@ -12,9 +12,9 @@ from blip.data.tokenizer import Tokenizer
 from blip.models.med import MED, MEDConfig
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
+from blip.models.weights.content import SIDE_FILE
 from blip.models.weights.files import write_model
 from blip.models.weights.load import load_weights
-from blip.models.weights.source import SIDE_FILE
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.config import TaskConfig

@@ -7,8 +7,8 @@ from typing import Self
 
 from blip.config import Config, ConfigError
 from blip.digest import folder_digest, value_digest
+from blip.models.weights.content import SIDE_FILE
 from blip.models.weights.files import SUFFIXES, WEIGHTS, tensors_digest
-from blip.models.weights.source import SIDE_FILE
 from blip.storage import FolderStore, Store, check_key, open_store, scratch
 
 RECORD = "run.json"

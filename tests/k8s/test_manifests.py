@@ -10,6 +10,8 @@ from rendered import OVERLAYS, build, containers, needs_kubectl, of, pods, secre
 
 from blip.launch import job as jobs
 from blip.launch import reaper
+from blip.launch.placement import QUEUE
+from blip.models.weights.mirror import VARIABLE
 from pipelines import placement
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -262,8 +264,10 @@ def test_a_step_may_do_what_launching_a_job_takes_and_no_more():
 def test_names_are_the_same_wherever_they_are_written():
     example, settings = secrets(), set(of("local", "ConfigMap")["blip"]["data"])
     assert {key: name for name, key in jobs.SECRETS.items()} == placement.SECRET_VARIABLES
-    assert {key: name for name, key in jobs.SETTINGS.items()} == placement.CONFIG_VARIABLES
+    assert {key: name for name, key in jobs.STEP_SETTINGS.items()} == placement.CONFIG_VARIABLES
     assert set(jobs.SECRETS.values()) == example[placement.SECRET]
-    assert set(jobs.SETTINGS.values()) <= settings
+    assert set(jobs.STEP_SETTINGS.values()) <= settings | {"s3-endpoint"}, "S3 itself needs no endpoint"
+    assert jobs.STEP_SETTINGS[QUEUE] == "queue"
+    assert jobs.SETTINGS[VARIABLE] == "weights"
     assert "blip-worker" in of("local", "ServiceAccount")
     assert {thing["metadata"]["name"] for thing in build("training")} >= {"blip-torch-a100"}

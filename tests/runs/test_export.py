@@ -25,9 +25,9 @@ from blip.data.transforms import TransformConfig, eval_transform, normalise
 from blip.models.bert import TextConfig
 from blip.models.med import MED, MEDConfig, replace_first
 from blip.models.vision import VisionConfig
+from blip.models.weights.content import SIDE_FILE
 from blip.models.weights.files import WeightsError, read_tensors
 from blip.models.weights.load import load_weights
-from blip.models.weights.source import SIDE_FILE
 from blip.runs.config import RunConfig
 from blip.runs.export import export
 from blip.tasks.alignment import AlignmentConfig

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from fake_hub import use_hub
 
 from blip.config import ConfigError
+from blip.models.weights.mirror import VARIABLE
 from blip.runs import plan as module
 from blip.runs.plan import FORMATS, listing, plan
 from blip.shards.manifest import Manifest
@@ -200,6 +202,23 @@ def test_a_bucket_that_does_not_answer_is_one_line(monkeypatch):
 def test_a_mistake_is_said_before_anything_runs(name, source, preset, overrides, hours, said):
     with pytest.raises(ConfigError, match=said):
         plan(name, source, preset, overrides, hours)
+
+
+def test_all_weights_that_are_nowhere_are_named_before_anything_runs(tars, tmp_path, monkeypatch):
+    use_hub(tmp_path / "home", "http://127.0.0.1:9", monkeypatch, offline=True)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "mirror"))
+    with pytest.raises(ConfigError) as raised:
+        plan("blip", "tars", "base", [*tars, "captioner.init.checkpoint=./nowhere.pth"])
+    lines = str(raised.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "ingest.tokenizer",
+        "pretrain.init.vision",
+        "pretrain.init.text",
+        "captioner.init.checkpoint",
+    ]
+    assert all("blip fetch-weights --preset PRESET --to" in line for line in lines[:3])
+    words = ["ingest.tokenizer=tests/golden/vocab.txt", "pretrain.init.vision=null", "pretrain.init.text=null"]
+    assert plan("blip", "tars", "base", [*tars, *words])
 
 
 def test_a_gate_may_ask_for_what_is_left():

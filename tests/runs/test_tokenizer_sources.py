@@ -7,7 +7,7 @@ import pytest
 from blip.config import ConfigError
 from blip.data.tokenizer import Tokenizer
 from blip.runs.ingest import read_tokenizer
-from blip.storage import open_store
+from blip.storage import MissingKeyError, open_store
 
 VOCABULARY = Path("tests/golden/vocab.txt")
 
@@ -35,8 +35,10 @@ def test_a_folder_of_a_tokenizer_is_read_from_a_store_with_its_settings(uri, tmp
     assert found.encode(texts, 10).ids.tolist() == words.encode(texts, 10).ids.tolist()
 
 
-@pytest.mark.parametrize("name", ["", "/vocab.txt"])
-def test_a_store_without_a_tokenizer_is_named(uri, name):
-    open_store(uri).put("notes.md", b"nothing")
-    with pytest.raises(ConfigError, match=f"tokenizer {uri}{name}: no vocab.txt or tokenizer.json lies there"):
-        read_tokenizer(f"{uri}{name}")
+def test_a_store_without_a_tokenizer_is_named(uri):
+    store = open_store(uri)
+    store.put("notes.md", b"nothing")
+    with pytest.raises(ConfigError, match=f"tokenizer '{uri}': {store.uri} holds no tokenizer.json or vocab.txt"):
+        read_tokenizer(uri)
+    with pytest.raises(MissingKeyError, match=f"{uri}/vocab.txt does not exist"):
+        read_tokenizer(f"{uri}/vocab.txt")

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,11 +122,11 @@ class SlowStore(FolderStore):
         super().__init__(folder)
         self.go, self.fails = threading.Event(), False
 
-    def put_file(self, key: str, path: str | Path) -> None:
+    def put_file(self, key: str, path: str | Path, advance: Callable[[int], object] | None = None) -> None:
         assert self.go.wait(20)
         if self.fails:
             raise StoreError("the disk is full")
-        super().put_file(key, path)
+        super().put_file(key, path, advance)
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path):

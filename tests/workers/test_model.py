@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from blip.config import ConfigError
-from blip.models.weights.source import SIDE_FILE
+from blip.models.weights.content import SIDE_FILE
 from blip.storage import open_store
 from blip.storage.s3 import S3Store
 from blip.workers.model import RECORD, ModelSource, model_digest

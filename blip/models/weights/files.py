@@ -50,17 +50,17 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 def read_parts(index: Path) -> dict[str, Tensor]:
     """Returns the tensors of all files in an index."""
     tensors: dict[str, Tensor] = {}
-    for part in parts_of(index):
+    for part in parts_of(index.read_bytes(), str(index)):
         if not (index.parent / part).is_file():
             raise WeightsError(f"{index}: names {part}, which is not beside it; fetch all parts of the model")
         tensors |= read_tensors(index.parent / part)
     return tensors
 
 
-def parts_of(index: Path) -> list[str]:
+def parts_of(content: bytes, index: str) -> list[str]:
     """Returns the names of the files in an index, all in its folder. Raises WeightsError if the index is invalid."""
     try:
-        files = set(json.loads(index.read_bytes())["weight_map"].values())
+        files = set(json.loads(content)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise WeightsError(
             f"{index}: not an index of weights, or damaged: no `weight_map` of tensors to files ({e!r})"

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from blip.config import Config
+from blip.models.weights.content import IMAGE_ENCODER, MODEL
 from blip.models.weights.files import WeightsError, read_tensors
 from blip.models.weights.load import NOTHING, Allowed, LoadReport, fill, load_weights, recognise, shape_change
 from blip.models.weights.names import bert, timm
@@ -15,13 +16,14 @@ from blip.models.weights.source import fetched
 
 
 class InitConfig(Config):
-    """Sources of initial weights: a path, a store's URI, or a hub name; parts without a source are random."""
+    """Sources of initial weights, as `fetched` resolves them: a path, a store's URI, or a hub name; parts without a
+    source are random."""
 
-    vision: str | None = None
+    vision: Annotated[str | None, IMAGE_ENCODER] = None
     """A timm vision transformer, for example `deit_base_patch16_224.fb_in1k`, on the hub under `timm/`."""
-    text: str | None = None
+    text: Annotated[str | None, MODEL] = None
     """A BERT, for example `google-bert/bert-base-uncased`."""
-    checkpoint: str | None = None
+    checkpoint: Annotated[str | None, MODEL] = None
     """A whole model, in our format, the reference's `.pth`, or that of transformers; overrides the other sources."""
     allow_unused: tuple[str, ...] = ()
     """Patterns, such as `text_encoder.*`, of tensors in a source that may be unused, in addition to the task's own."""
@@ -61,10 +63,9 @@ def init_weights(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) 
     listed = Allowed(cfg.allow_unused, cfg.allow_missing)
     reports = []
     if cfg.vision:
-        source = cfg.vision if "/" in cfg.vision or Path(cfg.vision).exists() else f"timm/{cfg.vision}"
-        with fetched(source) as path:
+        with fetched(cfg.vision, IMAGE_ENCODER) as path:
             tensors, spelling = recognise(read_tensors(path), model, (timm,))
-            reports.append(fill(model, tensors, spelling, source, IMAGENET | listed))
+            reports.append(fill(model, tensors, spelling, cfg.vision, IMAGENET | listed))
     if cfg.text:
         with fetched(cfg.text) as path:
             reports.append(init_text(model, read_tensors(path), cfg.text, BERT | listed))

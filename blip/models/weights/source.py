@@ -1,102 +1,110 @@
-"""Sources of weights: a path, a store's URI, or a name on the Hugging Face hub."""
+"""Sources of weights and tokenizers: a path, a store's URI, or a name on the Hugging Face hub or in a mirror of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import (
-    FileMetadataError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+from blip.models.weights.content import MODEL, Content, NotHereError
+from blip.models.weights.files import SUFFIXES, WeightsError
+from blip.models.weights.mirror import RECORD, VARIABLE, folder_of, mirror_uri
+from blip.models.weights.places import CachedModel, HubModel, Place, StoreFolder
+from blip.storage import MissingKeyError, locate, open_store
 
-from blip.models.weights.files import INDEX, SUFFIXES, WEIGHTS, WeightsError, first_line, parts_of
-from blip.storage import StoreError, locate, open_store, scratch
-
-SIDE_FILE = "training_state.safetensors"
-"""Training state stored beside the model's weights: temperature, teacher, queue."""
+FILES = (*SUFFIXES, ".txt")
+"""Endings of a source that is one file rather than a folder."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 @contextmanager
-def fetched(source: str) -> Iterator[Path]:
-    """Yields the local file or folder of a source; a temporary copy is removed on exit.
+def fetched(source: str, content: Content = MODEL) -> Iterator[Path]:
+    """Yields the local file or folder of a source; what is a temporary copy is removed on exit.
 
-    A source is a path, a store's URI (`s3://bucket/model.pth`, `s3://bucket/folder`), or a hub name
-    (`google-bert/bert-base-uncased`), read from the hub's cache if present; with `HF_HUB_OFFLINE=1`, from the cache
-    only. Raises WeightsError that lists all attempts, and StoreError, a retryable error, if a store or the hub fails.
+    A source is a path, a store's URI (`s3://bucket/model.pth`, `s3://bucket/folder`), or a name on the hub
+    (`google-bert/bert-base-uncased`). A name is looked up in the mirror that `BLIP_WEIGHTS` names, in the hub's cache,
+    and unless `HF_HUB_OFFLINE=1` on the hub. Files that `blip fetch-weights` stored are verified.
+    Raises WeightsError that lists all attempts, and StoreError, a retryable error, if a store or the hub fails.
     """
-    if "://" in source:
-        with scratch("weights") as folder:
-            yield from_store(source, folder)
-    elif Path(source).exists():
-        yield Path(source)
-    elif (
-        re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
-        and not source.startswith(".")
-        and Path(source).suffix not in SUFFIXES
-    ):
-        yield from_hub(source)
+    if is_one_file(source):
+        with opened_file(source) as path:
+            yield path
     else:
-        raise WeightsError(
-            f"weights {source!r}: no such file or folder, and not a hub name such as google-bert/bert-base-uncased"
-        )
+        place, names = find(source, content)
+        with place.opened(names) as folder:
+            yield folder
 
 
-def from_store(uri: str, folder: Path) -> Path:
-    """Fetches an object, or the weights in a folder of objects, from a store. Raises WeightsError if there are none."""
-    if uri.endswith(SUFFIXES):
-        store, key = locate(uri)
-        store.fetch(key, folder / key)
-        return folder / key
-    store = open_store(uri)
-    keys = [
-        key for key in store.list() if "/" not in key and (key in WEIGHTS or key.endswith((".safetensors", ".bin")))
-    ]
-    for key in keys:
-        store.fetch(key, folder / key)
-    if not keys:
-        raise WeightsError(f"weights {uri!r}: holds no weights, looked for {', '.join(WEIGHTS)}")
-    return folder
+def check_source(source: str, content: Content = MODEL) -> None:
+    """Raises WeightsError if a source is missing, and StoreError if a store or the hub fails; reads no weights."""
+    if not is_one_file(source):
+        find(source, content)
+    elif "://" in source:
+        store, key = locate(source)
+        if not store.exists(key):
+            raise WeightsError(f"{content.what} {source} does not exist; copy it there, or name another file")
 
 
-def from_hub(name: str) -> Path:
-    """Fetches the weights of a hub name from the cache, or else from the hub.
+def is_one_file(source: str) -> bool:
+    """Returns whether a source is a file, here or in a store."""
+    return source.endswith(FILES) if "://" in source else Path(source).is_file()
 
-    Raises WeightsError if they are not found, StoreError if the hub does not respond.
+
+@contextmanager
+def opened_file(source: str) -> Iterator[Path]:
+    """Yields the local file of a source that is one file. Raises StoreError."""
+    if "://" not in source and not (Path(source).parent / RECORD).is_file():
+        yield Path(source)
+        return
+    store, key = locate(source)
+    if not store.exists(key):
+        raise MissingKeyError(f"{source} does not exist")
+    with StoreFolder(store).opened([key]) as folder:
+        yield folder / key
+
+
+def find(source: str, content: Content) -> tuple[Place, list[str]]:
+    """Returns the first place that holds what is wanted of a source, and the names of its files there.
+
+    Raises WeightsError that lists all places, and StoreError if a store or the hub fails.
     """
-    tried = ["a file or folder of this name"]
-    for cached in (True,) if constants.HF_HUB_OFFLINE else (True, False):
-        where = f"the hub's cache {constants.HF_HUB_CACHE}" if cached else "the hub"
-        for file in WEIGHTS:
-            try:
-                path = Path(hf_hub_download(name, file, local_files_only=cached))
-                if not file.endswith(INDEX):
-                    return path
-                for part in parts_of(path):
-                    hf_hub_download(name, part, local_files_only=cached)
-                return path.parent
-            except WeightsError:
-                raise
-            except Exception as e:  # the hub's client passes on errors of its libraries
-                cause = (isinstance(e, LocalEntryNotFoundError) and e.__cause__) or e
-                if not cached and can_pass(cause):
-                    answer = f"weights {name!r}: the hub does not answer ({first_line(cause)})"
-                    raise StoreError(f"{answer}; try again, or give a path or a store's URI") from e
-                tried.append(f"{file} in {where}: {type(cause).__name__}")
-    tried += ["not the hub itself, since HF_HUB_OFFLINE is set"] if constants.HF_HUB_OFFLINE else []
-    raise WeightsError(
-        f"weights {name!r} were not found; give a path or a store's URI, or fetch them where there is a network "
-        "and bring HF_HOME along "
-        f"(tried {'; '.join(tried)})"
+    tried = []
+    for open_place in places(source, content):
+        try:
+            place = open_place()
+            return place, content.choose(place.names(), place.read, place.where)
+        except NotHereError as error:
+            tried.append(str(error))
+    raise WeightsError(f"{content.what} {source!r}: {'; '.join(tried)}; {way_out(source)}")
+
+
+def places(source: str, content: Content) -> list[Callable[[], Place]]:
+    """Returns functions that open the places of a source, in the order in which they are tried.
+
+    Raises WeightsError if the source is neither a place nor a name.
+    """
+    if "://" in source or Path(source).exists():
+        return [lambda: StoreFolder(open_store(source))]
+    if not is_hub_name(source):
+        raise WeightsError(
+            f"{content.what} {source!r}: no such file or folder, and no hub name such as google-bert/bert-base-uncased"
+        )
+    name, mirror = content.hub_name(source), mirror_uri()
+    mirrored = [lambda: StoreFolder(folder_of(mirror, name), f"the mirror {mirror}/{name}")] if mirror else []
+    return [*mirrored, lambda: CachedModel(name), lambda: HubModel(name)]
+
+
+def is_hub_name(source: str) -> bool:
+    """Returns whether a text may be a name on the hub, with or without its owner, rather than a path."""
+    return bool(HUB_NAME.fullmatch(source)) and not source.endswith(FILES)
+
+
+def way_out(source: str) -> str:
+    """Returns what to do about a source that is nowhere."""
+    if not is_hub_name(source):
+        return "copy the files there, or name another source"
+    mirror = mirror_uri()
+    to = f"--to {mirror}" if mirror else f"--to STORE and set {VARIABLE}=STORE"
+    return (
+        f"fill a store where there is a network, by blip fetch-weights --preset PRESET {to}; or name a folder or a "
+        "store's URI"
     )
-
-
-def can_pass(error: BaseException) -> bool:
-    """Returns whether a request to the hub may succeed on retry; not if the hub denies access or has no such file."""
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
-    return not isinstance(error, HFValidationError | LocalEntryNotFoundError | OfflineModeIsEnabled | FileMetadataError)

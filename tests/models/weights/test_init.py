@@ -1,15 +1,14 @@
 """Initial weights of ViT and BERT from a file, a folder, a store and a hub's cache."""
 
 import shutil
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import httpx2
 import huggingface_hub.constants
 import pytest
 import timm
 import torch
+from fake_hub import fake_hub, use_hub
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import BertConfig, BertForPreTraining
@@ -22,7 +21,8 @@ from blip.models.weights.init import IMAGENET, NEW_TOKENS, WORDS, InitConfig, in
 from blip.models.weights.load import fill, load_weights
 from blip.models.weights.names import bert as bert_names
 from blip.models.weights.names import timm as timm_names
-from blip.models.weights.source import can_pass, fetched
+from blip.models.weights.places import can_pass
+from blip.models.weights.source import fetched
 from blip.storage import StoreError, open_store
 
 
@@ -228,37 +228,21 @@ def test_parts_start_from_files_with_a_prefix(
     assert model.lm_head.dense.weight.equal(bert.get_parameter("cls.predictions.transform.dense.weight"))
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A hub that answers all requests with one status; with status 0 it closes the connection."""
-
-    status = 0
-
-    def do_HEAD(self):
-        if self.status == 0:
-            self.connection.close()
-            return
-        self.send_response(self.status)
-        self.send_header("X-Error-Code", "RepoNotFound" if self.status == 404 else "GatedRepo")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None: ...
-
-
-@pytest.mark.parametrize(("status", "error"), [(0, StoreError), (404, WeightsError), (403, WeightsError)])
+@pytest.mark.parametrize(("status", "error"), [(503, StoreError), (404, WeightsError), (403, WeightsError)])
 def test_a_hub_that_fails_is_worth_another_try_and_one_that_says_no_is_not(
     status: int, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Hub,), {"status": status})) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        url = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    with fake_hub(tmp_path, monkeypatch) as hub:
+        hub.status["timm/nothing"] = status
         with pytest.raises(error, match="timm/nothing") as raised, fetched("timm/nothing"):
             pass
-        server.shutdown()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_hub_that_is_away_is_worth_another_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use_hub(tmp_path, "http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(StoreError, match="does not answer") as raised, fetched("timm/nothing"):
+        pass
     assert "\n" not in str(raised.value)
 
 
@@ -279,9 +263,8 @@ def test_weights_that_are_nowhere_are_named_with_what_was_tried(
     with pytest.raises(WeightsError) as error:
         init_weights(MED(small), InitConfig(vision="deit_base_patch16_224.fb_in1k"))
     message = str(error.value)
-    assert "timm/deit_base_patch16_224.fb_in1k" in message
-    assert "a file or folder of this name" in message
-    assert f"model.safetensors in the hub's cache {tmp_path}" in message
+    assert "weights 'deit_base_patch16_224.fb_in1k'" in message
+    assert f"the hub's cache {tmp_path} does not have it" in message
     assert "HF_HUB_OFFLINE" in message
     with pytest.raises(WeightsError, match=r"\./here/model\.pth.*no such file"):
         init_weights(MED(small), InitConfig(checkpoint="./here/model.pth"))
