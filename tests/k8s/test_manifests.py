@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 import yaml
-from rendered import OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
+from rendered import K8S, OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
 
 from blip.launch import job as jobs
 from blip.launch import reaper
@@ -93,7 +93,7 @@ def test_deleting_an_overlay_deletes_nothing_that_it_did_not_make(overlay):
     volumes along.
     """
     named = {(thing["kind"], thing["metadata"]["name"]) for thing in build(f"overlays/{overlay}")}
-    platform = {(thing["kind"], thing["metadata"]["name"]) for thing in build("platform")}
+    platform = {(thing["kind"], thing["metadata"]["name"]) for thing in build("platform") + build("artifacts")}
     assert not named & platform
     assert not {kind for kind, _ in named} & {
         "Namespace",
@@ -146,6 +146,30 @@ def test_steps_that_lose_their_node_are_tried_again_and_those_that_fail_by_thems
     assert on_errors == "lastRetry.status == 'Error'"
     assert [message for message in LOST if not re.search(pattern.strip("'"), message)] == []
     assert not re.search(pattern.strip("'"), "Error (exit code 1)")
+
+
+def test_steps_artifacts_go_to_our_store_by_the_keys_of_our_secret_below_a_folder_with_retention():
+    (launcher,) = build("artifacts")
+    assert (launcher["metadata"]["name"], launcher["metadata"]["namespace"]) == ("kfp-launcher", "kubeflow")
+    settings = of("gke", "ConfigMap")["blip"]["data"]
+    store, _, folder = launcher["data"]["defaultPipelineRoot"].rpartition("/")
+    assert store == settings["store"]
+    assert folder in {rule.partition("=")[0] for rule in settings["kept-days"].split()}
+    stated = yaml.safe_load(launcher["data"]["providers"])["s3"]["default"]
+    (service,) = (name for name, found in of("gke", "Service").items() if found["spec"]["ports"][0]["port"] == 8333)
+    assert stated["endpoint"] == f"http://{service}.kubeflow:8333"
+    assert (stated["disableSSL"], stated["region"]) == (True, settings["s3-region"])
+    found = stated["credentials"]["secretRef"]
+    assert {found["accessKeyKey"], found["secretKeyKey"]} == secrets()[found["secretName"]]
+
+
+def test_the_command_that_names_s3_as_the_root_of_pipelines_is_sound():
+    page = (K8S / "README.md").read_text()
+    (patch,) = re.findall(r"patch configmap kfp-launcher .*? -p '(.*?)'$", page, re.MULTILINE | re.DOTALL)
+    data = json.loads(patch.replace("\\\n", " "))["data"]
+    assert data["defaultPipelineRoot"] == "s3://MY-BUCKET/blip/kfp"
+    stated = yaml.safe_load(data["providers"])["s3"]["default"]
+    assert stated == {"endpoint": "s3.amazonaws.com", "region": "us-east-1", "credentials": {"fromEnv": True}}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -51,6 +51,11 @@ def test_pods_talk_to_whom_they_must_and_to_nobody_else(overlay):
         assert allowed(policies, client, store, 8333) is (overlay in ("local", "gke"))
     assert allowed(policies, mlflow, postgres, 5432)
     assert allowed(policies, backup, postgres, 5432)
+    assert allowed(policies, backup, {**CONTROL, "app": "mysql"}, 3306)
+    assert not allowed(policies, worker, {**CONTROL, "app": "mysql"}, 3306)
+    for client in (mlflow, backup, labels_of("retention"), {**CONTROL, "app": "ml-pipeline-ui"}):
+        assert allowed(policies, client, store, 8333) is (overlay in ("local", "gke"))
+    assert not allowed(policies, {**CONTROL, "app": "mysql"}, store, 8333)
     assert allowed(policies, trainer, trainer, 29500)
     assert not allowed(policies, worker, trainer, 29500)
     assert not allowed(policies, {"app": "stranger"}, mlflow, 5000)

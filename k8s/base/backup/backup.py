@@ -1,4 +1,4 @@
-"""Puts a dump of MLflow's database into the store, and lets go of the oldest ones: `backup.py DUMP STORE`."""
+"""Puts a database's dump into the store, and deletes the oldest ones: `backup.py DUMP STORE`."""
 
 import sys
 from datetime import UTC, datetime
@@ -10,9 +10,11 @@ KEPT = 14
 
 
 def keep(dump: Path, uri: str, now: datetime) -> list[str]:
-    """The keys of the dumps that are in the store afterwards, oldest first."""
+    """Returns the keys of the dumps that are in the store afterwards, oldest first."""
+    if not dump.stat().st_size:
+        raise SystemExit(f"{dump} is empty: the database was not dumped, and no older dump is deleted")
     store = open_store(uri)
-    store.put_file(f"{now:%Y-%m-%dT%H%M%SZ}.dump", dump)
+    store.put_file(f"{now:%Y-%m-%dT%H%M%SZ}{dump.suffix}", dump)
     dumps = store.list()
     for key in dumps[:-KEPT]:
         store.delete(key)
