@@ -169,7 +169,8 @@ class Cluster:
         """
         if not NAMESPACE_FILE.exists():
             return None
-        pod = self.call(self.core.read_namespaced_pod, os.environ["HOSTNAME"], self.namespace)
+        name = os.environ.get("KFP_POD_NAME") or os.environ["HOSTNAME"]  # a host's name ends after 63 characters
+        pod = self.call(self.core.read_namespaced_pod, name, self.namespace)
         if not pod.metadata.owner_references:
             return None
         owner = pod.metadata.owner_references[0]

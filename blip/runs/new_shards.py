@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip.config import ConfigError
+from blip.launch.claim import claim
 from blip.logs import log
 from blip.runs.context import RunContext
 from blip.runs.ingest import IngestConfig, Tars, scan_cache
@@ -30,7 +31,8 @@ def find_new_shards(context: RunContext, name: str) -> NewShards:
 
     The manifest's parents are the newest manifests of those runs. Tars are identified by digest: a moved or renamed tar
     is not new, a replaced one is. Only tars whose stamp in the store's listing has changed are read.
-    Raises ConfigError if the configuration names no tars.
+    On a cluster one run of a model retrains at a time: while another one does, as one whose schedule was replaced may,
+    nothing counts as new. Raises ConfigError if the configuration names no tars.
     """
     data = context.settings(IngestConfig, "ingest").data
     if not isinstance(data, Tars):
@@ -39,6 +41,10 @@ def find_new_shards(context: RunContext, name: str) -> NewShards:
             "set ingest.data.type=tars, and ingest.data.gold, ingest.data.web and ingest.data.test to where "
             "the tars lie"
         )
+    if other := claim(open_store(context.store), f"retraining/{name}.json"):
+        text = f"run {other} is retraining {name}: nothing to do, the next run looks again"
+        log.info(text)
+        return NewShards("", 0, text)
     former = trained_manifests(name, context.store)
     known = {shard.sha256 for manifest in former for shard in manifest.shards}
     found = data.manifest("web", scan_cache(context.store), known)
