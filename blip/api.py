@@ -21,7 +21,6 @@ from blip.shards.sample import BadSample
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.config import TaskConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, as_filter, read_model_config
-from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.task import Task
@@ -77,7 +76,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device | None = No
         raise ConfigError(f"model {str(path)!r}: no such folder; name a model folder that `blip train` wrote")
     cfg = read_model_config(folder)
     roles = roles_of(cfg.task, folder)
-    model = cfg.task.build_model(cfg.model)
+    model = cfg.task.model_from(cfg.model)
     load_weights(model, str(folder / WEIGHTS), cfg.task.DIFFERENCES)
     tokenizer = Tokenizer.from_folder(folder / TOKENIZER)
     tasks = [role.build_task(model, tokenizer).eval() for role in roles]
@@ -100,9 +99,9 @@ def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
         case VQAConfig():
             # the answer list is not part of the folder: `answer` takes it as an argument
             return [cfg.model_copy(update={"inference": "generate", "answer_list": None})]
-        case NLVRConfig():
+        case _:
             known = "captioning, pretraining, retrieval and vqa"
-            raise ConfigError(f"model {str(folder)!r} was trained for nlvr; load() takes models of {known}")
+            raise ConfigError(f"model {str(folder)!r} was trained for {cfg.type}; load() takes models of {known}")
 
 
 class Model:

@@ -39,6 +39,7 @@ class SpecialTokens(Config):
 
 
 class MEDConfig(Config):
+    type: Literal["med"] = Field(default="med", exclude=True)  # not in files: older ones do not have it
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     embed: int = Field(default=256, ge=1, le=65536)

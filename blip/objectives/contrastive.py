@@ -55,6 +55,16 @@ def soft_targets(teacher_logits: Tensor, positive: Tensor, alpha: float) -> Tens
     return alpha * teacher_logits.softmax(1) + (1 - alpha) * hard
 
 
+def smoothed_targets(positive: Tensor, excluded: Tensor, smoothing: float) -> Tensor:
+    """Returns `(1 - smoothing) positive / row sum of positive + smoothing / N` over the keys that are not excluded.
+
+    All are `(B, N)`; in a row that excludes keys, N counts the others.
+    """
+    hard = positive.float() / positive.sum(1, keepdim=True)
+    even = (~excluded).float() / (~excluded).sum(1, keepdim=True)
+    return (1 - smoothing) * hard + smoothing * even
+
+
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Returns the mean over rows of the cross-entropy of logits against target distributions, both `(B, N)`.
 

@@ -8,6 +8,8 @@ from blip.config import Config, ConfigError, stages
 from blip.data.loader import LoaderConfig
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig
+from blip.models.blip2 import Blip2Config
+from blip.models.config import AnyModelConfig
 from blip.models.med import MEDConfig, SpecialTokens
 from blip.models.weights.init import InitConfig
 from blip.tasks.config import TaskConfig
@@ -38,7 +40,7 @@ class RunConfig(Config):
     sources: tuple[str, ...] = Field(min_length=1)
     """Names of the data folder's manifests to train on: `gold`, `web`, ..."""
     task: TaskConfig
-    model: MEDConfig = MEDConfig()
+    model: AnyModelConfig = MEDConfig()
     init: InitConfig = InitConfig()
     transform: TransformConfig = TransformConfig()
     loader: LoaderConfig = LoaderConfig()
@@ -50,6 +52,11 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def teacher_is_whole(self) -> Self:
         check_teacher(self.engine, isinstance(self.task, PretrainingConfig | RetrievalConfig))
+        return self
+
+    @model_validator(mode="after")
+    def model_is_the_tasks(self) -> Self:
+        self.task.check_model(self.model)
         return self
 
     @model_validator(mode="after")
@@ -86,5 +93,7 @@ class RunConfig(Config):
         tokens = SpecialTokens(
             pad=tokenizer.pad, cls=tokenizer.cls, sep=tokenizer.sep, dec=tokenizer.dec, enc=tokenizer.enc
         )
-        text = self.model.text.model_copy(update={"vocab_size": tokenizer.vocab_size})
+        # BLIP-2 has no [ENC], the last entry of the vocabulary
+        size = tokenizer.vocab_size - isinstance(self.model, Blip2Config)
+        text = self.model.text.model_copy(update={"vocab_size": size})
         return self.model_copy(update={"model": self.model.model_copy(update={"text": text, "tokens": tokens})})

@@ -207,7 +207,7 @@ def train_here(
 def make_task(cfg: RunConfig, tokenizer: Tokenizer, init: Path | None) -> Task:
     """Builds the task in its initial state, identical on every process."""
     torch.manual_seed(cfg.seed)
-    model = cfg.task.build_model(cfg.model)
+    model = cfg.task.model_from(cfg.model)
     source = cfg.init.model_copy(update={"checkpoint": str(init / WEIGHTS)}) if init else cfg.init
     init_weights(model, source, cfg.task.DIFFERENCES)
     return cfg.task.build_task(model, tokenizer)

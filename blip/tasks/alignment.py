@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from blip.batch import Tokens
 from blip.config import Config
-from blip.distributed import all_gather, all_gather_with_grad, rank
+from blip.distributed import all_gather
 from blip.models.bert import KeysValues, TextTransformer
 from blip.models.med import MED
 from blip.objectives.contrastive import FeatureQueue, contrastive_loss
-from blip.objectives.matching import hard_negatives, matching_loss
 from blip.objectives.momentum import ema_update, momentum_copy
+from blip.tasks.matching import SameImage, itm_loss
 from blip.tasks.text import TextLengths
 
 
@@ -34,7 +34,7 @@ class AlignmentConfig(Config):
     """Weight of the teacher's soft labels in the ITC targets."""
     alpha_epochs: float = Field(default=2.0, ge=0)
     """Epochs over which alpha increases linearly from 0 to its value."""
-    same_image: Literal["masked", "positive", "negative"] = "masked"
+    same_image: SameImage = "masked"
     """Role in ITC of other texts of the same image: ignored, positives or negatives.
 
     The reference's pre-training uses `negative`.
@@ -215,48 +215,21 @@ class Alignment(nn.Module):
         t2i: Tensor,
         ids: Tensor,
     ) -> Tensor:
-        """Returns the ITM loss, 0-dim, over the pairs of the batch and their hard negatives.
-
-        The `3 B` pairs are, in order: matching pairs, each text with a negative image, each image with a negative text.
-        """
-        batch = len(ids)
-        own = torch.arange(batch, device=ids.device)
-        world = self.cfg.negatives == "world"
-        all_ids, all_text = (
-            (all_gather(ids), Tokens(all_gather(text.ids), all_gather(text.mask))) if world else (ids, text)
+        """Returns the ITM loss, 0-dim, over the pairs of the batch and their hard negatives."""
+        return itm_loss(
+            student.match,
+            lambda tokens: student.text_encoder.cross_keys_values(tokens),
+            text,
+            image_tokens,
+            cross,
+            i2t,
+            t2i,
+            ids,
+            same_image=self.cfg.same_image,
+            world=self.cfg.negatives == "world",
+            floor=self.cfg.floor,
+            most_likely=self.cfg.most_likely_negatives,
         )
-        allowed = self.allowed(ids, all_ids)
-        draw = {"floor": self.cfg.floor, "most_likely": self.cfg.most_likely_negatives}
-        wrong_image, image_found = hard_negatives(t2i, allowed, **draw)
-        wrong_text, text_found = hard_negatives(i2t, allowed, **draw)
-        if world:
-            wrong = student.text_encoder.cross_keys_values(all_gather_with_grad(image_tokens)[wrong_image])
-            cross = [
-                (torch.cat([k, wrong_k, k]), torch.cat([v, wrong_v, v]))
-                for (k, v), (wrong_k, wrong_v) in zip(cross, wrong, strict=True)
-            ]
-        else:
-            rows = torch.cat([own, wrong_image, own])
-            cross = [(k[rows], v[rows]) for k, v in cross]
-        wrong_texts = all_text[wrong_text]
-        texts = Tokens(
-            torch.cat([text.ids, text.ids, wrong_texts.ids]), torch.cat([text.mask, text.mask, wrong_texts.mask])
-        )
-        labels = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
-        valid = torch.cat([torch.ones_like(image_found), image_found, text_found])
-        return matching_loss(student.match(texts, cross), labels, valid)
-
-    def allowed(self, ids: Tensor, candidates: Tensor) -> Tensor:
-        """Returns the mask `(B, N)` of candidates for hard negatives.
-
-        Excludes the row itself and, unless `same_image` is `negative`, other texts of its image.
-        """
-        if self.cfg.same_image == "negative":
-            first = rank() * len(ids) if self.cfg.negatives == "world" else 0
-            return torch.arange(len(ids), device=ids.device)[:, None] + first != torch.arange(
-                len(candidates), device=ids.device
-            )
-        return ids[:, None] != candidates[None, :]
 
 
 MOMENTUM_PARTS = ("visual_encoder", "text_encoder", "vision_proj", "text_proj")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from blip.tasks.blip2_stage1 import Blip2Stage1Config
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import PretrainingConfig
@@ -11,5 +12,6 @@ from blip.tasks.retrieval import RetrievalConfig
 from blip.tasks.vqa import VQAConfig
 
 TaskConfig = Annotated[
-    PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig, Field(discriminator="type")
+    PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig | Blip2Stage1Config,
+    Field(discriminator="type"),
 ]

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from blip.config import Config, ConfigError, read_config, validate
 from blip.data.tokenizer import Tokenizer
-from blip.models.med import MED, MEDConfig
+from blip.models.blip2 import QueriedImages
+from blip.models.config import AnyModelConfig
+from blip.models.med import MED
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
 from blip.models.weights.content import SIDE_FILE
@@ -34,7 +36,7 @@ class ModelConfig(Config):
     format: Literal[1] = FORMAT
     task: TaskConfig
     """The task of the training, without the settings that only training reads."""
-    model: MEDConfig
+    model: AnyModelConfig
 
 
 def save_model(task: Task, folder: str | Path) -> None:
@@ -55,7 +57,7 @@ def config_values(task: Task) -> dict[str, Any]:
     """Returns the content of `config.json`."""
     cfg, model = task.cfg, task.model
     assert isinstance(cfg, TaskSettings)
-    assert isinstance(model, MED | VQAModel | NLVRModel)
+    assert isinstance(model, MED | VQAModel | NLVRModel | QueriedImages)
     settings = cfg.model_dump(mode="json", exclude=set(cfg.TRAINING))
     return {"format": FORMAT, "task": settings, "model": model.cfg.model_dump(mode="json")}
 
@@ -94,7 +96,7 @@ def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
     cfg = read_model_config(folder)
     task = task or without_queue(cfg.task)
     tokenizer = Tokenizer.from_folder(Path(folder) / TOKENIZER)
-    model = task.build_model(cfg.model)
+    model = task.model_from(cfg.model)
     load_weights(model, str(Path(folder) / WEIGHTS), task.DIFFERENCES)
     return task.build_task(model, tokenizer).eval()
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from blip.batch import Batch, Example
 from blip.config import Config, ConfigError
 from blip.data.tokenizer import Tokenizer
+from blip.models.blip2 import Blip2Config
 from blip.models.med import MEDConfig
 from blip.models.weights.load import Allowed
 from blip.shards.sample import BadSample, Sample
@@ -23,6 +24,8 @@ View = Callable[[bytes], Tensor]
 class TaskSettings(Config, ABC):
     """The settings of a task, and the construction of its model and of the task."""
 
+    MODEL: ClassVar[type[MEDConfig] | type[Blip2Config]] = MEDConfig
+    """The class of the model's settings."""
     TRAINING: ClassVar[frozenset[str]] = frozenset()
     """Settings that only training reads; a model folder omits them, so that they can change."""
     TOWERS: ClassVar[tuple[str, ...]]
@@ -31,8 +34,25 @@ class TaskSettings(Config, ABC):
     """Allowed differences between a pre-trained checkpoint and the model: parts that the task removes or adds."""
 
     @abstractmethod
-    def build_model(self, model: MEDConfig) -> nn.Module:
-        """Returns the model with the parts that the task needs, randomly initialised."""
+    def build_model(self, model: Any) -> nn.Module:
+        """Returns the model with the parts that the task needs, randomly initialised, from settings of class `MODEL`.
+
+        Its frozen parts have their weights.
+        """
+
+    def check_model(self, model: MEDConfig | Blip2Config) -> None:
+        """Raises ConfigError if a model's settings are of another class than the task's models have."""
+        if not isinstance(model, self.MODEL):
+            wanted, kind = self.MODEL.model_fields["type"].default, type(self).model_fields["type"].default
+            raise ConfigError(
+                f"model.type is {model.type}, but a model for {kind} is of type {wanted}: set model.type={wanted} with "
+                "its settings, or another task"
+            )
+
+    def model_from(self, model: MEDConfig | Blip2Config) -> nn.Module:
+        """Returns `build_model` of settings of any class. Raises ConfigError if they are of another than `MODEL`."""
+        self.check_model(model)
+        return self.build_model(model)
 
     @abstractmethod
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Task":
@@ -45,7 +65,7 @@ class TaskSettings(Config, ABC):
     def check_generation(self, positions: int) -> None:
         """Raises ConfigError if generated texts may exceed the model's positions."""
 
-    def check_text_lengths(self, model: MEDConfig) -> None:
+    def check_text_lengths(self, model: MEDConfig | Blip2Config) -> None:
         """Raises ConfigError if the task's texts may exceed the model's positions."""
         positions = model.text.positions
         for name, tokens in self.text_tokens().items():

@@ -82,9 +82,13 @@ TRANSFORMERS_MODEL = Content(
         "merges.txt",
         "spiece.model",
         "vocab.txt",
+        "tokenizer.model",
     ),
 )
 """A folder that `from_pretrained` of transformers reads: configuration, weights, and the tokenizer if there is one."""
+
+VISION_MODEL = Content("image encoder", required=("config.json",), optional=("preprocessor_config.json",), owner="timm")
+"""A whole vision model of timm or transformers."""
 
 
 def named_sources(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, Content]]:

@@ -32,6 +32,9 @@ TEXT = {
     "feed_forward.up": "intermediate.dense",
     "feed_forward.down": "output.dense",
     "feed_forward.norm": "output.LayerNorm",
+    "query_feed_forward.up": "intermediate_query.dense",
+    "query_feed_forward.down": "output_query.dense",
+    "query_feed_forward.norm": "output_query.LayerNorm",
 }
 """Modules of the text transformer: our names, and BERT's, which the reference and transformers share."""
 
@@ -75,6 +78,20 @@ def huggingface(name: str) -> tuple[str, ...]:
     """Returns the name in transformers, which differs from the reference's in the image encoder only."""
     part, _, rest = name.partition(".")
     return (f"vision_model.{vision_name(rest)}",) if part == "visual_encoder" else official(name)
+
+
+def lavis(name: str) -> tuple[str, ...]:
+    """Returns the name in LAVIS's files of BLIP-2; the LM head's bias has two."""
+    part, _, rest = name.partition(".")
+    match part:
+        case "qformer" if rest == "query_tokens":
+            return ("query_tokens",)
+        case "qformer":
+            return (f"Qformer.bert.{text_name(rest)}",)
+        case "lm_head":
+            return tuple(f"Qformer.{head}" for head in lm_head_names(rest))
+        case _:
+            return (name,)
 
 
 def bert(name: str) -> tuple[str, ...]:
