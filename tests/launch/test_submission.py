@@ -291,6 +291,16 @@ def test_sigterm_leaves_a_job_whose_workflow_goes_on(api, cluster, workflow, lef
     assert any("trainjobs" in path for path in api.objects) is left
 
 
+def test_the_owner_is_the_workflow_of_the_pod_whatever_its_host_is_called(api, cluster, monkeypatch, tmp_path):
+    long = f"retrain-{'x' * 80}"
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w-1", "uid": "u"}
+    api.objects[f"/api/v1/namespaces/work/pods/{long}"] = {"metadata": {"name": long, "ownerReferences": [owner]}}
+    monkeypatch.setattr(kubernetes, "NAMESPACE_FILE", tmp_path)
+    monkeypatch.setenv("HOSTNAME", long[:63])
+    monkeypatch.setenv("KFP_POD_NAME", long)
+    assert cluster.owner() == WORKFLOW
+
+
 def test_an_api_server_that_is_away_is_waited_for(api, cluster):
     api.faults.extend([503, 429, 500])
     api.play.extend([[COMPLETE]])
