@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 import yaml
+from pod_security import violations
 from rendered import K8S, OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
 
 from blip.launch import job as jobs
@@ -69,17 +70,10 @@ def test_training_survives_lost_nodes_and_not_wrong_configurations():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_pods_pass_the_restricted_standard(overlay):
     for name, pod in pods(build(f"overlays/{overlay}")):
-        whole = pod["spec"]["securityContext"]
-        assert whole["runAsNonRoot"] is True, name
-        assert whole["runAsUser"] > 0, name
-        assert whole["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod["spec"].keys(), name
-        assert all(not v.keys() & {"hostPath"} for v in pod["spec"].get("volumes", [])), name
+        assert violations(pod["spec"]) == [], name
+        assert pod["spec"]["securityContext"]["runAsUser"] > 0, name
         for container in containers(pod):
-            own = container["securityContext"]
-            assert own["allowPrivilegeEscalation"] is False, name
-            assert own["readOnlyRootFilesystem"] is True, name
-            assert own["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
 
 
 def test_the_namespace_enforces_the_restricted_standard():
