@@ -1,0 +1,174 @@
+"""The small language models: a decoder-only one as OPT, and one of encoder and decoder as T5."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import (
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from blip.config import Config
+from blip.miniatures.documents import Document, documents
+from blip.miniatures.training import descend
+from blip.miniatures.words import END, NEWLINE, PAD, as_transformers
+from blip.results import Point
+
+IGNORED = -100
+"""The target of a position without a loss."""
+Pair = tuple[list[int], list[int]]
+"""The tokens that a model reads, and its targets."""
+
+
+class MiniatureLanguageConfig(Config):
+    width: int = Field(default=64, ge=1, le=65536)
+    depth: int = Field(default=2, ge=1, le=1000)
+    """Layers; of encoder and of decoder each, if there are two."""
+    heads: int = Field(default=4, ge=1, le=1024)
+    positions: int = Field(default=160, ge=16, le=1_000_000)
+    """Most tokens of the decoder-only model."""
+    init_std: float = Field(default=0.1, gt=0, le=10)
+    """Standard deviation of the decoder-only model's initial weights; about 1/sqrt(width) lets small models learn."""
+    steps: int = Field(default=600, ge=1)
+    batch: int = Field(default=64, ge=1)
+    lr: float = Field(default=3e-3, gt=0, le=1)
+
+
+def train_opt(cfg: MiniatureLanguageConfig, words: Tokenizer, seed: int, two_objects: float, out: Path) -> list[Point]:
+    """Trains the decoder-only model, saves it with its tokenizer as transformers does, and returns its curve."""
+    torch.manual_seed(seed)
+    end, pad = words.token_to_id(END), words.token_to_id(PAD)
+    model = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=words.get_vocab_size(),
+            hidden_size=cfg.width,
+            word_embed_proj_dim=cfg.width,
+            num_hidden_layers=cfg.depth,
+            num_attention_heads=cfg.heads,
+            ffn_dim=4 * cfg.width,
+            max_position_embeddings=cfg.positions,
+            dropout=0.0,
+            init_std=cfg.init_std,
+            pad_token_id=pad,
+            bos_token_id=end,
+            eos_token_id=end,
+        )
+    )
+
+    def logits_and_targets(read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(input_ids=read, attention_mask=read != pad).logits
+        return logits[:, :-1], targets[:, 1:]
+
+    curve = train_language(cfg, model, words, seed, two_objects, opt_pair, logits_and_targets)
+    save_language(model, as_transformers(words, "first"), out)
+    return curve
+
+
+def train_t5(cfg: MiniatureLanguageConfig, words: Tokenizer, seed: int, two_objects: float, out: Path) -> list[Point]:
+    """As `train_opt`, the model of encoder and decoder."""
+    torch.manual_seed(seed)
+    end, pad = words.token_to_id(END), words.token_to_id(PAD)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=words.get_vocab_size(),
+            d_model=cfg.width,
+            d_kv=cfg.width // cfg.heads,
+            d_ff=2 * cfg.width,
+            num_layers=cfg.depth,
+            num_heads=cfg.heads,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            pad_token_id=pad,
+            eos_token_id=end,
+            decoder_start_token_id=pad,
+        )
+    )
+
+    def logits_and_targets(read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return model(input_ids=read, attention_mask=read != pad, labels=targets).logits, targets
+
+    curve = train_language(cfg, model, words, seed, two_objects, t5_pair, logits_and_targets)
+    save_language(model, as_transformers(words, "last"), out)
+    return curve
+
+
+def train_language(
+    cfg: MiniatureLanguageConfig,
+    model: PreTrainedModel,
+    words: Tokenizer,
+    seed: int,
+    two_objects: float,
+    pair: Callable[[Document, Tokenizer, Random], Pair],
+    logits_and_targets: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> list[Point]:
+    """Trains a language model on documents; captions and answers weigh alike, though an answer is one word."""
+    stream, rng = documents(seed, two_objects), Random(f"{seed} language")
+    pad = words.token_to_id(PAD)
+
+    def loss_of() -> Tensor:
+        batch = list(islice(stream, cfg.batch))
+        pairs = [pair(document, words, rng) for document in batch]
+        read, targets = padded([read for read, _ in pairs], pad), padded([found for _, found in pairs], IGNORED)
+        logits, targets = logits_and_targets(read, targets)
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
+        asked = torch.tensor([document.is_dialogue for document in batch])
+        return mean_loss(losses, targets, ~asked) + mean_loss(losses, targets, asked)
+
+    return descend(model, loss_of, cfg.steps, cfg.lr)
+
+
+def mean_loss(losses: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+    """Returns the mean loss over the targets of some rows; 0 if there are none."""
+    return losses[rows].sum() / (targets[rows] != IGNORED).sum().clamp(min=1)
+
+
+def opt_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
+    """Returns a document as one sequence: context, `</s>`, prompts and replies, newline; targets are the last two.
+
+    Half of the time `</s>` is also the first token, as without an image.
+    """
+    end, newline = words.token_to_id(END), words.encode(NEWLINE).ids[-1]
+    read = [end] * (rng.random() < 0.5) + words.encode(document.context).ids + [end]
+    targets = [IGNORED] * len(read)
+    for turn in document.turns:
+        prompt, reply = words.encode(turn.prompt).ids if turn.prompt else [], words.encode(turn.reply).ids
+        read += prompt + reply
+        targets += [IGNORED] * len(prompt) + reply
+    return [*read, newline], [*targets, newline]
+
+
+def t5_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
+    """Returns what the encoder reads, and what the decoder shall write: the last reply, or the rest of a caption that
+    is cut at random (prefix language modelling)."""
+    end = words.token_to_id(END)
+    *before, last = document.turns
+    prompt, reply = last
+    if not document.is_dialogue:
+        caption = last.reply.split(" ")
+        cut = rng.randrange(len(caption))
+        prompt, reply = " ".join(caption[:cut]), " ".join(caption[cut:])
+    read = " ".join(filter(None, [document.context, *(part for turn in before for part in turn), prompt]))
+    return [*words.encode(read).ids, end], [*words.encode(reply).ids, end]
+
+
+def padded(rows: list[list[int]], value: int) -> Tensor:
+    """Returns rows `(B, L)` of int64, padded to the longest."""
+    length = max(map(len, rows))
+    return torch.tensor([row + [value] * (length - len(row)) for row in rows])
+
+
+def save_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Saves a model with its tokenizer as transformers does, in one folder."""
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
