@@ -97,3 +97,16 @@ def test_question_samples_are_about_the_images_of_the_split():
     longer = CFG.model_copy(update={"test": 40})
     again = shapes.question_samples(longer, "test")
     assert list(shapes.question_samples(CFG, "test")) == list(islice(again, 80))
+
+
+def test_the_test_split_has_questions_where_they_are_asked_for():
+    plain = list(shapes.test_samples(CFG))
+    asked = list(shapes.test_samples(CFG.model_copy(update={"questions": 5})))
+    for sample, same in zip(asked, plain, strict=True):
+        questions = sample.meta.pop("questions")
+        assert sample == same
+        assert len({question["question"] for question in questions}) == 5
+        for question in questions:
+            truth = shapes.answer(sample.meta["truth"], question["question"])
+            assert question["answers"] == [truth] * 10
+            assert truth in shapes.ANSWERS[question["kind"]]

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from blip.config import Config
-from blip.datasets.shapes.questions import ask_several
+from blip.datasets.shapes.questions import Question, ask_several
 from blip.datasets.shapes.scenes import Scene, change_attribute, random_scene, render_scene
 from blip.datasets.shapes.sentences import is_true, write_caption
 from blip.shards.sample import Sample
@@ -30,6 +30,8 @@ class ShapesConfig(Config):
     """Share of wrong texts in web."""
     two_objects: float = Field(default=0.1, ge=0, le=1)
     """Share of scenes with two objects."""
+    questions: int = Field(default=0, ge=0, le=100)
+    """Questions about each image of test, which its json then has with their answers."""
 
 
 NoiseKind = Literal["other image", "advert", "changed attribute"]
@@ -62,8 +64,13 @@ def gold_samples(cfg: ShapesConfig) -> Iterator[Sample]:
 
 
 def test_samples(cfg: ShapesConfig) -> Iterator[Sample]:
-    """As `gold_samples`, with other images."""
-    return (captioned_sample(cfg, "test", i) for i in range(cfg.test))
+    """As `gold_samples`, with other images, and with `cfg.questions` in the metadata of each."""
+    for i in range(cfg.test):
+        sample = captioned_sample(cfg, "test", i)
+        if cfg.questions:
+            asked = ask_several(sample.meta["truth"], image_rng(cfg, "test questions", i), cfg.questions)
+            sample.meta["questions"] = [question_values(question) for question in asked]
+        yield sample
 
 
 def web_samples(cfg: ShapesConfig) -> Iterator[Sample]:
@@ -92,8 +99,14 @@ def question_samples(cfg: ShapesConfig, split: Literal["gold", "test"], per_imag
         scene = random_scene(rng, cfg.two_objects)
         image = render_scene(scene, rng, cfg.size)
         for number, question in enumerate(ask_several(scene, image_rng(cfg, f"{split} questions", i), per_image)):
-            meta = {"answers": [question.answer] * ANNOTATORS, "kind": question.kind, "image": i, "truth": {**scene}}
-            yield Sample(f"{split}-{i:06d}-{number}", [image], [question.text], meta)
+            values = question_values(question)
+            text = values.pop("question")
+            yield Sample(f"{split}-{i:06d}-{number}", [image], [text], {**values, "image": i, "truth": {**scene}})
+
+
+def question_values(question: Question) -> dict[str, Any]:
+    """Returns a question as it stands in a sample's json."""
+    return {"question": question.text, "answers": [question.answer] * ANNOTATORS, "kind": question.kind}
 
 
 def captioned_sample(cfg: ShapesConfig, split: str, index: int) -> Sample:
