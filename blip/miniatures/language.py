@@ -22,7 +22,7 @@ from transformers import (
 from blip.config import Config
 from blip.miniatures.documents import Document, documents
 from blip.miniatures.training import descend
-from blip.miniatures.words import END, NEWLINE, PAD, as_transformers
+from blip.miniatures.words import END, NEWLINE, PAD, as_transformers, id_of
 from blip.results import Point
 
 IGNORED = -100
@@ -48,7 +48,7 @@ class MiniatureLanguageConfig(Config):
 def train_opt(cfg: MiniatureLanguageConfig, words: Tokenizer, seed: int, two_objects: float, out: Path) -> list[Point]:
     """Trains the decoder-only model, saves it with its tokenizer as transformers does, and returns its curve."""
     torch.manual_seed(seed)
-    end, pad = words.token_to_id(END), words.token_to_id(PAD)
+    end, pad = id_of(words, END), id_of(words, PAD)
     model = OPTForCausalLM(
         OPTConfig(
             vocab_size=words.get_vocab_size(),
@@ -78,7 +78,7 @@ def train_opt(cfg: MiniatureLanguageConfig, words: Tokenizer, seed: int, two_obj
 def train_t5(cfg: MiniatureLanguageConfig, words: Tokenizer, seed: int, two_objects: float, out: Path) -> list[Point]:
     """As `train_opt`, the model of encoder and decoder."""
     torch.manual_seed(seed)
-    end, pad = words.token_to_id(END), words.token_to_id(PAD)
+    end, pad = id_of(words, END), id_of(words, PAD)
     model = T5ForConditionalGeneration(
         T5Config(
             vocab_size=words.get_vocab_size(),
@@ -91,7 +91,7 @@ def train_t5(cfg: MiniatureLanguageConfig, words: Tokenizer, seed: int, two_obje
             feed_forward_proj="gated-gelu",
             pad_token_id=pad,
             eos_token_id=end,
-            decoder_start_token_id=pad,
+            decoder_start_token_id=pad,  # pyright: ignore[reportCallIssue] (taken by the base class)
         )
     )
 
@@ -114,7 +114,7 @@ def train_language(
 ) -> list[Point]:
     """Trains a language model on documents; captions and answers weigh alike, though an answer is one word."""
     stream, rng = documents(seed, two_objects), Random(f"{seed} language")
-    pad = words.token_to_id(PAD)
+    pad = id_of(words, PAD)
 
     def loss_of() -> Tensor:
         batch = list(islice(stream, cfg.batch))
@@ -138,7 +138,7 @@ def opt_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
 
     Half of the time `</s>` is also the first token, as without an image.
     """
-    end, newline = words.token_to_id(END), words.encode(NEWLINE).ids[-1]
+    end, newline = id_of(words, END), words.encode(NEWLINE).ids[-1]
     read = [end] * (rng.random() < 0.5) + words.encode(document.context).ids + [end]
     targets = [IGNORED] * len(read)
     for turn in document.turns:
@@ -151,7 +151,7 @@ def opt_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
 def t5_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
     """Returns what the encoder reads, and what the decoder shall write: the last reply, or the rest of a caption that
     is cut at random (prefix language modelling)."""
-    end = words.token_to_id(END)
+    end = id_of(words, END)
     *before, last = document.turns
     prompt, reply = last
     if not document.is_dialogue:

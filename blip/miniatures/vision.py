@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import timm
 import torch
@@ -41,7 +42,7 @@ class MiniatureVisionConfig(Config):
 def train_vision(cfg: MiniatureVisionConfig, seed: int, two_objects: float, out: Path) -> list[Point]:
     """Trains the encoder on scenes, saves it as a timm folder, and returns the curve of its loss."""
     torch.manual_seed(seed)
-    encoder = timm.create_model(
+    encoder: Any = timm.create_model(
         "vit_tiny_patch16_224",
         img_size=cfg.size,
         patch_size=cfg.patch,

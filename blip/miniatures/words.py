@@ -24,11 +24,17 @@ def train_words(texts: Iterable[str], size: int) -> Tokenizer:
     return words
 
 
+def id_of(words: Tokenizer, token: str) -> int:
+    found = words.token_to_id(token)
+    assert found is not None
+    return found
+
+
 def as_transformers(words: Tokenizer, end: Literal["first", "last"]) -> PreTrainedTokenizerFast:
     """Returns the tokenizer of a language model: OPT has `</s>` first, T5 has it last."""
     own = Tokenizer.from_str(words.to_str())
     template = f"{END} $A" if end == "first" else f"$A {END}"
-    own.post_processor = processors.TemplateProcessing(single=template, special_tokens=[(END, own.token_to_id(END))])
+    own.post_processor = processors.TemplateProcessing(single=template, special_tokens=[(END, id_of(own, END))])
     return PreTrainedTokenizerFast(
         tokenizer_object=own, pad_token=PAD, bos_token=END, eos_token=END, unk_token=UNKNOWN, padding_side="right"
     )

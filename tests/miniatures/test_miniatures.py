@@ -1,6 +1,7 @@
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import timm
@@ -109,7 +110,7 @@ def test_the_image_encoder_learns_and_is_read_as_any_of_timm(tmp_path: Path):
     cfg = MiniatureVisionConfig(size=16, patch=8, width=16, depth=2, heads=2, images=64, steps=40, batch=32, lr=1e-2)
     curve = train_vision(cfg, 0, 0.1, tmp_path)
     assert curve[-1][1] < 0.8 * curve[0][1]
-    encoder = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0)
+    encoder: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0)
     assert encoder.forward_features(torch.zeros(1, 3, 16, 16)).shape == (1, 5, 16)
     assert encoder.pretrained_cfg["mean"] == pytest.approx(MEAN)
     assert encoder.pretrained_cfg["std"] == pytest.approx(STD)
