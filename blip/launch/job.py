@@ -135,8 +135,12 @@ class JobConfig(PodConfig):
 
 
 def labels_of(component: str) -> dict[str, str]:
-    """Returns the labels of a pod, which network policies select by."""
-    return {"app.kubernetes.io/part-of": "blip", "app.kubernetes.io/component": component}
+    """Returns the labels of a pod: those that network policies select by, and one that refuses Istio's sidecar.
+
+    A job with a sidecar never ends.
+    """
+    names = {"app.kubernetes.io/part-of": "blip", "app.kubernetes.io/component": component}
+    return names | {"sidecar.istio.io/inject": "false"}
 
 
 def references(kind: str, keys: dict[str, str]) -> list[KubernetesObject]:

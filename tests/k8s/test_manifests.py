@@ -115,6 +115,29 @@ def test_jobs_go_through_the_queue_that_the_overlay_has(overlay):
     assert of(overlay, "ConfigMap")["blip"]["data"]["queue"] == (queues[0] if queues else "")
 
 
+@pytest.mark.parametrize("overlay", ["gke", "eks"])
+def test_what_the_queue_starts_whole_no_quota_refuses_a_part_of(overlay):
+    """A job that gets some of its pods holds their GPUs, and its ranks wait for the others until they time out."""
+    queue = of(overlay, "ClusterQueue")["blip"]["spec"]
+    (group,) = queue["resourceGroups"]
+    total: dict[str, float] = {}
+    for flavor in group["flavors"]:
+        for resource in flavor["resources"]:
+            name = resource["name"]
+            total[name] = total.get(name, 0) + amount(resource["nominalQuota"])
+    hard = {
+        key: value for quota in of(overlay, "ResourceQuota").values() for key, value in quota["spec"]["hard"].items()
+    }
+    for name, quantity in total.items():
+        assert amount(hard[f"requests.{name}"]) >= quantity, name
+
+
+def amount(quantity: str) -> float:
+    """Returns a quantity of Kubernetes as a number."""
+    number, unit = re.fullmatch(r"([\d.]+)(Ti|Gi)?", quantity).groups()  # pyright: ignore
+    return float(number) * {"Ti": 2**40, "Gi": 2**30, None: 1}[unit]
+
+
 def test_the_queue_hangs_on_no_label_that_an_upgrade_removes():
     (queue,) = (thing for thing in build("queue") if thing["kind"] == "ClusterQueue")
     assert queue["spec"]["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "kubeflow"}}

@@ -20,18 +20,31 @@ def matches(selector: dict, labels: dict) -> bool:
     return selector.get("matchLabels", {}).items() <= labels.items()
 
 
-def allowed(policies: list[dict], source: dict, target: dict, port: int) -> bool:
-    """Returns whether these policies allow a connection: both its egress and its ingress must be allowed."""
+def allowed(policies: list[dict], source: dict, target: dict, port: int, here: str = "kubeflow") -> bool:
+    """Returns whether these policies of a namespace allow a connection: both its egress and its ingress must be.
 
-    def passes(direction: str, peers: str, here: dict, there: dict) -> bool:
+    Pods of the control plane lie in `kubeflow`, all others in the namespace `here`.
+    """
+
+    def reaches(peer: dict, labels: dict) -> bool:
+        home = "kubeflow" if CONTROL.items() <= labels.items() else here
+        if "podSelector" not in peer or not matches(peer["podSelector"], labels):
+            return False
+        if "namespaceSelector" not in peer:
+            return home == here
+        return matches(peer["namespaceSelector"], {"kubernetes.io/metadata.name": home})
+
+    def passes(direction: str, peers: str, pod: dict, there: dict) -> bool:
+        if here != "kubeflow" and CONTROL.items() <= pod.items():
+            return True  # no policy of this namespace rules it
         ruling = [
             p["spec"]
             for p in policies
-            if matches(p["spec"]["podSelector"], here) and direction in p["spec"]["policyTypes"]
+            if matches(p["spec"]["podSelector"], pod) and direction in p["spec"]["policyTypes"]
         ]
         rules = [rule for spec in ruling for rule in spec.get(direction.lower(), [])]
         return not ruling or any(
-            any("podSelector" in peer and matches(peer["podSelector"], there) for peer in rule[peers])
+            any(reaches(peer, there) for peer in rule[peers])
             and any(p["port"] == port for p in rule.get("ports", [{"port": port}]))
             for rule in rules
         )

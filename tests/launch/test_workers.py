@@ -25,6 +25,17 @@ def test_job_fits_the_schema(indexed, version):
     )
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+def test_only_a_queued_job_begins_suspended_and_is_admitted_whole(indexed):
+    queued, free = render_workers(a_config(queue="a100"), indexed=indexed), render_workers(a_config(), indexed=indexed)
+    assert queued["spec"]["suspend"] is True
+    assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "a100"
+    assert queued["spec"]["parallelism"] == 32
+    assert not any(name.startswith("kueue.x-k8s.io/") for name in queued["metadata"]["annotations"]), "no partial one"
+    assert "suspend" not in free["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in free["metadata"]["labels"]
+
+
 def test_a_lost_node_is_free_and_a_wrong_configuration_final():
     spec = render_workers(a_config())["spec"]
     final, free = spec["podFailurePolicy"]["rules"]
