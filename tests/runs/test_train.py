@@ -26,6 +26,7 @@ from blip.shards.manifest import Manifest
 from blip.shards.sample import Sample
 from blip.shards.writing import write_shards
 
+INTERRUPTED = Path(__file__).with_name("interrupted_training.py")
 WORLD = ("data.world.gold=64", "data.world.web=64", "data.world.test=8", "per_shard=32")
 # micro-batches of one size, so that the same run goes on over another number of processes
 RUN = (
@@ -53,7 +54,9 @@ class Training:
     def __init__(self, data: Path, folder: Path):
         self.data, self.folder = data, folder
 
-    def start(self, processes: int, *overrides: str) -> subprocess.Popen[str]:
+    def start(
+        self, processes: int, *overrides: str, program: tuple[str, ...] = ("-m", "blip.cli")
+    ) -> subprocess.Popen[str]:
         words = [word for override in (*RUN, *overrides) for word in ("--set", override)]
         places = [
             "--preset",
@@ -68,8 +71,7 @@ class Training:
         places += ["--figures", str(self.folder / "figures.json")]
         command = [
             sys.executable,
-            "-m",
-            "blip.cli",
+            *program,
             "train",
             "pretrain",
             *places,
@@ -154,10 +156,21 @@ def test_a_run_that_is_stopped_politely_saves_and_goes_on_tensor_for_tensor(data
     assert [name for name in found if not torch.equal(found[name], straight[name])] == []
 
 
-def test_ctrl_c_saves_as_sigterm_does_and_no_point_of_a_curve_is_lost(data: Path, straight, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("moment", "saved"),
+    [
+        pytest.param("after", 14, id="in-a-step"),  # the step that the signal meets is finished first
+        pytest.param("waiting", 13, id="while-it-waits-for-data"),
+    ],
+)
+def test_ctrl_c_saves_as_sigterm_does_and_no_point_of_a_curve_is_lost(
+    data: Path, straight, tmp_path: Path, moment: str, saved: int
+):
     training = Training(data, tmp_path)
-    assert training.interrupt(signal.SIGINT, 1, "checkpoint.every=10") == 130
-    assert 10 <= training.steps()[-1] < 24, "it mostly stops between two saves, which is what may lose points"
+    run = training.start(1, "checkpoint.every=10", program=(str(INTERRUPTED), moment, "13"))
+    said, _ = run.communicate(timeout=300)
+    assert run.returncode == 130, said
+    assert training.steps() == [10, saved], "it stops between two saves, which is what may lose points"
     found = training.finish(1, "checkpoint.every=10")
     assert training.curve("lm") == list(range(1, 25))
     assert [name for name in found if not torch.equal(found[name], straight[name])] == []
