@@ -37,24 +37,27 @@ def user_error(error: Exception) -> tuple[str, int] | None:
     if "No space left on device" in str(error):  # an error of safetensors, which has no path
         folder = tempfile.gettempdir()
         return f"a disk is full: {one_line(str(error))}; this process writes temporary files to {folder}", 1
-    if isinstance(error, loaded_expected_errors()):
-        return one_line(str(error)), 1
+    for kind, code in expected_errors():
+        if isinstance(error, kind):
+            return one_line(str(error)), code
     return None
 
 
-EXPECTED_ERRORS = {
-    "blip.launch.submission": "JobError",
-    "blip.tracking.server": "TrackingError",
-    "blip.training.engine": "NonFiniteError",
-    "blip.workers.local_pool": "WorkerError",
-}
-"""Errors by module whose messages state the reason of a failure."""
+EXPECTED_ERRORS = (
+    ("blip.launch.submission", "JobError", 1),
+    ("blip.tracking.server", "AddressError", EXIT_CONFIG),
+    ("blip.tracking.server", "TrackingError", 1),
+    ("blip.training.engine", "NonFiniteError", 1),
+    ("blip.workers.local_pool", "WorkerError", 1),
+)
+"""Module, name and exit code of errors whose messages state the reason of a failure, a class before its bases."""
 
 
-def loaded_expected_errors() -> tuple[type[Exception], ...]:
+def expected_errors() -> list[tuple[type[Exception], int]]:
     """Returns the classes of EXPECTED_ERRORS whose modules are loaded; importing the others would take seconds."""
-    modules = {name: sys.modules[name] for name in EXPECTED_ERRORS if name in sys.modules}
-    return tuple(getattr(module, EXPECTED_ERRORS[name]) for name, module in modules.items())
+    return [
+        (getattr(sys.modules[module], name), code) for module, name, code in EXPECTED_ERRORS if module in sys.modules
+    ]
 
 
 def describe_os_error(error: OSError) -> str:

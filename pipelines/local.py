@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from components.revision import ROOT, revision
-from pipelines.parameters import PipelineStep, steps
+from pipelines.parameters import ParameterError, PipelineStep, steps
 from pipelines.processes import end_process
 from pipelines.run_lock import RunLock, exclusive_run
 
@@ -53,9 +53,10 @@ def run_locally(
     """Runs the steps that are not in the cache under `root`, and returns the outputs of each step, in order.
 
     A step that a condition excludes has no outputs. Steps named in `again` run in any case, and with them all steps
-    that take their outputs. Raises StepError for the first step that fails, from which the next run resumes, and
-    RootError.
+    that take their outputs. Raises StepError for the first step that fails, from which the next run resumes,
+    RootError, and ParameterError if MLflow's file cannot lie in `root`.
     """
+    check_root(root)
     numbered = steps(pipeline)
     image = {"image": LOCAL_IMAGE} if "image" in (pipeline.component_spec.inputs or {}) else {}
     spec = in_order(pipeline.pipeline_spec, numbered)
@@ -69,6 +70,21 @@ def run_locally(
         with runner.installed(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             pipeline_orchestrator.run_local_pipeline(spec, {**arguments, **image})
     return runner.outputs
+
+
+def mlflow_file(root: Path) -> str:
+    """Returns the address of MLflow's file of the runs in `root`."""
+    return f"sqlite:///{root}/mlflow.db"
+
+
+def check_root(root: Path) -> None:
+    """Raises ParameterError if MLflow cannot use a file in this folder, unless another place is set for its records."""
+    from blip.tracking.server import AddressError, check_file_address
+
+    try:
+        check_file_address(os.environ.get("MLFLOW_TRACKING_URI") or mlflow_file(root))
+    except AddressError as error:
+        raise ParameterError(f"--root {root}: {error}") from None
 
 
 def in_order(pipeline_spec: Any, numbered: list[PipelineStep]) -> Any:
@@ -168,7 +184,7 @@ class StepRunner:
         log, records = folder / "log.txt", folder / "progress.jsonl"
         (folder / REVISION_FILE).write_text(revision(), encoding="utf-8")
         environment = {
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent.parent}/mlflow.db",
+            "MLFLOW_TRACKING_URI": mlflow_file(folder.parent.parent),
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "BLIP_GROUP": folder.parent.name,

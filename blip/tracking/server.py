@@ -34,6 +34,10 @@ class TrackingError(RuntimeError):
         super().__init__(line if len(line) <= MAX_MESSAGE_LENGTH else f"{line[: MAX_MESSAGE_LENGTH - 1]}…")
 
 
+class AddressError(TrackingError):
+    """An address that MLflow cannot use, so that trying again cannot help."""
+
+
 def tracking_uri(root: str | Path = "runs") -> str:
     """Returns the address of MLflow: the value of `MLFLOW_TRACKING_URI`, or a SQLite file in `root`.
 
@@ -63,10 +67,7 @@ def check_reachable(uri: str) -> None:
             raise TrackingError(f"MLflow at {uri} does not answer ({e}): start it, {WAY_OUT}") from None
     elif uri.startswith(SQLITE):
         path = Path(uri.removeprefix(SQLITE))
-        if "?" in uri:
-            raise TrackingError(
-                f"MLflow's file {path}: its address must not hold '?': use another folder, or {WAY_OUT}"
-            )
+        check_file_address(uri)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path)
@@ -74,6 +75,16 @@ def check_reachable(uri: str) -> None:
             connection.close()
         except (OSError, sqlite3.Error) as e:
             raise TrackingError(f"MLflow's file {path} cannot be opened ({e}): make it writable, {WAY_OUT}") from None
+
+
+def check_file_address(uri: str) -> None:
+    """Raises AddressError if SQLAlchemy, which MLflow uses, reads another path from the address of a SQLite file."""
+    path = uri.removeprefix(SQLITE)
+    if uri.startswith(SQLITE) and ("?" in path or unquote(path) != path):
+        raise AddressError(
+            f"MLflow's file {path}: its address must not hold '?', nor '%' with two hexadecimal digits after it, which "
+            f"stand for another character: use another folder, or {WAY_OUT}"
+        )
 
 
 REQUEST_RETRIES_VARIABLE, REQUEST_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
