@@ -27,6 +27,8 @@ log = logging.getLogger("blip")
 WRITER = "mlflow-writer"
 FLUSH_SECONDS = 2.0
 HEARTBEAT_SECONDS = 60.0
+ANSWER_SECONDS = 30.0
+"""Seconds that the work waits for a server's first answer; MLflow's client waits 120 seconds for each."""
 KILL_TIMEOUT = 5.0
 """Seconds to record the end of a run that is killed: schedulers follow SIGTERM by SIGKILL soon."""
 FAILURE_PATIENCE = 30.0
@@ -65,6 +67,7 @@ class MlflowRun(Run):
         self.warned = False
         self.deadline = math.inf
         self.unavailable, self.over = Event(), Event()
+        self.asked = math.inf  # when MLflow was imported and the first request began
         self.writer = ThreadPoolExecutor(1, WRITER)
         self.opened: Future[str] = self.writer.submit(self.open)
         self.work: Future[Any] = self.opened
@@ -141,9 +144,12 @@ class MlflowRun(Run):
             self.wait_for_attempt()
 
     def wait_for_attempt(self) -> None:
-        """Waits until MLflow is imported and its first request has ended."""
+        """Waits until MLflow is imported and its first request has ended, of a server at most ANSWER_SECONDS."""
         while not self.opened.done() and not self.unavailable.is_set():
             wait([self.opened], 0.05)
+            if is_server(self.uri) and time.monotonic() - self.asked > ANSWER_SECONDS:
+                log.warning("MLflow at %s does not answer; records are kept and sent later", self.uri)
+                self.unavailable.set()
 
     def with_retries(self, request: Callable[[], Any]) -> Any:
         return with_retries(self.uri, request, lambda: self.deadline)
@@ -152,6 +158,8 @@ class MlflowRun(Run):
         """Resumes or creates the run, under the run of its group, and returns its id."""
 
         def attempt() -> str:
+            mlflow_client(self.uri)
+            self.asked = min(self.asked, time.monotonic())
             try:
                 return self.find_or_create(again=self.unavailable.is_set())
             except Exception as error:

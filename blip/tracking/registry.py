@@ -44,6 +44,7 @@ def register_model(
             f"model {name} cannot be registered while tracking is off: unset BLIP_TRACKING, and register on rank 0"
         )
     check_model_name(name)
+    run.wait_for_attempt()  # the run's thread imports MLflow; an import in this thread at the same time would fail
     folder = Path(model_dir)
     digest = folder_digest(folder)
     version_tags = {key: truncate(value) for key, value in (tags or {}).items()}

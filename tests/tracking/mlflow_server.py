@@ -1,12 +1,14 @@
 """An MLflow server for tests: `python mlflow_server.py FOLDER PORT`.
 
-Two files in FOLDER inject faults: `away` holds the status of every answer, `password` the credentials it requires.
+Files in FOLDER inject faults: `away` holds the status of every answer, `password` the credentials it requires; while
+`hung` exists, no request but that for its health is answered.
 """
 
 import base64
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 
@@ -25,6 +27,8 @@ def main(folder: Path, port: int) -> None:
 
     def faulty(environ, start_response):
         away, password = folder / "away", folder / "password"
+        while (folder / "hung").exists() and environ["PATH_INFO"] != "/health":
+            time.sleep(0.05)
         if away.exists():
             start_response(f"{away.read_text(encoding='utf-8')} Fault", [("Content-Type", "text/html")])
             return [b"<html>\n<body>upstream is not there</body>\n</html>"]

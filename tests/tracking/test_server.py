@@ -15,11 +15,14 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 from blip import tracking
+from blip.config import EXIT_CONFIG
+from blip.mistakes import user_error
 from blip.tracking import TrackingError, retries
 from blip.tracking import mlflow_run as runs
 from blip.tracking.resend import send_unsent
+from blip.tracking.server import AddressError
 
-FAULTS = ("away", "password")
+FAULTS = ("away", "password", "hung")
 
 
 class Server:
@@ -34,10 +37,15 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("mlflow_server.py"), self.folder, str(self.port)]
         )
-        while not (self.folder / "port").exists():
+        while not self.chosen_port():
             assert self.process.poll() is None
             time.sleep(0.05)
-        self.port = int((self.folder / "port").read_text(encoding="utf-8") or 0)
+        self.port = self.chosen_port()
+
+    def chosen_port(self) -> int:
+        """Returns the port that the server listens at, 0 before it has written the number."""
+        path = self.folder / "port"
+        return int(path.read_text(encoding="utf-8") or 0) if path.exists() else 0
 
     def stop(self) -> None:
         self.process.kill()
@@ -134,6 +142,19 @@ def test_a_server_that_is_away_at_the_beginning_gets_the_run_later(server: Serve
     assert run.url.startswith(server.uri)
     monkeypatch.setenv("BLIP_MLFLOW_UI", "https://mlflow.example/")
     assert run.url.startswith("https://mlflow.example/#/experiments/")
+
+
+def test_the_work_does_not_wait_for_a_server_that_hangs(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs, "ANSWER_SECONDS", 0.5)
+    (server.folder / "hung").touch()
+    began = time.monotonic()
+    with tracking.start_run("pretrain") as run:
+        assert time.monotonic() - began < 30, "not MLflow's own 120 seconds"
+        run.metrics({"train/itc": 1.0}, 0)
+        os.waitpid(os.fork() or os._exit(0), 0)  # loader workers are forked
+        (server.folder / "hung").unlink()
+    (found,) = kept(server).values()
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"train/itc": 1.0})
 
 
 @pytest.mark.parametrize("begun", [True, False])
@@ -369,7 +390,7 @@ def note_for_ever(run: tracking.Run) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("name", ["it's", "100 %", "a#b", "ü b", 'a"b'])
+@pytest.mark.parametrize("name", ["it's", "100 %", "a#b", "ü b", "a'b\"c", "a\\b", "a\nb"])
 def test_a_folder_of_any_name_holds_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_server: Server, name: str
 ):
@@ -382,3 +403,14 @@ def test_a_folder_of_any_name_holds_the_file(
         run.artifact(tmp_path / "metrics.json")
     assert [a.path for a in MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).list_artifacts(run.id)] == ["metrics.json"]
     assert list((tmp_path / name).rglob("metrics.json"))
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "%E4"])
+def test_a_folder_that_the_address_of_a_file_cannot_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / name}/mlflow.db")
+    with pytest.raises(AddressError, match="use another folder") as refused, tracking.start_run("pretrain"):
+        pass
+    assert user_error(refused.value) == (str(refused.value), EXIT_CONFIG)
+    assert not (tmp_path / name).exists()
