@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from pipelines import __main__ as command
 from pipelines import local, processes, run_lock
+from pipelines.parameters import ParameterError
 
 
 @pytest.fixture
@@ -227,6 +228,16 @@ def test_a_folder_that_cannot_be_used_is_one_line(start, tmp_path):
     (tmp_path / "root").write_text("a file", encoding="utf-8")
     said, _ = start().communicate(timeout=60)
     assert said == f"--root {tmp_path}/root is a file: give a folder\n"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_folder_that_mlflow_cannot_name_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ParameterError, match=rf"^--root {re.escape(str(tmp_path / name))}: .* use another folder"):
+        local.run_locally(three_steps, {"runs": str(tmp_path)}, tmp_path / name, Console())
+    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("root", ["/proc/none", "/dev/null/none"])
