@@ -118,6 +118,15 @@ def top_p_filter(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tens
     return tokens, probabilities / probabilities.sum(1, keepdim=True)
 
 
+def draw(logits: Tensor, cfg: Nucleus, uniforms: Tensor) -> Tensor:
+    """Draws a token of the top-p set for each row of logits `(B, V)` by a uniform number `(B,)`; returns `(B, 1)`."""
+    tokens, probabilities = top_p_filter(logits, cfg.top_k, cfg.top_p)
+    index = (probabilities.cumsum(1) <= uniforms[:, None]).sum(1, keepdim=True)
+    # The sum may round to just under 1, so the index must be clamped to the set; a row of NaN has an empty set.
+    last = (probabilities > 0).sum(1, keepdim=True) - 1
+    return tokens.gather(1, index.clamp(max=last).clamp(min=0))
+
+
 @torch.no_grad()
 def sample(
     step: DecodeStep, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, uniforms: Tensor, sep: int
@@ -139,12 +148,7 @@ def sample(
         allowed = penalise_repetition(logits, ids, cfg.repetition_penalty)
         if ids.shape[1] < cfg.min_length:
             allowed = suppress(allowed, sep)
-        tokens, probabilities = top_p_filter(allowed, cfg.top_k, cfg.top_p)
-        index = (probabilities.cumsum(1) <= uniforms[:, i, None]).sum(1, keepdim=True)
-        # The sum may round to just under 1, so the index must be clamped to the set; a row of NaN has an empty set.
-        last = (probabilities > 0).sum(1, keepdim=True) - 1
-        index = index.clamp(max=last).clamp(min=0)
-        new = tokens.gather(1, index).masked_fill(done[:, None], sep)
+        new = draw(allowed, cfg, uniforms[:, i]).masked_fill(done[:, None], sep)
         log_probability = logits.log_softmax(1).gather(1, new)[:, 0]
         total += log_probability.masked_fill(done, 0.0)
         done = done | (new[:, 0] == sep)
