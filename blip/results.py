@@ -218,6 +218,8 @@ class SelectResult(Result):
     """Number of images and texts, in total, kept, and dropped by reason."""
     threshold: float | None = None
     """Minimum p(match) of a kept text; None unless both sources share one."""
+    score: str = "match"
+    """Column of the score in the histograms and beside the pictures: p(match), or one that the rule reads."""
     dead: dict[str, str] = Field(default_factory=dict)
     """Reason by shard for each shard without scores."""
 

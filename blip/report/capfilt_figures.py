@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from blip.capfilt.rules import REASONS, is_web
+from blip.capfilt.rules import REASONS, SelectionConfig, is_web, score_columns
+from blip.config import validate
 from blip.data.images import MOST_PIXELS, decode
 from blip.datasets.judge import Judge
 from blip.report.bootstrap_page import BINS, THUMBNAIL, Picture, ScoredText
@@ -107,7 +108,7 @@ class SelectionFigures:
             yield Corner(match, self.rows + row, shard, key, members, texts)
 
     def result(self, manifest: Manifest, dead: Mapping[str, str], mlflow: str, seconds: float) -> SelectResult:
-        """Returns the shares of true texts, kept texts with precision and recall, and histograms of p(match)."""
+        """Returns the shares of true texts, kept texts with precision and recall, and histograms of scores."""
         noise: dict[str, Change[float | None]] = {}
         kept: dict[str, Kept] = {}
         histograms = []
@@ -127,6 +128,7 @@ class SelectionFigures:
             histograms=tuple(histograms),
             counts=manifest.counts,
             threshold=rule["web"] if one else None,
+            score=score_columns(validate(SelectionConfig, manifest.meta["selection"], "selection").rule)[0],
             dead=dict(dead),
             digest=manifest.digest,
             mlflow=mlflow,

@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.logging import disable_progress_bar
+
 from blip.config import ConfigError, one_line
+
+disable_progress_bar()
 
 
 def from_folder(kind: Any, folder: Path, **options: Any) -> Any:

@@ -8,8 +8,10 @@ from tiny_models import picture
 
 from blip.capfilt.pairs import CarriedConfig, make_pair
 from blip.capfilt.quality import QualityConfig, inspect, perceptual_hash, text_faults
+from blip.data.transforms import eval_transform
 from blip.shards.layout import unpack
 from blip.shards.manifest import Layout
+from blip.zoo.contract import View
 
 VIEW = View("16 pixels", eval_transform(16))
 CFG = QualityConfig(min_side=16, max_pixels=80_000, max_aspect=3, max_characters=20)
