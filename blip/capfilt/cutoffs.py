@@ -54,5 +54,7 @@ def with_value(limit: Limit, parts: list[NDArray[np.float32]]) -> Limit:
         return limit
     scores = np.sort(np.concatenate([np.empty(0, dtype=np.float32), *parts]))
     kept = math.floor(limit.share * len(scores) + 1e-9)  # 0.3 of 10 is 3, which arithmetic makes 2.9999999
-    least = float(scores[len(scores) - kept]) if kept else math.inf
-    return Limit(score=limit.score, least=least)
+    if kept:
+        return Limit(score=limit.score, least=float(scores[len(scores) - kept]))
+    above = np.nextafter(scores[-1], np.float32(np.inf)) if len(scores) else 0
+    return Limit(score=limit.score, least=float(above))

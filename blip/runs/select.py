@@ -141,7 +141,8 @@ def with_values(rule: dict[str, Any], text: str, values: dict[str, float]) -> di
 def no_threshold(rule: dict[str, Any], text: str) -> ConfigError:
     """Returns the error for a threshold of one source where the rule has none for the other."""
     return ConfigError(
-        f"threshold {text!r}: the rule so far is {rule['type']!r}, which has no thresholds to keep: name both web and synthetic"
+        f"threshold {text!r}: the rule so far is {rule['type']!r}, which has no thresholds to keep: "
+        "name both web and synthetic"
     )
 
 

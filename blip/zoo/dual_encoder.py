@@ -124,12 +124,13 @@ class OpenClipDualEncoder(DualEncoder):
         super().__init__(cfg or DualEncoderConfig())
         precisions = {"auto": "fp32", "float32": "fp32", "bfloat16": "pure_bf16", "float16": "pure_fp16"}
         try:
-            model, transform = open_clip.create_model_from_pretrained(
+            loaded: Any = open_clip.create_model_from_pretrained(
                 f"local-dir:{folder}", precision=precisions[self.cfg.dtype], device=device()
             )
             self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ConfigError(f"filter {folder}: open_clip does not read it: {error}") from None
+        model, transform = loaded
         self.model: Any = model.eval()
         self.scale, self.bias = self.model.logit_scale, getattr(self.model, "logit_bias", None)
         self.view = View(f"{folder} by open_clip", transform)
