@@ -1,8 +1,11 @@
-"""The stages of a bootstrap: their configuration classes, and their share of a pipeline's overrides."""
+"""The stages of the pipelines: their configuration classes, and their share of a pipeline's overrides."""
 
 from collections.abc import Sequence
 
 from blip.config import Config, ConfigError, load_config
+
+BOOTSTRAP = ("ingest", "pretrain", "captioner", "filter", "capfilt", "select", "evaluate", "register")
+"""The stages of the bootstrap."""
 
 
 def config_classes() -> dict[str, type[Config]]:
@@ -23,6 +26,8 @@ def config_classes() -> dict[str, type[Config]]:
         "select": SelectionConfig,
         "evaluate": EvaluateConfig,
         "register": RegisterConfig,
+        "blip2_stage1": RunConfig,
+        "blip2_stage2": RunConfig,
     }
 
 
@@ -32,9 +37,10 @@ def overrides_for(stage: str, overrides: Sequence[str], max_gpu_hours: float = 0
     return bound + [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
 
 
-def load_stages(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
-    """Loads every stage's configuration. Raises ConfigError with all mistakes, one per line."""
-    stages = config_classes()
+def load_stages(preset: str, overrides: Sequence[str], names: Sequence[str] = BOOTSTRAP) -> dict[str, Config]:
+    """Loads the configuration of a pipeline's stages. Raises ConfigError with all mistakes, one per line."""
+    classes = config_classes()
+    stages = {name: classes[name] for name in names}
     found: dict[str, Config] = {}
     wrong = [
         f"override {override!r} must begin with its stage, one of: {', '.join(stages)}; "

@@ -119,14 +119,14 @@ def train_here(
     """Trains as one of `world()` processes."""
     began = time.monotonic()
     tokenizer = Tokenizer.from_folder((init or data) / TOKENIZER)
-    cfg = cfg.with_tokenizer(tokenizer)
+    cfg = cfg.with_tokenizer(tokenizer).with_frozen_models()
     init_distributed(cfg.engine.timeout)
     manifests = [Manifest.load(data / f"{source}.json") for source in cfg.sources]
     task = make_task(cfg, tokenizer, init)
     loader = Loader(
         manifests, make_prepare(cfg.transform, task), task.collate, cfg.loader, rank(), world(), seed=cfg.seed
     )
-    steps = count_steps(cfg.epochs, loader.steps_per_epoch)
+    steps = cfg.steps or count_steps(cfg.epochs or 0, loader.steps_per_epoch)
     cfg = cfg.model_copy(update={"schedule": fit_warmup(cfg.schedule, steps)})
     identity = identify(cfg, manifests, tokenizer, init)
     key = value_digest(identity)
