@@ -115,6 +115,20 @@ def ingest(
     print_result(ingest(run_context(preset, overrides, store, revision), source, out=out))
 
 
+@app.command("make-frozen")
+def make_frozen(
+    out: Out,
+    preset: Preset = "",
+    overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
+    revision: Revision = "",
+) -> None:
+    """Train small frozen models for BLIP-2 on the world of shapes, once for the same settings."""
+    from blip.runs.make_frozen import make_frozen
+
+    print_result(make_frozen(run_context(preset, overrides, store, revision), out=out))
+
+
 @app.command()
 def train(
     stage: Annotated[str, typer.Argument(help="pretrain, captioner or filter.")],
@@ -122,6 +136,10 @@ def train(
     out: Out,
     init: Annotated[
         Path | None, typer.Option(callback=existing_folder, help="The model to start from; none starts from scratch.")
+    ] = None,
+    frozen: Annotated[
+        Path | None,
+        typer.Option(callback=existing_folder, help="The folder that `make-frozen` wrote, if the settings ask for it."),
     ] = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
@@ -138,7 +156,8 @@ def train(
     from blip.runs.train import train
 
     run = run_context(preset, overrides, store, revision)
-    print_result(train(run, stage, data=data, out=out, init=init, processes=processes, profile=profile), figures)
+    places = {"data": data, "out": out, "init": init, "frozen": frozen, "profile": profile}
+    print_result(train(run, stage, **places, processes=processes), figures)
     shutdown_distributed()
 
 

@@ -19,7 +19,7 @@ from blip.training.checkpoint import CheckpointConfig
 from blip.training.engine import EngineConfig, check_teacher
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
-NOT_TRAINING = {"ingest", "capfilt", "select", "evaluate", "register"}
+NOT_TRAINING = {"ingest", "frozen", "capfilt", "select", "evaluate", "register"}
 """Stages that do not train."""
 
 
