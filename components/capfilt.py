@@ -1,34 +1,22 @@
 """CapFilt: captions every web image and scores how well each text matches."""
 
-from kfp.dsl import Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Output
 
 from components.image import step
 
 
 @step
 def capfilt(
-    preset: str,
-    settings: list[str],
-    store: str,
-    max_gpu_hours: float,
-    jobs: list[str],
-    image: str,
-    data: Input[Dataset],
-    captioner: Input[Model],
-    filter: Input[Model],
-    scored: Output[Dataset],
-    metrics: Output[Metrics],
-    card: Output[Markdown],
-):
-    """Writes a copy of the data folder with a reference to the scores in the store in place of the web pairs."""
-    from blip.launch.placement import placement, workers
+    preset: str, settings: list[str], store: str, data: str, captioner: str, filter: str, page: Output[HTML]
+) -> str:
+    """Returns the URI of a copy of the data folder with a reference to the scores in place of the web pairs."""
+    from blip.launch.placement import workers
+    from blip.report.step_page import capfilt_page
     from blip.runs.capfilt import capfilt
-    from components.context import stage_context
-    from components.show import show
+    from components.context import at_work
 
-    run, pods = (
-        stage_context("capfilt", preset, settings, store, max_gpu_hours),
-        workers(placement(jobs, image), "capfilt"),
-    )
-    models = {"captioner": captioner.path, "filter": filter.path}
-    show(capfilt(run, data=data.path, **models, out=scored.path, workers=pods), metrics, card)
+    with at_work("capfilt", preset, settings, store) as step:
+        models = {"captioner": step.input("captioner", captioner), "filter": step.input("filter", filter)}
+        pods = workers(step.resources.placement, "capfilt")
+        result = capfilt(step.run, data=step.input("data", data), **models, out=step.out, workers=pods)
+        return step.finish(result, lambda made: capfilt_page(made).html(), page)

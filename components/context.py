@@ -1,14 +1,80 @@
-"""The run context of a step."""
+"""A step at work: its settings and resources, its inputs and its output in the store, and its page."""
 
-from collections.abc import Sequence
-from typing import Any
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from kfp.dsl import Artifact
+
+from blip.launch.resources import Resources
+from blip.results import Result, TrainResult
+from blip.runs.context import RunContext
+from blip.runs.outputs import StepOutput
+from blip.runs.stages import overrides_for
+from blip.storage import scratch
+from components.revision import revision
+
+R = TypeVar("R", bound=Result)
 
 
-def stage_context(stage: str, preset: str, settings: Sequence[str], store: str = "", max_gpu_hours: float = 0.0) -> Any:
-    """Returns the RunContext of a stage, with its own settings among all `stage.key=value`."""
-    from blip.runs.context import RunContext
-    from blip.runs.stages import overrides_for
-    from components.revision import revision
+class Step:
+    """A step of a pipeline.
 
-    overrides = tuple(overrides_for(stage, settings, max_gpu_hours))
-    return RunContext(preset=preset, overrides=overrides, store=store, revision=revision())
+    Inputs and the output are URIs in the store: the interface of Kubeflow Pipelines draws a node for each artifact, so
+    that a step has one alone, its page.
+    """
+
+    def __init__(self, stage: str, preset: str, settings: Sequence[str], store: str, out: Path, files: ExitStack):
+        self.stage, self.store, self.out, self.files = stage, store, out, files
+        self.resources = Resources.load(store)
+        self.run = RunContext(
+            preset=preset,
+            overrides=tuple(overrides_for(stage, settings, self.resources.max_gpu_hours)),
+            store=store,
+            revision=revision(),
+        )
+        self.inputs: dict[str, str] = {}
+
+    def input(self, role: str, uri: str) -> Path:
+        """Returns the local folder of another step's output, which the record of this step's output names."""
+        self.inputs[role] = uri
+        return self.files.enter_context(StepOutput.load(uri).folder())
+
+    def finish(self, result: R, html: Callable[[R], str], page: Artifact) -> str:
+        """Publishes the folder `out`, writes the page, and returns the URI of the output.
+
+        `seconds` of the result becomes the time of the whole step.
+        """
+        result = result.model_copy(update={"seconds": process_seconds()})
+        write_page(html(result), page)
+        if isinstance(result, TrainResult) and result.alarms:
+            page.metadata["alarms"] = [str(alarm) for alarm in result.alarms]
+        return StepOutput.publish(self.store, self.stage, self.out, result, self.inputs).uri
+
+
+@contextmanager
+def at_work(stage: str, preset: str, settings: Sequence[str], store: str) -> Iterator[Step]:
+    """Yields a step with a temporary folder for what it makes."""
+    with scratch(stage) as folder, ExitStack() as files:
+        out = folder / "out"
+        out.mkdir()
+        yield Step(stage, preset, settings, store, out, files)
+
+
+def write_page(html: str, page: Artifact) -> None:
+    """Writes a step's page under the step's name, which is also the name that the interface shows."""
+    name = os.environ.get("MLFLOW_RUN_NAME") or page.name or "page"
+    page.uri = f"{page.uri}/{name}.html"
+    page.metadata["display_name"] = name
+    file = Path(page.path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(html, encoding="utf-8")
+
+
+def process_seconds() -> float:
+    """Returns the seconds since this process started, which include the imports."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

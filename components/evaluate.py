@@ -1,36 +1,19 @@
 """Evaluate: scores a model's retrieval and captioning on held-out images."""
 
-from kfp.dsl import HTML, Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Output
 
 from components.image import step
 
 
 @step
-def evaluate(
-    preset: str,
-    settings: list[str],
-    store: str,
-    max_gpu_hours: float,
-    jobs: list[str],
-    image: str,
-    data: Input[Dataset],
-    model: Input[Model],
-    scores: Output[Dataset],
-    pictures: Output[HTML],
-    metrics: Output[Metrics],
-    card: Output[Markdown],
-):
-    """Scores the model on the test split; the folder `scores` holds the figures and every caption."""
-    from blip.launch.placement import placement, workers
+def evaluate(preset: str, settings: list[str], store: str, data: str, model: str, page: Output[HTML]) -> str:
+    """Returns the URI of the model's scores on the test split, with every caption."""
+    from blip.launch.placement import workers
     from blip.report.step_page import evaluation_page
     from blip.runs.evaluate import evaluate
-    from components.context import stage_context
-    from components.show import show
+    from components.context import at_work
 
-    run, pods = (
-        stage_context("evaluate", preset, settings, store, max_gpu_hours),
-        workers(placement(jobs, image), "evaluate"),
-    )
-    result = evaluate(run, data=data.path, model=model.path, out=scores.path, workers=pods)
-    show(result, metrics, card)
-    evaluation_page(result, data.path).save(pictures.path)
+    with at_work("evaluate", preset, settings, store) as step:
+        folder, pods = step.input("data", data), workers(step.resources.placement, "evaluate")
+        result = evaluate(step.run, data=folder, model=step.input("model", model), out=step.out, workers=pods)
+        return step.finish(result, lambda made: evaluation_page(made, folder).html(), page)

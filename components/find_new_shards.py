@@ -1,6 +1,6 @@
 """Find new shards: web tars that no finished run of a model was trained on."""
 
-from kfp.dsl import Markdown, Output, OutputPath
+from kfp.dsl import HTML, Output, OutputPath
 
 from components.image import step
 
@@ -12,16 +12,22 @@ def find_new_shards(
     overrides: list[str],
     store: str,
     manifest: OutputPath(str),  # pyright: ignore[reportInvalidTypeForm]
-    card: Output[Markdown],
+    text: OutputPath(str),  # pyright: ignore[reportInvalidTypeForm]
+    page: Output[HTML],
 ) -> int:
     """Returns the number of new shards; the URI of their manifest is the source of the next bootstrap."""
-    from blip.runs.new_shards import find_new_shards
-    from blip.runs.stages import load_stages
-    from components.context import stage_context
+    from pathlib import Path
 
-    load_stages(preset, overrides)
-    new = find_new_shards(stage_context("ingest", preset, overrides, store), name)
-    for path, text in ((manifest, new.manifest), (card.path, new.text)):
-        with open(path, "w") as file:
-            file.write(text)
+    from blip.report.step_page import StepPage
+    from blip.runs.new_shards import find_new_shards
+    from blip.runs.stages import load_stages, without_placement
+    from components.context import at_work, write_page
+
+    settings = without_placement(overrides)
+    load_stages(preset, settings)
+    with at_work("ingest", preset, settings, store) as step:
+        new = find_new_shards(step.run, name)
+    write_page(StepPage("New shards", new.text, items=new.listed).html(), page)
+    for path, found in ((manifest, new.manifest), (text, new.text)):
+        Path(path).write_text(found, encoding="utf-8")
     return new.shards

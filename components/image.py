@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from kfp import dsl
 
@@ -14,6 +14,6 @@ def image() -> str:
     return os.environ.get("BLIP_IMAGE") or f"blip-python:{revision()}"
 
 
-def step(function: Callable[..., int | None]) -> Callable[..., dsl.PipelineTask]:
+def step(function: Callable[..., Any]) -> Callable[..., dsl.PipelineTask]:
     """Makes a function a KFP component; its source is part of the pipeline, the library it calls is in the image."""
     return cast(Callable[..., dsl.PipelineTask], dsl.component(function, base_image=image(), install_kfp_package=False))

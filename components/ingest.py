@@ -1,27 +1,17 @@
 """Ingest: turns a data set into shards that all later steps stream."""
 
-from kfp.dsl import HTML, Dataset, Markdown, Metrics, Output
+from kfp.dsl import HTML, Output
 
 from components.image import step
 
 
 @step
-def ingest(
-    source: str,
-    preset: str,
-    settings: list[str],
-    store: str,
-    data: Output[Dataset],
-    pictures: Output[HTML],
-    metrics: Output[Metrics],
-    card: Output[Markdown],
-):
-    """Writes the source's shards to the store, and their manifests and the tokenizer to the data folder."""
+def ingest(source: str, preset: str, settings: list[str], store: str, page: Output[HTML]) -> str:
+    """Returns the URI of the data folder: manifests of the shards, which lie in the store, and the tokenizer."""
     from blip.report.step_page import ingest_page
     from blip.runs.ingest import ingest
-    from components.context import stage_context
-    from components.show import show
+    from components.context import at_work
 
-    result = ingest(stage_context("ingest", preset, settings, store), source, out=data.path)
-    show(result, metrics, card)
-    ingest_page(result, data.path).save(pictures.path)
+    with at_work("ingest", preset, settings, store) as step:
+        result = ingest(step.run, source, out=step.out)
+        return step.finish(result, lambda made: ingest_page(made, step.out).html(), page)

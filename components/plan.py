@@ -6,7 +6,9 @@ from components.image import step
 
 
 @step
-def plan(name: str, source: str, preset: str, overrides: list[str], max_gpu_hours: float) -> NamedTuple(  # pyright: ignore[reportInvalidTypeForm]
+def plan(
+    name: str, source: str, preset: str, overrides: list[str], store: str, placement: str, max_gpu_hours: float
+) -> NamedTuple(  # pyright: ignore[reportInvalidTypeForm]
     "Plan",
     [
         ("ingest", list),
@@ -18,11 +20,25 @@ def plan(name: str, source: str, preset: str, overrides: list[str], max_gpu_hour
         ("evaluate", list),
         ("register", list),
         ("report", list),
+        ("gpus", str),
+        ("gpu_type", str),
+        ("cpu", str),
+        ("memory", str),
+        ("pool", dict),
+        ("tolerations", list),
     ],
 ):
-    """Returns each stage's own settings with its cache key, which changes if the stage must run again."""
+    """Returns each stage's own settings with its cache key, which changes if the stage must run again, and what the
+    pods of steps that train or predict ask for.
+    """
+    from blip.launch.resources import Resources
     from blip.runs.plan import plan
+    from blip.runs.stages import overrides_for, without_placement
 
-    settings = plan(name, source, preset, overrides, max_gpu_hours)
+    settings = plan(name, source, preset, without_placement(overrides))
+    resources = Resources.of(placement, overrides_for("placement", overrides), max_gpu_hours)
+    resources.save(store)
+    pod = resources.placement.own_pod()
     stages = ("ingest", "pretrain", "captioner", "filter", "capfilt", "select", "evaluate", "register", "report")
-    return tuple(settings[stage] for stage in stages)
+    requests = (str(pod.gpus), pod.gpu_type, pod.cpu, pod.memory)
+    return (*(settings[stage] for stage in stages), *requests, pod.pool, list(pod.tolerations))

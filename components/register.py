@@ -1,6 +1,6 @@
 """Register: the gate in front of the model registry."""
 
-from kfp.dsl import HTML, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Output
 
 from components.image import step
 
@@ -10,21 +10,21 @@ def register(
     name: str,
     preset: str,
     settings: list[str],
-    model: Input[Model],
-    before: Input[Metrics],
-    after: Input[Metrics],
-    pictures: Output[HTML],
-    metrics: Output[Metrics],
-    card: Output[Markdown],
-):
-    """Registers the model as champion if it beats the first model and the current champion."""
+    store: str,
+    model: str,
+    before: str,
+    after: str,
+    page: Output[HTML],
+) -> str:
+    """Returns the URI of the decision: the champion is this model if it beats the first one and the former champion."""
     from blip.report.step_page import gate_page
     from blip.results import EvaluationResult
+    from blip.runs.evaluate import METRICS
     from blip.runs.register import register
-    from components.context import stage_context
-    from components.show import show
+    from components.context import at_work
 
-    run = stage_context("register", preset, settings)
-    result = register(run, name, model=model.path, before=before.path, after=after.path)
-    show(result, metrics, card)
-    gate_page(result, *(EvaluationResult.load(file.path) for file in (before, after))).save(pictures.path)
+    with at_work("register", preset, settings, store) as step:
+        files = {"before": step.input("before", before) / METRICS, "after": step.input("after", after) / METRICS}
+        result = register(step.run, name, model=step.input("model", model), **files)
+        scores = [EvaluationResult.load(file) for file in files.values()]
+        return step.finish(result, lambda made: gate_page(made, *scores).html(), page)

@@ -1,45 +1,23 @@
-"""Report: writes the run's page and summary, and records the shards it was trained on."""
+"""Report: writes the run's page and figures, and records the shards it was trained on."""
 
-from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Output
+from kfp.dsl import HTML, Metrics, Output
 
 from components.image import step
 
 
 @step
-def report(
-    name: str,
-    store: str,
-    settings: list[str],
-    ingest: Input[Metrics],
-    pretrain: Input[Metrics],
-    captioner: Input[Metrics],
-    filter: Input[Metrics],
-    capfilt: Input[Metrics],
-    select: Input[Metrics],
-    again: Input[Metrics],
-    before: Input[Metrics],
-    after: Input[Metrics],
-    register: Input[Metrics],
-    data: Input[Dataset],
-    kept: Input[Dataset],
-    page: Output[HTML],
-    card: Output[Markdown],
-    summary: Output[Artifact],
-):
-    """Writes the report, and marks this run's web shards as trained for the next retraining."""
+def report(name: str, settings: list[str], store: str, decision: str, page: Output[HTML], metrics: Output[Metrics]):
+    """Reports on the bootstrap that led to a decision, and marks its web shards as trained for the next retraining."""
     from blip.runs.new_shards import mark_trained
-    from blip.runs.report import report
-    from components.context import stage_context
+    from blip.runs.outputs import StepOutput
+    from blip.runs.report import BootstrapOutputs, report
+    from components.context import at_work, write_page
 
-    files = {"ingest": ingest.path, "pretrain": pretrain.path, "captioner": captioner.path, "filter": filter.path}
-    files |= {"capfilt": capfilt.path, "select": select.path, "pretrain-again": again.path}
-    files |= {"evaluate-before": before.path, "evaluate-after": after.path, "register": register.path}
-    report(
-        stage_context("report", "", settings, store),
-        files,
-        kept=kept.path,
-        page=page.path,
-        card=card.path,
-        summary=summary.path,
-    )
-    mark_trained(name, store, data.path)
+    with at_work("report", "", settings, store) as step:
+        found = BootstrapOutputs.behind(StepOutput.load(decision))
+        with found.select.folder() as kept, found.ingest.folder() as data:
+            summary, html = report(step.run, found.results(), kept=kept)
+            write_page(html, page)
+            summary.save(metrics.path)
+            metrics.metadata.update(summary.compared())
+            mark_trained(name, store, data)

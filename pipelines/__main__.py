@@ -83,6 +83,7 @@ def run(
     arguments = parameters.values(pipeline, settings)
     if "store" in (pipeline.component_spec.inputs or {}):
         arguments.setdefault("store", str(root.resolve() / "store"))
+    parameters.require(pipeline, arguments)
     try:
         outputs = local.run_locally(pipeline, arguments, root.resolve(), console, repeated)
     except local.StepError as error:
@@ -97,9 +98,9 @@ def run(
         console.print("[red]✗[/] stopped; nothing is left running\n[dim]the same command goes on from there[/]")
         raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
     if "report" not in outputs:
-        # a condition excluded the report; the card of the last step explains it
+        # a condition excluded the report; the last step says why
         *_, last = outputs.values()
-        console.print(escape(local.artifacts(last)["card"].read_text(encoding="utf-8")))
+        console.print(escape(last["text"]))
         return
     latest = publish(outputs["report"], root)
     print_summary(latest)
@@ -126,9 +127,9 @@ def print_summary(latest: Path) -> None:
 def publish(report: local.Outputs, root: Path) -> Path:
     """Copies the report to its run's folder, points the link `latest` to that folder, and returns the link."""
     found = local.artifacts(report)
-    folder = found["page"].parent.parent
+    folder = found["metrics"].parent.parent
     shutil.copy2(found["page"], folder / "report.html")
-    shutil.copy2(found["summary"], folder / "summary.json")
+    shutil.copy2(found["metrics"], folder / "summary.json")
     latest, new = root / "latest", root / ".latest"
     new.unlink(missing_ok=True)
     new.symlink_to(folder.name)
@@ -150,7 +151,7 @@ def submit(
     arguments = parameters.values(pipeline, settings)
     with cluster() as kubeflow:
         run = kubeflow.submit(pipeline, arguments, repeated)
-        screen().print(f"run {run}\n{kubeflow.host}/#/runs/details/{run}")
+        screen().print(f"run {run}\n{kubeflow.page(run)}")
         if wait and (state := kubeflow.wait(run, wait * 3600)) != "SUCCEEDED":
             raise SystemExit(f"the run ended as {state}")
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import ssl
 import tempfile
 import time
@@ -24,6 +25,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.revision import revision
 from pipelines import cron, lint
+from pipelines.parameters import require
 
 EXPERIMENT = "blip"
 PAGE_SIZE = 100
@@ -72,23 +74,37 @@ class KubeflowPipelines:
         run the newest.
         """
         with package(pipeline) as (path, version):
-            identity = self.pipeline_id(str(pipeline.name))
-            if not identity:
-                identity = self.client.upload_pipeline(
-                    str(path), str(pipeline.name), namespace=self.namespace
-                ).pipeline_id
-            listed = (
-                self.client.list_pipeline_versions(
-                    identity, page_size=PAGE_SIZE, sort_by="created_at desc"
-                ).pipeline_versions
-                or []
-            )
-            names = [entry.display_name for entry in listed]
-            if names and names[0].startswith(version):
-                return identity, listed[0].pipeline_version_id
-            count = sum(name.startswith(version) for name in names)
-            free_name = f"{version}.{count}" if version in names else version
+            identity = self.pipeline_id(str(pipeline.name)) or self.create_pipeline(str(pipeline.name))
+            listed = self.versions(identity)
+            # times have whole seconds: of versions of the same second any may be the newest
+            newest = [entry for entry in listed if entry.created_at == listed[0].created_at]
+            if newest and all(is_named(entry, version) for entry in newest):
+                return identity, newest[0].pipeline_version_id
+            count = sum(is_named(entry, version) for entry in listed)
+            free_name = f"{version}.{count}" if count else version
             return identity, self.client.upload_pipeline_version(str(path), free_name, identity).pipeline_version_id
+
+    def versions(self, pipeline: str) -> list[Any]:
+        """Returns all versions of the pipeline of this id, the newest first."""
+        found, token = [], ""
+        while True:
+            page = self.client.list_pipeline_versions(
+                pipeline, page_token=token, page_size=PAGE_SIZE, sort_by="created_at desc"
+            )
+            found += page.pipeline_versions or []
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def create_pipeline(self, name: str) -> str:
+        """Creates a pipeline without a version, and returns its id.
+
+        kfp's own call uploads a version with it, which would be as new as the first version of ours.
+        """
+        made = self.client._pipelines_api.pipeline_service_create_pipeline(
+            pipeline=api.V2beta1Pipeline(display_name=name, namespace=self.namespace)
+        )
+        return made.pipeline_id
 
     def pipeline_id(self, name: str) -> str | None:
         """Returns the id of the pipeline of that name, or None if there is none."""
@@ -99,9 +115,11 @@ class KubeflowPipelines:
     def submit(self, pipeline: GraphComponent, arguments: dict[str, Any], again: Collection[str] = ()) -> str:
         """Runs the pipeline once and returns the run's id; steps named in `again` are not taken from the cache.
 
+        Defaults are sent, too: the interface shows those of a run that it clones only if they were.
         With `again`, the pipeline is not published: schedules run the newest version, which must keep its caching.
         """
-        require_arguments(pipeline, arguments)
+        require(pipeline, arguments)
+        arguments = {**defaults(pipeline), **arguments}
         name = f"{pipeline.name} {revision()}"
         if again:
             with package(pipeline) as (path, _):
@@ -126,12 +144,19 @@ class KubeflowPipelines:
             if state in FINAL_STATES:
                 return state
             if time.monotonic() > deadline:
-                page = f"{self.host}/#/runs/details/{run}"
                 hours = f"{seconds / 3600:g} hours"
                 raise KubeflowError(
-                    f"run {run} is {state} after {hours} and goes on: see {page}, or wait longer (--wait)"
+                    f"run {run} is {state} after {hours} and goes on: see {self.page(run)}, or wait longer (--wait)"
                 )
             time.sleep(min(STATE_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+
+    def page(self, run: str) -> str:
+        """Returns the address of a run's page, and without KFP_HOST the command that makes it one."""
+        path = f"/#/runs/details/{run}"
+        if self.host:
+            return f"{self.host}{path}"
+        forward = f"kubectl -n {system_namespace()} port-forward svc/ml-pipeline-ui 8080:80"
+        return f"http://localhost:8080{path} ({forward})"
 
     def state(self, run: str) -> str:
         """Returns a run's current state. Raises TransientError if Kubeflow Pipelines is unavailable or overloaded."""
@@ -154,7 +179,7 @@ class KubeflowPipelines:
         which an active run goes on.
         """
         when = cron.check_cron(when)
-        require_arguments(pipeline, arguments)
+        require(pipeline, arguments)
         identity, _ = self.publish(pipeline)
         former = self.schedules(name)
         active = [one for one in former if one.status == "ENABLED"]
@@ -303,7 +328,12 @@ def without_cache(text: str, names: Collection[str]) -> str:
     return yaml.safe_dump_all([spec, *platform], sort_keys=False)
 
 
-def require_arguments(pipeline: GraphComponent, arguments: dict[str, Any]) -> None:
-    """Raises KubeflowError if a parameter without a default has no value: the run would fail in its first step."""
-    if missing := [name for name in pipeline.required_inputs if not arguments.get(name)]:
-        raise KubeflowError(f"{pipeline.name} needs {', '.join(missing)}: --set {missing[0]}=...")
+def is_named(entry: Any, version: str) -> bool:
+    """Whether an uploaded version has this name, or was uploaded again as `version.1` and so on."""
+    return re.fullmatch(rf"{re.escape(version)}(\.\d+)?", entry.display_name) is not None
+
+
+def defaults(pipeline: GraphComponent) -> dict[str, Any]:
+    """Returns the default values of the pipeline's parameters."""
+    inputs = pipeline.component_spec.inputs or {}
+    return {name: spec.default for name, spec in inputs.items() if spec.default is not None}

@@ -25,13 +25,14 @@ from rich.markup import escape
 
 from components.revision import ROOT, revision
 from pipelines.parameters import ParameterError, PipelineStep, steps
+from pipelines.placement import IMAGE_VARIABLE
 from pipelines.processes import end_process
 from pipelines.run_lock import RunLock, exclusive_run
 
 LOCAL_IMAGE = "python-of-this-machine"
 """The image of every step: steps run without one here, but the cache compares it."""
-ALARMS = "alarms"
-"""The key of the alarms among a step's figures."""
+PAGE, ALARMS = "page", "alarms"
+"""The name of each step's page, and the key of the step's alarms in its metadata."""
 REVISION_FILE = "revision.txt"
 """The file beside a step's artifacts that holds the revision of the code that made them."""
 
@@ -58,7 +59,6 @@ def run_locally(
     """
     check_root(root)
     numbered = steps(pipeline)
-    image = {"image": LOCAL_IMAGE} if "image" in (pipeline.component_spec.inputs or {}) else {}
     spec = in_order(pipeline.pipeline_spec, numbered)
     warnings.filterwarnings("ignore", module="kfp")
     with exclusive_run(root, console) as lock, tempfile.TemporaryDirectory(prefix="blip-") as scratch:
@@ -68,7 +68,7 @@ def run_locally(
         runner = StepRunner(numbered, console, scratch, lock, again)
         # kfp prints executor inputs and much else to standard output
         with runner.installed(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            pipeline_orchestrator.run_local_pipeline(spec, {**arguments, **image})
+            pipeline_orchestrator.run_local_pipeline(spec, arguments)
     return runner.outputs
 
 
@@ -95,7 +95,10 @@ def in_order(pipeline_spec: Any, numbered: list[PipelineStep]) -> Any:
     """
     spec = copy.deepcopy(pipeline_spec)
     for executor in spec.deployment_spec["executors"].values():
-        executor["container"]["image"] = LOCAL_IMAGE
+        container = executor["container"]
+        container["image"] = LOCAL_IMAGE
+        if "env" in container:
+            container["env"] = [entry for entry in container["env"] if entry["name"] != IMAGE_VARIABLE]
     numbers = {step.name: step.number for step in numbered}
     found = []
 
@@ -237,19 +240,16 @@ def cache_reads_disabled() -> Iterator[None]:
 
 def other_revision(outputs: Outputs) -> str:
     """Returns ` by revision R` for cached outputs that another revision of the code made, else an empty string."""
-    files = {path.parent / REVISION_FILE for path in artifacts(outputs).values()}
+    paths = artifacts(outputs).values()
+    files = {folder / REVISION_FILE for path in paths for folder in (path.parent, path.parent.parent)}
     revisions = {file.read_text(encoding="utf-8") for file in files if file.is_file()}
     return f" by revision {revisions.pop()}" if revisions and revisions != {revision()} else ""
 
 
 def alarms(outputs: Outputs) -> list[str]:
-    """Returns a line for each alarm of a step."""
-    path = artifacts(outputs).get("metrics")
-    try:
-        raised = json.loads(path.read_text(encoding="utf-8")).get(ALARMS, []) if path else []
-    except ValueError:
-        return []
-    return [f"{alarm['name'].replace('_', ' ')} at step {alarm['step']}" for alarm in raised]
+    """Returns the alarms of a step, which stand in the metadata of its page."""
+    page = outputs.get(PAGE)
+    return page.metadata.get(ALARMS, []) if isinstance(page, dsl.Artifact) else []
 
 
 def failure_reason(log: str, code: int) -> str:

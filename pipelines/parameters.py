@@ -2,11 +2,14 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kfp.dsl.graph_component import GraphComponent
+
+OVERRIDES = "overrides"
+"""The parameter with the settings of stages."""
 
 
 class ParameterError(ValueError):
@@ -41,7 +44,7 @@ def values(pipeline: GraphComponent, settings: Sequence[str]) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ParameterError(f"{setting!r} must read name=value")
-        if "." in name and "overrides" in kinds:
+        if "." in name and OVERRIDES in kinds:
             overrides.append(setting)
         elif name not in kinds:
             choices = ", ".join(sorted(kinds))
@@ -49,8 +52,16 @@ def values(pipeline: GraphComponent, settings: Sequence[str]) -> dict[str, Any]:
         else:
             found[name] = parse_argument(name, kinds[name], text)
     if overrides:
-        found["overrides"] = [*found.get("overrides", []), *overrides]
+        found[OVERRIDES] = [*found.get(OVERRIDES, []), *overrides]
     return found
+
+
+def require(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
+    """Raises ParameterError if a parameter without a default has no value: the run would fail in its first step."""
+    if missing := [name for name in pipeline.required_inputs if not arguments.get(name)]:
+        examples = {OVERRIDES: "--set STAGE.KEY=..., such as ingest.data.web=s3://bucket/web/"}
+        ways = [examples.get(name, f"--set {name}=...") for name in missing]
+        raise ParameterError(f"{pipeline.name} needs {', '.join(missing)}: {', '.join(ways)}")
 
 
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}

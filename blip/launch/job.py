@@ -24,11 +24,11 @@ SETTINGS = {
     "BLIP_MLFLOW_UI": "mlflow-ui",
     "BLIP_WEIGHTS": "weights",
     "HF_HUB_OFFLINE": "hub-offline",
-    "BLIP_CACHE_GB": "cache-gb",
 }
 """Variables from the ConfigMap `blip`, by key."""
-STEP_SETTINGS = SETTINGS | {"BLIP_QUEUE": "queue"}
-"""Variables of steps from the ConfigMap `blip`, by key: a step also needs to know the queue of its jobs."""
+STEP_SETTINGS = SETTINGS | {"BLIP_QUEUE": "queue", "BLIP_PLACEMENTS": "placements"}
+"""Variables of steps from the ConfigMap `blip`, by key: a step also needs to know the queue of its jobs, and the
+cluster's own placements."""
 SENSITIVE = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY")
 WRITABLE = {"scratch": "/scratch", "tmp": "/tmp", "shm": "/dev/shm"}
 """The writable paths of a container by volume; its root file system is read-only."""

@@ -1,4 +1,4 @@
-"""Placement of a step's work: in its own process, or in jobs on the cluster."""
+"""Placement of a step's work: in its own pod, or in jobs on the cluster."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from blip.config import set_value, validate
+from blip.config import validate
 from blip.launch.job import JobConfig, PodConfig
 from blip.launch.node import SCRATCH
 from blip.launch.respawn import argv
@@ -19,44 +19,44 @@ from blip.workers.progress import Workers
 FIGURES = "figures.json"
 INHERITED = ("BLIP_GROUP", "MLFLOW_RUN_NAME")
 """Environment variables that a step's jobs inherit: the parent run, and the run's name in MLflow."""
-QUEUE = "BLIP_QUEUE"
-"""Environment variable with the name of the cluster's Kueue LocalQueue, if any."""
+IMAGE = "BLIP_IMAGE"
+"""Environment variable with a step's image, in which its jobs run, too."""
+WATCHING_POD = {"gpus": 0, "cpu": "4", "memory": "16Gi", "pool": {}, "tolerations": ()}
+"""The own pod of a step whose work is done in jobs."""
 
 J = TypeVar("J", bound=JobConfig)
 R = TypeVar("R", bound=Result)
 
 
 class Placement(PodConfig):
-    """The cluster jobs of a step; by default there are none."""
+    """The pods that work for a run: the steps' own pods, or with `nodes` or `workers` those of jobs."""
 
     image: str = ""
-    nodes: int = Field(default=1, ge=1)
-    """Number of training nodes; 1 is the step's own pod."""
+    """The image of jobs; empty for that of the step."""
+    nodes: int | None = Field(default=None, ge=1)
+    """Number of nodes of each training; 1 if only `workers` is given. None is the step's own pod."""
     workers: int | None = Field(default=None, ge=1)
-    """Number of worker pods that process shards; None is the step's own pod."""
+    """Number of pods that caption, filter and evaluate; as many as `nodes` if only that is given."""
     runtime: str = RUNTIME
-    """ClusterTrainingRuntime for training on several nodes."""
+    """ClusterTrainingRuntime for training in jobs."""
+
+    @property
+    def in_jobs(self) -> bool:
+        """Whether the work is done in jobs, which a step's own pod starts and watches."""
+        return self.nodes is not None or self.workers is not None
+
+    def own_pod(self) -> "Placement":
+        """Returns the resources and nodes of a step's own pod."""
+        return self.model_copy(update=WATCHING_POD) if self.in_jobs else self
 
     def job(self, kind: type[J], **settings: Any) -> J:
         """Returns the configuration of a job with these pods. Raises ConfigError."""
         shared = {key: getattr(self, key) for key in kind.model_fields if key in Placement.model_fields}
-        return validate(kind, {**shared, **settings}, "jobs")
-
-
-def placement(jobs: Sequence[str], image: str) -> Placement:
-    """Parses `key=value` texts such as `nodes=4`, `workers=16`, `gpus=8`, `pool={label: value}`. Raises ConfigError.
-
-    Without any text a step asks for no job, whatever its image. Without `queue=`, jobs use the queue named by the
-    environment variable BLIP_QUEUE.
-    """
-    if not jobs:
-        return Placement()
-    values: dict[str, Any] = {"image": image, "queue": os.environ.get(QUEUE, "")}
-    if env := {name: os.environ[name] for name in INHERITED if os.environ.get(name)}:
-        values["env"] = env
-    for text in jobs:
-        set_value(values, text)
-    return validate(Placement, values, "jobs")
+        shared["image"] = self.image or os.environ.get(IMAGE, "")
+        shared["env"] = {name: os.environ[name] for name in INHERITED if os.environ.get(name)} | self.env
+        counts = {"nodes": self.nodes or 1, "workers": self.workers or self.nodes or 1}
+        shared |= {key: count for key, count in counts.items() if key in shared}
+        return validate(kind, {**shared, **settings}, "placement")
 
 
 def on_nodes(
@@ -69,7 +69,7 @@ def on_nodes(
     inputs: Mapping[str, str | Path],
     out: str | Path,
 ) -> R:
-    """Runs a verb of the command line on several nodes and returns its result.
+    """Runs a verb of the command line on the nodes of a TrainJob and returns its result.
 
     `inputs` are folders by the verb's option; the verb's `--out` is copied to the folder `out`.
     """
@@ -87,7 +87,5 @@ def on_nodes(
 
 
 def workers(placed: Placement, name: str) -> Workers | None:
-    """Returns the cluster workers of a step, or None if this machine processes the shards."""
-    if placed.workers is None:
-        return None
-    return workers_on_cluster(placed.job(WorkersConfig, name=name))
+    """Returns the cluster workers of a step, or None if its own pod processes the shards."""
+    return workers_on_cluster(placed.job(WorkersConfig, name=name)) if placed.in_jobs else None

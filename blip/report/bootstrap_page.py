@@ -1,4 +1,4 @@
-"""The report of a bootstrap: a self-contained HTML page, and a short form in Markdown."""
+"""The report of a bootstrap: a self-contained HTML page."""
 
 import base64
 from collections.abc import Sequence
@@ -108,10 +108,10 @@ def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6
     kept = [p for p, text in scored if text.kept]
     dropped = [p for p, text in scored if not text.kept]
     chosen = [
-        ("Kept, surest", f"The {source} texts with the highest scores.", kept[:most]),
+        ("Kept, surest", f"The {source} texts with the highest p(match).", kept[:most]),
         ("Kept, least sure", "Just above the threshold.", kept[most:][::-1][:most]),
         ("Dropped, least sure", "Just below the threshold.", dropped[:most]),
-        ("Dropped, surest", "The lowest scores.", dropped[most:][::-1][:most]),
+        ("Dropped, surest", "The lowest p(match).", dropped[most:][::-1][:most]),
         (
             "Kept, and false",
             "What the filter let through.",
@@ -145,24 +145,6 @@ def bootstrap_html(report: BootstrapReport) -> str:
         picture=picture,
         has_curves=bool(names),
     )
-
-
-def markdown(report: BootstrapReport) -> str:
-    """Renders the headline, the table of before and after, alarms and links to MLflow."""
-    lines = [
-        f"## {headline(report.summary)}",
-        "",
-        report.gate,
-        "",
-        "| measure | before | after | change |",
-        "|---|---:|---:|---:|",
-    ]
-    lines += [f"| {r.group}, {r.name} | {r.before} | {r.after} | {r.change} |" for r in summary_rows(report.summary)]
-    links = [f"- [{step.name}]({step.mlflow})" for step in report.steps if step.mlflow.startswith("http")]
-    alarms = [f"- **{step.name}**: {alarm}" for step in report.steps for alarm in step.alarms]
-    for title, items in (("Alarms", alarms), ("Runs in MLflow", links)):
-        lines += ["", f"### {title}", "", *items] if items else []
-    return "\n".join(lines) + "\n"
 
 
 def step_graph(steps: Sequence[ReportStep]) -> Graph:

@@ -14,8 +14,8 @@ def capfilt_html(result: SelectResult, pictures: Sequence[Picture]) -> str:
     return page_template("capfilt_page.html").render(
         shares={source: getattr(result.capfilt, source) for source in SOURCES},
         counts=result.counts,
+        mlflow=result.mlflow,
         charts=[(part.source, chart_of(part, result.threshold)) for part in drawn],
         galleries=list(chain.from_iterable(galleries(pictures, source) for source in SOURCES)),
         picture=picture,
-        score="p(match)" if result.score == "match" else result.score,
     )

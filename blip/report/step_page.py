@@ -1,6 +1,6 @@
 """The page of a single step: its curves, scores and some of its images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -54,10 +54,12 @@ class StepPage:
     """Whether bars also show the score before."""
     charts: list[tuple[str, Chart]] = field(default_factory=list)
     galleries: list[tuple[str, list[ImageCard]]] = field(default_factory=list)
+    items: Sequence[str] = ()
+    """Shown as a list below the note."""
 
-    def save(self, path: str | Path) -> None:
-        """Writes the self-contained page."""
-        Path(path).write_text(page_template("step_page.html").render(page=self, picture=picture), encoding="utf-8")
+    def html(self) -> str:
+        """Returns the self-contained page."""
+        return page_template("step_page.html").render(page=self, picture=picture)
 
 
 def ingest_page(result: IngestResult, folder: str | Path) -> StepPage:

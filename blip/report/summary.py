@@ -1,10 +1,11 @@
 """The summary of a bootstrap: noise, kept texts, and both models' scores."""
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from rich.console import Group
 from rich.table import Table
 
@@ -12,7 +13,13 @@ from blip.config import Config, ConfigError, validate
 from blip.results import Change, KeptBySource, Noise
 
 
-class RetrievalScores(Config):
+class Figures(Config):
+    """Figures of a summary; one that is not finite does not fail a finished run."""
+
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
+
+
+class RetrievalScores(Figures):
     """R@1, 5, 10 in percent: of texts for an image (`tr`), of images for a text (`ir`)."""
 
     tr1: float
@@ -23,7 +30,7 @@ class RetrievalScores(Config):
     ir10: float
 
 
-class CaptionScores(Config):
+class CaptionScores(Figures):
     """The share of true captions, 0 to 1, None if unknown; CIDEr and BLEU-4 on their authors' scales."""
 
     true: float | None
@@ -31,7 +38,7 @@ class CaptionScores(Config):
     bleu4: float
 
 
-class Summary(Config):
+class Summary(Figures):
     noise: Noise
     capfilt: KeptBySource
     retrieval: Change[RetrievalScores] | None
@@ -42,6 +49,22 @@ class Summary(Config):
     """Wall time of each step, and `total`."""
     registered: bool
     """Whether the second model passed the gate and is the champion."""
+
+    def compared(self) -> dict[str, float]:
+        """Returns the key figures for the comparison of runs, by name; those that were measured."""
+        measured: dict[str, float | None] = {
+            "web texts kept": self.capfilt.web.kept,
+            "captions kept": self.capfilt.synthetic.kept,
+            "true web texts kept": self.noise.web.after,
+            "registered": self.registered,
+            "hours": self.seconds["total"] / 3600 if "total" in self.seconds else None,
+        }
+        if self.retrieval:
+            before, after = self.retrieval.before, self.retrieval.after
+            measured |= {"text R@1": after.tr1, "text R@1 before": before.tr1, "image R@1": after.ir1}
+        if self.caption:
+            measured |= {"CIDEr": self.caption.after.cider, "CIDEr before": self.caption.before.cider}
+        return {name: float(value) for name, value in measured.items() if value is not None and isfinite(value)}
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -94,6 +117,8 @@ def summary_rows(summary: Summary) -> list[Row]:
 def summary_row(
     group: str, name: str, before: float | None, after: float | None, scale: float = 1, unit: str = ""
 ) -> Row:
+    before, after = (value if value is not None and isfinite(value) else None for value in (before, after))
+
     def shown(value: float | None, sign: str = "") -> str:
         if value is None:
             return "—"
@@ -128,6 +153,8 @@ def headline(summary: Summary) -> str:
 
 def moved(name: str, before: float, after: float, digits: str, unit: str = "") -> str:
     """Describes the change of a score."""
+    if not (isfinite(before) and isfinite(after)):
+        return f"{name} is no number (before: {before:{digits}}{unit}, after: {after:{digits}}{unit})"
     if before == after:
         return f"{name} stayed at {after:{digits}}{unit}"
     verb = "rose" if after > before else "fell"

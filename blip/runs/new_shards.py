@@ -13,7 +13,7 @@ from blip.shards.manifest import Manifest
 from blip.storage import Store, open_store
 
 LISTED_SHARDS = 20
-"""The number of shards that the card lists."""
+"""The number of shards that the page lists."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class NewShards:
     """The URI of their manifest; empty if there are none."""
     shards: int
     text: str
+    """What was found, in one sentence."""
+    listed: tuple[str, ...] = ()
+    """The first of them with their sizes."""
 
 
 def find_new_shards(context: RunContext, name: str) -> NewShards:
@@ -60,19 +63,19 @@ def find_new_shards(context: RunContext, name: str) -> NewShards:
     else:
         uri = f"{open_store(context.store).join('new', name).uri}/{new.digest}.json"
         new.save(uri)
-        made = NewShards(uri, len(new.shards), f"{where}: {len(new.shards)}\n\n{listed(new)}")
+        made = NewShards(uri, len(new.shards), f"{where}: {len(new.shards)}", listed(new))
     log.info(made.text)
     return made
 
 
-def listed(manifest: Manifest) -> str:
-    """Returns the first shards of a manifest as a Markdown list."""
+def listed(manifest: Manifest) -> tuple[str, ...]:
+    """Returns the names and sizes of the first shards of a manifest."""
     lines = [f"{shard.name} ({shard.samples:,} samples)" for shard in manifest.shards[:LISTED_SHARDS]]
     more = [f"and {len(manifest.shards) - LISTED_SHARDS} more"] if len(manifest.shards) > LISTED_SHARDS else []
-    return "".join(f"- {line}\n" for line in lines + more)
+    return (*lines, *more)
 
 
-def mark_trained(name: str, store: str, data: str) -> None:
+def mark_trained(name: str, store: str, data: str | Path) -> None:
     """Records that a run of the model `name`, trained on the web pairs of a data folder, has finished."""
     web = Manifest.load(Path(data, "web.json"))
     web.save(f"{trained_store(name, store).uri}/{web.digest}.json")

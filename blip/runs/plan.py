@@ -3,14 +3,12 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 from blip.capfilt.job import CapFiltJob
 from blip.config import Config, ConfigError
 from blip.digest import value_digest
 from blip.evaluation.job import EvaluationJob
-from blip.models.frozen import MADE_HERE
 from blip.models.weights.content import named_sources
 from blip.models.weights.files import WeightsError
 from blip.models.weights.source import check_source
@@ -40,9 +38,7 @@ MAX_PLACE_CHARACTERS = 1024
 """Longer texts name no place."""
 
 
-def plan(
-    name: str, source: str, preset: str, overrides: Sequence[str], max_gpu_hours: float = 0.0
-) -> dict[str, list[str]]:
+def plan(name: str, source: str, preset: str, overrides: Sequence[str]) -> dict[str, list[str]]:
     """Returns each stage's overrides `stage.key=value`, followed by its cache key `key=DIGEST`.
 
     The key digests the stage's number in FORMATS, its configuration, and the listings of the files and objects that the
@@ -51,8 +47,6 @@ def plan(
     cannot be listed.
     """
     check_name(name)
-    if not isfinite(max_gpu_hours) or max_gpu_hours < 0:
-        raise ConfigError(f"max_gpu_hours={max_gpu_hours}: must be a number of hours, or 0 for no bound")
     ingest = [f"ingest.{override}" for override in with_source(source, stages.overrides_for("ingest", overrides))]
     others = [override for override in overrides if not override.startswith("ingest.")]
     configs: dict[str, Config | None] = {**stages.load_stages(preset, [*ingest, *others]), "report": None}
@@ -77,8 +71,6 @@ def sources_are_there(configs: Mapping[str, Config | None]) -> None:
     wrong = []
     for stage, config in configs.items():
         for setting, source, content in named_sources(config) if config else ():
-            if source.startswith(MADE_HERE):
-                continue
             try:
                 check_source(source, content)
             except WeightsError as error:

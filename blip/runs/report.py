@@ -1,14 +1,14 @@
 """Report: the results of all steps of a bootstrap on one page."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Self, TypeVar, get_type_hints
 
 from blip.config import Config
 from blip.datasets.judge import judge_of
-from blip.report.bootstrap_page import BootstrapReport, Described, ReportStep, bootstrap_html, galleries, markdown
+from blip.report.bootstrap_page import BootstrapReport, Described, ReportStep, bootstrap_html, galleries
 from blip.report.capfilt_figures import load_pictures, thumbnail
 from blip.report.summary import CaptionScores, RetrievalScores, Summary
 from blip.results import (
@@ -23,6 +23,7 @@ from blip.results import (
 )
 from blip.runs.context import RunContext
 from blip.runs.evaluate import SHOWN_CAPTIONS
+from blip.runs.outputs import StepOutput
 from blip.runs.select import PICTURES
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
@@ -59,19 +60,50 @@ class BootstrapResults:
     evaluate_after: EvaluationResult
     register: GateResult
 
-    @classmethod
-    def load(cls, files: Mapping[str, str | Path]) -> Self:
-        """Reads the `metrics.json` of each step, by step name. Raises ConfigError."""
-        return cls(
-            **{
-                attribute(step): kind.load(files[step])
-                for step, kind in zip(STEP_PURPOSES, get_type_hints(cls).values(), strict=True)
-            }
-        )
-
     def steps(self) -> dict[str, Result]:
         """Returns the results by step name."""
         return {name: getattr(self, attribute(name)) for name in STEP_PURPOSES}
+
+
+@dataclass(frozen=True)
+class BootstrapOutputs:
+    """The outputs of a bootstrap's steps."""
+
+    ingest: StepOutput
+    pretrain: StepOutput
+    captioner: StepOutput
+    filter: StepOutput
+    capfilt: StepOutput
+    select: StepOutput
+    pretrain_again: StepOutput
+    evaluate_before: StepOutput
+    evaluate_after: StepOutput
+    register: StepOutput
+
+    @classmethod
+    def behind(cls, decision: StepOutput) -> Self:
+        """Returns the outputs that led to a decision of the gate: each names those that it was made from."""
+        before, after, final = (decision.input(role) for role in ("before", "after", "model"))
+        kept = final.input("data")
+        scored = kept.input("scored")
+        return cls(
+            ingest=before.input("data"),
+            pretrain=before.input("model"),
+            captioner=scored.input("captioner"),
+            filter=scored.input("filter"),
+            capfilt=scored,
+            select=kept,
+            pretrain_again=final,
+            evaluate_before=before,
+            evaluate_after=after,
+            register=decision,
+        )
+
+    def results(self) -> BootstrapResults:
+        """Returns the results of all steps. Raises ConfigError."""
+        kinds = get_type_hints(BootstrapResults)
+        outputs = {field.name: getattr(self, field.name) for field in fields(self)}
+        return BootstrapResults(**{name: output.result_of(kinds[name]) for name, output in outputs.items()})
 
 
 def attribute(step: str) -> str:
@@ -79,22 +111,9 @@ def attribute(step: str) -> str:
     return step.replace("-", "_")
 
 
-def report(
-    context: RunContext,
-    files: Mapping[str, str | Path],
-    *,
-    kept: str | Path,
-    page: str | Path,
-    card: str | Path,
-    summary: str | Path,
-) -> Summary:
-    """Writes the page, its short form in Markdown, and `summary.json`.
-
-    `files` maps step names to their `metrics.json`; `kept` is the data folder that `select` wrote. Raises ConfigError.
-    """
-    results = BootstrapResults.load(files)
+def report(context: RunContext, results: BootstrapResults, *, kept: str | Path) -> tuple[Summary, str]:
+    """Returns the summary and the page of a bootstrap; `kept` is the data folder that `select` wrote."""
     result = summarise(results)
-    result.save(summary)
     pictures = load_pictures(Path(kept, PICTURES))
     made = BootstrapReport(
         summary=result,
@@ -108,9 +127,7 @@ def report(
         described=captioned_images(Path(kept), results.evaluate_before.described, results.evaluate_after.described),
         bad=left_out(results),
     )
-    Path(page).write_text(bootstrap_html(made), encoding="utf-8")
-    Path(card).write_text(markdown(made), encoding="utf-8")
-    return result
+    return result, bootstrap_html(made)
 
 
 def summarise(results: BootstrapResults) -> Summary:

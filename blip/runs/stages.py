@@ -1,11 +1,8 @@
-"""The stages of the pipelines: their configuration classes, and their share of a pipeline's overrides."""
+"""The stages of a bootstrap: their configuration classes, and their share of a pipeline's overrides."""
 
 from collections.abc import Sequence
 
 from blip.config import Config, ConfigError, load_config
-
-BOOTSTRAP = ("ingest", "pretrain", "captioner", "filter", "capfilt", "select", "evaluate", "register")
-"""The stages of the bootstrap."""
 
 
 def config_classes() -> dict[str, type[Config]]:
@@ -26,21 +23,32 @@ def config_classes() -> dict[str, type[Config]]:
         "select": SelectionConfig,
         "evaluate": EvaluateConfig,
         "register": RegisterConfig,
-        "blip2_stage1": RunConfig,
-        "blip2_stage2": RunConfig,
     }
 
 
 def overrides_for(stage: str, overrides: Sequence[str], max_gpu_hours: float = 0.0) -> list[str]:
-    """Returns the overrides `stage.key=value` of one stage as `key=value`, and the run's GPU hours; 0 sets no bound."""
-    bound = [f"max_gpu_hours={max_gpu_hours}"] if max_gpu_hours else []
+    """Returns the overrides `stage.key=value` of one stage as `key=value`, and the bound of the run's GPU hours.
+
+    The bound is left out for a stage that uses no GPUs, and if it is 0.
+    """
+    bound = [f"max_gpu_hours={max_gpu_hours}"] if max_gpu_hours and uses_gpus(stage) else []
     return bound + [override.removeprefix(f"{stage}.") for override in overrides if override.startswith(f"{stage}.")]
 
 
-def load_stages(preset: str, overrides: Sequence[str], names: Sequence[str] = BOOTSTRAP) -> dict[str, Config]:
-    """Loads the configuration of a pipeline's stages. Raises ConfigError with all mistakes, one per line."""
-    classes = config_classes()
-    stages = {name: classes[name] for name in names}
+def uses_gpus(stage: str) -> bool:
+    """Returns whether a stage's GPU hours can be bounded."""
+    cls = config_classes().get(stage)
+    return cls is not None and "max_gpu_hours" in cls.model_fields
+
+
+def without_placement(overrides: Sequence[str]) -> list[str]:
+    """Returns the overrides of stages, without those that begin with `placement.`, which say where the work is done."""
+    return [override for override in overrides if not override.startswith("placement.")]
+
+
+def load_stages(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
+    """Loads every stage's configuration. Raises ConfigError with all mistakes, one per line."""
+    stages = config_classes()
     found: dict[str, Config] = {}
     wrong = [
         f"override {override!r} must begin with its stage, one of: {', '.join(stages)}; "

@@ -138,15 +138,10 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
 
     def score(self, predictions: list[CaptionPrediction]) -> Iterator[tuple[str, float]]:
         """Yields BLEU, ROUGE-L and CIDEr, times 100."""
-        yield from caption_scores_of(predictions)
+        from blip.metrics.captioning import caption_scores  # local import: pycocoevalcap and Java come with an extra
 
-
-def caption_scores_of(predictions: list[CaptionPrediction]) -> Iterator[tuple[str, float]]:
-    """Yields BLEU, ROUGE-L and CIDEr, times 100."""
-    from blip.metrics.captioning import caption_scores  # local import: pycocoevalcap and Java come with an extra
-
-    # keys may repeat, and every prediction counts
-    numbered = {str(number): p for number, p in enumerate(predictions)}
-    captions = {number: p.caption for number, p in numbered.items()}
-    references = {number: p.references for number, p in numbered.items()}
-    yield from caption_scores(captions, references).items()
+        # keys may repeat, and every prediction counts
+        numbered = {str(number): p for number, p in enumerate(predictions)}
+        captions = {number: p.caption for number, p in numbered.items()}
+        references = {number: p.references for number, p in numbered.items()}
+        yield from caption_scores(captions, references).items()

@@ -5,7 +5,6 @@ from typing import Annotated
 from pydantic import Field
 
 from blip.tasks.blip2_stage1 import Blip2Stage1Config
-from blip.tasks.blip2_stage2 import Blip2Stage2Config
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import PretrainingConfig
@@ -13,12 +12,6 @@ from blip.tasks.retrieval import RetrievalConfig
 from blip.tasks.vqa import VQAConfig
 
 TaskConfig = Annotated[
-    PretrainingConfig
-    | CaptioningConfig
-    | RetrievalConfig
-    | VQAConfig
-    | NLVRConfig
-    | Blip2Stage1Config
-    | Blip2Stage2Config,
+    PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig | Blip2Stage1Config,
     Field(discriminator="type"),
 ]

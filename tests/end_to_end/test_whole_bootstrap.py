@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from blip.runs.outputs import FOLDER
+
 SIZES = {
     "ingest.data.world.gold": 96,
     "ingest.data.world.web": 192,
@@ -42,6 +44,12 @@ class Run:
         run = self.start()
         said, _ = run.communicate(timeout=600)
         return run.returncode, said
+
+    def output(self, step: str) -> Path:
+        """Returns the folder in the store that a step made."""
+        (record,) = self.root.glob(f"bootstrap-*/{step}/executor_output.json")
+        uri = json.loads(record.read_text())["parameterValues"]["Output"]
+        return Path(uri, "files", FOLDER)
 
     def kill(self, step: str) -> str:
         """Runs until a step shows progress, kills its process, and returns the output."""
@@ -88,9 +96,7 @@ def test_a_killed_step_is_named_and_the_next_run_goes_on_after_the_last_that_fin
 
 def test_a_killed_training_ends_as_one_that_was_left_alone(finished, tmp_path):
     run, *_ = finished
-    data, model = (
-        next(run.root.glob(f"bootstrap-*/{path}")) for path in ("ingest/data", "pretrain/model/model.safetensors")
-    )
+    data, model = run.output("ingest"), run.output("pretrain") / "model.safetensors"
     settings = [
         word
         for name, value in SIZES.items()

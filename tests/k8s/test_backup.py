@@ -94,4 +94,4 @@ def test_a_rule_that_is_none_deletes_nothing(rule, tmp_path):
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_rules_of_each_overlay_are_rules(overlay):
     rules = of(overlay, "ConfigMap")["blip"]["data"]["kept-days"].split()
-    assert script("base/retention/retention.py").parse(rules) == {"kfp": 90, "handover": 7}
+    assert script("base/retention/retention.py").parse(rules) == {"made": 90, "runs": 90, "kfp": 90, "handover": 7}

@@ -9,11 +9,9 @@ import yaml
 from pod_security import violations
 from rendered import K8S, OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
 
-from blip.data.loader import CACHE_VARIABLE
 from blip.launch import job as jobs
 from blip.launch import reaper
-from blip.launch.placement import QUEUE
-from blip.launch.workers import WorkersConfig
+from blip.launch.resources import PLACEMENTS, QUEUE, Resources
 from blip.models.weights.mirror import VARIABLE
 from pipelines import placement
 
@@ -140,6 +138,19 @@ def amount(quantity: str) -> float:
     return float(number) * {"Ti": 2**40, "Gi": 2**30, None: 1}[unit]
 
 
+@pytest.mark.parametrize("overlay", ["gke", "eks"])
+def test_the_placements_of_an_overlay_are_the_nodes_of_its_queue(overlay, monkeypatch):
+    text = of(overlay, "ConfigMap")["blip"]["data"]["placements"]
+    monkeypatch.setenv(PLACEMENTS, text)
+    flavors = of(overlay, "ResourceFlavor")
+    names = yaml.safe_load(text)
+    assert {"a100", "a100-spot", "a100x8", "a100x8-spot"} == names.keys()
+    for name in names:
+        placed = Resources.of(name).placement
+        flavor = flavors["a100-spot" if name.endswith("-spot") else "a100"]["spec"]
+        assert (placed.pool, [*placed.tolerations]) == (flavor["nodeLabels"], flavor["tolerations"]), name
+
+
 def test_the_queue_hangs_on_no_label_that_an_upgrade_removes():
     (queue,) = (thing for thing in build("queue") if thing["kind"] == "ClusterQueue")
     assert queue["spec"]["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "kubeflow"}}
@@ -189,16 +200,6 @@ def test_the_command_that_names_s3_as_the_root_of_pipelines_is_sound():
     assert data["defaultPipelineRoot"] == "s3://MY-BUCKET/blip/kfp"
     stated = yaml.safe_load(data["providers"])["s3"]["default"]
     assert stated == {"endpoint": "s3.amazonaws.com", "region": "us-east-1", "credentials": {"fromEnv": True}}
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_copies_of_shards_fit_into_the_scratch_of_whoever_reads_them(overlay):
-    cache = float(of(overlay, "ConfigMap")["blip"]["data"][jobs.SETTINGS[CACHE_VARIABLE]]) * 1e9
-    sizes = [placement.SCRATCH, WorkersConfig.model_fields["scratch"].default]
-    for _, pod in pods(build("training")):
-        sizes += [v["emptyDir"]["sizeLimit"] for v in pod["spec"]["volumes"] if v["name"] == "scratch"]
-    assert len(sizes) == 4
-    assert min(map(amount, sizes)) > 1.5 * cache, "weights and a checkpoint lie there, too"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -319,7 +320,9 @@ def test_names_are_the_same_wherever_they_are_written():
     assert {key: name for name, key in jobs.SECRETS.items()} == placement.SECRET_VARIABLES
     assert {key: name for name, key in jobs.STEP_SETTINGS.items()} == placement.CONFIG_VARIABLES
     assert set(jobs.SECRETS.values()) == example[placement.SECRET]
-    assert set(jobs.STEP_SETTINGS.values()) <= settings | {"s3-endpoint"}, "S3 itself needs no endpoint"
+    assert set(jobs.STEP_SETTINGS.values()) <= settings | {"s3-endpoint", "placements"}, (
+        "S3 itself needs no endpoint, one node no placement of its own"
+    )
     assert jobs.STEP_SETTINGS[QUEUE] == "queue"
     assert jobs.SETTINGS[VARIABLE] == "weights"
     assert "blip-worker" in of("local", "ServiceAccount")

@@ -12,6 +12,7 @@ from blip.config import ConfigError, validate
 from blip.launch import placement
 from blip.launch.placement import Placement
 from blip.launch.trainjob import TrainJobConfig, render_trainjob
+from blip.launch.workers import WorkersConfig
 from blip.results import TrainResult
 from blip.runs import train as training
 from blip.runs.context import RunContext
@@ -78,35 +79,23 @@ def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobCon
     assert "unknown key no" in done.output, "it got as far as the configuration"
 
 
-def test_what_jobs_get_is_read_from_the_pipelines_texts(monkeypatch: pytest.MonkeyPatch):
+def test_jobs_run_in_the_image_of_their_step_under_its_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BLIP_GROUP", "run-7")
     monkeypatch.setenv("MLFLOW_RUN_NAME", "pretrain-again")
-    texts = [
-        "nodes=2",
-        "workers=16",
-        "gpus=8",
-        "cpu=88",
-        "memory=900Gi",
-        "pool={gpu: a100}",
-        "tolerations=[{operator: Exists}]",
-    ]
-    found = placement.placement(texts, "example/blip:3f2a1b0")
-    node = render_trainjob(found.job(TrainJobConfig, name="pretrain", processes=8, handover="s3://b/handover"))["spec"][
-        "trainer"
-    ]
+    monkeypatch.setenv("BLIP_IMAGE", "example/blip:3f2a1b0")
+    found = placed(nodes=2, workers=16).model_copy(update={"image": ""})
+    job = found.job(TrainJobConfig, name="pretrain", processes=8, handover="s3://b/handover")
+    node = render_trainjob(job)["spec"]["trainer"]
+    assert node["image"] == "example/blip:3f2a1b0"
     assert node["resourcesPerNode"]["limits"] == {"cpu": "88", "memory": "900Gi", "nvidia.com/gpu": "8"}
     told = {e["name"]: e.get("value") for e in node["env"]}
     assert (told["BLIP_GROUP"], told["MLFLOW_RUN_NAME"]) == ("run-7", "pretrain-again")
-    assert placement.workers(found, "capfilt") is not None
+    assert found.job(WorkersConfig, name="capfilt").workers == 16
 
 
-def test_a_step_of_this_machine_needs_no_image_of_a_registry():
-    assert placement.placement([], "python-of-this-machine") == Placement()
-
-
-def test_one_node_trains_here(monkeypatch: pytest.MonkeyPatch, jobs: list[TrainJobConfig]):
+def test_without_jobs_the_step_trains_itself(monkeypatch: pytest.MonkeyPatch, jobs: list[TrainJobConfig]):
     monkeypatch.setattr(training, "train_here", lambda *given: given[1])
-    for asked in (None, Placement(), placed(nodes="1"), placed(nodes=1)):
+    for asked in (None, Placement(), placed()):
         assert train(RunContext(preset="shapes"), "pretrain", data="data", out="out", placed=asked) == "pretrain"
     assert not jobs
 
@@ -118,18 +107,18 @@ def test_a_store_that_nodes_do_not_share_is_refused(jobs: list[TrainJobConfig], 
     assert not jobs
 
 
-def test_workers_are_pods_only_where_they_are_asked_for():
-    assert placement.workers(Placement(), "evaluate") is None
-    assert placement.workers(placed(nodes="2"), "evaluate") is None
-    assert placement.workers(placed(workers="1"), "evaluate") is not None
-    assert placement.workers(placed(workers="16", nodes="2"), "evaluate") is not None
-    with pytest.raises(ConfigError, match="unknown key workres; did you mean workers"):
-        placement.placement(["workers=16", "workres=2"], "example/blip:3f2a1b0")
+@pytest.mark.parametrize(
+    ("asked", "nodes", "pods"), [({"nodes": 2}, 2, 2), ({"workers": 4}, 1, 4), ({"nodes": "2", "workers": "16"}, 2, 16)]
+)
+def test_either_all_work_is_done_in_jobs_or_none(asked, nodes, pods):
+    found = placed(**asked)
+    assert found.job(TrainJobConfig, name="pretrain", processes=8, handover="s3://b/h").nodes == nodes
+    assert found.job(WorkersConfig, name="capfilt").workers == pods
+    assert placement.workers(found, "evaluate") is not None
+    own = found.own_pod()
+    assert (own.gpus, own.pool, own.tolerations) == (0, {}, ()), "a pod that watches holds no GPU"
 
 
-def test_jobs_go_through_the_queue_of_the_cluster_unless_another_is_asked_for(monkeypatch):
-    assert placement.placement(["workers=2"], "example/blip:1").queue == ""
-    monkeypatch.setenv("BLIP_QUEUE", "a100")
-    assert placement.placement(["workers=2"], "example/blip:1").queue == "a100"
-    assert placement.placement(["workers=2", "queue=other"], "example/blip:1").queue == "other"
-    assert placement.placement(["workers=2", 'queue=""'], "example/blip:1").queue == ""
+def test_without_jobs_the_steps_own_pod_has_the_gpus():
+    assert placement.workers(placed(), "evaluate") is None
+    assert placed().own_pod() == placed()

@@ -86,11 +86,9 @@ class Handler(BaseHTTPRequestHandler):
             items = [item for item in items if item[predicate["key"]] == predicate["stringValue"]]
         return items
 
-    def upload(self, body: bytes, query: dict[str, str]) -> Item:
-        pipeline = self.server.new("pipeline", display_name=query["name"])
-        self.server.pipelines.append(pipeline)
-        self.upload_version(body, {"name": query["name"], "pipelineid": pipeline["pipeline_id"]})
-        return pipeline
+    def make_pipeline(self, body: bytes, _: Any) -> Item:
+        self.server.pipelines.append(self.server.new("pipeline", **json.loads(body)))
+        return self.server.pipelines[-1]
 
     def upload_version(self, body: bytes, query: dict[str, str]) -> Item:
         boundary = body.partition(b"\r\n")[0]
@@ -125,15 +123,18 @@ class Handler(BaseHTTPRequestHandler):
         self.server.recurring = [one for one in self.server.recurring if one["recurring_run_id"] != identity]
         return {}
 
-    def list_versions(self, _: Any, __: Any, pipeline: str) -> Item:
-        found = [version for version in self.server.versions if version["pipeline_id"] == pipeline]
-        return {"pipeline_versions": found[::-1]}
+    def list_versions(self, _: Any, query: dict[str, str], pipeline: str) -> Item:
+        found = [version for version in self.server.versions if version["pipeline_id"] == pipeline][::-1]
+        first = int(query.get("page_token") or 0)
+        end = first + int(query["page_size"])
+        token = {"next_page_token": str(end)} if end < len(found) else {}
+        return {"pipeline_versions": found[first:end], **token}
 
     ROUTES: ClassVar = [
         ("GET", "/healthz", lambda *_: {"multi_user": False}),
         ("GET", "/pipelines", lambda self, _, query: {"pipelines": self.matching(self.server.pipelines, query)}),
         ("GET", "/pipelines/([^/]+)/versions", list_versions),
-        ("POST", "/pipelines/upload", upload),
+        ("POST", "/pipelines", make_pipeline),
         ("POST", "/pipelines/upload_version", upload_version),
         ("GET", "/experiments", lambda self, _, query: {"experiments": self.matching(self.server.experiments, query)}),
         ("POST", "/experiments", make_experiment),

@@ -1,5 +1,6 @@
 import pytest
 import yaml
+from drawn_graph import drawn
 from kfp import compiler
 from step_pods import refusals, step_pod
 
@@ -27,38 +28,83 @@ def test_the_edges_are_those_of_the_paper(text, tasks):
     spec, _ = yaml.safe_load_all(text)
     shown = {key: task["taskInfo"]["name"] for key, task in spec["root"]["dag"]["tasks"].items()}
     edges = {
-        (name, taken): (shown[source["producerTask"]], source["outputArtifactKey"])
+        (name, taken): shown[given["taskOutputParameter"]["producerTask"]]
         for name, task in tasks.items()
-        for taken, given in task["inputs"].get("artifacts", {}).items()
-        for source in [given["taskOutputArtifact"]]
-        if name != "report"
+        for taken, given in task["inputs"]["parameters"].items()
+        if given.get("taskOutputParameter", {}).get("outputParameterKey") == "Output"
     }
     assert edges == {
-        ("pretrain", "data"): ("ingest", "data"),
-        ("captioner", "data"): ("ingest", "data"),
-        ("captioner", "init"): ("pretrain", "model"),
-        ("filter", "data"): ("ingest", "data"),
-        ("filter", "init"): ("pretrain", "model"),
-        ("capfilt", "data"): ("ingest", "data"),
-        ("capfilt", "captioner"): ("captioner", "model"),
-        ("capfilt", "filter"): ("filter", "model"),
-        ("select", "scored"): ("capfilt", "scored"),
-        ("pretrain-again", "data"): ("select", "kept"),
-        ("evaluate-before", "data"): ("ingest", "data"),
-        ("evaluate-before", "model"): ("pretrain", "model"),
-        ("evaluate-after", "data"): ("ingest", "data"),
-        ("evaluate-after", "model"): ("pretrain-again", "model"),
-        ("register", "model"): ("pretrain-again", "model"),
-        ("register", "before"): ("evaluate-before", "metrics"),
-        ("register", "after"): ("evaluate-after", "metrics"),
+        ("pretrain", "data"): "ingest",
+        ("captioner", "data"): "ingest",
+        ("captioner", "init"): "pretrain",
+        ("filter", "data"): "ingest",
+        ("filter", "init"): "pretrain",
+        ("capfilt", "data"): "ingest",
+        ("capfilt", "captioner"): "captioner",
+        ("capfilt", "filter"): "filter",
+        ("select", "scored"): "capfilt",
+        ("pretrain-again", "data"): "select",
+        ("evaluate-before", "data"): "ingest",
+        ("evaluate-before", "model"): "pretrain",
+        ("evaluate-after", "data"): "ingest",
+        ("evaluate-after", "model"): "pretrain-again",
+        ("register", "model"): "pretrain-again",
+        ("register", "before"): "evaluate-before",
+        ("register", "after"): "evaluate-after",
+        ("report", "decision"): "register",
     }
-    assert set(tasks["report"]["dependentTasks"]) == set(shown) - {"report"}
+    assert set(tasks["report"]["dependentTasks"]) == {"plan", "register"}, "no arrow from every step"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "sizes"), [(bootstrap, [24]), (retrain, [3, 1, 24])], ids=["bootstrap", "retrain"]
+)
+def test_a_person_can_read_the_graph_on_one_screen(pipeline, sizes, tmp_path):
+    compiler.Compiler().compile(pipeline, str(tmp_path / "pipeline.yaml"))
+    spec, _ = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+    screens = drawn(spec)
+    assert [len(screen.nodes) for screen in screens] == sizes
+    assert all(len(screen.nodes) < 25 for screen in screens)
+    for screen in screens:
+        artifacts = [node for node in screen.nodes if isinstance(node, tuple)]
+        assert not {source for source, _ in screen.edges} & set(artifacts), (
+            "a page hangs on its step, and nothing on it"
+        )
+        steps = {name for name in screen.nodes if isinstance(name, str)} - {"new shards", "bootstrap", "plan"}
+        pages = [task for task, output in artifacts if output == "page"]
+        assert sorted(pages) == sorted(steps), "one page a step"
+
+
+def test_the_report_alone_has_figures_to_compare_runs_by(text):
+    spec, _ = yaml.safe_load_all(text)
+    (screen,) = drawn(spec)
+    assert [node for node in screen.nodes if isinstance(node, tuple) and node[1] != "page"] == [("report", "metrics")]
 
 
 def test_both_pre_trainings_differ_in_their_data_alone(tasks):
-    first, again = tasks["pretrain"]["inputs"], tasks["pretrain-again"]["inputs"]
-    assert first["parameters"] == again["parameters"]
-    assert set(first["artifacts"]) == set(again["artifacts"]) == {"data"}
+    first, again = (tasks[name]["inputs"]["parameters"] for name in ("pretrain", "pretrain-again"))
+    assert {key for key in first.keys() | again.keys() if first.get(key) != again.get(key)} == {"data"}
+
+
+def test_a_form_asks_for_few_things_and_one_has_no_default(text):
+    spec, _ = yaml.safe_load_all(text)
+    asked = spec["root"]["inputDefinitions"]["parameters"]
+    assert next(iter(bootstrap.component_spec.inputs)) == "store"
+    assert {name for name, one in asked.items() if not one.get("isOptional")} == {"store"}
+    assert asked.keys() == {"store", "source", "preset", "overrides", "name", "placement", "max_gpu_hours"}
+
+
+def test_what_a_run_may_use_is_no_input_of_its_steps_beyond_what_the_driver_needs(tasks):
+    given = {name for task in tasks.values() for name in task["inputs"]["parameters"]}
+    for_the_pod = {"accelerator_count", "accelerator_type", "cpu_limit", "memory_limit"}
+    for_the_pod |= {f"pipelinechannel--plan-{name}" for name in ("gpus", "gpu_type", "cpu", "memory")}
+    ours = {"stage", "preset", "settings", "store", "source", "name", "decision", "scored"}
+    ours |= {"data", "init", "model", "captioner", "filter", "before", "after"}
+    assert given - for_the_pod - ours == {"overrides", "placement", "max_gpu_hours"}
+    users = {
+        name for name, task in tasks.items() if {"placement", "max_gpu_hours"} & task["inputs"]["parameters"].keys()
+    }
+    assert users == {"plan"}, "more memory or a higher bound must not make finished steps run again"
 
 
 def test_each_step_takes_the_settings_that_the_plan_found_for_it_and_the_plan_alone_is_never_cached(tasks):
@@ -105,9 +151,19 @@ def test_gpu_steps_are_placed_and_the_others_are_not(text):
     for name, one in placed.items():
         assert ("nodeSelector" in one) == ("tolerations" in one) == (name in on_gpus)
         assert one["secretAsEnv"][0]["optional"]
+        keys = {entry["configMapKey"]: entry["envVar"] for entry in one["configMapAsEnv"][0]["keyToEnv"]}
+        assert (keys["placements"], keys["queue"], keys["mlflow-ui"]) == (
+            "BLIP_PLACEMENTS",
+            "BLIP_QUEUE",
+            "BLIP_MLFLOW_UI",
+        )
+    planned = {"producerTask": "plan", "outputParameterKey": "pool"}
+    assert placed["exec-train"]["nodeSelector"] == {"nodeSelectorJson": {"taskOutputParameter": planned}}
+    resources = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert resources["resourceMemoryLimit"] == "{{$.inputs.parameters['pipelinechannel--plan-memory']}}"
     assert placed["exec-train"]["emptyDirMounts"] == [
         {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "32Gi", "volumeName": "shm"},
-        {"mountPath": "/scratch", "sizeLimit": "200Gi", "volumeName": "scratch"},
+        {"mountPath": "/scratch", "volumeName": "scratch"},
     ]
 
 

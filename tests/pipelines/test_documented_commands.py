@@ -17,8 +17,9 @@ import yaml
 from kubeflow import Kubeflow
 from PIL import Image
 
+from blip.launch.resources import PLACEMENTS, Resources
 from blip.runs.ingest import with_source
-from blip.runs.stages import load_stages
+from blip.runs.stages import load_stages, overrides_for, without_placement
 
 ROOT = Path(__file__).parents[2]
 NOT_RUN = {
@@ -173,6 +174,8 @@ def test_what_is_submitted_is_taken_and_its_settings_are_sound(command: str, mon
         server.server_close()
     given = made["runtime_config"]["parameters"]
     source = [f"ingest.{override}" for override in with_source(given.get("source", "shapes"), [])]
-    own = given.get("overrides", [])
+    monkeypatch.setenv(PLACEMENTS, (ROOT / "k8s/overlays/gke/placements.yaml").read_text(encoding="utf-8"))
+    Resources.of(given.get("placement", "cpu"), overrides_for("placement", given.get("overrides", [])))
+    own = without_placement(given.get("overrides", []))
     # retraining has no source: it looks where the settings say
     load_stages(given.get("preset", "shapes"), own if "schedule" in command else [*source, *own])

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from pipelines import __main__ as command
 from pipelines import local, processes, run_lock
-from pipelines.parameters import ParameterError
+from pipelines.bootstrap import bootstrap
+from pipelines.parameters import ParameterError, steps
 
 
 @pytest.fixture
@@ -306,15 +307,16 @@ def test_a_wrong_setting_ends_with_the_code_for_mistakes(start, tmp_path):
     assert count(tmp_path) == {"make": 1, "work": 1}
 
 
-def test_the_alarms_of_a_step_are_told_in_words(tmp_path):
-    metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
-    for figures, told in (
-        ({"alarms": [{"name": "itm_at_prior", "step": 40}]}, ["itm at prior at step 40"]),
-        ({"steps": 3}, []),
-    ):
-        (tmp_path / "metrics").write_text(json.dumps(figures), encoding="utf-8")
-        assert local.alarms({"metrics": metrics, "Output": 3}) == told
-    assert local.alarms({"Output": 3}) == []
+def test_the_alarms_of_a_step_are_those_of_its_page():
+    page = dsl.HTML(uri="page", metadata={"alarms": ["itm at prior at step 40"]})
+    assert local.alarms({"page": page, "Output": "s3://b/made/pretrain/1"}) == ["itm at prior at step 40"]
+    assert local.alarms({"page": dsl.HTML(uri="page")}) == local.alarms({"Output": 3}) == []
+
+
+def test_the_image_of_a_cluster_is_not_what_the_cache_of_a_machine_compares():
+    for executor in local.in_order(bootstrap.pipeline_spec, steps(bootstrap)).deployment_spec["executors"].values():
+        assert executor["container"]["image"] == local.LOCAL_IMAGE
+        assert [entry["name"] for entry in executor["container"]["env"]] == ["MLFLOW_RUN_NAME"]
 
 
 TRACEBACK = "Traceback (most recent call last):\n  File ...\n"

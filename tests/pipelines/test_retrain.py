@@ -53,7 +53,13 @@ def test_both_pipelines_take_the_same_parameters_but_the_source():
         for p in (retrain, bootstrap)
     )
     assert theirs.pop("source")
-    assert ours == theirs
+    without_default = {name: (theirs[name][0], None) for name in ("preset", "overrides")}
+    assert ours == {**theirs, **without_default}
+
+
+def test_what_has_no_default_that_could_work_has_none():
+    assert retrain.required_inputs == ["store", "preset", "overrides"]
+    assert [*retrain.component_spec.inputs][:3] == ["store", "preset", "overrides"]
 
 
 def test_the_description_numbers_every_step():

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 
+from components.image import image
 from components.revision import revision
 from pipelines import __main__ as command
 from pipelines import doctor
@@ -20,6 +21,8 @@ from pipelines.parameters import ParameterError, steps
 from pipelines.retrain import retrain
 
 STORE = {"store": "s3://bucket/blip"}
+RETRAINED = ["--set", "store=s3://b", "--set", "preset=base", "--set", "ingest.data.web=s3://b/web/"]
+TARS = {"preset": "base", "overrides": ["ingest.data.web=s3://bucket/web/"]}
 
 
 @pytest.fixture
@@ -48,11 +51,34 @@ def test_submit_publishes_a_version_and_runs_it(kubeflow):
     newest = kubeflow.newest(kubeflow.pipelines[0]["pipeline_id"])
     assert made["run_id"] == run
     assert made["pipeline_version_reference"]["pipeline_version_id"] == newest["pipeline_version_id"]
-    assert made["runtime_config"]["parameters"] == STORE
     assert newest["display_name"].startswith(revision())
     spec, platform = kubeflow.uploaded[-1]
     assert spec["pipelineInfo"]["name"] == "bootstrap"
     assert "kubernetes" in platform["platforms"]
+
+
+def test_a_run_has_all_parameters_so_that_a_clone_shows_them_and_a_schedule_only_those_that_were_given(kubeflow):
+    KubeflowPipelines().submit(bootstrap, {**STORE, "placement": "a100"})
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    assert kubeflow.runs[0]["runtime_config"]["parameters"] == {
+        **STORE,
+        "source": "shapes",
+        "preset": "shapes",
+        "overrides": [],
+        "name": "blip",
+        "placement": "a100",
+        "max_gpu_hours": 0.0,
+    }
+    assert kubeflow.recurring[0]["runtime_config"]["parameters"] == STORE, "the newest version's defaults hold"
+
+
+def test_a_version_has_an_image_and_no_parameter_of_it(kubeflow):
+    KubeflowPipelines().submit(bootstrap, STORE)
+    spec, _ = kubeflow.uploaded[-1]
+    containers = [executor["container"] for executor in spec["deploymentSpec"]["executors"].values()]
+    variables = [{entry["name"]: entry["value"] for entry in container["env"]} for container in containers]
+    assert {container["image"] for container in containers} == {of["BLIP_IMAGE"] for of in variables} == {image()}
+    assert not {"image", "revision"} & spec["root"]["inputDefinitions"]["parameters"].keys()
 
 
 def test_the_same_pipeline_is_published_once(kubeflow):
@@ -72,6 +98,25 @@ def test_going_back_to_an_older_version_makes_it_the_newest(kubeflow, monkeypatc
     _, third = KubeflowPipelines().publish(bootstrap)
     assert len({first, second, third}) == 3
     assert kubeflow.newest(identity)["pipeline_version_id"] == third
+
+
+def test_a_version_is_found_among_more_than_a_page_of_others(kubeflow):
+    identity, _ = KubeflowPipelines().publish(bootstrap)
+    ours = kubeflow.versions[0]["display_name"]
+    others = [kubeflow.new("pipeline_version", display_name=f"v{i}", pipeline_id=identity) for i in range(250)]
+    kubeflow.versions += others
+    KubeflowPipelines().publish(bootstrap)
+    assert kubeflow.newest(identity)["display_name"] == f"{ours}.1"
+
+
+def test_of_two_versions_of_the_same_second_neither_counts_as_the_newest(kubeflow):
+    identity, first = KubeflowPipelines().publish(bootstrap)
+    other = kubeflow.new("pipeline_version", display_name="other", pipeline_id=identity)
+    kubeflow.versions.insert(0, {**other, "created_at": kubeflow.versions[0]["created_at"]})
+    _, second = KubeflowPipelines().publish(bootstrap)
+    assert second != first
+    assert kubeflow.newest(identity)["pipeline_version_id"] == second
+    assert KubeflowPipelines().publish(bootstrap) == (identity, second)
 
 
 def test_a_schedule_takes_the_newest_version_one_run_at_a_time_and_makes_up_for_nothing(kubeflow):
@@ -150,7 +195,7 @@ def test_looking_at_schedules_creates_nothing(kubeflow):
 
 
 def test_schedules_are_listed_paused_resumed_and_deleted(kubeflow):
-    said = CliRunner().invoke(command.app, ["schedule", "0 0 3 * * 0", "--name", "weekly", "--set", "store=s3://b"])
+    said = CliRunner().invoke(command.app, ["schedule", "0 0 3 * * 0", "--name", "weekly", *RETRAINED])
     assert "weekly runs at 0 0 3 * * 0" in said.output
     assert {spec["pipelineInfo"]["name"] for spec, _ in kubeflow.uploaded} == {"retrain"}, (
         "a bootstrap would come from the cache"
@@ -227,9 +272,16 @@ def test_a_wait_survives_answers_that_fail(kubeflow, monkeypatch):
 
 
 def test_a_run_without_a_store_is_refused_before_anything_is_published(kubeflow):
-    with pytest.raises(KubeflowError, match="bootstrap needs store: --set store="):
+    with pytest.raises(ParameterError, match="bootstrap needs store: --set store="):
         KubeflowPipelines().submit(bootstrap, {})
     assert kubeflow.pipelines == []
+
+
+def test_a_retraining_is_told_what_it_lacks_since_no_default_could_work(kubeflow):
+    said = CliRunner().invoke(command.app, ["schedule", "0 0 3 * * 0", "--set", "store=s3://b"])
+    lacks = "retrain needs preset, overrides: --set preset=..., --set STAGE.KEY=..., such as ingest.data.web="
+    assert str(said.exception).startswith(lacks)
+    assert kubeflow.recurring == kubeflow.pipelines == []
 
 
 def test_what_the_lint_finds_is_not_published(kubeflow, monkeypatch):
@@ -278,6 +330,13 @@ def kubeconfig(kubeflow, monkeypatch, tmp_path):
     # the client of Kubernetes reads the variable when it is imported
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     kubeflow.token = "mine"
+
+
+@pytest.mark.usefixtures("kubeconfig")
+def test_a_run_that_was_submitted_through_a_kubeconfig_says_how_to_see_it(kubeflow):
+    said = CliRunner().invoke(command.app, ["submit", "--set", "store=s3://b"]).output
+    run = kubeflow.runs[0]["run_id"]
+    assert f"http://localhost:8080/#/runs/details/{run} (kubectl -n kubeflow port-forward svc/ml-pipeline-ui" in said
 
 
 @pytest.mark.usefixtures("kubeconfig")
@@ -340,11 +399,11 @@ def test_an_expired_token_file_is_read_anew(kubeflow, monkeypatch, tmp_path):
 
 
 def test_steps_that_are_to_run_again_are_not_cached_in_that_run_alone(kubeflow):
-    KubeflowPipelines().submit(retrain, STORE)
+    KubeflowPipelines().submit(retrain, {**STORE, **TARS})
     published = len(kubeflow.versions)
-    said = CliRunner().invoke(command.app, ["submit", "retrain", "--set", "store=s3://b", "--again", "capfilt"])
+    said = CliRunner().invoke(command.app, ["submit", "retrain", *RETRAINED, "--again", "capfilt"])
     assert said.exit_code == 0, said.output
-    assert CliRunner().invoke(command.app, ["submit", "retrain", "--set", "store=s3://b", "--no-cache"]).exit_code == 0
+    assert CliRunner().invoke(command.app, ["submit", "retrain", *RETRAINED, "--no-cache"]).exit_code == 0
     assert len(kubeflow.versions) == published, "a schedule's newest version keeps its cache"
     one, all_of_them = (made["pipeline_spec"] for made in kubeflow.runs[-2:])
     assert uncached(one) == {"find-new-shards", "plan", "capfilt"}

@@ -1,7 +1,7 @@
 """A pipeline of three steps that count their runs, for tests of the local runner."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Output
+from kfp.dsl import HTML, Dataset, Input, Metrics, Output
 
 
 @dsl.component(base_image="python-three-steps:1", install_kfp_package=False)
@@ -68,11 +68,11 @@ def work(runs: str, trouble: str, made: Input[Dataset], worked: Output[Dataset])
 
 
 @dsl.component(base_image="python-three-steps:1", install_kfp_package=False)
-def report(runs: str, worked: Input[Dataset], page: Output[Artifact], summary: Output[Artifact]):
+def report(runs: str, worked: Input[Dataset], page: Output[HTML], metrics: Output[Metrics]):
     import pathlib
 
     (pathlib.Path(runs) / "report").open("a").write("x")
-    for path in (page.path, summary.path):
+    for path in (page.path, metrics.path):
         pathlib.Path(path).write_text(pathlib.Path(worked.path).read_text(encoding="utf-8"))
 
 

@@ -30,9 +30,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def saved(made: step_page.StepPage, tmp_path: Path) -> str:
-    made.save(tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
+def saved(made: step_page.StepPage) -> str:
+    page = made.html()
     assert not re.search(r'(src|href)="(?!data:)', page)
     return page
 
@@ -47,7 +46,7 @@ def images(page: str) -> list[tuple[int, int]]:
 
 def test_data_shows_the_first_images_of_each_split_with_their_texts(folder: Path):
     splits = {split: SplitResult(samples=n, shards=2) for split, n in (("gold", 3), ("web", 20), ("test", 4))}
-    page = saved(step_page.ingest_page(IngestResult(splits=splits, vocabulary=64), folder), folder)
+    page = saved(step_page.ingest_page(IngestResult(splits=splits, vocabulary=64), folder))
     assert len(images(page)) == 3 + step_page.IMAGES_SHOWN + 4
     assert all(sample.texts[0] in page for sample in shapes.test_samples(WORLD))
     assert "web: 20 images in 2 shards" in page
@@ -60,15 +59,15 @@ def test_data_shows_what_can_be_shown_of_images_that_others_made(folder: Path):
     bad = [Sample("cut", [good.images[0][:60]], ["a cut"]), Sample("text", [b"no image"], ["a page"], image_ext="jpg")]
     write_shards([good, *bad, other], folder / "shards", "web", 4).save(folder / "web.json")
     result = IngestResult(splits={"web": SplitResult(samples=4, shards=1)}, vocabulary=64)
-    page = saved(step_page.ingest_page(result, folder), folder)
+    page = saved(step_page.ingest_page(result, folder))
     assert len(images(page)) == 2
 
 
-def test_training_shows_each_loss_and_says_what_went_wrong(tmp_path: Path):
+def test_training_shows_each_loss_and_says_what_went_wrong():
     curves = {"itc": [(i, 6.0 - i / 100) for i in range(100)], "itm": [(0, 0.69), (50, float("nan")), (99, 0.4)]}
     alarms = (Alarm(name="itm_at_prior", step=60),)
     result = TrainResult(steps=1000, losses={}, curves=curves, alarms=alarms)
-    page = saved(step_page.train_page("pretrain", result), tmp_path)
+    page = saved(step_page.train_page("pretrain", result))
     assert page.count('class="line"') == 2
     assert "nan" not in page
     assert "itc, 5.01 at the end" in page
@@ -80,7 +79,7 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
     described = {first.id: first.texts[0], second.id: "a tiny purple hexagon"}
     scores = {"retrieval": {"tr1": 25.0, "ir1": 100.0}, "captioning": {"cider": 3.4567}}
     result = EvaluationResult(split="test", scores=scores, described=described)
-    page = saved(step_page.evaluation_page(result, folder), folder)
+    page = saved(step_page.evaluation_page(result, folder))
     assert len(images(page)) == 2
     assert 'width="80.0"' in page
     assert 'width="320.0"' in page
@@ -91,17 +90,17 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
 
 def test_an_evaluation_without_captions_shows_recalls_alone(folder: Path):
     result = EvaluationResult(split="test", scores={"retrieval": {"tr1": 25.0}})
-    page = saved(step_page.evaluation_page(result, folder), folder)
+    page = saved(step_page.evaluation_page(result, folder))
     assert "tr1" in page
     assert not images(page)
 
 
-def test_the_gate_shows_both_models(tmp_path: Path):
+def test_the_gate_shows_both_models():
     before = EvaluationResult(split="test", scores={"retrieval": {"tr1": 10.0}})
     after = EvaluationResult(split="test", scores={"retrieval": {"tr1": 40.0}, "captioning": {"cider": 1.0}})
     made = step_page.gate_page(GateResult(registered=True, version=1, reason="registered as version 1"), before, after)
     assert [(bar.name, bar.before, bar.after) for bar in made.bars] == [("retrieval.tr1", 10.0, 40.0)]
-    page = saved(made, tmp_path)
+    page = saved(made)
     assert "registered as version 1" in page
     assert 'class="before" width="80.0"' in page
     assert re.search(r'class="after" y="9" width="320.0"', page)

@@ -80,7 +80,8 @@ def test_what_a_finished_run_has_learnt_from_is_not_new(root, tmp_path, read):
     put(root, "web/2.tar", "two")
     more = seen(root, store)
     two = Manifest.load(more.manifest)
-    assert more.text == f"new shards in {root}/web/ since manifest {one.digest[:8]}: 1\n\n- 2.tar (1 samples)\n"
+    assert more.text == f"new shards in {root}/web/ since manifest {one.digest[:8]}: 1"
+    assert more.listed == ("2.tar (1 samples)",)
     assert ([shard.name for shard in two.shards], two.parents) == (["2.tar"], (one.digest,))
     learn(store, two, tmp_path / "run")
     assert seen(root, store).text == f"no new shards in {root}/web/ since manifest {two.digest[:8]}: nothing to do"

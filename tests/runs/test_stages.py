@@ -1,7 +1,7 @@
 import pytest
 
 from blip.config import ConfigError, load_config
-from blip.runs.stages import config_classes, load_stages, overrides_for
+from blip.runs.stages import config_classes, load_stages, overrides_for, without_placement
 
 
 def test_a_stage_gets_its_own_overrides_alone():
@@ -23,6 +23,10 @@ def test_all_mistakes_are_told_at_once():
     assert "split" in third
 
 
+def test_where_the_work_is_done_is_no_stage():
+    assert without_placement(["placement.gpus=8", "pretrain.epochs=1"]) == ["pretrain.epochs=1"]
+
+
 def test_an_unknown_preset_is_named():
     with pytest.raises(ConfigError, match="'shape' is neither"):
         load_stages("shape", [])
@@ -34,6 +38,8 @@ def test_what_a_run_may_spend_reaches_every_stage_and_an_override_goes_before():
         "epochs=2",
     ]
     assert overrides_for("pretrain", []) == []
+    for stage in ("ingest", "select", "register", "report"):
+        assert overrides_for(stage, [], 100.0) == [], "it uses no GPUs, and knows no such setting"
     for stage in ("pretrain", "captioner", "filter", "capfilt", "evaluate"):
         cfg = load_config(config_classes()[stage], stage, "shapes", overrides_for(stage, [], 100.0))
         assert cfg.max_gpu_hours == 100
