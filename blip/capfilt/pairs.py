@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from blip.capfilt.quality import Facts, QualityConfig, TextFault, inspect, text_faults
 from blip.config import Config
 from blip.data.transforms import eval_transform
+from blip.results import Source
 from blip.shards.layout import select_members
 from blip.shards.names import Members
 from blip.shards.reading import OpenShard
@@ -20,7 +21,6 @@ from blip.shards.sample import BadSample, Rejected, Sample, one_sample
 T = TypeVar("T")
 R = TypeVar("R")
 
-Source = Literal["web", "synthetic"]
 MAX_CARRIED_CHARACTERS = 2048
 """Longer carried fields are cut off."""
 

@@ -7,7 +7,7 @@ EXIT_CONFIG = 42
 """Exit code for a wrong configuration: the same command cannot succeed."""
 MAX_LINE_LENGTH = 700
 """Characters of an error."""
-MAX_VALUE_LENGTH = 120
+MAX_SHOWN_LENGTH = 120
 """Characters of a value in an error."""
 
 
@@ -18,7 +18,7 @@ class ConfigError(ValueError):
 def short_repr(value: Any) -> str:
     """Returns a value on one line, truncated."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = MAX_VALUE_LENGTH
+    short.maxstring = short.maxother = MAX_SHOWN_LENGTH
     return short.repr(value)
 
 

@@ -22,7 +22,7 @@ from blip.training import engine
 
 FORMATS = {
     "ingest": 1,
-    **dict.fromkeys(("pretrain", "captioner", "filter"), engine.FORMAT),
+    **dict.fromkeys(("pretrain", "captioner", "filter"), engine.TRAINING_FORMAT),
     "capfilt": CapFiltJob.FORMAT,
     "select": 1,
     "evaluate": EvaluationJob.FORMAT,

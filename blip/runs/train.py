@@ -44,7 +44,7 @@ from blip.tasks.task import Task
 from blip.tracking import DataInput, start_run
 from blip.training.alarms import CaptionsAlike, ItmAtPrior
 from blip.training.checkpoint import Checkpoints
-from blip.training.engine import FORMAT, Engine, precision
+from blip.training.engine import TRAINING_FORMAT, Engine, precision
 from blip.training.loop import every, fit, regularly
 from blip.training.meter import Meter, Profile
 from blip.training.optimizer import fit_warmup
@@ -281,7 +281,7 @@ def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer
     """Returns the identity of a run: all inputs that determine its result, without placement, I/O settings or code."""
     sources = [("init", str(init), MODEL)] if init else named_sources(cfg.init)
     return {
-        "format": FORMAT,
+        "format": TRAINING_FORMAT,
         "config": cfg.model_dump(mode="json", exclude=OPERATION),
         "precision": precision(cfg.engine),
         "data": [manifest.digest for manifest in manifests],

@@ -26,14 +26,14 @@ from blip.tasks.task import Task, TaskSettings
 from blip.tasks.training_state import save_training_state
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
-FORMAT = 1
+MODEL_FORMAT = 1
 """Increased when the current code could not read the new layout; `upgrade` then converts the previous format."""
 
 
 class ModelConfig(Config):
     """The content of `config.json`."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = MODEL_FORMAT
     task: TaskConfig
     """The task of the training, without the settings that only training reads."""
     model: AnyModelConfig
@@ -59,7 +59,7 @@ def config_values(task: Task) -> dict[str, Any]:
     assert isinstance(cfg, TaskSettings)
     assert isinstance(model, MED | VQAModel | NLVRModel | QueriedImages)
     settings = cfg.model_dump(mode="json", exclude=set(cfg.TRAINING))
-    return {"format": FORMAT, "task": settings, "model": model.cfg.model_dump(mode="json")}
+    return {"format": MODEL_FORMAT, "task": settings, "model": model.cfg.model_dump(mode="json")}
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
@@ -77,12 +77,12 @@ def upgrade(values: dict[str, Any], path: Path) -> dict[str, Any]:
         case 0 if isinstance(values.get("task"), dict) and "model" in values:  # the whole configuration of the training
             training = TRAINING_OF_FORMAT_0
             task = {key: value for key, value in values["task"].items() if key not in training}
-            return {"format": FORMAT, "task": task, "model": values["model"]}
+            return {"format": MODEL_FORMAT, "task": task, "model": values["model"]}
         case 0:
             raise ConfigError(f"{path}: holds no task and model, so this is no model folder that `blip train` wrote")
-        case int(number) if number > FORMAT:
+        case int(number) if number > MODEL_FORMAT:
             raise ConfigError(
-                f"{path}: format is {number}, this version reads formats up to {FORMAT}: use a newer version"
+                f"{path}: format is {number}, this version reads formats up to {MODEL_FORMAT}: use a newer version"
             )
     return values
 

@@ -16,7 +16,7 @@ from blip.models.med import MEDConfig
 from blip.models.weights.load import Allowed
 from blip.shards.sample import BadSample, Sample
 
-Model = TypeVar("Model", bound=nn.Module)
+ModelT = TypeVar("ModelT", bound=nn.Module)
 View = Callable[[bytes], Tensor]
 """Maps an encoded image to a view of it, uint8 `(3, H, W)`; in training, views are random."""
 
@@ -93,14 +93,14 @@ Predict = Callable[[Batch, Sequence[int]], list[P]]
 """Maps a batch and the positions of its samples in the data set to one prediction per sample."""
 
 
-class Task(nn.Module, ABC, Generic[Model]):
+class Task(nn.Module, ABC, Generic[ModelT]):
     """A model with its losses.
 
     All state that a restart needs is a parameter or a persistent buffer, including teacher and queue. Random draws use
     torch's generators, which the training loop seeds for each micro-batch.
     """
 
-    model: Model
+    model: ModelT
     """The trained model, without training state such as teacher and queue."""
     tokenizer: Tokenizer
     momentum_teacher: ClassVar[bool] = False
@@ -146,7 +146,7 @@ class Task(nn.Module, ABC, Generic[Model]):
         """Returns the batch of a list of examples."""
 
 
-class EvaluableTask(Task[Model], Generic[Model, P]):
+class EvaluableTask(Task[ModelT], Generic[ModelT, P]):
     """A task with an evaluation: `predict` runs per batch on any worker, `score` once over the whole data set."""
 
     prediction: type[P]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
 
-MAX_VALUE_LENGTH = 500
+MAX_PARAM_LENGTH = 500
 """Characters of a value that every version of MLflow accepts."""
 
 
@@ -56,8 +56,8 @@ def flatten(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 
 
 def truncate(value: Any) -> str:
-    """Returns a value as text of at most MAX_VALUE_LENGTH characters."""
+    """Returns a value as text of at most MAX_PARAM_LENGTH characters."""
     is_nested = isinstance(value, (list, tuple, Mapping))
     text = json.dumps(value, default=str) if is_nested else str(value)
     text = text.encode(errors="replace").decode()  # MLflow refuses names that are not UTF-8
-    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 1]}…"
+    return text if len(text) <= MAX_PARAM_LENGTH else f"{text[: MAX_PARAM_LENGTH - 1]}…"

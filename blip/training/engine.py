@@ -19,7 +19,7 @@ from blip.distributed import all_gather_objects, all_reduce_sum, device, init_di
 from blip.tasks.task import Task
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer, learning_rate, set_learning_rate
 
-FORMAT = 1
+TRAINING_FORMAT = 1
 """Increased when the same configuration, data and initial weights lead to different weights; runs then start anew."""
 
 

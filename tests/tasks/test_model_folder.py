@@ -9,7 +9,7 @@ import torch
 from tiny_models import both, model_folder
 
 from blip.config import ConfigError
-from blip.tasks.model_folder import CONFIG, FORMAT, load_task, read_model_config
+from blip.tasks.model_folder import CONFIG, MODEL_FORMAT, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining
 
 PAST = sorted((Path(__file__).parent / "model_folders").iterdir())
@@ -25,7 +25,7 @@ def test_a_folder_of_every_past_format_loads(folder: Path):
 
 
 def test_there_is_a_folder_of_each_past_format():
-    assert [folder.name for folder in PAST] == [f"format_{number}" for number in range(FORMAT)]
+    assert [folder.name for folder in PAST] == [f"format_{number}" for number in range(MODEL_FORMAT)]
 
 
 def test_settings_of_the_training_are_not_in_the_folder(tmp_path: Path):
@@ -47,8 +47,8 @@ def test_a_setting_of_training_that_was_renamed_leaves_an_old_model_readable(tmp
 
 
 def test_a_format_of_the_future_says_what_to_do(tmp_path: Path):
-    (tmp_path / CONFIG).write_text(json.dumps({"format": FORMAT + 1, "task": {}, "model": {}}))
-    with pytest.raises(ConfigError, match=f"format is {FORMAT + 1}.* use a newer version"):
+    (tmp_path / CONFIG).write_text(json.dumps({"format": MODEL_FORMAT + 1, "task": {}, "model": {}}))
+    with pytest.raises(ConfigError, match=f"format is {MODEL_FORMAT + 1}.* use a newer version"):
         load_task(tmp_path)
 
 
