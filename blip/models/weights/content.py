@@ -92,11 +92,27 @@ VISION_MODEL = Content("image encoder", required=("config.json",), optional=("pr
 
 
 def named_sources(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, Content]]:
-    """Yields the settings with a Content in their annotation that have a value: dotted name, value, and content."""
+    """Yields the settings with a Content in their annotation that have a value: dotted name, value, and content.
+
+    Looks into the configurations in fields, in their tuples and lists, and in their dictionaries.
+    """
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        if isinstance(value, BaseModel):
-            yield from named_sources(value, f"{prefix}{name}.")
-        elif isinstance(value, str) and value:
-            contents = [content for content in field.metadata if isinstance(content, Content)]
+        contents = [content for content in field.metadata if isinstance(content, Content)]
+        if isinstance(value, str) and value:
             yield from ((f"{prefix}{name}", value, content) for content in contents)
+        for key, part in parts(name, value):
+            yield from named_sources(part, f"{prefix}{key}.")
+
+
+def parts(name: str, value: object) -> list[tuple[str, BaseModel]]:
+    """Returns the configurations in a field's value by their dotted names."""
+    match value:
+        case BaseModel():
+            return [(name, value)]
+        case list() | tuple():
+            return [(f"{name}.{number}", part) for number, part in enumerate(value) if isinstance(part, BaseModel)]
+        case dict():
+            return [(f"{name}.{key}", part) for key, part in value.items() if isinstance(part, BaseModel)]
+        case _:
+            return []

@@ -19,6 +19,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 INDEX = ".index.json"
 """Suffix of an index."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+AGAIN = "fetch it again from its source"
+"""The way out of a damaged file."""
 SECTIONS = ("model", "state_dict", "model_state_dict", "module", "net", "weights")
 """Keys of a pickle under which training programs save a model's tensors, beside other state."""
 
@@ -44,7 +46,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     for name in WEIGHTS:
         if (folder / name).is_file():
             return read_parts(folder / name) if name.endswith(INDEX) else read_tensors(folder / name)
-    raise WeightsError(f"{folder}: contains no weights; looked for {', '.join(WEIGHTS)}")
+    raise WeightsError(f"{folder}: contains no weights; looked for {', '.join(WEIGHTS)}; name the file itself")
 
 
 def read_parts(index: Path) -> dict[str, Tensor]:
@@ -63,13 +65,15 @@ def parts_of(content: bytes, index: str) -> list[str]:
         files = set(json.loads(content)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise WeightsError(
-            f"{index}: not an index of weights, or damaged: no `weight_map` of tensors to files ({e!r})"
+            f"{index}: not an index of weights, or damaged: no `weight_map` of tensors to files ({e!r}); {AGAIN}"
         ) from None
     odd = [
         name for name in files if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIXES)
     ]
     if odd or not files:
-        raise WeightsError(f"{index}: names {odd[0] if odd else 'no file'!r}, expected names of files beside it")
+        raise WeightsError(
+            f"{index}: names {odd[0] if odd else 'no file'!r}, expected names of files beside it; {AGAIN}"
+        )
     return sorted(files)
 
 
@@ -80,7 +84,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             aliases = file.metadata() or {}
     except Exception as e:  # damaged headers raise many types of exceptions
-        raise WeightsError(f"{path}: not a safetensors file, or damaged: {first_line(e)}") from None
+        raise WeightsError(f"{path}: not a safetensors file, or damaged: {first_line(e)}; {AGAIN}") from None
     return check_not_empty(tensors | {alias: tensors[name] for alias, name in aliases.items() if name in tensors}, path)
 
 
@@ -103,7 +107,7 @@ def pickle_error(path: Path, error: Exception) -> WeightsError:
     """
     code = re.search(r"GLOBAL ([\w.]+)", str(error))
     if code is None:
-        return WeightsError(f"{path}: is no file that torch has written, or damaged: {first_line(error)}")
+        return WeightsError(f"{path}: not a file that torch has written, or damaged: {first_line(error)}; {AGAIN}")
     command = (
         f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
         "c = c.state_dict() if isinstance(c, torch.nn.Module) else c; s = c.get('model') or c.get('state_dict') or c; "
@@ -140,7 +144,7 @@ def section_of(content: Any, path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{path}: holds tensors under {names}; save the section to load as a file of its own")
         else:
             return {}
-    raise WeightsError(f"{path}: contains a {type(content).__name__}, not tensors by name")
+    raise WeightsError(f"{path}: contains a {type(content).__name__}, not tensors by name; save a state_dict")
 
 
 def holds_tensors(value: object) -> bool:
@@ -157,7 +161,7 @@ def holds_tensors(value: object) -> bool:
 
 def check_not_empty(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     if not tensors:
-        raise WeightsError(f"{path}: contains no tensors by name")
+        raise WeightsError(f"{path}: contains no tensors by name; name the file of a model's weights")
     return tensors
 
 

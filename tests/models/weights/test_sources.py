@@ -2,12 +2,15 @@
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from fake_hub import FakeHub, fake_hub, use_hub
+from pydantic import Field
 
+from blip.config import Config
 from blip.models.weights import mirror
-from blip.models.weights.content import IMAGE_ENCODER, MODEL, TOKENIZER, TRANSFORMERS_MODEL, Content
+from blip.models.weights.content import IMAGE_ENCODER, MODEL, TOKENIZER, TRANSFORMERS_MODEL, Content, named_sources
 from blip.models.weights.files import WeightsError
 from blip.models.weights.mirror import RECORD, FileRecord, MirrorRecord
 from blip.models.weights.source import check_source, fetched
@@ -174,3 +177,31 @@ def test_a_path_that_is_not_there_is_no_name(source: str, tmp_path: Path, monkey
     use_hub(tmp_path, "http://127.0.0.1:9", monkeypatch)
     with pytest.raises(WeightsError, match="no such file or folder, and no hub name"):
         check_source(source)
+
+
+class Encoder(Config):
+    weights: Annotated[str | None, IMAGE_ENCODER] = None
+    name: str = "not a source"
+
+
+class Stage(Config):
+    encoder: Encoder | None = None
+    others: tuple[Encoder, ...] = ()
+    by_name: dict[str, Encoder] = Field(default={})
+    words: Annotated[str, TOKENIZER] = ""
+
+
+def test_the_settings_that_name_a_source_are_found_wherever_they_stand():
+    assert list(named_sources(Stage())) == []
+    stage = Stage(
+        encoder=Encoder(weights="a"),
+        others=(Encoder(), Encoder(weights="b")),
+        by_name={"x": Encoder(weights="c")},
+        words="d",
+    )
+    assert list(named_sources(stage)) == [
+        ("encoder.weights", "a", IMAGE_ENCODER),
+        ("others.1.weights", "b", IMAGE_ENCODER),
+        ("by_name.x.weights", "c", IMAGE_ENCODER),
+        ("words", "d", TOKENIZER),
+    ]
