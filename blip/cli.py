@@ -218,15 +218,24 @@ def evaluate(
     model: ModelFolder,
     data: Data,
     out: Out,
+    task: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TASK",
+            help="What to score, may be repeated: retrieval, captioning, vqa, nlvr, dialog, video_retrieval, video_qa; "
+            "none: retrieval and captioning.",
+        ),
+    ] = [],  # noqa: B006
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
 ) -> None:
-    """Score a model on the test split: retrieval and captions."""
+    """Score a model on a split, and write the files that the data sets' servers take."""
     from blip.runs.evaluate import evaluate
 
-    print_result(evaluate(run_context(preset, overrides, store, revision), data=data, model=model, out=out))
+    chosen = [f"tasks=[{','.join(task)}]"] if task else []
+    print_result(evaluate(run_context(preset, chosen + overrides, store, revision), data=data, model=model, out=out))
 
 
 @app.command()

@@ -246,12 +246,17 @@ class EvaluationResult(Result):
     """Scores by task and name, as `EvaluableTask.score` yields them."""
     described: dict[str, str] = Field(default_factory=dict)
     """Captions of the first images by sample id."""
+    not_scored: dict[str, str] = Field(default_factory=dict)
+    """Scores that were asked for and could not be computed, with the reason."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Number of rejected samples by reason."""
 
     @classmethod
     def verb(cls) -> str:
         return "evaluate"
+
+    def notes(self) -> list[str]:
+        return list(self.not_scored.values())
 
     def named(self) -> dict[str, float]:
         """Returns all scores by names such as `retrieval.mean`, including those that are not finite."""

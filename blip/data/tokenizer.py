@@ -128,6 +128,11 @@ class Tokenizer:
             mask[row, : len(encoding)] = True
         return Tokens(ids, mask)
 
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Returns the number of tokens of each text, without [CLS] and [SEP] around it."""
+        self.backend.no_truncation()
+        return [len(found) for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
     def unknown(self, texts: Iterable[str]) -> float:
         """Returns the share of [UNK] among the tokens of texts, 0 to 1, without special tokens."""
         self.backend.no_truncation()

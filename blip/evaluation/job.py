@@ -6,28 +6,35 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
-from blip.batch import Example
 from blip.budget import Budget, gpus_held
 from blip.data.images import MAX_PIXELS, MOST_PIXELS, decode
 from blip.data.transforms import eval_transform
 from blip.distributed import device
 from blip.evaluation.shard import EvaluationConfig, ShardPredictor, quotas, read_predictions
 from blip.logs import log
-from blip.shards.sample import BadSample, Sample
 from blip.shards.verification import ShardError
 from blip.storage import Store, open_store
 from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.config import TaskConfig
+from blip.tasks.dialog import DialogConfig
 from blip.tasks.model_folder import load_task, read_model_config
+from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.retrieval import RetrievalConfig
 from blip.tasks.task import EvaluableTask, P, Predict
+from blip.tasks.video import VideoQAConfig, VideoRetrievalConfig
+from blip.tasks.vqa import VQAConfig
 from blip.workers.job import Job, WorkConfig
 from blip.workers.queue import ShardQueue, finished, shard_records
 from blip.workers.worker import Worker
 
+TaskName = Literal["retrieval", "captioning", "vqa", "nlvr", "dialog", "video_retrieval", "video_qa"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+"""The tasks that can be evaluated."""
 PASSES = ("predict", "rerank")
 """The passes of a task over all samples; the second only for tasks that re-rank."""
 
@@ -35,21 +42,59 @@ PASSES = ("predict", "rerank")
 class EvaluateConfig(WorkConfig):
     split: str = Field(default="test", pattern=r"^[\w./ -]+$")
     """The name of the manifest to evaluate on; it is a part of the metrics' names."""
+    tasks: tuple[TaskName, ...] = ("retrieval", "captioning")
+    """The tasks to evaluate; the settings of all others are none."""
     retrieval: RetrievalConfig | None = RetrievalConfig()
     """Settings of retrieval; none skips it."""
     captioning: CaptioningConfig | None = CaptioningConfig()
     """Settings of captioning; none skips it."""
+    vqa: VQAConfig | None = VQAConfig()
+    """Settings of visual question answering."""
+    nlvr: NLVRConfig | None = NLVRConfig()
+    """Settings of NLVR2."""
+    dialog: DialogConfig | None = DialogConfig()
+    """Settings of visual dialog."""
+    video_retrieval: VideoRetrievalConfig | None = VideoRetrievalConfig()
+    """Settings of retrieval among videos."""
+    video_qa: VideoQAConfig | None = VideoQAConfig()
+    """Settings of questions about videos."""
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
     """Most pixels of an image. Baseline JPEGs with more are downscaled, other images are bad samples.
 
     Bounds memory: decoding takes up to 16 bytes per pixel."""
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
+    @model_validator(mode="before")
+    @classmethod
+    def other_tasks_have_no_settings(cls, values: Any) -> Any:
+        """Sets the settings of tasks that are not evaluated to none: they are no part of the job's identity."""
+        if not isinstance(values, dict):
+            return values
+        tasks = values.get("tasks", cls.model_fields["tasks"].default)
+        named = tasks if isinstance(tasks, list | tuple) else ()
+        return values | dict.fromkeys((name for name in TASKS if name not in named), None)
+
     @model_validator(mode="after")
     def something_is_evaluated(self) -> Self:
-        if self.retrieval is None and self.captioning is None:
-            raise ValueError("retrieval and captioning are both none: set at least one of them")
+        if not self.task_configs:
+            raise ValueError(
+                f"nothing is evaluated: the settings of {', '.join(self.tasks) or 'no task'} are none; "
+                f"set tasks to some of {', '.join(TASKS)}"
+            )
         return self
+
+    @property
+    def task_configs(self) -> dict[str, TaskConfig]:
+        """The settings of the evaluated tasks by name."""
+        found = {name: getattr(self, name) for name in TASKS}
+        return {name: cfg for name, cfg in found.items() if cfg is not None}
+
+    def output_settings(self) -> dict[str, Any]:
+        """The settings that change predictions; those of the scores alone do not."""
+        values = super().output_settings()
+        for name, cfg in self.task_configs.items():
+            values[name] = {key: value for key, value in values[name].items() if key not in cfg.SCORING}
+        return values
 
 
 class EvaluationJob(Job[EvaluateConfig]):
@@ -82,14 +127,13 @@ def load_tasks(cfg: EvaluateConfig, model: str | Path) -> Tasks:
 
     Raises ConfigError if texts or captions are longer than the model's positions.
     """
-    if cfg.retrieval is not None:
-        cfg.retrieval.check_text_lengths(read_model_config(model).model)
+    sizes = read_model_config(model).model
     tasks: dict[str, EvaluableTask[Any, Any]] = {}
-    for task_cfg in (cfg.retrieval, cfg.captioning):
-        if task_cfg is not None:
-            task = load_task(model, task_cfg)
-            assert isinstance(task, EvaluableTask)
-            tasks[task_cfg.type] = task
+    for name, task_cfg in cfg.task_configs.items():
+        task_cfg.check_text_lengths(sizes)
+        task = load_task(model, task_cfg)
+        assert isinstance(task, EvaluableTask)
+        tasks[name] = task
     return tasks
 
 
@@ -110,7 +154,7 @@ def predict_all(
     cfg = job.config.evaluation
     wanted = job.quotas
     shards = {shard.name: shard for shard in job.input.shards if shard.name in wanted}
-    prepare = partial(evaluation_example, size=size, max_pixels=job.config.max_pixels)
+    view = partial(evaluation_view, size=size, max_pixels=job.config.max_pixels)
     tally = Counter[str]()
     began = time.monotonic()
 
@@ -122,7 +166,7 @@ def predict_all(
             task,
             predict,
             job.input.store,
-            prepare,
+            lambda sample: task.whole(sample, view),
             batch=cfg.batch,
             quotas=wanted,
             offsets=offsets,
@@ -199,10 +243,6 @@ def samples_done(job: EvaluationJob, home: Store, tasks: Tasks) -> int:
     return count
 
 
-def evaluation_example(sample: Sample, size: int, max_pixels: int = MAX_PIXELS) -> Example:
-    """Returns a sample with its whole image and all its texts. Raises BadSample."""
-    texts = [text for text in sample.texts if text.strip()]
-    if not texts:
-        raise BadSample("empty text")
-    image = eval_transform(size)(decode(sample.images[0], max_pixels))
-    return Example(sample.key, image, texts, sample.meta, sample.id)
+def evaluation_view(image: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Returns the view of an encoded image in evaluation, all of it, uint8 `(3, size, size)`. Raises BadSample."""
+    return eval_transform(size)(decode(image, max_pixels))

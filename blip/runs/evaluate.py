@@ -1,4 +1,4 @@
-"""Evaluate: scores a model's retrieval and captioning on held-out images."""
+"""Evaluate: scores a model's tasks on held-out data."""
 
 import json
 import signal
@@ -36,7 +36,7 @@ from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, Workers, wait_for_workers
 from blip.workers.queue import new_worker_name
 
-CAPTIONS, METRICS = "captions.json", "metrics.json"
+CAPTIONS, METRICS, SUBMISSIONS = "captions.json", "metrics.json", "submission"
 SHOWN_CAPTIONS = 12
 """The number of test images whose captions the report shows."""
 
@@ -44,10 +44,11 @@ SHOWN_CAPTIONS = 12
 def evaluate(
     context: RunContext, *, data: str | Path, model: str | Path, out: str | Path, workers: Workers | None = None
 ) -> EvaluationResult:
-    """Evaluates a model folder on a split of the data folder; `out` gets `metrics.json` and every caption.
+    """Evaluates a model folder on a split of the data folder.
 
-    Retrieval: R@1, 5, 10 in both directions after re-ranking. Captioning: scores against human captions and, if the
-    data set's truth is known, the share of true captions. Workers pull the split's shards, on this machine unless
+    `out` gets `metrics.json`, every caption, and in `submission` the files that the data sets' servers take. The scores
+    are those of each task's `score`, and for captions the share of true ones if the data set's truth is known.
+    Workers pull the split's shards, on this machine unless
     `workers` starts them elsewhere; predictions of an earlier evaluation of the same model are reused.
     Raises ConfigError; StoreError if the store lacks what workers need; WorkerError and ShardError if work failed.
     """
@@ -91,7 +92,7 @@ def evaluate(
             bar.advance(
                 samples_done(job, home, tasks) - bar.done
             )  # what was begun before this attempt is in nobody's tally
-        scores, described = {}, {}
+        scores, described, not_scored = {}, {}, {}
         evaluated, left_out = sample_counts(job, home, tasks)
         if not evaluated:
             raise ConfigError(
@@ -103,6 +104,12 @@ def evaluate(
         for kind, task in tasks.items():
             found = predictions(job, home, kind, task)
             scores[kind] = dict(task.score(found))
+            not_scored |= {f"{kind}.{name}": reason for name, reason in task.not_scored().items()}
+            for name, content in task.submission(found).items():
+                file = folder / SUBMISSIONS / name
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+                run.artifact(file)
             if kind == "captioning":
                 scores[kind] |= true_share(found, judge_of(manifest))
                 described = {p.id: p.caption for p in found[:SHOWN_CAPTIONS]}
@@ -113,6 +120,7 @@ def evaluate(
             split=cfg.split,
             scores=scores,
             described=described,
+            not_scored=not_scored,
             rejected=left_out,
             digest=models["model"].digest,  # the gate registers only the model that was evaluated
             gpu_hours=budget.hours,

@@ -1,8 +1,15 @@
-"""The stages of a bootstrap: their configuration classes, and their share of a pipeline's overrides."""
+"""The stages of the pipelines: their configuration classes, and their share of a pipeline's overrides."""
 
 from collections.abc import Sequence
 
 from blip.config import Config, ConfigError, load_config
+
+BOOTSTRAP = ("ingest", "pretrain", "captioner", "filter", "capfilt", "select", "evaluate", "register")
+"""The stages of the bootstrap."""
+TASKS = ("retrieval", "captioning", "vqa", "nlvr", "dialog")
+"""The stages that fine-tune a model for a downstream task."""
+DOWNSTREAM = ("ingest", *TASKS, "evaluate", "register")
+"""The stages of the downstream pipeline."""
 
 
 def config_classes() -> dict[str, type[Config]]:
@@ -23,6 +30,7 @@ def config_classes() -> dict[str, type[Config]]:
         "select": SelectionConfig,
         "evaluate": EvaluateConfig,
         "register": RegisterConfig,
+        **dict.fromkeys((*TASKS, "retrieval_flickr30k"), RunConfig),
     }
 
 
@@ -46,9 +54,10 @@ def without_placement(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if not override.startswith("placement.")]
 
 
-def load_stages(preset: str, overrides: Sequence[str]) -> dict[str, Config]:
-    """Loads every stage's configuration. Raises ConfigError with all mistakes, one per line."""
-    stages = config_classes()
+def load_stages(preset: str, overrides: Sequence[str], names: Sequence[str] = BOOTSTRAP) -> dict[str, Config]:
+    """Loads the configuration of a pipeline's stages. Raises ConfigError with all mistakes, one per line."""
+    classes = config_classes()
+    stages = {name: classes[name] for name in names}
     found: dict[str, Config] = {}
     wrong = [
         f"override {override!r} must begin with its stage, one of: {', '.join(stages)}; "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,12 +17,14 @@ from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, 
 from blip.models.med import MED, MEDConfig
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import caption_loss, next_token_targets
-from blip.tasks.task import EvaluableTask, Prediction, TaskSettings
+from blip.shards.sample import Sample
+from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View
 from blip.tasks.text import Reduction, TextLengths, shared_count
 
 
 class CaptioningConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"smoothing", "lm_reduction"})
+    SCORING: ClassVar = frozenset({"meteor", "spice", "spice_models"})
     TOWERS: ClassVar = ("visual_encoder", "text_decoder")
     DIFFERENCES: ClassVar = Allowed(unused=(*TRAINING_STATE, *HEADS, "text_encoder.*"))
     type: Literal["captioning"] = "captioning"
@@ -34,6 +37,12 @@ class CaptioningConfig(TaskSettings):
     """Mean of the LM loss: over all tokens of an optimizer step, or, as in the reference, over each process's batch."""
     decoding: Decoding = Beam()
     """Decoding method in evaluation."""
+    meteor: bool = False
+    """Score METEOR too, which takes some seconds and 2 GB."""
+    spice: bool = False
+    """Score SPICE too, where `spice_models` are there; where they are not, the result says so."""
+    spice_models: Path | None = None
+    """The folder of Stanford CoreNLP 3.6 and its models, which SPICE needs; none looks beside pycocoevalcap's SPICE."""
 
     def build_model(self, model: MEDConfig) -> MED:
         return MED(model, encoder=False)
@@ -131,17 +140,58 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
             case Beam():
                 return beam_search(self.model.decode_step, prompt, cross, decoding, sep)
 
+    def whole(self, sample: Sample, view: View) -> Example:
+        """Returns the example of an image, whose captions may be unknown."""
+        texts = [text for text in sample.texts if text.strip()]
+        return Example(sample.key, view(sample.images[0]), texts, sample.meta, sample.id)
+
     def predict(self, batch: Batch) -> list[CaptionPrediction]:
         captions = self.tokenizer.decode(self.generate(batch.images, self.cfg.decoding).ids)
         columns = (batch.keys, batch.ids, captions, batch.extra["references"], batch.extra["meta"])
         return [CaptionPrediction(*row) for row in zip(*columns, strict=True)]
 
     def score(self, predictions: list[CaptionPrediction]) -> Iterator[tuple[str, float]]:
-        """Yields BLEU, ROUGE-L and CIDEr, times 100."""
-        from blip.metrics.captioning import caption_scores  # local import: pycocoevalcap and Java come with an extra
+        """Yields BLEU, ROUGE-L and CIDEr, times 100, and METEOR and SPICE if they are asked for and can be computed.
+
+        Of a data set with domains, such as NoCaps, it yields CIDEr and SPICE of each domain too, over its own images.
+        Nothing is yielded if no captions of people are published.
+        """
+        from blip.metrics.captioning import (
+            caption_scores,
+            spice_folder,
+        )  # local import: pycocoevalcap and Java come with an extra
 
         # keys may repeat, and every prediction counts
-        numbered = {str(number): p for number, p in enumerate(predictions)}
-        captions = {number: p.caption for number, p in numbered.items()}
-        references = {number: p.references for number, p in numbered.items()}
-        yield from caption_scores(captions, references).items()
+        known = {str(number): p for number, p in enumerate(predictions) if p.references}
+        domains = {str(p.meta["domain"]): dict[str, CaptionPrediction]() for p in known.values() if "domain" in p.meta}
+        for number, p in known.items():
+            if "domain" in p.meta:
+                domains[str(p.meta["domain"])][number] = p
+        spice = spice_folder(self.cfg.spice_models) if self.cfg.spice else None
+
+        def scored(some: dict[str, CaptionPrediction], meteor: bool) -> dict[str, float]:
+            captions = {number: p.caption for number, p in some.items()}
+            references = {number: p.references for number, p in some.items()}
+            return caption_scores(captions, references, meteor=meteor, spice=spice)
+
+        if known:
+            yield from scored(known, self.cfg.meteor).items()
+        for domain, some in sorted(domains.items()):
+            own = scored(some, meteor=False)
+            for name in ("cider", "spice"):
+                if name in own:
+                    yield f"{name}_{domain.partition('-')[0]}", own[name]
+
+    def not_scored(self) -> dict[str, str]:
+        """Returns the scores that are asked for and cannot be computed, with the reason."""
+        from blip.metrics.captioning import SPICE_IS_MISSING, spice_folder
+
+        missing = self.cfg.spice and spice_folder(self.cfg.spice_models) is None
+        return {"spice": SPICE_IS_MISSING} if missing else {}
+
+    def submission(self, predictions: list[CaptionPrediction]) -> dict[str, Any]:
+        """Returns the results that the servers of COCO and NoCaps take, if the images have ids of theirs."""
+        if not all("image_id" in p.meta for p in predictions):
+            return {}
+        results = [{"image_id": p.meta["image_id"], "caption": p.caption} for p in predictions]
+        return {"captions_results.json": results}

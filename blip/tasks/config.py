@@ -6,12 +6,22 @@ from pydantic import Field
 
 from blip.tasks.blip2_stage1 import Blip2Stage1Config
 from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.dialog import DialogConfig
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig
+from blip.tasks.video import VideoQAConfig, VideoRetrievalConfig
 from blip.tasks.vqa import VQAConfig
 
 TaskConfig = Annotated[
-    PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig | Blip2Stage1Config,
+    PretrainingConfig
+    | CaptioningConfig
+    | RetrievalConfig
+    | VQAConfig
+    | NLVRConfig
+    | DialogConfig
+    | VideoRetrievalConfig
+    | VideoQAConfig
+    | Blip2Stage1Config,
     Field(discriminator="type"),
 ]

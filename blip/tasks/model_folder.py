@@ -11,6 +11,7 @@ from blip.config import Config, ConfigError, read_config, validate
 from blip.data.tokenizer import Tokenizer
 from blip.models.blip2 import QueriedImages
 from blip.models.config import AnyModelConfig
+from blip.models.dialog import DialogModel
 from blip.models.med import MED
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
@@ -57,7 +58,7 @@ def config_values(task: Task) -> dict[str, Any]:
     """Returns the content of `config.json`."""
     cfg, model = task.cfg, task.model
     assert isinstance(cfg, TaskSettings)
-    assert isinstance(model, MED | VQAModel | NLVRModel | QueriedImages)
+    assert isinstance(model, MED | VQAModel | NLVRModel | DialogModel | QueriedImages)
     settings = cfg.model_dump(mode="json", exclude=set(cfg.TRAINING))
     return {"format": MODEL_FORMAT, "task": settings, "model": model.cfg.model_dump(mode="json")}
 

@@ -111,7 +111,7 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         image_tokens = model.encode_image(images)
         hidden = model.encode_text(text)
         itc, i2t, t2i = self.alignment.itc_loss(
-            model.image_feature(image_tokens), model.text_feature(hidden), images, text, ids
+            self.feature(image_tokens), model.text_feature(hidden), images, text, ids
         )
         cross = model.text_encoder.cross_keys_values(image_tokens)
         return {"itc": itc, "itm": self.alignment.itm_loss(model, text, image_tokens, cross, i2t, t2i, ids)}
@@ -141,10 +141,14 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         """Returns the tokens `(B, N, D)` of a batch's images."""
         return self.model.encode_image(normalise(batch.images))
 
+    def feature(self, tokens: Tensor) -> Tensor:
+        """Maps tokens of images `(B, N, D)` to unit vectors `(B, E)`."""
+        return self.model.image_feature(tokens)
+
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[RetrievalPrediction]:
         """Returns the features of each image and of all its texts."""
-        images = self.model.image_feature(self.encode(batch)).cpu()
+        images = self.feature(self.encode(batch)).cpu()
         predictions = []
         for key, texts, image in zip(batch.keys, batch.extra["texts"], images, strict=True):
             text = self.model.text_feature(self.model.encode_text(self.tokens(texts).to(batch.images.device))).cpu()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example
@@ -28,6 +29,8 @@ class TaskSettings(Config, ABC):
     """The class of the model's settings."""
     TRAINING: ClassVar[frozenset[str]] = frozenset()
     """Settings that only training reads; a model folder omits them, so that they can change."""
+    SCORING: ClassVar[frozenset[str]] = frozenset()
+    """Settings that change scores alone: predictions of an earlier evaluation serve if they differ."""
     TOWERS: ClassVar[tuple[str, ...]]
     """The model's towers, as prefixes of their parameters' names."""
     DIFFERENCES: ClassVar[Allowed]
@@ -152,6 +155,13 @@ class EvaluableTask(Task[ModelT], Generic[ModelT, P]):
     prediction: type[P]
     """The class of the task's predictions."""
 
+    def whole(self, sample: Sample, view: View) -> Example:
+        """Returns the example of a sample in evaluation: its whole image and all its texts.
+
+        Raises BadSample if the sample lacks a required part; what only training requires may be missing.
+        """
+        return Example(sample.key, view(sample.images[0]), texts_of(sample), sample.meta, sample.id)
+
     @abstractmethod
     def predict(self, batch: Batch) -> list[P]:
         """Returns one prediction per sample, without gradients."""
@@ -168,6 +178,22 @@ class EvaluableTask(Task[ModelT], Generic[ModelT, P]):
     @abstractmethod
     def score(self, predictions: list[P]) -> Iterator[tuple[str, float]]:
         """Yields the name and value of each score over the whole data set."""
+
+    def not_scored(self) -> dict[str, str]:
+        """Returns the names of scores that are asked for and cannot be computed, with the reason."""
+        return {}
+
+    def submission(self, predictions: list[P]) -> dict[str, Any]:  # noqa: ARG002
+        """Returns the files that the data set's server takes, JSON values by file name; none if it takes none.
+
+        A text is written as it is, any other value as JSON.
+        """
+        return {}
+
+
+def frames_of(sample: Sample, view: View) -> Tensor:
+    """Returns the views of all images of a sample, `(F, 3, H, W)`, such as the frames of a video."""
+    return torch.stack([view(image) for image in sample.images])
 
 
 def texts_of(sample: Sample) -> list[str]:

@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from statistics import mean
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from blip.batch import Batch, Example, Tokens
 from blip.config import ConfigError
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
-from blip.metrics.vqa import vqa_accuracy
+from blip.metrics.vqa import direct_answer_accuracy, vqa_accuracy
 from blip.models.bert import KeysValues, KVCache
 from blip.models.generation import Beam, beam_search, check_room
 from blip.models.med import MEDConfig
@@ -78,7 +80,16 @@ class VQAConfig(TaskSettings):
 class VQAPrediction(Prediction):
     answer: str
     said: list[str]
-    """The annotators' answers."""
+    """The annotators' answers; none if they are not published."""
+    question_id: str | int
+    kind: str = ""
+    """The kind of the question's answer, such as `yes/no`; empty if the data set names none."""
+    choice: str | None = None
+    """The likeliest of the question's own choices, if it has some."""
+    correct: str | None = None
+    """The correct one of them, if it is published."""
+    difficult: bool = False
+    """Whether the data set excludes the question from the accuracy of direct answers."""
 
 
 class VQA(EvaluableTask[VQAModel, VQAPrediction]):
@@ -105,11 +116,24 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         answers, weight = sample.meta.get("answers"), sample.meta.get("weight", 1.0)
         if not isinstance(answers, list) or not answers:
             raise BadSample("no answers")
-        if not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise BadSample("answer is not a text")
+        check_texts(answers, "answer is not a text")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise BadSample("weight is not a number of 0 or more")
         return super().prepare(sample, view, rng)
+
+    def whole(self, sample: Sample, view: View) -> Example:
+        """Returns the example of a question; its answers may be unknown, and the metadata may have its own `choices`.
+
+        Raises BadSample if one of them is invalid.
+        """
+        answers, choices = sample.meta.get("answers", []), sample.meta.get("choices")
+        check_texts(answers, "answer is not a text")
+        if choices is not None:
+            check_texts(choices, "choice is not a text")
+            correct = sample.meta.get("correct_choice", 0)
+            if not isinstance(correct, int) or not 0 <= correct < len(choices):
+                raise BadSample("correct choice is none of the choices")
+        return super().whole(sample, view)
 
     def collate(self, examples: list[Example]) -> Batch:
         """Returns a batch of questions with their distinct answers.
@@ -129,6 +153,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
             owner=owner,
             weights=weights,
             said=said,
+            meta=[e.meta for e in examples],
         )
 
     def encode_answers(self, answers: list[str]) -> Tokens:
@@ -192,11 +217,76 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
             case "rank":
                 choices = self.encode_answers(self.answers).to(batch.images.device)
                 answers = [self.answers[i] for i in self.rank(batch.images, batch.text, choices).tolist()]
-        return [VQAPrediction(*row) for row in zip(batch.keys, answers, batch.extra["said"], strict=True)]
+        chosen = self.choose(batch)
+        found = []
+        columns = zip(batch.keys, answers, batch.extra["said"], batch.extra["meta"], chosen, strict=True)
+        for key, answer, said, meta, choice in columns:
+            choices, correct = meta.get("choices"), meta.get("correct_choice")
+            prediction = VQAPrediction(
+                key,
+                answer,
+                said,
+                question_id=meta.get("question_id", key),
+                kind=str(meta.get("answer_type") or meta.get("kind") or ""),
+                choice=choice,
+                correct=None if choices is None or correct is None else choices[correct],
+                difficult=bool(meta.get("difficult")),
+            )
+            found.append(prediction)
+        return found
+
+    @torch.no_grad()
+    def choose(self, batch: Batch) -> list[str | None]:
+        """Returns the likeliest of each question's own choices; None for a question without any."""
+        assert batch.text is not None
+        found: list[str | None] = []
+        for row, meta in enumerate(batch.extra["meta"]):
+            choices = meta.get("choices")
+            if choices:
+                one = slice(row, row + 1)
+                answers = self.encode_answers(choices).to(batch.images.device)
+                cross = self.model.encode_question(normalise(batch.images[one]), batch.text[one])
+                owner = torch.zeros(len(choices), dtype=torch.long, device=batch.images.device)
+                mask = batch.text.mask[one][owner]
+                losses = self.answer_losses(answers, select_rows(cross, owner), mask, self.cfg.rank_smoothing)
+                found.append(choices[int(losses.argmin())])
+            else:
+                found.append(None)
+        return found
 
     def score(self, predictions: list[VQAPrediction]) -> Iterator[tuple[str, float]]:
-        """Yields the accuracy in percent (arXiv 1505.00468)."""
-        yield "accuracy", sum(vqa_accuracy(p.answer, p.said) for p in predictions) / len(predictions)
+        """Yields the accuracy in percent (arXiv 1505.00468), overall and by the kind of the answer.
+
+        Of questions with choices, as A-OKVQA has them, it yields the accuracy of direct answers and that of choices
+        instead (arXiv 2206.01718). Nothing is yielded of what is not published.
+        """
+        open_ended = [(p.kind, vqa_accuracy(p.answer, p.said)) for p in predictions if p.said and p.choice is None]
+        if open_ended:
+            yield "accuracy", mean(found for _, found in open_ended)
+        for kind in sorted({kind for kind, _ in open_ended if kind}):
+            name = f"accuracy_{re.sub(r'[^a-z0-9]+', '_', kind.lower())}"
+            yield name, mean(found for other, found in open_ended if other == kind)
+        direct = [p for p in predictions if p.said and p.choice is not None and not p.difficult]
+        if direct:
+            yield "direct_answer", mean(direct_answer_accuracy(p.answer, p.said) for p in direct)
+        chosen = [p for p in predictions if p.correct is not None]
+        if chosen:
+            yield "multiple_choice", mean(100.0 * (p.choice == p.correct) for p in chosen)
+
+    def submission(self, predictions: list[VQAPrediction]) -> dict[str, Any]:
+        """Returns the results that the server of VQAv2 takes, or that of A-OKVQA for questions with choices."""
+        if any(p.choice is not None for p in predictions):
+            answers = {
+                str(p.question_id): {"multiple_choice": p.choice, "direct_answer": p.answer} for p in predictions
+            }
+            return {"aokvqa_predictions.json": answers}
+        return {"vqa_results.json": [{"question_id": p.question_id, "answer": p.answer} for p in predictions]}
+
+
+def check_texts(values: Any, reason: str) -> None:
+    """Raises BadSample unless all values of a list are texts."""
+    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+        raise BadSample(reason)
 
 
 def select_rows(cross: list[KeysValues], index: Tensor) -> list[KeysValues]:

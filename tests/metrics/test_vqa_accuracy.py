@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blip.metrics.vqa import CONTRACTIONS, normalise_words, strip_punctuation, vqa_accuracy
+from blip.metrics.vqa import CONTRACTIONS, direct_answer_accuracy, normalise_words, strip_punctuation, vqa_accuracy
 
 GOLDEN = json.loads((Path(os.environ.get("BLIP_GOLDEN", "tests/golden")) / "misc.json").read_text())
 
@@ -62,3 +62,25 @@ def test_contractions_lack_one_apostrophe_each():
 def test_no_answers_are_an_error():
     with pytest.raises(ValueError, match="'cat': no answers of people"):
         vqa_accuracy("cat", [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "accuracy"),
+    [
+        ("The two dogs.", ["2 dogs"] * 9 + ["two dogs"], 100),
+        ("isnt", ["isn't"] * 2 + ["no"] * 8, 60),
+        ("a cat", ["cat"] * 3 + ["dog"] * 7, 90),
+        ("1,000", ["1000"] * 10, 100),
+        ("yes/no", ["yes no"] * 10, 100),
+        ("5.30", ["5.30", *["6"] * 9], 30),
+        ("red", ["red\n"] * 4 + ["blue"] * 6, 100),
+    ],
+)
+def test_the_servers_rules_by_hand(answer: str, said: list[str], accuracy: float):
+    """Articles, numbers, contractions, punctuation and space, and the mean over nine of ten annotators."""
+    assert vqa_accuracy(answer, said) == pytest.approx(accuracy)
+
+
+def test_direct_answers_of_a_okvqa_count_equal_texts():
+    assert direct_answer_accuracy("cab", ["cab", "cab", "taxi"]) == pytest.approx(200 / 3)
+    assert direct_answer_accuracy("the cab", ["cab"] * 10) == 0

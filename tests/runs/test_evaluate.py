@@ -189,7 +189,7 @@ def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pyte
     for wrong, words in (
         ("evaluation.limit=0", "limit"),
         ("evaluation.batch=0", "batch"),
-        ("captioning=null", "both none"),
+        ("captioning=null", "nothing is evaluated"),
     ):
         with pytest.raises(ConfigError, match=words):
             evaluated(folder, "out", "retrieval=null", wrong, workers=nowhere)

@@ -17,6 +17,14 @@ PAPER = {
     ("large", "captioner"): (5, 256, 2e-6, 384),
     ("base", "filter"): (6, 256, 1e-5, 384),
     ("large", "filter"): (6, 256, 5e-6, 384),
+    ("base", "retrieval"): (6, 256, 1e-5, 384),
+    ("large", "retrieval"): (6, 256, 5e-6, 384),
+    ("base", "retrieval_flickr30k"): (6, 256, 1e-5, 384),
+    ("base", "captioning"): (5, 256, 1e-5, 384),
+    ("large", "captioning"): (5, 256, 2e-6, 384),
+    ("base", "vqa"): (10, 256, 2e-5, 480),
+    ("base", "nlvr"): (15, 256, 3e-5, 384),
+    ("base", "dialog"): (20, 240, 2e-5, 384),
 }
 """Epochs, batch, peak learning rate, and pixels of a side (BLIP, section 4.1 and Table 14)."""
 

@@ -10,7 +10,8 @@ from blip.batch import Batch, Example
 from blip.config import ConfigError, validate
 from blip.data.transforms import normalise
 from blip.models.bert import KVCache
-from blip.tasks.vqa import VQA, VQAConfig, read_answers
+from blip.shards.sample import BadSample, Sample
+from blip.tasks.vqa import VQA, VQAConfig, VQAPrediction, read_answers
 
 QUESTIONS = ["What color is it?", "Is it red? "]
 
@@ -130,3 +131,62 @@ def test_a_list_of_answers_that_is_none_is_one_line(tmp_path: Path, content: byt
     with pytest.raises(ConfigError, match=r"answer_list .*answers\.json") as error:
         read_answers(path)
     assert "\n" not in str(error.value)
+
+
+def whole(task: VQA, **meta) -> Example:
+    return task.whole(
+        Sample("k", [b""], ["What color is it?"], meta), lambda _: torch.zeros(3, 16, 16, dtype=torch.uint8)
+    )
+
+
+def test_questions_without_published_answers_are_answered_and_not_scored(make):
+    task = make(VQAConfig()).eval()
+    (found,) = task.predict(task.collate([whole(task, question_id=7)]))
+    assert dict(task.score([found])) == {}
+    assert task.submission([found]) == {"vqa_results.json": [{"question_id": 7, "answer": found.answer}]}
+
+
+def test_a_planted_choice_is_chosen_among_a_questions_own(make):
+    task = make(VQAConfig())
+    teach(task, "blue square")
+    task.eval()
+    choices = ["yes", "no", "blue square", "red"]
+    batch = task.collate(
+        [
+            whole(task, question_id="2a", choices=choices, correct_choice=2, answers=["blue square"] * 2 + ["no"]),
+            whole(task, question_id="2b", choices=choices[::-1], correct_choice=0, answers=["no"], difficult=True),
+        ]
+    )
+    found = task.predict(batch)
+    assert [p.choice for p in found] == ["blue square"] * 2
+    scores = dict(task.score(found))
+    assert scores == {"direct_answer": pytest.approx(200 / 3), "multiple_choice": pytest.approx(50)}
+    answers = {number: {"multiple_choice": "blue square", "direct_answer": found[0].answer} for number in ("2a", "2b")}
+    assert task.submission(found) == {"aokvqa_predictions.json": answers}
+
+
+def test_accuracy_is_told_by_the_kind_of_the_answer(make):
+    rows = [("yes", "yes/no", 10), ("no", "yes/no", 0), ("2", "number", 1), ("cat", "other", 3)]
+    found = [
+        VQAPrediction(str(i), answer, [answer] * agree + ["else"] * (10 - agree), i, kind)
+        for i, (answer, kind, agree) in enumerate(rows)
+    ]
+    assert dict(make(VQAConfig()).score(found)) == {
+        "accuracy": pytest.approx((100 + 0 + 30 + 90) / 4),
+        "accuracy_yes_no": pytest.approx(50),
+        "accuracy_number": pytest.approx(30),
+        "accuracy_other": pytest.approx(90),
+    }
+
+
+@pytest.mark.parametrize(
+    ("meta", "reason"),
+    [
+        ({"answers": [""]}, "answer is not a text"),
+        ({"choices": ["a", 3]}, "choice is not a text"),
+        ({"choices": ["a", "b"], "correct_choice": 2}, "correct choice is none"),
+    ],
+)
+def test_bad_questions_are_refused(make, meta: dict, reason: str):
+    with pytest.raises(BadSample, match=reason):
+        whole(make(VQAConfig()), **meta)

@@ -166,9 +166,18 @@ def stored_keys(name: str, tensors: Mapping[str, Tensor], spelling: Spelling) ->
 
 
 def fit_shape(name: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
-    """Returns the tensor in the parameter's shape, with position embeddings resized; None if it does not fit."""
+    """Returns the tensor in the parameter's shape, with position embeddings resized; None if it does not fit.
+
+    Positions of longer texts than the file's keep their initial values.
+    """
     if tensor.shape == parameter.shape:
         return tensor
+    if (
+        name.endswith("embeddings.position.weight")
+        and tensor.shape[1:] == parameter.shape[1:]
+        and len(tensor) < len(parameter)
+    ):
+        return torch.cat([tensor, parameter.detach()[len(tensor) :].to(tensor)])
     if (
         name.endswith("pos_embed")
         and tensor.shape[-1] == parameter.shape[-1]
