@@ -224,7 +224,7 @@ def doctor_() -> None:
 def cluster() -> Iterator[KubeflowPipelines]:
     """Yields the client of Kubeflow Pipelines, whose API errors become KubeflowError."""
     try:
-        yield KubeflowPipelines()
+        yield KubeflowPipelines(PIPELINES)
     except ApiException as error:
         try:
             message = json.loads(error.body or "")["message"]

@@ -10,7 +10,7 @@ import ssl
 import tempfile
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -58,10 +58,12 @@ class KubeflowPipelines:
     KFP_HOST is the address; without it, the service inside the cluster is used, then the kubeconfig (KUBECONFIG,
     KFP_CONTEXT). KFP_TOKEN authenticates, otherwise the service account of the pod. KFP_NAMESPACE is the user's
     namespace in a multi-user installation; the servers' own is `kubeflow` unless KFP_SYSTEM_NAMESPACE says otherwise.
-    KFP_CA_FILE is for private certificates.
+    KFP_CA_FILE is for private certificates. `pipelines` are the names of the pipelines whose schedules count as this
+    project's, whatever their experiment; the form of the interface chooses another one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pipelines: Sequence[str] = ()) -> None:
+        self.pipelines = pipelines
         self.host = os.environ.get("KFP_HOST", "").rstrip("/")
         self.namespace = os.environ.get("KFP_NAMESPACE") or None
         self.client = connect(self.host)
@@ -223,16 +225,26 @@ class KubeflowPipelines:
         )
 
     def schedules(self, name: str = "") -> list[Any]:
-        """Returns the schedules of this project's experiment, or only those of one name; none if it does not exist
-        yet.
-        """
+        """Returns the schedules of this project's experiment and of its pipelines, or only those of one name."""
         experiments = self.client.list_experiments(namespace=self.namespace, filter=name_filter(EXPERIMENT)).experiments
-        if not experiments:
-            return []
-        listed = self.client.list_recurring_runs(
-            experiment_id=experiments[0].experiment_id, page_size=PAGE_SIZE, filter=name_filter(name) if name else None
-        )
-        return listed.recurring_runs or []
+        experiment_ids = {entry.experiment_id for entry in experiments or []}
+        pipeline_ids = {self.pipeline_id(pipeline) for pipeline in self.pipelines}
+        found, token = [], ""
+        while True:
+            page = self.client.list_recurring_runs(
+                page_token=token,
+                page_size=PAGE_SIZE,
+                namespace=self.namespace,
+                filter=name_filter(name) if name else None,
+            )
+            found += page.recurring_runs or []
+            token = page.next_page_token
+            if not token:
+                return [
+                    entry
+                    for entry in found
+                    if entry.experiment_id in experiment_ids or pipeline_of(entry) in pipeline_ids
+                ]
 
     def schedules_named(self, name: str) -> list[Any]:
         """Returns the schedules of one name. Raises KubeflowError if there is none."""
@@ -326,6 +338,12 @@ def without_cache(text: str, names: Collection[str]) -> str:
             if task["taskInfo"]["name"] in names:
                 task["cachingOptions"] = {}
     return yaml.safe_dump_all([spec, *platform], sort_keys=False)
+
+
+def pipeline_of(schedule: Any) -> str:
+    """Returns the id of a schedule's pipeline; an empty text if it has a specification of its own."""
+    reference = schedule.pipeline_version_reference
+    return (reference.pipeline_id or "") if reference else ""
 
 
 def is_named(entry: Any, version: str) -> bool:

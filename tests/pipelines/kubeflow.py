@@ -86,6 +86,12 @@ class Handler(BaseHTTPRequestHandler):
             items = [item for item in items if item[predicate["key"]] == predicate["stringValue"]]
         return items
 
+    def page(self, name: str, items: list[Item], query: dict[str, str]) -> Item:
+        first = int(query.get("page_token") or 0)
+        end = first + int(query["page_size"])
+        token = {"next_page_token": str(end)} if end < len(items) else {}
+        return {name: items[first:end], **token}
+
     def make_pipeline(self, body: bytes, _: Any) -> Item:
         self.server.pipelines.append(self.server.new("pipeline", **json.loads(body)))
         return self.server.pipelines[-1]
@@ -125,10 +131,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def list_versions(self, _: Any, query: dict[str, str], pipeline: str) -> Item:
         found = [version for version in self.server.versions if version["pipeline_id"] == pipeline][::-1]
-        first = int(query.get("page_token") or 0)
-        end = first + int(query["page_size"])
-        token = {"next_page_token": str(end)} if end < len(found) else {}
-        return {"pipeline_versions": found[first:end], **token}
+        return self.page("pipeline_versions", found, query)
 
     ROUTES: ClassVar = [
         ("GET", "/healthz", lambda *_: {"multi_user": False}),
@@ -147,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         (
             "GET",
             "/recurringruns",
-            lambda self, _, query: {"recurringRuns": self.matching(self.server.recurring, query)},
+            lambda self, _, query: self.page("recurringRuns", self.matching(self.server.recurring, query), query),
         ),
         ("GET", "/api/v1/namespaces/kubeflow/configmaps/(.+)", lambda self, _, __, name: self.server.config_maps[name]),
         ("POST", "/recurringruns", make_recurring),

@@ -189,6 +189,21 @@ def test_a_schedule_made_by_hand_at_intervals_is_listed(kubeflow):
     assert shown.exit_code == 0
 
 
+def test_a_schedule_of_our_pipeline_made_by_hand_in_another_experiment_is_ours_and_others_are_not(kubeflow):
+    KubeflowPipelines().schedule(bootstrap, "weekly", "0 0 3 * * 0", STORE)
+    (ours,) = kubeflow.recurring
+    elsewhere = {**ours, "display_name": "by hand", "recurring_run_id": "by-hand", "experiment_id": "default"}
+    theirs = {"recurring_run_id": "other", "pipeline_version_reference": {"pipeline_id": "somebody's"}}
+    other = {**elsewhere, **theirs, "display_name": "other"}
+    own_text = {**other, "display_name": "uploaded", "pipeline_version_reference": None}
+    others = [{**other, "display_name": f"other {i}"} for i in range(150)]
+    kubeflow.recurring += [*others, elsewhere, own_text]
+    shown = CliRunner().invoke(command.app, ["list"]).output
+    assert [name in shown for name in ("weekly", "by hand", "other", "uploaded")] == [True, True, False, False]
+    assert CliRunner().invoke(command.app, ["pause", "by hand"]).exception is None
+    assert [one["display_name"] for one in kubeflow.recurring if one["status"] == "DISABLED"] == ["by hand"]
+
+
 def test_looking_at_schedules_creates_nothing(kubeflow):
     assert CliRunner().invoke(command.app, ["list"]).exit_code == 0
     assert kubeflow.experiments == []
