@@ -17,6 +17,9 @@ from blip.runs.stages import overrides_for
 from blip.storage import scratch
 from components.revision import revision
 
+NAME = "MLFLOW_RUN_NAME"
+"""Environment variable with a step's name, which tells two trainings of one stage apart."""
+
 R = TypeVar("R", bound=Result)
 
 
@@ -36,6 +39,7 @@ class Step:
             store=store,
             revision=revision(),
         )
+        self.name = os.environ.get(NAME) or stage
         self.inputs: dict[str, str] = {}
 
     def input(self, role: str, uri: str) -> Path:
@@ -66,7 +70,7 @@ def at_work(stage: str, preset: str, settings: Sequence[str], store: str) -> Ite
 
 def write_page(html: str, page: Artifact) -> None:
     """Writes a step's page under the step's name, which is also the name that the interface shows."""
-    name = os.environ.get("MLFLOW_RUN_NAME") or page.name or "page"
+    name = os.environ.get(NAME) or page.name or "page"
     page.uri = f"{page.uri}/{name}.html"
     page.metadata["display_name"] = name
     file = Path(page.path)

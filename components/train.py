@@ -17,4 +17,4 @@ def train(
     with at_work(stage, preset, settings, store) as step:
         inputs = {"data": step.input("data", data), "init": step.input("init", init) if init else None}
         result = train(step.run, stage, **inputs, out=step.out, placed=step.resources.placement)
-        return step.finish(result, lambda made: train_page(stage, made).html(), page)
+        return step.finish(result, lambda made: train_page(step.name, made).html(), page)

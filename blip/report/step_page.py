@@ -83,12 +83,12 @@ def is_image(sample: Sample) -> bool:
     return True
 
 
-def train_page(stage: str, result: TrainResult) -> StepPage:
-    """Shows a chart per loss, and alarms."""
+def train_page(name: str, result: TrainResult) -> StepPage:
+    """Shows a chart per loss, and alarms; `name` is that of the step."""
     alarms = [f"alarm {alarm}" for alarm in result.alarms]
     charts = [(name, line_chart({name: points}, width=430)) for name, points in result.curves.items()]
     note = " · ".join([f"{result.steps:,} steps", *alarms])
-    return StepPage(stage.capitalize(), note, result.compared(), result.mlflow, charts=charts)
+    return StepPage(name.capitalize(), note, result.compared(), result.mlflow, charts=charts)
 
 
 def capfilt_page(result: CapFiltResult) -> StepPage:
@@ -97,8 +97,8 @@ def capfilt_page(result: CapFiltResult) -> StepPage:
     return StepPage("CapFilt", " · ".join(set_aside), result.compared(), result.mlflow)
 
 
-def evaluation_page(result: EvaluationResult, folder: str | Path) -> StepPage:
-    """Shows recalls as bars, and captions next to human ones."""
+def evaluation_page(name: str, result: EvaluationResult, folder: str | Path) -> StepPage:
+    """Shows recalls as bars, and captions next to human ones; `name` is that of the step."""
     recalls = [ScoreBar(name, value, PERCENT) for name, value in result.scores.get("retrieval", {}).items()]
     note = " · ".join(f"{name} {number(value)}" for name, value in result.scores.get("captioning", {}).items())
     captions = result.described
@@ -107,7 +107,7 @@ def evaluation_page(result: EvaluationResult, folder: str | Path) -> StepPage:
     found = (sample for sample in samples(manifest) if sample.id in captions)
     cards = [caption_card(sample, captions[sample.id], judge) for sample in islice(found, len(captions))]
     galleries = [("Captions", cards)] if cards else []
-    return StepPage("Evaluation", note, result.compared(), result.mlflow, recalls, galleries=galleries)
+    return StepPage(name.capitalize(), note, result.compared(), result.mlflow, recalls, galleries=galleries)
 
 
 def caption_card(sample: Sample, caption: str, judge: Judge | None) -> ImageCard:

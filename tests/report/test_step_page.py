@@ -79,7 +79,7 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
     described = {first.id: first.texts[0], second.id: "a tiny purple hexagon"}
     scores = {"retrieval": {"tr1": 25.0, "ir1": 100.0}, "captioning": {"cider": 3.4567}}
     result = EvaluationResult(split="test", scores=scores, described=described)
-    page = saved(step_page.evaluation_page(result, folder))
+    page = saved(step_page.evaluation_page("evaluate-before", result, folder))
     assert len(images(page)) == 2
     assert 'width="80.0"' in page
     assert 'width="320.0"' in page
@@ -90,7 +90,7 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
 
 def test_an_evaluation_without_captions_shows_recalls_alone(folder: Path):
     result = EvaluationResult(split="test", scores={"retrieval": {"tr1": 25.0}})
-    page = saved(step_page.evaluation_page(result, folder))
+    page = saved(step_page.evaluation_page("evaluate-before", result, folder))
     assert "tr1" in page
     assert not images(page)
 
