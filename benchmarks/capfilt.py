@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from blip.capfilt.shard import ShardCapFilt, ShardConfig
 from blip.capfilt.stream import StreamConfig
+from blip.capfilt.table import FILTER
 from blip.config import load_config
 from blip.data.tokenizer import BERT_TOKENS, Tokenizer
 from blip.data.transforms import MEAN, STD
@@ -40,10 +41,11 @@ from blip.shards.writing import write_shards
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval
+from blip.zoo.ours import OurCaptioner, OurFilter, Precision
 
 WEB_TEXT = "a small wooden boat on the shore of a lake in the evening"
 DECODING = Nucleus()
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 PARTS = ("input", "encode", "decode", "filter")
 
 
@@ -111,11 +113,17 @@ def photograph(seed: int) -> bytes:
 
 
 def ours(
-    captioner: Captioning, text_filter: Retrieval, manifest: Manifest, batch: int, precision: str, tally: Counter[str]
+    captioner: Captioning,
+    text_filter: Retrieval,
+    manifest: Manifest,
+    batch: int,
+    precision: Precision,
+    tally: Counter[str],
 ) -> Callable[[], object]:
     """CapFilt over a shard, which is copied from its store."""
     stream = StreamConfig.model_validate({"batch": batch, "decoding": DECODING, "precision": precision})
-    bootstrap = ShardCapFilt(ShardConfig(stream=stream), captioner, text_filter, manifest.store, threads=1)
+    writer, judge = OurCaptioner(captioner, DECODING, 42, precision), OurFilter(text_filter, precision)
+    bootstrap = ShardCapFilt(ShardConfig(stream=stream), writer, {FILTER: judge}, manifest.store, threads=1)
     shard = manifest.shards[0]
 
     def run() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from blip.config import EXIT_CONFIG
+from blip.config import EXIT_CONFIG, ConfigError
 from blip.mistakes import existing_file, existing_folder, required_preset, user_error, writable_file, writable_folder
 
 if TYPE_CHECKING:
@@ -115,6 +115,20 @@ def ingest(
     print_result(ingest(run_context(preset, overrides, store, revision), source, out=out))
 
 
+@app.command("make-frozen")
+def make_frozen(
+    out: Out,
+    preset: Preset = "",
+    overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
+    revision: Revision = "",
+) -> None:
+    """Train small frozen models for BLIP-2 on the world of shapes, once for the same settings."""
+    from blip.runs.make_frozen import make_frozen
+
+    print_result(make_frozen(run_context(preset, overrides, store, revision), out=out))
+
+
 @app.command()
 def train(
     stage: Annotated[str, typer.Argument(help="pretrain, captioner or filter.")],
@@ -122,6 +136,10 @@ def train(
     out: Out,
     init: Annotated[
         Path | None, typer.Option(callback=existing_folder, help="The model to start from; none starts from scratch.")
+    ] = None,
+    frozen: Annotated[
+        Path | None,
+        typer.Option(callback=existing_folder, help="The folder that `make-frozen` wrote, if the settings ask for it."),
     ] = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
@@ -138,7 +156,8 @@ def train(
     from blip.runs.train import train
 
     run = run_context(preset, overrides, store, revision)
-    print_result(train(run, stage, data=data, out=out, init=init, processes=processes, profile=profile), figures)
+    places = {"data": data, "out": out, "init": init, "frozen": frozen, "profile": profile}
+    print_result(train(run, stage, **places, processes=processes), figures)
     shutdown_distributed()
 
 
@@ -149,9 +168,14 @@ def capfilt(
     captioner: Annotated[
         Path | None, typer.Option(callback=existing_folder, help="The model that writes captions.")
     ] = None,
-    filter: Annotated[
-        Path | None, typer.Option(callback=existing_folder, help="The model that scores how well texts match.")
-    ] = None,
+    filters: Annotated[
+        list[str],
+        typer.Option(
+            "--filter",
+            metavar="[NAME=]MODEL",
+            help="A model that scores how well texts match. Scores of further ones, by name, stand beside it.",
+        ),
+    ] = [],  # noqa: B006
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
@@ -161,7 +185,7 @@ def capfilt(
     from blip.runs.capfilt import capfilt
 
     run = run_context(preset, overrides, store, revision)
-    print_result(capfilt(run, data=data, captioner=captioner, filter=filter, out=out))
+    print_result(capfilt(run, data=data, captioner=captioner, filter=named(filters), out=out))
 
 
 @app.command()
@@ -178,8 +202,12 @@ def select(
         str,
         typer.Option(
             metavar="P",
-            help="The p(match) from which on a text is kept: 0.6, or of one source as web=0.7; the rest stays.",
+            help="The p(match) from which on a text is kept: 0.6, or of one source as web=0.7, the rest stays; or the "
+            "share of texts to keep: 30%.",
         ),
+    ] = "",
+    by: Annotated[
+        str, typer.Option(metavar="SCORE", help="Another score for the threshold: similarity, or clip.similarity.")
     ] = "",
     page: Annotated[
         Path | None,
@@ -194,7 +222,7 @@ def select(
     from blip.runs.select import select
 
     run = RunContext(preset=preset, overrides=tuple(overrides), revision=revision)
-    print_result(select(run, data=data, out=out, page=page, threshold=threshold))
+    print_result(select(run, data=data, out=out, page=page, threshold=threshold, by=by))
 
 
 @app.command("write-tars")
@@ -283,6 +311,18 @@ def summary(
     from blip.report.summary import Summary, summary_table
 
     Console().print(summary_table(Summary.load(path)))
+
+
+def named(filters: list[str]) -> dict[str, str] | None:
+    """Returns the models of `NAME=MODEL` by name; one without is `filter`. Raises ConfigError if a name comes twice."""
+    found: dict[str, str] = {}
+    for text in filters:
+        match = re.fullmatch(r"(?:(\w[\w-]*)=)?(.+)", text)
+        name, model = (match[1] or "filter", match[2]) if match else ("filter", text)
+        if name in found:
+            raise ConfigError(f"--filter {text}: there is a filter {name!r} already; name this one as clip={model}")
+        found[name] = model
+    return found or None
 
 
 def extra_of(module: str) -> str:

@@ -143,6 +143,25 @@ class TrainResult(Result):
         return dict(numbers(values)) | super().compared()
 
 
+class FrozenResult(Result):
+    """The frozen models of BLIP-2 that were made; empty where the stages name others' models."""
+
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Place of each model by name: `vision`, `opt`, `t5`."""
+    digests: dict[str, str] = Field(default_factory=dict)
+    """Digest of each model's weights and configuration by name."""
+    curves: dict[str, list[Point]] = Field(default_factory=dict)
+    """Points of each model's loss by name."""
+
+    @classmethod
+    def verb(cls) -> str:
+        return "make-frozen"
+
+    def compared(self) -> dict[str, float]:
+        losses = {name: curve[-1][1] for name, curve in self.curves.items() if curve}
+        return dict(numbers({"losses": losses})) | super().compared()
+
+
 class Speed(Config):
     """Throughput of the workers."""
 
@@ -218,6 +237,8 @@ class SelectResult(Result):
     """Number of images and texts, in total, kept, and dropped by reason."""
     threshold: float | None = None
     """Minimum p(match) of a kept text; None unless both sources share one."""
+    score: str = "match"
+    """Column of the score in the histograms and beside the pictures: p(match), or one that the rule reads."""
     dead: dict[str, str] = Field(default_factory=dict)
     """Reason by shard for each shard without scores."""
 

@@ -18,6 +18,8 @@ IMAGE_VARIABLE = "BLIP_IMAGE"
 """The variable with the image of a step, in which its jobs run, too."""
 SHARED_MEMORY = os.environ.get("BLIP_SHARED_MEMORY", "32Gi")
 """Size of /dev/shm for loader workers and NCCL; it counts against the memory limit and is fixed at compile time."""
+SCRATCH = "200Gi"
+"""Size of a GPU step's /scratch, which holds copies of shards and weights, and a checkpoint that is being saved."""
 STEP_RETRIES, STEP_RETRY_PAUSE, RETRY_PAUSE_FACTOR = 3, "60s", 2.0
 RETRY_WINDOW = "2592000s"
 """30 days: the time from the start of the first attempt at which the controller stops retries and running attempts."""
@@ -65,5 +67,5 @@ def on_placement(task: dsl.PipelineTask, name: str, requests: Mapping[str, Any])
     kubernetes.add_node_selector_json(task, requests["pool"])
     kubernetes.add_toleration_json(task, requests["tolerations"])
     kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=SHARED_MEMORY)
-    kubernetes.empty_dir_mount(task, "scratch", "/scratch")
+    kubernetes.empty_dir_mount(task, "scratch", "/scratch", size_limit=SCRATCH)
     return task

@@ -79,8 +79,7 @@ def test_a_section_on_the_command_line_takes_the_place_of_the_recipes():
     [
         (
             "epochs: 3\n",
-            "unknown stage 'epochs'; choices: capfilt, captioner, captioning, dialog, evaluate, filter, ingest, nlvr, "
-            "pretrain, register, retrieval, retrieval_flickr30k, select, vqa, extends",
+            f"unknown stage 'epochs'; choices: {', '.join([*stages(), 'extends'])}",
         ),
         ("pretrain: 3\n", "pretrain must hold settings as key: value (given: 3)"),
         ("pretrain, fliter: {}\n", "unknown stage 'fliter'"),

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from torch import Tensor
-
 from blip.capfilt.quality import Facts, QualityConfig, TextFault, inspect, text_faults
 from blip.config import Config
-from blip.data.transforms import eval_transform
 from blip.results import Source
 from blip.shards.layout import select_members
 from blip.shards.names import Members
 from blip.shards.reading import OpenShard
 from blip.shards.sample import BadSample, Rejected, Sample, one_sample
+from blip.zoo.contract import View
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,19 +36,18 @@ class CarriedConfig(Config):
 
 @dataclass
 class Text:
-    """A text of an image; scores are None until a model has computed them."""
+    """A text of an image; `scores` holds what filters have computed, by column of the table."""
 
     source: Source
     text: str
     faults: list[TextFault] = field(default_factory=list)
-    match: float | None = None
-    similarity: float | None = None
     log_probability: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Pair:
-    """A sample: member locations, image facts, texts (web texts first), and the image at each model's input size."""
+    """A sample: member locations, image facts, texts (web texts first), and the image as the models take it."""
 
     key: str
     members: Members
@@ -58,8 +55,8 @@ class Pair:
     facts: Facts
     texts: list[Text]
     carried: dict[str, str]
-    pixels: dict[int, Tensor] = field(default_factory=dict)
-    """Pixels `(3, size, size)`, uint8, by size; empty if the image is skipped."""
+    views: dict[str, Any] = field(default_factory=dict)
+    """The views of the image by name; empty if it is skipped."""
 
 
 def read_pairs(
@@ -85,9 +82,9 @@ def read_pairs(
 
 
 def make_pair(
-    sample: Sample, sizes: Iterable[int], quality: QualityConfig, carried: CarriedConfig, skip: Iterable[str]
+    sample: Sample, views: Iterable[View], quality: QualityConfig, carried: CarriedConfig, skip: Iterable[str]
 ) -> Pair:
-    """Makes a pair of a sample, with pixels for models of input `sizes` unless it has one of the faults in `skip`."""
+    """Makes a pair of a sample, with the views of its image unless that has one of the faults in `skip`."""
     facts, image = inspect(sample.images[0], quality)
     if len(sample.images) > 1:
         facts.faults.append("several")
@@ -101,7 +98,9 @@ def make_pair(
         {name: carried_value(sample.meta.get(key)) for name, key in carried},
     )
     if image is not None and not set(skip).intersection(facts.faults):
-        pair.pixels = {size: eval_transform(size)(image) for size in sizes}
+        for view in views:
+            if view.name not in pair.views:
+                pair.views[view.name] = view.make(image)
     return pair
 
 

@@ -1,12 +1,12 @@
 """Selection rules over stored scores."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal, assert_never, get_args
+from typing import Annotated, Literal, Self, assert_never, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blip.capfilt.quality import ImageFault, TextFault
 from blip.config import Config
@@ -30,11 +30,38 @@ class Best(Config):
 
     type: Literal["best"] = "best"
     keep: int = Field(default=2, ge=1)
-    by: Literal["similarity", "match"] = "similarity"
-    """ITC similarity, or p(match) of ITM."""
+    by: str = "similarity"
+    """The column of the score: `similarity` of ITC or `match` of ITM; of another filter `clip.similarity`."""
 
 
-Rule = Annotated[Matched | Best, Field(discriminator="type")]
+class Limit(Config):
+    """The least score of kept texts: a value, or the one that leaves a share of them."""
+
+    score: str = "match"
+    """The column of the score, such as `match`, `similarity` or `clip.similarity`."""
+    least: float | None = None
+    share: float | None = Field(default=None, ge=0, le=1)
+    """Keeps the best texts up to this share, 0 to 1, of those of the source that have the score and no fault that drops
+    them; equal scores stay or go together."""
+
+    @model_validator(mode="after")
+    def one_is_set(self) -> Self:
+        if (self.least is None) == (self.share is None):
+            raise ValueError(f"limit of {self.score}: set either least or share")
+        return self
+
+
+class Combined(Config):
+    """Keeps texts whose scores reach limits, of one filter or of several side by side."""
+
+    type: Literal["combined"] = "combined"
+    need: Literal["all", "any"] = "all"
+    """Whether a text must reach all limits of its source, or one of them."""
+    web: tuple[Limit, ...] = Field(default=(Limit(least=0.5),), min_length=1)
+    synthetic: tuple[Limit, ...] = Field(default=(Limit(least=0.5),), min_length=1)
+
+
+Rule = Annotated[Matched | Best | Combined, Field(discriminator="type")]
 Fault = ImageFault | TextFault
 ALL_FAULTS: tuple[Fault, ...] = (*get_args(ImageFault), *get_args(TextFault))
 FATAL: frozenset[Fault] = frozenset({"undecodable", "truncated", "too_large", "empty", "not_utf8"})
@@ -59,24 +86,56 @@ class SelectionConfig(Config):
 def drop_reasons(table: pa.Table, cfg: SelectionConfig, scored: bool) -> NDArray[np.int8]:
     """Returns for each text the position in REASONS `(rows,)`, 0 if kept; duplicates are found later.
 
-    With `scored` texts without a p(match) are dropped; otherwise every text without faults is kept.
+    With `scored` texts without the scores of the rule are dropped; otherwise every text without faults is kept. Limits
+    must have values (`cutoffs.with_values`).
     """
     reasons = faulty(table, cfg)
     if not scored:
         return reasons
-    mark(reasons, np.isnan(score_column(table, "match")), "unscored")
     match cfg.rule:
         case Matched():
+            mark(reasons, np.isnan(score_column(table, "match")), "unscored")
             mark(reasons, score_column(table, "match") < thresholds(table, cfg.rule), "unmatched")
         case Best():
+            mark(reasons, np.isnan(score_column(table, cfg.rule.by)), "unscored")
             mark(
                 reasons,
                 ranks_in_groups(score_column(table, cfg.rule.by), images(table), reasons == 0) >= cfg.rule.keep,
                 "outranked",
             )
+        case Combined():
+            scored_enough, reached = combined(table, cfg.rule)
+            mark(reasons, ~scored_enough, "unscored")
+            mark(reasons, ~reached, "unmatched")
         case _:
             assert_never(cfg.rule)
     return reasons
+
+
+def score_columns(rule: Rule) -> tuple[str, ...]:
+    """Returns the columns of the scores that a rule reads, the one to show first."""
+    match rule:
+        case Matched():
+            return ("match",)
+        case Best():
+            return (rule.by,)
+        case Combined():
+            return tuple(dict.fromkeys(limit.score for limit in (*rule.web, *rule.synthetic)))
+        case _:
+            assert_never(rule)
+
+
+def combined(table: pa.Table, rule: Combined) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Returns which texts `(rows,)` have the scores that the rule needs, and which reach its limits."""
+    web = is_web(table)
+    over = np.all if rule.need == "all" else np.any
+    scored, reached = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
+    for of_source, limits in ((web, rule.web), (~web, rule.synthetic)):
+        columns = [score_column(table, limit.score)[of_source] for limit in limits]
+        pairs = zip(columns, limits, strict=True)
+        scored[of_source] = over([~np.isnan(column) for column in columns], axis=0)
+        reached[of_source] = over([column >= np.float32(limit.least or 0) for column, limit in pairs], axis=0)
+    return scored, reached
 
 
 def mark(reasons: NDArray[np.int8], where: NDArray[np.bool_], reason: str) -> None:

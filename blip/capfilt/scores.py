@@ -82,6 +82,15 @@ class Scores:
         with ThreadPoolExecutor(READ_AHEAD) as pool:
             yield from map_ahead(pool, partial(self.read_table, columns=columns), self.done.values(), READ_AHEAD)
 
+    def given(self) -> list[str]:
+        """Returns the columns with scores of filters, by the first table that has any; empty if none has."""
+        for record in self.done.values():
+            table = self.read_table(record, None)
+            names = [name for name in table.column_names if name.rpartition(".")[2] in ("match", "similarity")]
+            if found := [name for name in names if table[name].null_count < len(table)]:
+                return found
+        return []
+
     def read_table(self, record: ShardRecord, columns: Sequence[str] | None) -> pa.Table:
         """Reads the table of one commit record. Raises ShardError if it is missing or altered."""
         uri = f"{self.store.uri}/{record['name']}"

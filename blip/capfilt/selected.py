@@ -1,7 +1,7 @@
 """Writes a selection as a data set: the input's tars with indexes of the kept texts."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
@@ -10,20 +10,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from blip.capfilt.cutoffs import with_values
 from blip.capfilt.pairs import map_ahead
-from blip.capfilt.rules import SelectionConfig
+from blip.capfilt.rules import SelectionConfig, score_columns
 from blip.capfilt.scores import Scores
 from blip.capfilt.selection import SELECTION_COLUMNS, Selection, select_texts
+from blip.config import ConfigError
 from blip.shards.index import Index
 from blip.shards.manifest import Manifest, Shard
 from blip.storage import Store
 from blip.workers.queue import READERS
 
-VISITED_COLUMNS = ["key", "members", "source", "number", "text", "match"]
-"""The columns of the table of scores that are read after the decision."""
+VISITED_COLUMNS = ["key", "members", "source", "number", "text"]
+"""The columns of the table of scores that are read after the decision, besides the score that is shown."""
 
 Visit = Callable[[Shard, pa.Table, NDArray[np.int8]], None]
-"""Called for each shard with VISITED_COLUMNS of its table and the position in REASONS `(rows,)` of each text."""
+"""Called for each shard with VISITED_COLUMNS of its table, the score to show as `score`, and the position in REASONS
+`(rows,)` of each text."""
 
 
 def write_selection(scores: Scores, cfg: SelectionConfig, revision: str, visit: Visit = lambda *_: None) -> Manifest:
@@ -31,10 +34,20 @@ def write_selection(scores: Scores, cfg: SelectionConfig, revision: str, visit: 
 
     Reads each table twice, but no image and no model. Raises ShardError if a table is missing or altered.
     """
-    selection = select_texts(scores.tables(SELECTION_COLUMNS), cfg, scores.job.config.scored)
+    scored = scores.job.config.scored
+    columns = score_columns(cfg.rule)
+    if scored:
+        check_scores(columns, scores.given())
+    settled = with_values(cfg, scores.tables) if scored else cfg
+    needed = [*SELECTION_COLUMNS, *(columns if scored else ())]
+    shown = columns[0] if scored else "match"
+    selection = select_texts(scores.tables(needed), settled, scored)
     with ThreadPoolExecutor(READERS) as pool:
         parts = map_ahead(
-            pool, lambda part: write_index(scores.store, *part), indexes(scores, selection, visit), READERS
+            pool,
+            lambda part: write_index(scores.store, *part),
+            indexes(scores, selection, shown, visit),
+            READERS,
         )
         shards = tuple(shard for shard in parts if shard.samples)
     job = scores.job
@@ -55,15 +68,28 @@ def write_selection(scores: Scores, cfg: SelectionConfig, revision: str, visit: 
             "job": job.identity,
             **job.digests,
             "selection": cfg.model_dump(mode="json"),
+            **({"cutoffs": settled.rule.model_dump(mode="json")} if settled != cfg else {}),
             "dead": sorted(scores.dead),
         },
     )
 
 
-def indexes(scores: Scores, selection: Selection, visit: Visit) -> Iterator[tuple[Shard, Index]]:
+def check_scores(needed: Collection[str], given: Collection[str]) -> None:
+    """Raises ConfigError if a rule needs a score that no filter gave."""
+    missing = [name for name in needed if given and name not in given]
+    if missing:
+        raise ConfigError(
+            f"rule: needs the score {missing[0]!r}, but the filters gave {', '.join(given)}; name one of these, as in "
+            f"blip select --threshold 30% --by {next(iter(given))}"
+        )
+
+
+def indexes(scores: Scores, selection: Selection, shown: str, visit: Visit) -> Iterator[tuple[Shard, Index]]:
     """Yields each shard with the index of its kept texts."""
     begin = 0
-    for shard, table in zip(scores.shards, scores.tables(VISITED_COLUMNS), strict=True):
+    names = [*VISITED_COLUMNS, "score"]
+    for shard, found in zip(scores.shards, scores.tables([*VISITED_COLUMNS, shown]), strict=True):
+        table = found.rename_columns(names)
         reasons = selection.reasons[begin : begin + len(table)]
         begin += len(table)
         visit(shard, table, reasons)

@@ -15,8 +15,8 @@ from blip.capfilt.groups import Groups
 from blip.capfilt.quality import ImageFault
 from blip.capfilt.rules import ALL_FAULTS, REASONS, Fault, SelectionConfig, drop_reasons, images, is_web, mark
 
-SELECTION_COLUMNS = ["source", "number", "text", "match", "similarity", "faults", "sha256", "phash", "width", "origin"]
-"""The columns of the table of scores that a selection reads."""
+SELECTION_COLUMNS = ["source", "number", "text", "faults", "sha256", "phash", "width", "origin"]
+"""The columns of the table of scores that a selection reads, besides the scores of its rule."""
 
 
 @dataclass

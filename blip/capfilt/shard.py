@@ -1,7 +1,7 @@
 """Runs CapFilt over one shard and writes its table of texts and scores."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,16 @@ from pydantic import Field
 
 from blip.capfilt.pairs import CarriedConfig, Pair, make_pair, read_pairs
 from blip.capfilt.quality import ImageFault, QualityConfig
-from blip.capfilt.stream import Chunk, StreamConfig, chunks, to_bfloat16, with_scores, with_synthetic
-from blip.capfilt.table import table_of, to_parquet
+from blip.capfilt.stream import Chunk, StreamConfig, chunks, with_scores, with_synthetic
+from blip.capfilt.table import column, schema_of, table_of, to_parquet
 from blip.config import Config
 from blip.shards.manifest import Shard
 from blip.shards.reading import ShardFile, check_unexpected
 from blip.shards.sample import Rejected
 from blip.storage import Store
-from blip.tasks.captioning import Captioning
-from blip.tasks.retrieval import Retrieval
 from blip.workers.worker import Output
+from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
+from blip.zoo.contract import Captioner, Filter
 
 
 class ShardConfig(Config):
@@ -30,6 +30,10 @@ class ShardConfig(Config):
     """Caption and filter, only caption, or only filter the web texts (BLIP, Table 1)."""
     stream: StreamConfig = Field(default_factory=StreamConfig)
     quality: QualityConfig = Field(default_factory=QualityConfig)
+    captioner: VisionLanguageConfig = Field(default_factory=VisionLanguageConfig)
+    """A captioner of transformers."""
+    filter: DualEncoderConfig = Field(default_factory=DualEncoderConfig)
+    """Filters of transformers and open_clip."""
     carried: CarriedConfig = Field(default_factory=CarriedConfig)
     skip: tuple[ImageFault, ...] = ("several", "small", "elongated", "animated", "opted_out")
     """Images with these faults are not captioned or scored; a selection drops their texts as `unscored`."""
@@ -44,31 +48,27 @@ class ShardConfig(Config):
 
 
 class ShardCapFilt:
-    """Captions and scores one shard after another; captioner or filter is None if the variant has none.
+    """Captions and scores one shard after another; without a captioner or without filters if the variant has none.
 
-    Deterministic: captions depend only on sample key, seed and models, so equal shards give equal bytes.
+    Deterministic: captions depend only on sample key, seed and models, so equal shards give equal bytes. If
+    a model's results also depend on their batch, the commit record says so.
     """
 
     def __init__(
         self,
         cfg: ShardConfig,
-        captioner: Captioning | None,
-        text_filter: Retrieval | None,
+        captioner: Captioner | None,
+        filters: Mapping[str, Filter],
         source: Store,
         revision: str = "",
         threads: int = 2,
     ):
         """`source` is the store of the shards; the code's `revision` is recorded in each commit."""
-        self.cfg, self.captioner, self.filter = cfg, captioner, text_filter
+        self.cfg, self.captioner, self.filters = cfg, captioner, filters
         self.source, self.revision, self.threads = source, revision, threads
-        if captioner is not None:
-            captioner.check(cfg.stream.decoding)
-        tasks = [task for task in (captioner, text_filter) if task is not None]
-        if cfg.stream.precision == "bfloat16":
-            for task in tasks:
-                to_bfloat16(task.model)
-        self.device = next(tasks[0].parameters()).device
-        self.sizes = sorted({task.model.cfg.vision.size for task in tasks})
+        self.models: dict[str, Captioner | Filter] = {**({"captioner": captioner} if captioner else {}), **filters}
+        self.views = [model.view for model in self.models.values()]
+        self.schema = schema_of(column(name, score) for name, judge in filters.items() for score in judge.gives)
 
     def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         """Writes the table of a shard's local file to the folder.
@@ -83,17 +83,18 @@ class ShardCapFilt:
             ShardFile(self.source, shard, path, rejected, verified=True) as source,
         ):
             for chunk in self.stream(source, pool, rejected, spent):
-                tables.append(table_of(chunk.pairs, shard.name))
+                tables.append(table_of(chunk.pairs, shard.name, self.schema))
                 tally.update(tally_of(chunk.pairs))
                 images += len(chunk.pairs)
             check_unexpected(rejected, source, self.cfg.unexpected, "capfilt.unexpected")
         scores = folder / "scores.parquet"
-        scores.write_bytes(to_parquet(tables))
+        scores.write_bytes(to_parquet(tables, self.schema))
         tally.update({f"ns.{part}": time for part, time in spent.items()})
         record = {
             "samples": images,
             "rejected": dict(rejected),
             "unexpected": rejected.details,
+            "determinism": {name: model.determinism for name, model in self.models.items()},
             "revision": self.revision,
         }
         return Output(scores, record)
@@ -101,12 +102,12 @@ class ShardCapFilt:
     def stream(self, source: ShardFile, pool: Executor, rejected: Rejected, spent: Counter[str]) -> Iterator[Chunk]:
         """Yields the shard's pairs, captioned and scored."""
         cfg = self.cfg
-        prepare = partial(make_pair, sizes=self.sizes, quality=cfg.quality, carried=cfg.carried, skip=cfg.skip)
+        prepare = partial(make_pair, views=self.views, quality=cfg.quality, carried=cfg.carried, skip=cfg.skip)
         pairs = read_pairs(source, pool, prepare, 2 * cfg.stream.batch, rejected)
-        stream = chunks(pairs, cfg.stream, self.device, spent)
+        stream = chunks(pairs, cfg.stream, spent)
         if self.captioner:
             stream = with_synthetic(stream, self.captioner)
-        return with_scores(stream, self.filter) if self.filter else stream
+        return with_scores(stream, self.filters) if self.filters else stream
 
 
 def tally_of(pairs: list[Pair]) -> Counter[str]:
@@ -115,7 +116,7 @@ def tally_of(pairs: list[Pair]) -> Counter[str]:
     for pair in pairs:
         for text in pair.texts:
             found[text.source] += 1
-            if text.match is not None:
+            if "match" in text.scores:
                 found[f"{text.source}.scored"] += 1
-                found[f"{text.source}.match"] += text.match  # pyright: ignore[reportArgumentType]  # a sum, not a count
+                found[f"{text.source}.match"] += text.scores["match"]  # pyright: ignore[reportArgumentType]  # a sum, not a count
     return found

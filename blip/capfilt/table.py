@@ -1,4 +1,8 @@
-"""The table of scores: one row per text, one Parquet file per shard."""
+"""The table of scores: one row per text, one Parquet file per shard.
+
+The filter called `filter` has the columns `match` and `similarity`; another one, `clip`, has `clip.match` and
+`clip.similarity`, of which only those exist that it computes.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blip.capfilt.pairs import Pair
+from blip.config import ConfigError
 
 SCORES_SCHEMA = pa.schema(
     [
@@ -33,9 +38,24 @@ SCORES_SCHEMA = pa.schema(
 )
 
 
-def table_of(pairs: Iterable[Pair], shard: str) -> pa.Table:
+FILTER = "filter"
+"""The name of the filter whose columns have no prefix."""
+
+
+def column(name: str, score: str) -> str:
+    """Returns the column of a filter's score."""
+    return score if name == FILTER else f"{name}.{score}"
+
+
+def schema_of(columns: Iterable[str]) -> pa.Schema:
+    """Returns the schema of a table with the scores of these columns."""
+    more = [name for name in columns if name not in SCORES_SCHEMA.names]
+    return pa.schema([*SCORES_SCHEMA, *((name, pa.float32()) for name in more)])
+
+
+def table_of(pairs: Iterable[Pair], shard: str, schema: pa.Schema = SCORES_SCHEMA) -> pa.Table:
     """Returns the rows of a shard's pairs in order, with an image's web texts first."""
-    return pa.Table.from_pylist([row for pair in pairs for row in rows_of(pair, shard)], schema=SCORES_SCHEMA)
+    return pa.Table.from_pylist([row for pair in pairs for row in rows_of(pair, shard)], schema=schema)
 
 
 def rows_of(pair: Pair, shard: str) -> Iterator[dict[str, Any]]:
@@ -51,8 +71,6 @@ def rows_of(pair: Pair, shard: str) -> Iterator[dict[str, Any]]:
             "source": text.source,
             "number": numbers[text.source],
             "text": text.text,
-            "match": text.match,
-            "similarity": text.similarity,
             "log_probability": text.log_probability,
             "faults": " ".join([*facts.faults, *text.faults]),
             "sha256": facts.sha256,
@@ -60,17 +78,26 @@ def rows_of(pair: Pair, shard: str) -> Iterator[dict[str, Any]]:
             "width": facts.width,
             "height": facts.height,
             **{name: pair.carried[name] for name in ("origin", "licence", "url")},
+            **text.scores,
         }
         numbers[text.source] += 1
 
 
-def to_parquet(tables: Sequence[pa.Table]) -> bytes:
+def to_parquet(tables: Sequence[pa.Table], schema: pa.Schema = SCORES_SCHEMA) -> bytes:
     """Returns the concatenated tables as a Parquet file; equal rows give equal bytes."""
     file = BytesIO()
-    pq.write_table(pa.concat_tables([SCORES_SCHEMA.empty_table(), *tables]).combine_chunks(), file, compression="zstd")
+    pq.write_table(pa.concat_tables([schema.empty_table(), *tables]).combine_chunks(), file, compression="zstd")
     return file.getvalue()
 
 
 def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads a table from the bytes of a Parquet file, optionally reduced to `columns`."""
-    return pq.read_table(BytesIO(data), columns=columns, schema=SCORES_SCHEMA)
+    """Reads a table from the bytes of a Parquet file, optionally reduced to `columns`.
+
+    Raises ConfigError if it has no such column.
+    """
+    file = pq.ParquetFile(BytesIO(data))
+    missing = [name for name in columns or () if name not in file.schema_arrow.names]
+    if missing:
+        scores = [name for name in file.schema_arrow.names if name.rpartition(".")[2] in ("match", "similarity")]
+        raise ConfigError(f"the table of scores has no column {missing[0]!r}; its scores are {', '.join(scores)}")
+    return file.read(columns=columns)

@@ -34,6 +34,10 @@ from blip.storage import StoreError
 FETCH_THREADS = 4
 
 
+CACHE_VARIABLE = "BLIP_CACHE_GB"
+"""The variable with the largest size of copies of shards on a machine, in GB."""
+
+
 class LoaderConfig(Config):
     batch: int = Field(default=64, ge=1, le=10_000_000)
     """Samples of an optimizer step, over all processes."""
@@ -58,7 +62,7 @@ class LoaderConfig(Config):
     """The local folder for copies of shards; by default one in the system's temporary folder, shared by the runs of a
     user and closed to others. Users who can write to the folder control the training data."""
     cache_gb: float = Field(default=100.0, gt=0)
-    """Largest size of these copies, in GB."""
+    """Largest size of these copies, in GB; the variable BLIP_CACHE_GB lowers it on a machine with a smaller disk."""
 
     @model_validator(mode="after")
     def micro_batches_fill_a_batch(self) -> Self:
@@ -68,6 +72,18 @@ class LoaderConfig(Config):
                 "make it a multiple of loader.micro_batch"
             )
         return self
+
+    @property
+    def cache_bytes(self) -> int:
+        """The largest size of copies on this machine. Raises ConfigError if BLIP_CACHE_GB is not a number of GB."""
+        given = os.environ.get(CACHE_VARIABLE) or str(self.cache_gb)
+        try:
+            most = float(given)
+        except ValueError:
+            most = 0.0
+        if not most > 0:
+            raise ConfigError(f"{CACHE_VARIABLE} is {given!r}: set it to a number of GB above 0, or unset it")
+        return int(min(self.cache_gb, most) * 1e9)
 
 
 class Loader(Generic[Collated]):
@@ -109,9 +125,7 @@ class Loader(Generic[Collated]):
         if self.remote:
             check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
         folder = private_folder() if self.remote and not cfg.cache else Path(cfg.cache or "")
-        self.reader = MicroBatchReader(
-            ShardCache(stored, folder, int(cfg.cache_gb * 1e9), cfg.ranged), prepare, collate, seed
-        )
+        self.reader = MicroBatchReader(ShardCache(stored, folder, cfg.cache_bytes, cfg.ranged), prepare, collate, seed)
         self.bad: dict[Place, Rejection] = {}
 
     @property
@@ -253,9 +267,10 @@ def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> 
     """Raises ConfigError if the shards in concurrent use exceed the cache's size."""
     here = min(1.0, int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world)
     used = sum(sizes) if plan.streams == 1 else min(sum(sizes), max(sizes) * (cfg.window + 1) * plan.streams * here)
-    if used > cfg.cache_gb * 1e9:
+    if used > cfg.cache_bytes:
+        lowered = f", {CACHE_VARIABLE} {os.environ[CACHE_VARIABLE]}" if os.environ.get(CACHE_VARIABLE) else ""
         raise ConfigError(
-            f"loader.cache_gb is {cfg.cache_gb}, but {used / 1e9:.1f} GB of shards are in use at a time "
+            f"loader.cache_gb is {cfg.cache_gb}{lowered}, but {used / 1e9:.1f} GB of shards are in use at a time "
             f"({plan.streams} streams, windows of {cfg.window} shards): raise it, lower loader.streams or "
             "loader.window, or set loader.ranged"
         )

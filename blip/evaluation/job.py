@@ -172,6 +172,7 @@ def predict_all(
             offsets=offsets,
             advance=advance,
             unexpected=cfg.unexpected,
+            revision=job.revision,
         )
         queue = ShardQueue(store, list(wanted), name, job.config.lease)
         worker = Worker(

@@ -64,6 +64,8 @@ class ShardPredictor(Generic[P]):
     """Called with the size of every batch after its prediction."""
     unexpected: float = 0.0
     """The share of a shard's samples that may fail with unexpected errors."""
+    revision: str = ""
+    """The code's revision, recorded in each commit."""
 
     @torch.no_grad()
     def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
@@ -84,7 +86,12 @@ class ShardPredictor(Generic[P]):
             check_unexpected(rejected, source, self.unexpected, "evaluation.unexpected")
         file = folder / "predictions.pt"
         torch.save([vars(prediction) for prediction in predictions], file)
-        record = {"samples": len(predictions), "rejected": dict(rejected), "unexpected": rejected.details}
+        record = {
+            "samples": len(predictions),
+            "rejected": dict(rejected),
+            "unexpected": rejected.details,
+            "revision": self.revision,
+        }
         return Output(file, record)
 
     def examples(self, samples: Iterable[Sample], rejected: Rejected) -> Iterator[Example]:

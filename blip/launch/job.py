@@ -24,6 +24,7 @@ SETTINGS = {
     "BLIP_MLFLOW_UI": "mlflow-ui",
     "BLIP_WEIGHTS": "weights",
     "HF_HUB_OFFLINE": "hub-offline",
+    "BLIP_CACHE_GB": "cache-gb",
 }
 """Variables from the ConfigMap `blip`, by key."""
 STEP_SETTINGS = SETTINGS | {"BLIP_QUEUE": "queue", "BLIP_PLACEMENTS": "placements"}

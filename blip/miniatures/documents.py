@@ -34,13 +34,16 @@ class Document(NamedTuple):
         return " ".join(" ".join(filter(None, turn)) for turn in self.turns)
 
 
-def documents(seed: int, two_objects: float) -> Iterator[Document]:
-    """Yields documents without end, half of them with questions; a share `two_objects` of scenes has two objects."""
+def documents(seed: int, two_objects: float, dialogues: float = 0.5) -> Iterator[Document]:
+    """Yields documents without end.
+
+    A share `dialogues` of them has questions, a share `two_objects` of their scenes two objects.
+    """
     rng = Random(f"{seed} documents")
     while True:
         scene = shapes.random_scene(rng, two_objects)
         context = bare_words(scene, rng) if rng.random() < 0.5 else shapes.write_caption(scene, rng)
-        if rng.random() < 0.5:
+        if rng.random() >= dialogues:
             yield Document(context, (Turn("", shapes.write_caption(scene, rng)),))
         else:
             asked = (shapes.ask(scene, rng) for _ in range(rng.randint(1, QUESTIONS)))

@@ -27,6 +27,8 @@ from blip.results import Point
 
 IGNORED = -100
 """The target of a position without a loss."""
+LONG_DIALOGUES = 0.3
+"""Share of dialogues that the encoder reads as a whole; shorter texts are faster to learn from."""
 Pair = tuple[list[int], list[int]]
 """The tokens that a model reads, and its targets."""
 
@@ -40,7 +42,9 @@ class MiniatureLanguageConfig(Config):
     """Most tokens of the decoder-only model."""
     init_std: float = Field(default=0.1, gt=0, le=10)
     """Standard deviation of the decoder-only model's initial weights; about 1/sqrt(width) lets small models learn."""
-    steps: int = Field(default=600, ge=1)
+    dialogues: float = Field(default=0.5, ge=0, le=1)
+    """Share of documents with questions; the others have two captions."""
+    steps: int = Field(default=300, ge=1)
     batch: int = Field(default=64, ge=1)
     lr: float = Field(default=3e-3, gt=0, le=1)
 
@@ -113,7 +117,7 @@ def train_language(
     logits_and_targets: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> list[Point]:
     """Trains a language model on documents; captions and answers weigh alike, though an answer is one word."""
-    stream, rng = documents(seed, two_objects), Random(f"{seed} language")
+    stream, rng = documents(seed, two_objects, cfg.dialogues), Random(f"{seed} language")
     pad = id_of(words, PAD)
 
     def loss_of() -> Tensor:
@@ -138,7 +142,7 @@ def opt_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
 
     Half of the time `</s>` is also the first token, as without an image.
     """
-    end, newline = id_of(words, END), words.encode(NEWLINE).ids[-1]
+    end, newline = id_of(words, END), id_of(words, NEWLINE)
     read = [end] * (rng.random() < 0.5) + words.encode(document.context).ids + [end]
     targets = [IGNORED] * len(read)
     for turn in document.turns:
@@ -150,9 +154,10 @@ def opt_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
 
 def t5_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
     """Returns what the encoder reads, and what the decoder shall write: the last reply, or the rest of a caption that
-    is cut at random (prefix language modelling)."""
+    is cut at random (prefix language modelling). Most dialogues are cut to their last question."""
     end = id_of(words, END)
     *before, last = document.turns
+    before = before if rng.random() < LONG_DIALOGUES else []
     prompt, reply = last
     if not document.is_dialogue:
         caption = last.reply.split(" ")

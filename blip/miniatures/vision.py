@@ -34,9 +34,9 @@ class MiniatureVisionConfig(Config):
     heads: int = Field(default=4, ge=1, le=1024)
     images: int = Field(default=4000, ge=1)
     """Scenes that are rendered and seen again and again."""
-    steps: int = Field(default=400, ge=1)
+    steps: int = Field(default=500, ge=1)
     batch: int = Field(default=128, ge=1)
-    lr: float = Field(default=2e-3, gt=0, le=1)
+    lr: float = Field(default=3e-3, gt=0, le=1)
 
 
 def train_vision(cfg: MiniatureVisionConfig, seed: int, two_objects: float, out: Path) -> list[Point]:

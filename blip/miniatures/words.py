@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -12,7 +12,7 @@ NEWLINE = "\n"
 
 
 def train_words(texts: Iterable[str], size: int) -> Tokenizer:
-    """Trains a vocabulary of at most `size` entries on texts."""
+    """Trains a vocabulary of at most `size` entries on texts; the newline is one more."""
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     words.decoder = decoders.ByteLevel()
@@ -21,6 +21,7 @@ def train_words(texts: Iterable[str], size: int) -> Tokenizer:
         vocab_size=size, special_tokens=[PAD, END, UNKNOWN], initial_alphabet=alphabet, show_progress=False
     )
     words.train_from_iterator(texts, trainer)
+    words.add_tokens([AddedToken(NEWLINE, normalized=False)])
     return words
 
 

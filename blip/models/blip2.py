@@ -1,7 +1,7 @@
 """BLIP-2: a Q-Former between a frozen image encoder and, in its second stage, a frozen language model."""
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from blip.batch import Tokens
 from blip.config import Config
+from blip.models import image_encoder
 from blip.models.bert import KeysValues, KVCache, LMHead, TextConfig, initialise
 from blip.models.frozen import Frozen
 from blip.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from blip.models.language import source
+from blip.models.language.config import LanguageModelConfig
+from blip.models.language.language_model import LanguageModel
 from blip.models.med import SpecialTokens, replace_first
 from blip.models.qformer import QFormer
 
@@ -29,6 +33,18 @@ class Blip2Config(Config):
     embed: int = Field(default=256, ge=1, le=65536)
     """Width of the embeddings by which images and texts are compared."""
     tokens: SpecialTokens = SpecialTokens()
+    language_model: LanguageModelConfig | None = None
+    """The frozen language model of the second stage."""
+
+    def with_digests(self) -> Self:
+        """Returns the configuration with the digests of its frozen models.
+
+        Raises ConfigError or WeightsError if one is missing, does not fit, or is not the one of a digest that is given.
+        """
+        found: dict[str, Config] = {"vision": image_encoder.with_digest(self.vision)}
+        if self.language_model is not None:
+            found["language_model"] = source.with_digest(self.language_model)
+        return self.model_copy(update=found)
 
 
 class QueriedImages(nn.Module):
@@ -95,6 +111,36 @@ class QFormerModel(QueriedImages):
     def decode_step(self, ids: Tensor, past: list[KeysValues], cache: KVCache) -> Tensor:
         """Returns logits `(B, vocabulary)` after ids `(B, L)`, which continue the cache and are added to it."""
         return self.lm_head(self.qformer.decode_step(ids, past, cache)[:, -1:])[:, 0]
+
+
+class Blip2(QueriedImages):
+    """The model of the second stage: what the queries find is read by a frozen language model (BLIP-2, section 3.3).
+
+    With `question` the Q-Former reads a text too, as in answering questions (BLIP-2, section 4.3).
+    """
+
+    def __init__(
+        self, cfg: Blip2Config, encoder: ImageEncoder | None, language: LanguageModel | None, question: bool = False
+    ):
+        super().__init__(cfg, encoder, text=question)
+        assert cfg.language_model is not None
+        self.projection = nn.Linear(cfg.text.width, cfg.language_model.width)
+        initialise(self.projection, cfg.text.init_std)
+        if language is not None:
+            self.frozen_language_model = Frozen(language)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        return cast(LanguageModel, self.frozen_language_model.network)
+
+    def soft_prompts(self, image_tokens: Tensor, question: Tokens | None = None) -> Tensor:
+        """Maps image tokens `(B, N, W)`, and questions if the Q-Former reads them, to soft prompts `(B, Q, D)`."""
+        cross = self.qformer.cross_keys_values(image_tokens)
+        if question is None:
+            found, _ = self.qformer.encode_image(cross)
+        else:
+            found, _, _ = self.qformer.encode_both(question, cross, "bidirectional")
+        return self.projection(found)
 
 
 def best_query(image: Tensor, text: Tensor) -> Tensor:

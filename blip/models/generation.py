@@ -118,19 +118,35 @@ def top_p_filter(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tens
     return tokens, probabilities / probabilities.sum(1, keepdim=True)
 
 
+def draw(logits: Tensor, cfg: Nucleus, uniforms: Tensor) -> Tensor:
+    """Draws a token of the top-p set for each row of logits `(B, V)` by a uniform number `(B,)`; returns `(B, 1)`."""
+    tokens, probabilities = top_p_filter(logits, cfg.top_k, cfg.top_p)
+    index = (probabilities.cumsum(1) <= uniforms[:, None]).sum(1, keepdim=True)
+    # The sum may round to just under 1, so the index must be clamped to the set; a row of NaN has an empty set.
+    last = (probabilities > 0).sum(1, keepdim=True) - 1
+    return tokens.gather(1, index.clamp(max=last).clamp(min=0))
+
+
 @torch.no_grad()
 def sample(
-    step: DecodeStep, prompt: Tensor, cross: list[KeysValues], cfg: Nucleus, uniforms: Tensor, sep: int
+    step: DecodeStep,
+    prompt: Tensor,
+    cross: list[KeysValues],
+    cfg: Nucleus,
+    uniforms: Tensor,
+    sep: int,
+    cache: KVCache | None = None,
 ) -> Texts:
     """Samples one text for each row of the prompt `(B, P)`.
 
     `uniforms` `(B, max_length - P)`, uniform in [0, 1), select one token each by inverse transform sampling, so that a
     text depends on its own random numbers and not on its batch. The log-probability is under the model's full
-    distribution, before repetition penalty and truncation. Raises ValueError if the logits are not finite.
+    distribution, before repetition penalty and truncation. `cache` is what `step` takes, if it needs one of its own.
+    Raises ValueError if the logits are not finite.
     """
     ids = prompt
     new = prompt
-    cache = KVCache(cfg.max_length)
+    cache = cache or KVCache(cfg.max_length)
     cross = repeat_cross(cross, 1)
     done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     total = torch.zeros(len(prompt), device=prompt.device)
@@ -139,12 +155,7 @@ def sample(
         allowed = penalise_repetition(logits, ids, cfg.repetition_penalty)
         if ids.shape[1] < cfg.min_length:
             allowed = suppress(allowed, sep)
-        tokens, probabilities = top_p_filter(allowed, cfg.top_k, cfg.top_p)
-        index = (probabilities.cumsum(1) <= uniforms[:, i, None]).sum(1, keepdim=True)
-        # The sum may round to just under 1, so the index must be clamped to the set; a row of NaN has an empty set.
-        last = (probabilities > 0).sum(1, keepdim=True) - 1
-        index = index.clamp(max=last).clamp(min=0)
-        new = tokens.gather(1, index).masked_fill(done[:, None], sep)
+        new = draw(allowed, cfg, uniforms[:, i]).masked_fill(done[:, None], sep)
         log_probability = logits.log_softmax(1).gather(1, new)[:, 0]
         total += log_probability.masked_fill(done, 0.0)
         done = done | (new[:, 0] == sep)
@@ -184,19 +195,32 @@ class Hypothesis:
 
 
 @torch.no_grad()
-def beam_search(step: DecodeStep, prompt: Tensor, cross: list[KeysValues], cfg: Beam, sep: int) -> Texts:
+def beam_search(
+    step: DecodeStep,
+    prompt: Tensor,
+    cross: list[KeysValues],
+    cfg: Beam,
+    sep: int,
+    cache: KVCache | None = None,
+    *,
+    as_transformers: bool = False,
+) -> Texts:
     """Returns the best text for each row of the prompt `(B, P)`.
 
     Each step ranks 2 x beams candidates for an image. Those that end with [SEP] are finished if they rank among the
     first `beams`; the best `beams` of the others become the new beams. An image is done when none of its beams can beat
     the worst of `beams` finished texts. Repetition and length penalty affect the ranking alone: the returned
-    log-probability is without them. Raises ValueError if the logits are not finite.
+    log-probability is without them. `cache` is what `step` takes, if it needs one of its own.
+
+    `as_transformers` ranks as current versions of transformers do: a text's length is that of its generated tokens with
+    [SEP], and an image is done by the score of its open beams alone. Raises ValueError if the logits are not finite.
     """
     batch, beams, device = len(prompt), cfg.beams, prompt.device
     ids = prompt.repeat_interleave(beams, 0)
     new = ids
-    cache = KVCache(cfg.max_length)
+    cache = cache or KVCache(cfg.max_length)
     cross = repeat_cross(cross, beams)
+    start = prompt.shape[1] if as_transformers else 0
     scores = torch.full((batch, beams), -1e9, device=device)
     scores[:, 0] = 0.0  # all beams start equal, so the first step extends only one of them
     totals = torch.zeros(batch, beams, device=device)
@@ -219,7 +243,7 @@ def beam_search(step: DecodeStep, prompt: Tensor, cross: list[KeysValues], cfg: 
             raise diverged(nan_images, batch)
         rows, tokens, sums = beam_of.tolist(), (flat % vocabulary).tolist(), candidate_totals.tolist()
         texts = ids.tolist()
-        normaliser = ids.shape[1] ** cfg.length_penalty
+        normaliser = (ids.shape[1] - start + as_transformers) ** cfg.length_penalty
         chosen: list[tuple[int, int, float, float]] = []
         for image, image_scores in enumerate(candidate_scores):
             open_candidates = []
@@ -231,7 +255,8 @@ def beam_search(step: DecodeStep, prompt: Tensor, cross: list[KeysValues], cfg: 
                 elif rank < beams and searching[image]:
                     keep_best(finished[image], Hypothesis(texts[row], total, score / normaliser), beams)
             chosen += open_candidates[:beams]
-            if len(finished[image]) == beams and finished[image][-1].score >= image_scores[0] / normaliser:
+            possible = open_candidates[0][2] if as_transformers else image_scores[0]
+            if len(finished[image]) == beams and finished[image][-1].score >= possible / normaliser:
                 searching[image] = False
         chosen_rows, chosen_tokens, chosen_scores, chosen_totals = zip(*chosen, strict=True)
         order = torch.tensor(chosen_rows, device=device)
@@ -240,7 +265,7 @@ def beam_search(step: DecodeStep, prompt: Tensor, cross: list[KeysValues], cfg: 
         totals = torch.tensor(chosen_totals, device=device).view(batch, beams)
         ids = torch.cat([ids[order], new], 1)
         cache.reorder(order)
-    texts, normaliser = ids.tolist(), ids.shape[1] ** cfg.length_penalty
+    texts, normaliser = ids.tolist(), (ids.shape[1] - start) ** cfg.length_penalty
     for image in range(batch):
         if searching[image]:
             for beam, (score, total) in enumerate(zip(scores[image].tolist(), totals[image].tolist(), strict=True)):

@@ -169,7 +169,9 @@ def timm_encoder(folder: Path, cfg: ImageEncoderConfig, weights: bool) -> TimmEn
 def transformers_encoder(folder: Path, cfg: ImageEncoderConfig, weights: bool) -> TransformersEncoder:
     # local import: transformers comes with an extra
     from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(folder)
     config = getattr(config, "vision_config", config)
     network = AutoModel.from_pretrained(folder, config=config) if weights else AutoModel.from_config(config)

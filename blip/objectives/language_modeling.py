@@ -1,5 +1,6 @@
 """Language modeling loss (LM) of texts given their images (BLIP, section 3.2)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,6 +16,12 @@ def next_token_targets(ids: Tensor, mask: Tensor, prompt: int = 1) -> Tensor:
     targets = ids.masked_fill(~mask, IGNORED)
     targets[:, :prompt] = IGNORED
     return targets[:, 1:]
+
+
+def spoken_targets(ids: Tensor, mask: Tensor, skip: Tensor) -> Tensor:
+    """Returns the ids `(B, L)` that are to be said: IGNORED for padding and a row's first tokens, `skip` `(B,)`."""
+    given = torch.arange(ids.shape[1], device=ids.device)[None] < skip[:, None]
+    return ids.masked_fill(~mask | given, IGNORED)
 
 
 def token_losses(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:

@@ -108,10 +108,10 @@ def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6
     kept = [p for p, text in scored if text.kept]
     dropped = [p for p, text in scored if not text.kept]
     chosen = [
-        ("Kept, surest", f"The {source} texts with the highest p(match).", kept[:most]),
+        ("Kept, surest", f"The {source} texts with the highest scores.", kept[:most]),
         ("Kept, least sure", "Just above the threshold.", kept[most:][::-1][:most]),
         ("Dropped, least sure", "Just below the threshold.", dropped[:most]),
-        ("Dropped, surest", "The lowest p(match).", dropped[most:][::-1][:most]),
+        ("Dropped, surest", "The lowest scores.", dropped[most:][::-1][:most]),
         (
             "Kept, and false",
             "What the filter let through.",

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from blip.capfilt.rules import REASONS, is_web
+from blip.capfilt.rules import REASONS, SelectionConfig, is_web, score_columns
+from blip.config import validate
 from blip.data.images import MOST_PIXELS, decode
 from blip.datasets.judge import Judge
 from blip.report.bootstrap_page import BINS, THUMBNAIL, Picture, ScoredText
@@ -59,7 +60,8 @@ class SelectionFigures:
     bins: dict[Source, NDArray[np.int64]] = field(
         default_factory=lambda: {source: np.zeros((3, BINS), dtype=np.int64) for source in SOURCES}
     )
-    """Histograms `(3, BINS)` of p(match) by source: true, false and unknown texts."""
+    """Histograms `(3, BINS)` of the rule's score by source: true, false and unknown texts; similarities below 0 count
+    as 0."""
     corners: dict[tuple[Source, int], list[Corner]] = field(default_factory=dict)
     """By source and kind (kept, dropped, kept and false, dropped and true), ranked by score."""
 
@@ -67,7 +69,7 @@ class SelectionFigures:
         """Adds a shard."""
         truth = truths(self.store, shard, table, self.judge)
         kept = reasons == 0
-        match = table["match"].to_numpy()
+        match = table["score"].to_numpy()
         for source, rows in by_source(table):
             self.count(source, kept[rows], truth[rows], match[rows])
             first = rows & (table["number"].to_numpy() == 0) & ~np.isnan(match)
@@ -88,7 +90,7 @@ class SelectionFigures:
         self.counts[source, "kept", "known"] += int((kept & known).sum())
         self.counts[source, "kept", "true"] += int((kept & true).sum())
         scored = ~np.isnan(match)
-        places = np.minimum((match[scored].astype(np.float64) * BINS).astype(np.int64), BINS - 1)
+        places = np.clip((match[scored].astype(np.float64) * BINS).astype(np.int64), 0, BINS - 1)
         kinds = np.select([true[scored], known[scored]], [0, 1], 2)
         self.bins[source] += np.bincount(kinds * BINS + places, minlength=3 * BINS).reshape(3, BINS)
 
@@ -102,11 +104,11 @@ class SelectionFigures:
         for row in rows.tolist():
             of_image = np.flatnonzero(pc.call_function("equal", [keys, keys[row]]).to_numpy(zero_copy_only=False))
             texts = [scored_text(table, reasons, truth, other) for other in of_image.tolist()]
-            key, members, match = (table[name][row].as_py() for name in ("key", "members", "match"))
+            key, members, match = (table[name][row].as_py() for name in ("key", "members", "score"))
             yield Corner(match, self.rows + row, shard, key, members, texts)
 
     def result(self, manifest: Manifest, dead: Mapping[str, str], mlflow: str, seconds: float) -> SelectResult:
-        """Returns the shares of true texts, kept texts with precision and recall, and histograms of p(match)."""
+        """Returns the shares of true texts, kept texts with precision and recall, and histograms of scores."""
         noise: dict[str, Change[float | None]] = {}
         kept: dict[str, Kept] = {}
         histograms = []
@@ -126,6 +128,7 @@ class SelectionFigures:
             histograms=tuple(histograms),
             counts=manifest.counts,
             threshold=rule["web"] if one else None,
+            score=score_columns(validate(SelectionConfig, manifest.meta["selection"], "selection").rule)[0],
             dead=dict(dead),
             digest=manifest.digest,
             mlflow=mlflow,
@@ -189,7 +192,7 @@ def ratio(part: int, whole: int) -> float | None:
 
 def scored_text(table: pa.Table, reasons: NDArray[np.int8], truth: Truths, row: int) -> tuple[Source, ScoredText]:
     """Returns a row's source and its text as the page shows it."""
-    source, text, match = (table[name][row].as_py() for name in ("source", "text", "match"))
+    source, text, match = (table[name][row].as_py() for name in ("source", "text", "score"))
     true = None if np.isnan(truth[row]) else bool(truth[row])
     return source, ScoredText(text=text, match=match, kept=not reasons[row], reason=REASONS[reasons[row]], true=true)
 

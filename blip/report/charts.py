@@ -109,7 +109,7 @@ def histogram(
             tall = round(bars[i] / top * height, 2)
             base -= tall
             if tall:
-                title = f"{bars[i]:,} {kind}, p(match) {i / bins:.2f} to {(i + 1) / bins:.2f}"
+                title = f"{bars[i]:,} {kind}, score {i / bins:.2f} to {(i + 1) / bins:.2f}"
                 chart.blocks.append(
                     Block(i * width / bins + 0.75, round(base, 2), width / bins - 1.5, tall, kind, title)
                 )

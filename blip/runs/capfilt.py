@@ -1,11 +1,14 @@
 """CapFilt: captions every web image and scores how well each text matches."""
 
+import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from blip.budget import open_budget
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.capfilt.scores import Scores
+from blip.capfilt.table import FILTER
 from blip.config import ConfigError
 from blip.launch.local import local_process_count
 from blip.logs import log
@@ -28,12 +31,14 @@ def capfilt(
     *,
     data: str | Path,
     captioner: str | Path | None,
-    filter: str | Path | None,
+    filter: str | Path | Mapping[str, str | Path] | None,
     out: str | Path,
     workers: Workers | None = None,
 ) -> CapFiltResult:
-    """Captions and scores the web pairs of a data folder with two model folders, and writes `out` for `select`.
+    """Captions and scores the web pairs of a data folder, and writes `out` for `select`.
 
+    `captioner` and `filter` are model folders. Several filters come by name; the scores of the one called `filter` are
+    the columns `match` and `similarity`, and those of another are `NAME.match` and `NAME.similarity`.
     `out` is a copy of `data` with `scores.json`, a reference to the scores, in place of the web manifest. Finished
     shards are not repeated. Workers run on this machine unless `workers` starts them elsewhere.
     Raises ConfigError; StoreError if the store lacks what workers need; WorkerError and ShardError if work failed.
@@ -44,10 +49,7 @@ def capfilt(
     copy_data_folder(Path(data), Path(out), leave_out={manifest_name(cfg)})
     root = open_store(context.store)
     probe(root)
-    roles = {"captioner": captioner, "filter": filter}
-    if cfg.variant != "both":
-        roles = {cfg.variant: roles[cfg.variant]}
-    models = {role: publish_model(root, role, folder) for role, folder in roles.items()}
+    models = {role: publish_model(root, role, folder) for role, folder in roles(cfg, captioner, filter).items()}
     job = CapFiltJob(config=cfg, input=manifest, models=models, revision=context.revision)
     budget = open_budget(cfg.max_gpu_hours, context.store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
@@ -78,6 +80,18 @@ def capfilt(
             mlflow=run.url,
             seconds=time.monotonic() - began,
         )
+
+
+def roles(
+    cfg: CapFiltConfig, captioner: str | Path | None, filter: str | Path | Mapping[str, str | Path] | None
+) -> dict[str, str | Path | None]:
+    """Returns the models that a variant needs, by role. Raises ConfigError if a filter has the name of another role."""
+    filters = dict(filter) if isinstance(filter, Mapping) else {FILTER: filter}
+    for name in filters:
+        if not re.fullmatch(r"\w[\w-]*", name) or name == "captioner":
+            raise ConfigError(f"filter {name!r}: a name has letters, digits, _ and -, and is not captioner")
+    wanted = {"captioner": captioner} if cfg.variant != "filter" else {}
+    return {**wanted, **(filters if cfg.variant != "captioner" else {})}
 
 
 def run_workers(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> Speed:

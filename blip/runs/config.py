@@ -19,7 +19,7 @@ from blip.training.checkpoint import CheckpointConfig
 from blip.training.engine import EngineConfig, check_teacher
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
-NOT_TRAINING = {"ingest", "capfilt", "select", "evaluate", "register"}
+NOT_TRAINING = {"ingest", "frozen", "capfilt", "select", "evaluate", "register"}
 """Stages that do not train."""
 
 
@@ -33,8 +33,10 @@ def training(stage: str) -> str:
 
 class RunConfig(Config):
     seed: int = Field(default=42, ge=0, lt=2**63)
-    epochs: float = Field(gt=0, le=1_000_000)
+    epochs: float | None = Field(default=None, gt=0, le=1_000_000)
     """Passes over the data; may be a fraction."""
+    steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    """Optimizer steps of the run, instead of `epochs`."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """Limit of GPU hours of all steps of a run together; then training stops with a checkpoint. None sets no limit."""
     sources: tuple[str, ...] = Field(min_length=1)
@@ -52,6 +54,25 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def teacher_is_whole(self) -> Self:
         check_teacher(self.engine, isinstance(self.task, PretrainingConfig | RetrievalConfig))
+        return self
+
+    @model_validator(mode="after")
+    def has_a_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"epochs is {self.epochs} and steps is {self.steps}: a run needs one of them; set the one, and the "
+                "other to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def frozen_models_are_whole(self) -> Self:
+        if self.engine.zero == 3 and isinstance(self.model, Blip2Config):
+            raise ValueError(
+                "engine.zero is 3, but this model has frozen parts: each process holds them whole, and ZeRO-3 would "
+                "share out the few weights that are trained; set engine.zero to 2 or less, and for a smaller language "
+                "model model.language_model.quantization"
+            )
         return self
 
     @model_validator(mode="after")
@@ -97,3 +118,12 @@ class RunConfig(Config):
         size = tokenizer.vocab_size - isinstance(self.model, Blip2Config)
         text = self.model.text.model_copy(update={"vocab_size": size})
         return self.model_copy(update={"model": self.model.model_copy(update={"text": text, "tokens": tokens})})
+
+    def with_frozen_models(self) -> Self:
+        """Returns a copy that names the frozen models of BLIP-2 by digest.
+
+        Raises ConfigError or WeightsError if one is missing, does not fit, or is not the one of a digest that is given.
+        """
+        if not isinstance(self.model, Blip2Config):
+            return self
+        return self.model_copy(update={"model": self.model.with_digests()})

@@ -1,6 +1,7 @@
 """Select: selects among the texts that CapFilt scored, in seconds, without reading models or images."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Collection
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blip.capfilt.job import CapFiltConfig
-from blip.capfilt.rules import SelectionConfig
+from blip.capfilt.rules import Combined, Limit, SelectionConfig
 from blip.capfilt.scores import Scores, ScoresSource
 from blip.capfilt.selected import write_selection
 from blip.config import ConfigError, load_config, merged, set_value, validate
@@ -28,19 +29,26 @@ OWN_FILES = (SCORES, MANIFEST, METRICS, PICTURES, "logs", "store")
 
 
 def select(
-    context: RunContext, *, data: str | Path, out: str | Path, page: str | Path | None = None, threshold: str = ""
+    context: RunContext,
+    *,
+    data: str | Path,
+    out: str | Path,
+    page: str | Path | None = None,
+    threshold: str = "",
+    by: str = "",
 ) -> SelectResult:
     """Selects among the texts that `capfilt` scored, and writes `out`, the data folder to pre-train on again.
 
     `data` is the output of `capfilt` or of an earlier selection. `out` is a copy of it with the selection's manifest,
     `bootstrapped.json`, also under the web manifest's name, and with figures and pictures; `page` gets an HTML page of
-    them. `threshold` is the least p(match) of kept texts, `0.6` or by source `web=0.7`; sources that it does not name
-    keep theirs. Without a preset the settings are those of the selection that wrote `data`, or the recipe's.
+    them. `threshold` is the least p(match) of kept texts, `0.6` or by source `web=0.7`, or the share of texts to keep,
+    `30%`; sources that it does not name keep theirs. `by` is the column of another score for it, `clip.similarity`.
+    Without a preset the settings are those of the selection that wrote `data`, or the recipe's.
     Raises ConfigError; ShardError if scores are missing or altered.
     """
     began = time.monotonic()
     source = read_source(data)
-    cfg = settings(context, data, threshold)
+    cfg = settings(context, data, threshold, by)
     scores = Scores.load(source)
     job = scores.job
     folder = Path(out)
@@ -70,7 +78,7 @@ def select(
         return result
 
 
-def settings(context: RunContext, data: str | Path, threshold: str) -> SelectionConfig:
+def settings(context: RunContext, data: str | Path, threshold: str, by: str = "") -> SelectionConfig:
     """Merges a preset's settings, or those that wrote `data`, with the threshold and the overrides.
 
     Raises ConfigError.
@@ -81,42 +89,86 @@ def settings(context: RunContext, data: str | Path, threshold: str) -> Selection
     else:
         base = load_config(SelectionConfig, "select", context.preset or "base")
     values = base.model_dump(mode="json")
+    if by and not threshold:
+        raise ConfigError(f"by {by!r}: name a threshold, too, such as threshold=0.3 or threshold=30%")
     if threshold:
-        values["rule"] = with_threshold(values["rule"], threshold)
+        values["rule"] = with_threshold(values["rule"], threshold, by)
     changes: dict[str, Any] = {}
     for override in context.overrides:
         set_value(changes, override)
     return validate(SelectionConfig, merged(values, changes), "select")
 
 
-def with_threshold(rule: dict[str, Any], text: str) -> dict[str, Any]:
-    """Returns a rule with other thresholds: `0.6` for both sources, `web=0.7` for one. Raises ConfigError."""
+def with_threshold(rule: dict[str, Any], text: str, by: str = "") -> dict[str, Any]:
+    """Returns a rule with other thresholds: `0.6` for both sources, `web=0.7` for one, `30%` for a share to keep.
+
+    They are of the score `by`, or of p(match). Raises ConfigError.
+    """
+    given = parse_threshold(text)
+    values = {source: limit.least for source, limit in given.items() if limit.least is not None}
+    if not by and len(values) == len(given):
+        return with_values(rule, text, values)
+    if rule.get("origins"):
+        raise ConfigError(
+            f"threshold {text!r}: the rule so far has thresholds by collection, which only those of p(match) have; set "
+            "the whole rule by rule={type: combined, ...}"
+        )
+    limits = {source: [limit.model_copy(update={"score": by or limit.score})] for source, limit in given.items()}
+    if rule["type"] == "matched":
+        before = {source: [Limit(least=rule[source])] for source in SOURCES}
+    elif rule["type"] == "combined":
+        before = {source: rule[source] for source in SOURCES}
+    elif len(given) < len(SOURCES):
+        raise no_threshold(rule, text)
+    else:
+        before = {}
+    found = Combined.model_validate({**before, **limits})
+    return found.model_dump(mode="json")
+
+
+def with_values(rule: dict[str, Any], text: str, values: dict[str, float]) -> dict[str, Any]:
+    """Returns a rule with these least p(match) by source. Raises ConfigError."""
+    for value in values.values():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"threshold {text!r}: {value:g} must be a number from 0 to 1")
+    if rule["type"] == "matched":
+        return {**rule, **values}
+    if len(values) < len(SOURCES):
+        raise no_threshold(rule, text)
+    return {"type": "matched", **values}
+
+
+def no_threshold(rule: dict[str, Any], text: str) -> ConfigError:
+    """Returns the error for a threshold of one source where the rule has none for the other."""
+    return ConfigError(
+        f"threshold {text!r}: the rule so far is {rule['type']!r}, which has no thresholds to keep: "
+        "name both web and synthetic"
+    )
+
+
+def parse_threshold(text: str) -> dict[str, Limit]:
+    """Returns the limits by source of `0.6`, `30%`, or `web=0.7,synthetic=30%`. Raises ConfigError."""
     parts = [part.strip() for part in text.split(",")]
     pairs = [part.partition("=") for part in parts] if "=" in text else [(source, "=", text) for source in SOURCES]
-    given: dict[str, float] = {}
+    given: dict[str, Limit] = {}
     for source, _, value in pairs:
-        name = source.strip()
+        name, share = source.strip(), value.strip().endswith("%")
         if name not in SOURCES or name in given:
             raise ConfigError(
                 f"threshold {text!r}: {name!r} must be web or synthetic, and each once; "
                 "for example web=0.7,synthetic=0.5"
             )
         try:
-            given[name] = float(value)
+            number = float(value.strip().removesuffix("%"))
         except ValueError:
             raise ConfigError(
-                f"threshold {text!r} must be a number from 0 to 1, or one for each source: web=0.7,synthetic=0.5"
+                f"threshold {text!r} must be a number from 0 to 1, or one for each source: web=0.7,synthetic=0.5, or "
+                "a share to keep: 30%"
             ) from None
-        if not 0 <= given[name] <= 1:
-            raise ConfigError(f"threshold {text!r}: {value} must be a number from 0 to 1")
-    if rule["type"] == "matched":
-        return {**rule, **given}
-    if len(given) < len(SOURCES):
-        raise ConfigError(
-            f"threshold {text!r}: the rule so far is {rule['type']!r}, which has no thresholds to keep: "
-            "name both web and synthetic"
-        )
-    return {"type": "matched", **given}
+        if not math.isfinite(number) or (share and not 0 <= number <= 100):
+            raise ConfigError(f"threshold {text!r}: {value} must be a number from 0 to 1, or a share from 0% to 100%")
+        given[name] = Limit(share=number / 100) if share else Limit(least=number)
+    return given
 
 
 def read_source(data: str | Path) -> ScoresSource:

@@ -19,6 +19,7 @@ def config_classes() -> dict[str, type[Config]]:
     from blip.runs.config import RunConfig
     from blip.runs.evaluate import EvaluateConfig
     from blip.runs.ingest import IngestConfig
+    from blip.runs.make_frozen import FrozenConfig
     from blip.runs.register import RegisterConfig
 
     return {
@@ -31,6 +32,9 @@ def config_classes() -> dict[str, type[Config]]:
         "evaluate": EvaluateConfig,
         "register": RegisterConfig,
         **dict.fromkeys((*TASKS, "retrieval_flickr30k"), RunConfig),
+        "frozen": FrozenConfig,
+        "blip2_stage1": RunConfig,
+        "blip2_stage2": RunConfig,
     }
 
 

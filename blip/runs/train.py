@@ -33,6 +33,7 @@ from blip.progress import progress
 from blip.results import TrainResult
 from blip.runs.config import RunConfig, training
 from blip.runs.context import RunContext
+from blip.runs.make_frozen import frozen_sources
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 from blip.shards.sample import BadSample, Sample, one_sample
@@ -73,17 +74,22 @@ def train(
     data: str | Path,
     out: str | Path,
     init: str | Path | None = None,
+    frozen: str | Path | None = None,
     processes: int = 0,
     profile: str | Path | None = None,
     placed: Placement | None = None,
 ) -> TrainResult:
     """Trains a stage on a data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
 
+    Sources `frozen:NAME` of the settings are models of the folder `frozen`, which `make_frozen` wrote.
     Resumes from the newest checkpoint of the same run in the store. Uses `processes` processes of this machine, 0 for
     one per GPU, or the nodes of `placed`; `profile` is a folder for a torch trace of a few steps. Raises ConfigError,
     BudgetError, NonFiniteError; exits with the processes' exit code if several were started and failed.
     """
     cfg = context.settings(RunConfig, training(stage))
+    if places := frozen_sources(cfg, frozen):
+        context = context.model_copy(update={"overrides": (*context.overrides, *places)})
+        cfg = context.settings(RunConfig, stage)
     # With several processes or nodes, each process runs this verb again through the command line and executes the last
     # line of this function.
     options = {"--preset": context.preset, "--store": context.store, "--revision": context.revision}
@@ -119,14 +125,14 @@ def train_here(
     """Trains as one of `world()` processes."""
     began = time.monotonic()
     tokenizer = Tokenizer.from_folder((init or data) / TOKENIZER)
-    cfg = cfg.with_tokenizer(tokenizer)
+    cfg = cfg.with_tokenizer(tokenizer).with_frozen_models()
     init_distributed(cfg.engine.timeout)
     manifests = [Manifest.load(data / f"{source}.json") for source in cfg.sources]
     task = make_task(cfg, tokenizer, init)
     loader = Loader(
         manifests, make_prepare(cfg.transform, task), task.collate, cfg.loader, rank(), world(), seed=cfg.seed
     )
-    steps = count_steps(cfg.epochs, loader.steps_per_epoch)
+    steps = cfg.steps or count_steps(cfg.epochs or 0, loader.steps_per_epoch)
     cfg = cfg.model_copy(update={"schedule": fit_warmup(cfg.schedule, steps)})
     identity = identify(cfg, manifests, tokenizer, init)
     key = value_digest(identity)

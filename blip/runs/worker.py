@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,20 +14,17 @@ from blip.budget import Budget, gpus_held
 from blip.capfilt.job import CapFiltJob
 from blip.capfilt.shard import ShardCapFilt
 from blip.config import EXIT_CONFIG, ConfigError
-from blip.distributed import device
 from blip.evaluation.job import run_evaluation_worker
 from blip.launch.local import local_process_count
 from blip.logs import log, quiet
 from blip.storage import open_store
-from blip.tasks.captioning import Captioning
-from blip.tasks.model_folder import as_captioner, as_filter, load_task, read_model_config
-from blip.tasks.pretraining import Pretraining
-from blip.tasks.retrieval import Retrieval
 from blip.workers.job import type_of
 from blip.workers.local_pool import on_this_machine
 from blip.workers.progress import CHECK_SECONDS
 from blip.workers.queue import ShardQueue, new_worker_name
 from blip.workers.worker import Worker
+from blip.zoo.contract import Captioner, Filter
+from blip.zoo.load import load_both, load_captioner, load_filter
 
 
 def work(uri: str, name: str = "") -> None:
@@ -44,8 +40,8 @@ def caption_and_filter(uri: str, name: str) -> None:
     if not queue.pending():
         log.info("no shard is left of job %s", uri)
         return
-    captioner, text_filter = load_models(job)
-    bootstrap = ShardCapFilt(job.config, captioner, text_filter, job.input.store, job.revision, job.config.threads)
+    captioner, filters = load_models(job)
+    bootstrap = ShardCapFilt(job.config, captioner, filters, job.input.store, job.revision, job.config.threads)
     budget = Budget(job.config.max_gpu_hours, open_store(job.ledger or f"{uri}/gpu-hours"), job.account, gpus_held())
     try:
         Worker(queue, job.input.store, shards, bootstrap, job.config.report, budget.check).run()
@@ -53,41 +49,22 @@ def caption_and_filter(uri: str, name: str) -> None:
         budget.record()
 
 
-def load_models(job: CapFiltJob) -> tuple[Captioning | None, Retrieval | None]:
-    """Loads captioner and filter to this process's device; one pre-trained model for both is loaded only once."""
+def load_models(job: CapFiltJob) -> tuple[Captioner | None, dict[str, Filter]]:
+    """Loads the captioner, and the filters by name, to this process's device.
+
+    One pre-trained model for both is loaded only once.
+    """
+    cfg, stream = job.config, job.config.stream
     with ExitStack() as stack:
         folders = {role: stack.enter_context(source.folder()) for role, source in job.models.items()}
-        if len(folders) == 2 and len(set(job.digests.values())) == 1:
-            both = load_task(folders["captioner"])
-            if not isinstance(both, Pretraining):
-                raise ConfigError(
-                    f"model {folders['captioner']} is given as captioner and filter: only a pre-trained model is both"
-                )
-            captioner = Captioning(as_captioner(both.cfg), both.model, both.tokenizer)
-            text_filter = Retrieval(as_filter(both.cfg), both.model, both.tokenizer)
-        else:
-            captioner = load_captioner(folders["captioner"]) if "captioner" in folders else None
-            text_filter = load_filter(folders["filter"]) if "filter" in folders else None
-    if captioner:
-        captioner.eval().to(device())
-    if text_filter:
-        del text_filter.alignment  # used only in training
-        text_filter.eval().to(device())
-    return captioner, text_filter
-
-
-def load_captioner(folder: Path) -> Captioning:
-    """Loads a model folder as captioner. Raises ConfigError if its model cannot caption."""
-    task = load_task(folder, as_captioner(read_model_config(folder).task))
-    assert isinstance(task, Captioning)
-    return task
-
-
-def load_filter(folder: Path) -> Retrieval:
-    """Loads a model folder as filter. Raises ConfigError if its model cannot match."""
-    task = load_task(folder, as_filter(read_model_config(folder).task))
-    assert isinstance(task, Retrieval)
-    return task
+        if set(folders) == {"captioner", "filter"} and len(set(job.digests.values())) == 1:
+            captioner, judge = load_both(folders["captioner"], stream.decoding, stream.seed, stream.precision)
+            return captioner, {"filter": judge}
+        folder = folders.pop("captioner", None)
+        captioner = (
+            load_captioner(folder, stream.decoding, stream.seed, stream.precision, cfg.captioner) if folder else None
+        )
+        return captioner, {name: load_filter(path, stream.precision, cfg.filter) for name, path in folders.items()}
 
 
 def end_with_parent() -> None:

@@ -151,36 +151,11 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         return [CaptionPrediction(*row) for row in zip(*columns, strict=True)]
 
     def score(self, predictions: list[CaptionPrediction]) -> Iterator[tuple[str, float]]:
-        """Yields BLEU, ROUGE-L and CIDEr, times 100, and METEOR and SPICE if they are asked for and can be computed.
+        """As `caption_scores_of`, with METEOR and SPICE if they are asked for and can be computed."""
+        from blip.metrics.captioning import spice_folder  # local import: pycocoevalcap and Java come with an extra
 
-        Of a data set with domains, such as NoCaps, it yields CIDEr and SPICE of each domain too, over its own images.
-        Nothing is yielded if no captions of people are published.
-        """
-        from blip.metrics.captioning import (
-            caption_scores,
-            spice_folder,
-        )  # local import: pycocoevalcap and Java come with an extra
-
-        # keys may repeat, and every prediction counts
-        known = {str(number): p for number, p in enumerate(predictions) if p.references}
-        domains = {str(p.meta["domain"]): dict[str, CaptionPrediction]() for p in known.values() if "domain" in p.meta}
-        for number, p in known.items():
-            if "domain" in p.meta:
-                domains[str(p.meta["domain"])][number] = p
         spice = spice_folder(self.cfg.spice_models) if self.cfg.spice else None
-
-        def scored(some: dict[str, CaptionPrediction], meteor: bool) -> dict[str, float]:
-            captions = {number: p.caption for number, p in some.items()}
-            references = {number: p.references for number, p in some.items()}
-            return caption_scores(captions, references, meteor=meteor, spice=spice)
-
-        if known:
-            yield from scored(known, self.cfg.meteor).items()
-        for domain, some in sorted(domains.items()):
-            own = scored(some, meteor=False)
-            for name in ("cider", "spice"):
-                if name in own:
-                    yield f"{name}_{domain.partition('-')[0]}", own[name]
+        yield from caption_scores_of(predictions, meteor=self.cfg.meteor, spice=spice)
 
     def not_scored(self) -> dict[str, str]:
         """Returns the scores that are asked for and cannot be computed, with the reason."""
@@ -195,3 +170,34 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
             return {}
         results = [{"image_id": p.meta["image_id"], "caption": p.caption} for p in predictions]
         return {"captions_results.json": results}
+
+
+def caption_scores_of(
+    predictions: list[CaptionPrediction], meteor: bool = False, spice: Path | None = None
+) -> Iterator[tuple[str, float]]:
+    """Yields BLEU, ROUGE-L and CIDEr, times 100, and METEOR and SPICE if they are asked for.
+
+    Of a data set with domains, such as NoCaps, it yields CIDEr and SPICE of each domain too, over its own images.
+    Nothing is yielded if no captions of people are published.
+    """
+    from blip.metrics.captioning import caption_scores  # local import: pycocoevalcap and Java come with an extra
+
+    # keys may repeat, and every prediction counts
+    known = {str(number): p for number, p in enumerate(predictions) if p.references}
+    domains = {str(p.meta["domain"]): dict[str, CaptionPrediction]() for p in known.values() if "domain" in p.meta}
+    for number, p in known.items():
+        if "domain" in p.meta:
+            domains[str(p.meta["domain"])][number] = p
+
+    def scored(some: dict[str, CaptionPrediction], meteor: bool) -> dict[str, float]:
+        captions = {number: p.caption for number, p in some.items()}
+        references = {number: p.references for number, p in some.items()}
+        return caption_scores(captions, references, meteor=meteor, spice=spice)
+
+    if known:
+        yield from scored(known, meteor).items()
+    for domain, some in sorted(domains.items()):
+        own = scored(some, meteor=False)
+        for name in ("cider", "spice"):
+            if name in own:
+                yield f"{name}_{domain.partition('-')[0]}", own[name]

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from blip.tasks.blip2_stage1 import Blip2Stage1Config
+from blip.tasks.blip2_stage2 import Blip2Stage2Config
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.dialog import DialogConfig
 from blip.tasks.nlvr import NLVRConfig
@@ -22,6 +23,7 @@ TaskConfig = Annotated[
     | DialogConfig
     | VideoRetrievalConfig
     | VideoQAConfig
-    | Blip2Stage1Config,
+    | Blip2Stage1Config
+    | Blip2Stage2Config,
     Field(discriminator="type"),
 ]

@@ -34,7 +34,15 @@ def shared_count(micro_batches: Sequence[Batch], prompt: int, reduction: Reducti
     The mean is over an optimizer step on all processes. Summed losses divided by it average to the mean over the step's
     tokens, however the step is split into micro-batches. Returns None if `reduction` is `rank`.
     """
+    counts = [int(batch.text.mask[:, prompt:].sum()) for batch in micro_batches if batch.text is not None]
+    return shared_mean(counts, reduction)
+
+
+def shared_mean(counts: Sequence[int], reduction: Reduction) -> Tensor | None:
+    """Returns the mean over micro-batches and processes of numbers of predicted tokens, 0-dim; collective.
+
+    Returns None if `reduction` is `rank`.
+    """
     if reduction == "rank":
         return None
-    tokens = sum(int(batch.text.mask[:, prompt:].sum()) for batch in micro_batches if batch.text is not None)
-    return all_reduce_mean(torch.tensor(tokens / len(micro_batches), device=device()))
+    return all_reduce_mean(torch.tensor(sum(counts) / len(counts), device=device()))

@@ -62,8 +62,11 @@ class ModelSource(Config):
 def model_digest(folder: Path) -> str:
     """Returns the digest of a model folder's tensors and of its other files, without those of its training.
 
-    Raises WeightsError if it holds no weights.
+    Others' models whose weights have another name or lie in several files may be large and are taken by their bytes.
+    Raises WeightsError if the folder holds no weights.
     """
     weights = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES}
+    if weights and not (folder / WEIGHTS[0]).is_file():
+        return folder_digest(folder, leave_out={RECORD})
     others = folder_digest(folder, leave_out={*weights, *WEIGHTS, RECORD})
     return value_digest([tensors_digest(folder), others])

@@ -10,11 +10,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
 from tiny_models import both, captioner, model_folder, samples, text_filter
+from tiny_others import clip, git, llava, siglip
 
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.config import ConfigError, load_config, presets
@@ -94,11 +97,11 @@ def score(
 
 
 def choose(
-    folder: Path, *overrides: str, data: str = "scored", out: str = "out", threshold: str = "", page: Path | None = None
+    folder: Path, *overrides: str, data: str = "scored", out: str = "out", page: Path | None = None, **given: str
 ) -> SelectResult:
     preset = "" if data != "scored" else str(folder / "tiny.yaml")
     context = RunContext(preset=preset, overrides=overrides, revision="r")
-    return select(context, data=folder / data, out=folder / out, page=page, threshold=threshold)
+    return select(context, data=folder / data, out=folder / out, page=page, **given)
 
 
 def run(
@@ -116,8 +119,6 @@ def read(manifest: Manifest) -> dict[str, Sample]:
 
 def decided(folder: Path) -> dict[str, list[str]]:
     """Returns the kept texts of the shards' tables, by sample."""
-    import pyarrow.parquet as pq
-
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("store/capfilt/*/data/*.parquet")):
         for row in pq.read_table(path).to_pylist():
@@ -410,6 +411,60 @@ def test_one_model_may_be_both(folder: Path):
     figures = run(folder, captioner=both_in_one, filter=both_in_one)
     assert figures.counts["synthetic"] == 24
     assert figures.capfilt.synthetic.kept > 0
+
+
+def test_a_chat_model_captions_and_scores_of_two_filters_combine(folder: Path):
+    models = {
+        "captioner": llava(folder / "llava"),
+        "filter": {"filter": folder / "filter", "clip": clip(folder / "clip")},
+    }
+    score(folder, "captioner.batch=2", **models)
+    table = pa.concat_tables(pq.read_table(path) for path in folder.glob("store/capfilt/*/data/*.parquet"))
+    assert table.num_rows == 48
+    assert all(table[name].null_count == 0 for name in ("match", "similarity", "clip.similarity"))
+    commits = [json.loads(path.read_text()) for path in folder.glob("store/capfilt/*/commit/*.json")]
+    assert commits[0]["determinism"] == dict.fromkeys(("captioner", "filter", "clip"), "sample")
+    rule = (
+        "rule={type: combined, web: [{score: match, least: 0.2}, {score: clip.similarity, share: 0.5}], "
+        "synthetic: [{score: clip.similarity, share: 0.25}]}"
+    )
+    for model in ("llava", "clip", "filter"):
+        shutil.rmtree(folder / model)  # a selection needs no model
+    found = choose(folder, rule)
+    rows = table.to_pylist()
+    web = sorted((row["clip.similarity"] for row in rows if row["source"] == "web"), reverse=True)
+    kept = [row for row in rows if row["source"] == "web" and row["clip.similarity"] >= web[11] and row["match"] >= 0.2]
+    assert found.counts["web.kept"] == len(kept)
+    assert found.counts["synthetic.kept"] == 6
+    assert Manifest.load(folder / "out" / "web.json").meta["selection"]["rule"]["synthetic"][0]["share"] == 0.25
+    again = choose(folder, data="out", out="half", threshold="50%", by="clip.similarity")
+    assert (again.counts["web.kept"], again.counts["synthetic.kept"]) == (12, 12)
+
+
+def test_equal_jobs_of_others_models_write_equal_tables(folder: Path):
+    models = {"captioner": git(folder / "git"), "filter": siglip(folder / "siglip")}
+    first = score(folder, **models)
+    assert score(folder, store=folder / "elsewhere", out="second", **models).digest == first.digest
+    score(folder, out="again", workers=nowhere, **models)
+    with pytest.raises(AssertionError, match="nothing is left"):
+        score(folder, "captioner.batch=3", out="again", workers=nowhere, **models)
+
+
+def test_a_rule_of_a_score_that_no_filter_gave_is_refused(folder: Path):
+    score(folder, "variant=filter", filter=clip(folder / "clip"))
+    with pytest.raises(ConfigError, match="needs the score 'match', but the filters gave similarity; name one of"):
+        choose(folder)
+    with pytest.raises(ConfigError, match=r"needs the score 'siglip\.match'"):
+        choose(folder, threshold="0.3", by="siglip.match")
+    assert choose(folder, threshold="25%", by="similarity", page=folder / "page.html").counts["web.kept"] == 6
+    assert "similarity" in (folder / "page.html").read_text()
+    with pytest.raises(ConfigError, match="by 'similarity': name a threshold"):
+        choose(folder, by="similarity")
+
+
+def test_filters_have_names_of_their_own(folder: Path):
+    with pytest.raises(ConfigError, match=r"filter 'a\.b': a name has letters, digits, _ and -, and is not captioner"):
+        score(folder, filter={"a.b": folder / "filter"})
 
 
 def test_variants(folder: Path):

@@ -8,9 +8,12 @@ from tiny_models import picture
 
 from blip.capfilt.pairs import CarriedConfig, make_pair
 from blip.capfilt.quality import QualityConfig, inspect, perceptual_hash, text_faults
+from blip.data.transforms import eval_transform
 from blip.shards.layout import unpack
 from blip.shards.manifest import Layout
+from blip.zoo.contract import View
 
+VIEW = View("16 pixels", eval_transform(16))
 CFG = QualityConfig(min_side=16, max_pixels=80_000, max_aspect=3, max_characters=20)
 
 
@@ -118,10 +121,10 @@ def test_perceptual_hash_of_a_known_image():
     ],
 )
 def test_web_texts(members: dict[str, bytes], texts: list[str], faults: list[str]):
-    pair = make_pair(unpack("key", {"png": picture(0), **members}, Layout()), [16], CFG, CarriedConfig(), ())
+    pair = make_pair(unpack("key", {"png": picture(0), **members}, Layout()), [VIEW], CFG, CarriedConfig(), ())
     assert [text.text for text in pair.texts] == texts
     assert pair.texts[0].faults == faults
-    assert pair.pixels[16].shape == (3, 16, 16)
+    assert pair.views[VIEW.name].shape == (3, 16, 16)
 
 
 def test_what_is_to_be_dropped_is_not_prepared_and_opt_outs_are_heard():
@@ -130,9 +133,9 @@ def test_what_is_to_be_dropped_is_not_prepared_and_opt_outs_are_heard():
         "txt": b"a cat",
         "json": b'{"opt_out": true, "license": "cc0", "source": "cc3m", "url": "u"}',
     }
-    pair = make_pair(unpack("key", members, Layout()), [16], CFG, CarriedConfig(), ("opted_out",))
+    pair = make_pair(unpack("key", members, Layout()), [VIEW], CFG, CarriedConfig(), ("opted_out",))
     assert pair.facts.faults == ["opted_out"]
-    assert not pair.pixels
+    assert not pair.views
     assert pair.carried == {"licence": "cc0", "url": "u", "origin": "cc3m", "opt_out": "True"}
     several = {"0.png": picture(0), "1.png": picture(1), "txt": b"a cat"}
-    assert make_pair(unpack("key", several, Layout()), [16], CFG, CarriedConfig(), ()).facts.faults == ["several"]
+    assert make_pair(unpack("key", several, Layout()), [VIEW], CFG, CarriedConfig(), ()).facts.faults == ["several"]

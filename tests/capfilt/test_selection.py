@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from blip.capfilt.cutoffs import with_values
 from blip.capfilt.duplicates import near_duplicates
-from blip.capfilt.rules import ALL_FAULTS, REASONS, Best, Matched, SelectionConfig, Thresholds
+from blip.capfilt.rules import ALL_FAULTS, REASONS, Best, Combined, Limit, Matched, SelectionConfig, Thresholds
 from blip.capfilt.selection import Selection, select_texts
-from blip.capfilt.table import SCORES_SCHEMA, from_parquet, to_parquet
+from blip.capfilt.table import SCORES_SCHEMA, from_parquet, schema_of, to_parquet
 from blip.config import ConfigError, validate
 
 
@@ -35,7 +36,8 @@ def row(image: str, source: str, match: float | None = None, number: int = 0, **
 
 
 def chosen(rows: list[dict], scored: bool = True, **cfg) -> Selection:
-    return select_texts([pa.Table.from_pylist(rows, schema=SCORES_SCHEMA)], SelectionConfig(**cfg), scored)
+    tables = [pa.Table.from_pylist(rows, schema=schema_of(["clip.similarity"]))]
+    return select_texts(tables, with_values(SelectionConfig(**cfg), lambda _: tables), scored)
 
 
 def reasons(selection: Selection) -> list[str]:
@@ -54,6 +56,50 @@ def test_texts_are_kept_from_the_threshold_of_their_source_on():
 def test_thresholds_by_collection():
     rows = [row("a", "web", 0.6, origin="cc3m"), row("b", "web", 0.6, origin="laion"), row("c", "web", 0.6)]
     assert reasons(chosen(rows, rule=Matched(origins={"laion": Thresholds(web=0.8)}))) == ["", "unmatched", ""]
+
+
+def test_scores_of_several_filters_combine():
+    rows = [
+        row("a", "web", 0.9, **{"clip.similarity": 0.3}),
+        row("b", "web", 0.9, **{"clip.similarity": 0.1}),
+        row("c", "web", 0.2, **{"clip.similarity": 0.3}),
+        row("d", "web", 0.2, **{"clip.similarity": 0.1}),
+        row("e", "web", 0.9),
+        row("a", "synthetic", 0.4, **{"clip.similarity": -0.5}),
+    ]
+    limits = {
+        "web": (Limit(least=0.5), Limit(score="clip.similarity", least=0.25)),
+        "synthetic": (Limit(score="match", least=0.4),),
+    }
+    dropped = reasons(chosen(rows, rule=Combined(**limits)))
+    assert dropped == ["", "unmatched", "unmatched", "unmatched", "unscored", ""]
+    assert reasons(chosen(rows, rule=Combined(need="any", **limits))) == ["", "", "", "unmatched", "", ""]
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.3, 3), (0.35, 3), (1.0, 10)])
+def test_a_share_keeps_the_best_texts_of_its_source(share: float, kept: int):
+    rows = [row(chr(97 + i), "web", i / 10) for i in range(10)]
+    rows += [row("x", "web", 0.95, faults="empty"), row("y", "synthetic", 1.0), row("z", "synthetic", 0.0)]
+    found = chosen(rows, rule=Combined(web=(Limit(share=share),), synthetic=(Limit(least=0.5),)))
+    assert reasons(found)[:10] == ["unmatched"] * (10 - kept) + [""] * kept
+    assert reasons(found)[10:] == ["empty", "", "unmatched"]
+
+
+def test_a_share_is_of_all_shards_together():
+    tables = [
+        pa.Table.from_pylist([row("a", "web", 0.9), row("b", "web", 0.8)], schema=SCORES_SCHEMA),
+        pa.Table.from_pylist([row("c", "web", 0.1), row("d", "web", 0.2)], schema=SCORES_SCHEMA),
+    ]
+    cfg = SelectionConfig(rule=Combined(web=(Limit(share=0.5),)))
+    settled = with_values(cfg, lambda columns: [table.select(columns) for table in tables])
+    assert isinstance(settled.rule, Combined)
+    assert settled.rule.web == (Limit(score="match", least=float(np.float32(0.8))),)
+    assert reasons(select_texts(tables, settled, True)) == ["", "", "unmatched", "unmatched"]
+
+
+def test_a_limit_has_a_value_or_a_share():
+    with pytest.raises(ConfigError, match="limit of match: set either least or share"):
+        validate(SelectionConfig, {"rule": {"type": "combined", "web": [{"least": 0.5, "share": 0.5}]}}, "select")
 
 
 def test_the_best_of_an_image_are_kept_wherever_they_come_from():

@@ -20,6 +20,7 @@ from blip.shards.sample import Sample
 from blip.shards.verification import ShardError
 from blip.shards.writing import write_shards
 from blip.workers.worker import Output
+from blip.zoo.ours import OurCaptioner, OurFilter
 
 CFG = ShardConfig(
     stream=StreamConfig(batch=4, decoding=Nucleus(min_length=4, max_length=10)), quality=QualityConfig(min_side=16)
@@ -33,12 +34,11 @@ def shards(folder: Path, *extra: Sample, count: int = 6) -> Manifest:
 def bootstrap(manifest: Manifest, out: Path, tally: Counter[str] | None = None, **cfg) -> Output:
     """Scores the first shard of a manifest."""
     cfg = ShardConfig(**{**dict(CFG), **cfg})
-    models = {"both": (captioner(), text_filter()), "captioner": (captioner(), None), "filter": (None, text_filter())}[
-        cfg.variant
-    ]
+    writer = OurCaptioner(captioner(), cfg.stream.decoding) if cfg.variant != "filter" else None
+    judges = {"filter": OurFilter(text_filter())} if cfg.variant != "captioner" else {}
     out.mkdir()
     shard = manifest.shards[0]
-    process = ShardCapFilt(cfg, *models, manifest.store, "revision-1")
+    process = ShardCapFilt(cfg, writer, judges, manifest.store, "revision-1")
     return process(shard, manifest.store.path(shard.name), out, Counter() if tally is None else tally)
 
 

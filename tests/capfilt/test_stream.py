@@ -10,33 +10,41 @@ from tiny_models import both, captioner, samples, text_filter, tokenizer
 
 from blip.capfilt.pairs import CarriedConfig, Pair, make_pair
 from blip.capfilt.quality import QualityConfig
-from blip.capfilt.sample_rng import sample_uniforms
-from blip.capfilt.stream import Chunk, StreamConfig, chunks, to_bfloat16, with_scores, with_synthetic
+from blip.capfilt.stream import Chunk, StreamConfig, chunks, with_scores, with_synthetic
 from blip.config import ConfigError, validate
+from blip.data.transforms import eval_transform
 from blip.models.generation import Beam, Nucleus
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.retrieval import Retrieval
+from blip.zoo.contract import View
+from blip.zoo.draws import sample_uniforms
+from blip.zoo.ours import OurCaptioner, OurFilter, Precision
 
 NUCLEUS = Nucleus(min_length=4, max_length=10)
+VIEW = View("16 pixels", eval_transform(16))
 
 
 def pairs(count: int = 7, start: int = 0) -> list[Pair]:
-    return [make_pair(s, [16], QualityConfig(min_side=1), CarriedConfig(), ()) for s in samples(count, start)]
+    return [make_pair(s, [VIEW], QualityConfig(min_side=1), CarriedConfig(), ()) for s in samples(count, start)]
 
 
 def stream(source: list[Pair], **cfg) -> Iterator[Chunk]:
-    return chunks(source, StreamConfig(**{"batch": 4, "decoding": NUCLEUS, **cfg}), torch.device("cpu"), Counter())
+    return chunks(source, StreamConfig(**{"batch": 4, "decoding": NUCLEUS, **cfg}), Counter())
+
+
+def writer(decoding: Nucleus | Beam = NUCLEUS, seed: int = 42, **_) -> OurCaptioner:
+    return OurCaptioner(captioner(), decoding, seed)
 
 
 def run(source: list[Pair], **cfg) -> dict[str, list[tuple]]:
-    """Returns texts and scores by sample."""
-    done = [
-        pair
-        for chunk in with_scores(with_synthetic(stream(source, **cfg), captioner()), text_filter())
-        for pair in chunk.pairs
-    ]
+    """Texts and scores by sample."""
+    written = with_synthetic(stream(source, **cfg), writer(**cfg))
+    done = [pair for chunk in with_scores(written, {"filter": OurFilter(text_filter())}) for pair in chunk.pairs]
     return {
-        pair.key: [(t.source, t.text, t.log_probability, t.match, t.similarity) for t in pair.texts] for pair in done
+        pair.key: [
+            (t.source, t.text, t.log_probability, t.scores.get("match"), t.scores.get("similarity")) for t in pair.texts
+        ]
+        for pair in done
     }
 
 
@@ -74,18 +82,22 @@ def test_captions_differ_by_number_and_seed():
 
 
 def test_the_filter_scores_every_text_as_it_would_alone():
-    chunk = next(with_scores(with_synthetic(stream(pairs(4), captions=2), captioner()), text_filter()))
+    chunk = next(
+        with_scores(with_synthetic(stream(pairs(4), captions=2), writer()), {"filter": OurFilter(text_filter())})
+    )
     for pair in chunk.pairs:
         for text in pair.texts:
-            match, similarity = text_filter().match(pair.pixels[16][None], [text.text])
-            assert text.match == pytest.approx(match.item(), abs=2e-5)
-            assert text.similarity == pytest.approx(similarity.item(), abs=2e-5)
+            match, similarity = text_filter().match(pair.views[VIEW.name][None], [text.text])
+            assert text.scores["match"] == pytest.approx(match.item(), abs=2e-5)
+            assert text.scores["similarity"] == pytest.approx(similarity.item(), abs=2e-5)
 
 
 def test_the_log_probability_is_the_captioner_s():
-    pair = next(with_synthetic(stream(pairs(1)), captioner())).pairs[0]
+    pair = next(with_synthetic(stream(pairs(1)), writer())).pairs[0]
     task = captioner()
-    written = task.generate(pair.pixels[16][None], NUCLEUS, sample_uniforms([pair.key], 42, 0, NUCLEUS.max_length))
+    written = task.generate(
+        pair.views[VIEW.name][None], NUCLEUS, sample_uniforms([pair.key], 42, 0, NUCLEUS.max_length)
+    )
     assert tokenizer().decode(written.ids) == [pair.texts[1].text]
     assert pair.texts[1].log_probability == pytest.approx(written.log_probability.item(), abs=1e-3)
 
@@ -95,29 +107,29 @@ def test_one_model_for_both_sees_an_image_once():
     seen = []
     task.model.visual_encoder.register_forward_hook(lambda _, images, __: seen.append(len(images[0])))
     alone = Captioning(CaptioningConfig(prompt="", text=task.cfg.text), task.model, task.tokenizer)
-    done = list(
-        with_scores(with_synthetic(stream(pairs(8)), alone), Retrieval(text_filter().cfg, task.model, task.tokenizer))
-    )
+    judge = Retrieval(text_filter().cfg, task.model, task.tokenizer)
+    written = with_synthetic(stream(pairs(8)), OurCaptioner(alone, NUCLEUS))
+    done = list(with_scores(written, {"filter": OurFilter(judge)}))
     assert seen == [4, 4]
-    assert all(text.match is not None for chunk in done for pair in chunk.pairs for text in pair.texts)
+    assert all("match" in text.scores for chunk in done for pair in chunk.pairs for text in pair.texts)
 
 
 def test_half_precision_says_nearly_the_same():
-    judge = text_filter()
-    to_bfloat16(judge.model)
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
     whole, half = (
-        next(with_scores(stream(pairs(4), precision=precision), task)).pairs
-        for precision, task in (("float32", text_filter()), ("bfloat16", judge))
+        next(with_scores(stream(pairs(4)), {"filter": OurFilter(text_filter(), precision)})).pairs
+        for precision in precisions
     )
     for one, other in zip(whole, half, strict=True):
-        assert one.texts[0].match != other.texts[0].match
-        assert one.texts[0].match == pytest.approx(other.texts[0].match, abs=0.02)
-        assert one.texts[0].similarity == pytest.approx(other.texts[0].similarity, abs=0.05)
+        first, second = one.texts[0].scores, other.texts[0].scores
+        assert first["match"] != second["match"]
+        assert first["match"] == pytest.approx(second["match"], abs=0.02)
+        assert first["similarity"] == pytest.approx(second["similarity"], abs=0.05)
 
 
 def test_a_pair_without_a_sound_image_passes_through_untouched():
     source = pairs(3)
-    source[1].pixels = {}
+    source[1].views = {}
     texts = run(source)
     assert [len(found) for found in texts.values()] == [2, 1, 2]
     assert texts["0001"][0][3] is None
@@ -133,4 +145,4 @@ def test_a_broken_model_is_noticed():
     task = text_filter()
     torch.nn.init.constant_(task.model.itm_head.bias, torch.nan)
     with pytest.raises(ValueError, match="sample '0000': a model gave nan"):
-        next(with_scores(stream(pairs(1)), task))
+        next(with_scores(stream(pairs(1)), {"filter": OurFilter(task)}))

@@ -233,6 +233,18 @@ def test_a_cache_too_small_is_refused(s3: str):
         loader([write(s3, "web", 24)], CFG.model_copy(update={"cache_gb": 1e-5}))
 
 
+def test_a_machine_with_a_small_disk_lowers_the_cache(s3: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BLIP_CACHE_GB", "1e-5")
+    with pytest.raises(ConfigError, match=r"loader.cache_gb is 100.0, BLIP_CACHE_GB 1e-5, but 0.0 GB of shards"):
+        loader([write(s3, "web", 24)], CFG)
+    monkeypatch.setenv("BLIP_CACHE_GB", "1000")
+    assert CFG.cache_bytes == 100e9, "and never raises it"
+    for wrong in ("much", "0", "-1", "nan"):
+        monkeypatch.setenv("BLIP_CACHE_GB", wrong)
+        with pytest.raises(ConfigError, match=f"BLIP_CACHE_GB is '{wrong}': set it to a number of GB above 0"):
+            loader([write(s3, "web", 24)], CFG)
+
+
 PRIVATE = ["unshare", "--mount"]
 """Runs a process in a mount namespace of its own, where /dev/shm can be small."""
 

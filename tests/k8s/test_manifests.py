@@ -9,9 +9,11 @@ import yaml
 from pod_security import violations
 from rendered import K8S, OVERLAYS, build, containers, needs_kubectl, of, pods, secrets
 
+from blip.data.loader import CACHE_VARIABLE
 from blip.launch import job as jobs
 from blip.launch import reaper
 from blip.launch.resources import PLACEMENTS, QUEUE, Resources
+from blip.launch.workers import WorkersConfig
 from blip.models.weights.mirror import VARIABLE
 from pipelines import placement
 
@@ -200,6 +202,16 @@ def test_the_command_that_names_s3_as_the_root_of_pipelines_is_sound():
     assert data["defaultPipelineRoot"] == "s3://MY-BUCKET/blip/kfp"
     stated = yaml.safe_load(data["providers"])["s3"]["default"]
     assert stated == {"endpoint": "s3.amazonaws.com", "region": "us-east-1", "credentials": {"fromEnv": True}}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_copies_of_shards_fit_into_the_scratch_of_whoever_reads_them(overlay):
+    cache = float(of(overlay, "ConfigMap")["blip"]["data"][jobs.SETTINGS[CACHE_VARIABLE]]) * 1e9
+    sizes = [placement.SCRATCH, WorkersConfig.model_fields["scratch"].default]
+    for _, pod in pods(build("training")):
+        sizes += [v["emptyDir"]["sizeLimit"] for v in pod["spec"]["volumes"] if v["name"] == "scratch"]
+    assert len(sizes) == 4
+    assert min(map(amount, sizes)) > 1.5 * cache, "weights and a checkpoint lie there, too"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

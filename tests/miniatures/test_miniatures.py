@@ -46,6 +46,7 @@ def test_documents_are_true_of_one_scene_and_depend_on_the_seed_alone():
 def test_words_come_back_as_they_were(words):
     text = " a huge green ring above a tiny white square\n"
     assert words.decode(words.encode(text).ids) == text
+    assert len(words.encode(NEWLINE).ids) == 1
     assert len(words.encode(text).ids) < 16
 
 
@@ -62,11 +63,12 @@ def test_the_decoder_only_model_predicts_replies_and_the_newline_alone(words):
 
 
 def test_the_encoder_reads_what_comes_before_the_last_reply(words):
-    read, targets = t5_pair(QUESTIONS, words, Random(1))
-    assert words.decode(read) == (
-        " a red circle on grey Question: how big is it? Answer: small Question: where is it? Answer:"
-    )
-    assert words.decode(targets) == " left"
+    found = [t5_pair(QUESTIONS, words, Random(seed)) for seed in range(20)]
+    assert {words.decode(targets) for _, targets in found} == {" left"}
+    assert {words.decode(read) for read, _ in found} == {
+        " a red circle on grey Question: how big is it? Answer: small Question: where is it? Answer:",
+        " a red circle on grey Question: where is it? Answer:",
+    }
     cuts = [t5_pair(CAPTION, words, Random(seed)) for seed in range(40)]
     whole = " grey small red circle left a small red circle on the left"
     assert {words.decode(read) + words.decode(targets) for read, targets in cuts} == {whole}

@@ -163,7 +163,7 @@ def test_gpu_steps_are_placed_and_the_others_are_not(text):
     assert resources["resourceMemoryLimit"] == "{{$.inputs.parameters['pipelinechannel--plan-memory']}}"
     assert placed["exec-train"]["emptyDirMounts"] == [
         {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "32Gi", "volumeName": "shm"},
-        {"mountPath": "/scratch", "volumeName": "scratch"},
+        {"mountPath": "/scratch", "sizeLimit": "200Gi", "volumeName": "scratch"},
     ]
 
 

@@ -34,9 +34,9 @@ def test_a_histogram_stacks_its_kinds():
     chart = histogram({"true": [0, 3], "false": [4, 1]}, mark=0.5, width=100, height=80)
     assert chart.mark == Tick(50, "0.5")
     assert chart.blocks == [
-        Block(0.75, 0, 48.5, 80, "false", "4 false, p(match) 0.00 to 0.50"),
-        Block(50.75, 20, 48.5, 60, "true", "3 true, p(match) 0.50 to 1.00"),
-        Block(50.75, 0, 48.5, 20, "false", "1 false, p(match) 0.50 to 1.00"),
+        Block(0.75, 0, 48.5, 80, "false", "4 false, score 0.00 to 0.50"),
+        Block(50.75, 20, 48.5, 60, "true", "3 true, score 0.50 to 1.00"),
+        Block(50.75, 0, 48.5, 20, "false", "1 false, score 0.50 to 1.00"),
     ]
     assert histogram({"unknown": [0, 0]}).blocks == []
 

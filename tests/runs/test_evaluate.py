@@ -54,11 +54,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def evaluated(
-    folder: Path, out: str, *overrides: str, store: str | None = None, workers=None
+    folder: Path, out: str, *overrides: str, store: str | None = None, workers=None, revision: str = "r"
 ) -> tuple[EvaluationResult, bytes]:
     """Returns the figures that do not differ from run to run, and the captions."""
     store = store or str(folder / f"store-{out}")
-    context = RunContext(preset="shapes", overrides=(*RUN, *overrides), store=store, revision="r")
+    context = RunContext(preset="shapes", overrides=(*RUN, *overrides), store=store, revision=revision)
     evaluate(context, data=folder / "data", model=folder / "model", out=folder / out, workers=workers)
     result = EvaluationResult.load(folder / out / "metrics.json")
     return result.model_copy(update={"seconds": 0.0}), (folder / out / "captions.json").read_bytes()
@@ -113,6 +113,16 @@ def test_what_was_evaluated_is_not_evaluated_again(folder: Path):
     assert evaluated(folder, "second", "lease.seconds=3", store=store, workers=nowhere) == first
     with pytest.raises(AssertionError, match="nothing is left"):
         evaluated(folder, "third", "retrieval.rerank=4", store=store, workers=nowhere)
+
+
+def test_a_fix_of_the_code_goes_on_and_each_commit_says_which_revision_made_it(folder: Path):
+    store = str(folder / "store")
+    first = evaluated(folder, "first", store=store)
+    begun = [key for key in open_store(store).list("evaluation/") if "/captioning/" in key and "/commit/" in key]
+    open_store(store).delete(begun[0])
+    assert evaluated(folder, "second", store=store, revision="fixed") == first
+    made = [json.loads(open_store(store).get(key))["revision"] for key in begun]
+    assert made == ["fixed", "r", "r", "r"]
 
 
 def test_a_process_that_must_go_meanwhile_leaves_no_blame_and_no_lease(folder: Path, monkeypatch: pytest.MonkeyPatch):

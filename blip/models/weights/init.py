@@ -39,7 +39,15 @@ IMAGENET = Allowed(
 
 BERT = Allowed(
     unused=("bert.embeddings.token_type_embeddings.*", "bert.pooler.*", "cls.seq_relationship.*"),
-    missing=("visual_encoder.*", "*.cross_attention.*", "*_proj.*", "*_head.*"),
+    missing=(
+        "visual_encoder.*",
+        "ln_vision.*",
+        "*.query_tokens",
+        "*.cross_attention.*",
+        "*_proj.*",
+        "*_head.*",
+        "projection.*",
+    ),
 )
 """Allowed differences of a BERT: token type embeddings and pooler are unused, the image parts and heads missing."""
 
@@ -51,8 +59,8 @@ WORDS = (
 )
 """BERT's tensors with one row per token of the vocabulary."""
 
-NEW_TOKENS = 2
-"""[DEC] and [ENC], which BERT's vocabulary lacks."""
+NEW_TOKENS = (1, 2)
+"""[DEC], and of BLIP [ENC], which BERT's vocabulary lacks."""
 
 
 def init_weights(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) -> list[LoadReport]:
@@ -87,15 +95,14 @@ def init_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, allo
     embedding = WORDS[0]
     if embedding in tensors and embedding in names:
         known, wanted = len(tensors[embedding]), len(parameters[names[embedding]])
-        if wanted not in (known, known + NEW_TOKENS):
+        if wanted - known not in (0, *NEW_TOKENS):
             raise WeightsError(
-                f"init.text {source} has {known} words, the data's tokenizer {wanted - NEW_TOKENS} and two of "
-                f"ours: {names[embedding]} "
-                f"{tuple(tensors[embedding].shape)} -> {tuple(parameters[names[embedding]].shape)}; "
+                f"init.text {source} has {known} words, the data's tokenizer {wanted} with those of ours: "
+                f"{names[embedding]} {tuple(tensors[embedding].shape)} -> {tuple(parameters[names[embedding]].shape)}; "
                 f"ingest with tokenizer={source}, or start without its weights by init.text=null"
             )
     for key in WORDS:
-        if key in tensors and key in names and len(parameters[names[key]]) == len(tensors[key]) + NEW_TOKENS:
+        if key in tensors and key in names and len(parameters[names[key]]) - len(tensors[key]) in NEW_TOKENS:
             parameter, known = parameters[names[key]].detach(), tensors[key]
             extended[names[key]] = shape_change(known, parameter)
             tensors[key] = torch.cat([known, parameter[len(known) :].to(known)])

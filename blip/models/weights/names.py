@@ -95,11 +95,16 @@ def lavis(name: str) -> tuple[str, ...]:
 
 
 def bert(name: str) -> tuple[str, ...]:
-    """Returns the name in a BERT with LM head, for parameters of text encoder, text decoder and LM head; else none."""
+    """Returns the name in a BERT with LM head, for parameters of text transformers and LM head; else none.
+
+    A Q-Former's feed-forwards for queries begin as those for texts do.
+    """
     part, _, rest = name.partition(".")
     match part:
         case "text_encoder" | "text_decoder":
             return (f"bert.{text_name(rest)}",)
+        case "qformer" if rest != "query_tokens":
+            return (f"bert.{text_name(rest.replace('.query_feed_forward.', '.feed_forward.'))}",)
         case "lm_head":
             return lm_head_names(rest)
         case _:

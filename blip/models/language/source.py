@@ -1,0 +1,107 @@
+"""Loads frozen language models, and checks them before anything runs."""
+
+import inspect
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from blip.config import ConfigError
+from blip.models.frozen import check_digest, frozen_digest, weights_type
+from blip.models.language.config import LanguageModelConfig
+from blip.models.language.decoder_only import DecoderOnly
+from blip.models.language.encoder_decoder import EncoderDecoder
+from blip.models.language.language_model import LanguageModel
+from blip.models.weights.content import TRANSFORMERS_MODEL
+from blip.models.weights.files import first_line
+from blip.models.weights.source import fetched
+
+
+def load_language_model(cfg: LanguageModelConfig) -> LanguageModel:
+    """Loads a language model with its weights. Raises WeightsError if they are not those of `cfg.digest`.
+
+    Raises ConfigError if the source is no language model that takes embeddings, or does not fit the configuration.
+    """
+    with fetched(cfg.source, TRANSFORMERS_MODEL) as folder:
+        check_digest(frozen_digest(folder), cfg.digest, "model.language_model", cfg.source)
+        check_source(folder, cfg)
+        return build(folder, cfg, weights=True)
+
+
+def with_digest(cfg: LanguageModelConfig) -> LanguageModelConfig:
+    """Returns the configuration with the digest of the source's weights. Raises as `load_language_model`."""
+    with fetched(cfg.source, TRANSFORMERS_MODEL) as folder:
+        check_source(folder, cfg)
+        found = frozen_digest(folder)
+    check_digest(found, cfg.digest, "model.language_model", cfg.source)
+    return cfg.model_copy(update={"digest": found})
+
+
+def check_source(folder: Path, cfg: LanguageModelConfig) -> None:
+    """Raises ConfigError if a model in a folder cannot be used as the configuration says; loads no weights."""
+    if cfg.quantization != "none" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"model.language_model.quantization is {cfg.quantization}, which takes a CUDA GPU, and here is none: set "
+            "model.language_model.quantization=none"
+        )
+    if cfg.quantization != "none" and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"model.language_model.quantization is {cfg.quantization}, which takes the package bitsandbytes: install "
+            "blip-bootstrap[quantized], or set model.language_model.quantization=none"
+        )
+    with torch.device("meta"):
+        network = build(folder, cfg, weights=False).network
+    takes = inspect.signature(network.forward).parameters
+    if "inputs_embeds" not in takes:
+        raise ConfigError(
+            f"model.language_model.source {cfg.source}: {type(network).__name__} takes no inputs_embeds, so that "
+            "queries cannot be given to it; name a model that does, such as OPT or T5"
+        )
+    found = network.get_input_embeddings().embedding_dim
+    if found != cfg.width:
+        raise ConfigError(
+            f"model.language_model.width is {cfg.width}, but the word embeddings of {cfg.source} are {found} wide: set "
+            f"model.language_model.width={found}, or name another language model"
+        )
+
+
+def build(folder: Path, cfg: LanguageModelConfig, *, weights: bool) -> LanguageModel:
+    """Returns the language model in a folder, with its weights or at random, and its tokenizer.
+
+    Raises ConfigError if there is none.
+    """
+    # local import: transformers comes with an extra
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        auto = cast(Any, AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        network = auto.from_pretrained(folder, **weights_options(cfg)) if weights else auto.from_config(config)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
+        raise ConfigError(
+            f"model.language_model.source {cfg.source}: cannot be loaded ({first_line(error)}); name a causal or "
+            "encoder-decoder language model of transformers, with its tokenizer"
+        ) from None
+    return (EncoderDecoder if config.is_encoder_decoder else DecoderOnly)(network, tokenizer, cfg)
+
+
+def weights_options(cfg: LanguageModelConfig) -> dict[str, Any]:
+    """Returns the arguments of `from_pretrained` by which weights have the type of the configuration."""
+    options: dict[str, Any] = {"dtype": weights_type(cfg.precision)}
+    if cfg.quantization != "none":
+        # local import: transformers comes with an extra
+        from transformers import BitsAndBytesConfig
+
+        eight = cfg.quantization == "8bit"
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=eight,
+            load_in_4bit=not eight,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=options["dtype"],
+        )
+        options["device_map"] = {"": torch.cuda.current_device()}
+    return options
