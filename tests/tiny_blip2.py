@@ -90,10 +90,11 @@ def speaker(known: list[str], template: str) -> PreTrainedTokenizerFast:
     )
 
 
-def opt(folder: Path, seed: int = 0, positions: int = 64) -> str:
+def opt(folder: Path, seed: int = 0, positions: int = 64, spare: int = 0) -> str:
+    """A causal model; `spare` are its embeddings without a word."""
     vocabulary = words()
     cfg = OPTConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(vocabulary) + spare,
         hidden_size=WORDS,
         ffn_dim=32,
         num_hidden_layers=2,
@@ -109,10 +110,11 @@ def opt(folder: Path, seed: int = 0, positions: int = 64) -> str:
     return str(folder)
 
 
-def t5(folder: Path, seed: int = 0) -> str:
+def t5(folder: Path, seed: int = 0, spare: int = 0) -> str:
+    """An encoder-decoder model; `spare` are its embeddings without a word."""
     vocabulary = speaker(words().convert_ids_to_tokens(range(len(words()))), "$A </s>")
     cfg = T5Config(
-        vocab_size=len(vocabulary),
+        vocab_size=len(vocabulary) + spare,
         d_model=WORDS,
         d_kv=8,
         d_ff=32,

@@ -1,6 +1,8 @@
 """BLIP-2: a Q-Former between a frozen image encoder and, in its second stage, a frozen language model."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Literal, Self, cast
 
 import torch
@@ -35,6 +37,22 @@ class Blip2Config(Config):
     tokens: SpecialTokens = SpecialTokens()
     language_model: LanguageModelConfig | None = None
     """The frozen language model of the second stage."""
+
+    def located(self, folder: Path) -> Self:
+        """Returns the configuration with sources that begin with `./` found in a folder, that of the model."""
+        return self.with_sources(lambda name: str(folder / name) if name.startswith("./") else name)
+
+    def relative_to(self, folder: Path) -> Self:
+        """Returns the configuration with sources in a folder, that of the model, as `./...`, so that it can move."""
+        home = f"{folder.resolve()}/"
+        return self.with_sources(lambda name: f"./{name.removeprefix(home)}" if name.startswith(home) else name)
+
+    def with_sources(self, change: Callable[[str], str]) -> Self:
+        parts = {"vision": self.vision, "language_model": self.language_model}
+        changed = {
+            name: part.model_copy(update={"source": change(part.source)}) for name, part in parts.items() if part
+        }
+        return self.model_copy(update=changed)
 
     def with_digests(self) -> Self:
         """Returns the configuration with the digests of its frozen models.

@@ -168,13 +168,16 @@ def timm_encoder(folder: Path, cfg: ImageEncoderConfig, weights: bool) -> TimmEn
 
 def transformers_encoder(folder: Path, cfg: ImageEncoderConfig, weights: bool) -> TransformersEncoder:
     # local import: transformers comes with an extra
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, Blip2VisionConfig, Blip2VisionModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(folder)
     config = getattr(config, "vision_config", config)
-    network = AutoModel.from_pretrained(folder, config=config) if weights else AutoModel.from_config(config)
+    if config.model_type == Blip2VisionConfig.model_type:  # which AutoModel does not know
+        network = Blip2VisionModel.from_pretrained(folder) if weights else Blip2VisionModel(config)
+    else:
+        network = AutoModel.from_pretrained(folder, config=config) if weights else AutoModel.from_config(config)
     if cfg.trained and cfg.checkpoint:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     file = folder / "preprocessor_config.json"

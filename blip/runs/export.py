@@ -15,6 +15,9 @@ from blip.models.weights.content import SIDE_FILE
 from blip.models.weights.export import huggingface_classes, official_tensors, write_huggingface
 from blip.models.weights.files import write_tensors
 from blip.runs.model_card import model_card
+from blip.tasks.blip2_exchange import export_transformers, lavis_tensors
+from blip.tasks.blip2_stage1 import Blip2Stage1
+from blip.tasks.blip2_stage2 import Blip2Stage2
 from blip.tasks.model_folder import TOKENIZER, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
@@ -33,12 +36,25 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
     Raises WeightsError if the format does not support the model.
     """
     task = load_task(model)
+    if isinstance(task, Blip2Stage1 | Blip2Stage2):
+        return [write_blip2(task, Path(out), format)]
     assert isinstance(task.model, Exportable)
     match format:
         case "official":
             return [write_official(task, task.model, Path(model), Path(out))]
         case "hf":
             return write_transformers(task.model, Path(model), Path(out))
+
+
+def write_blip2(task: Blip2Stage1 | Blip2Stage2, out: Path, format: Format) -> Path:
+    """Writes a BLIP-2 as `model.pth` of LAVIS, which leaves the frozen models out, or as a class of transformers."""
+    out.mkdir(parents=True, exist_ok=True)
+    match format:
+        case "official":
+            write_tensors(lavis_tensors(task), out / "model.pth")
+            return out
+        case "hf":
+            return export_transformers(task.model, out)
 
 
 def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from blip.config import Config, ConfigError, read_config, validate
 from blip.data.tokenizer import Tokenizer
-from blip.models.blip2 import QueriedImages
+from blip.models.blip2 import Blip2Config, QueriedImages
 from blip.models.config import AnyModelConfig
 from blip.models.dialog import DialogModel
 from blip.models.med import MED
@@ -47,26 +47,30 @@ def save_model(task: Task, folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config_values(task), indent=1) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config_values(task, folder), indent=1) + "\n", encoding="utf-8")
     write_model(task.model, folder / WEIGHTS)
     task.tokenizer.save(folder / TOKENIZER)
     if isinstance(task, Pretraining | Retrieval):
         save_training_state(task.alignment, folder / SIDE_FILE)
 
 
-def config_values(task: Task) -> dict[str, Any]:
-    """Returns the content of `config.json`."""
+def config_values(task: Task, folder: Path) -> dict[str, Any]:
+    """Returns the content of `config.json`; it names frozen models in the folder by their place there."""
     cfg, model = task.cfg, task.model
     assert isinstance(cfg, TaskSettings)
     assert isinstance(model, MED | VQAModel | NLVRModel | DialogModel | QueriedImages)
     settings = cfg.model_dump(mode="json", exclude=set(cfg.TRAINING))
-    return {"format": MODEL_FORMAT, "task": settings, "model": model.cfg.model_dump(mode="json")}
+    sizes = model.cfg.relative_to(folder) if isinstance(model.cfg, Blip2Config) else model.cfg
+    return {"format": MODEL_FORMAT, "task": settings, "model": sizes.model_dump(mode="json")}
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
     """Reads the configuration of a model folder in any format. Raises ConfigError if there is none or it is invalid."""
     path = Path(folder) / CONFIG
-    return validate(ModelConfig, upgrade(read_config(path), path), str(path))
+    cfg = validate(ModelConfig, upgrade(read_config(path), path), str(path))
+    if isinstance(cfg.model, Blip2Config):
+        return cfg.model_copy(update={"model": cfg.model.located(Path(folder))})
+    return cfg
 
 
 def upgrade(values: dict[str, Any], path: Path) -> dict[str, Any]:

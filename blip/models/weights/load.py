@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.models.weights.files import WeightsError, read_tensors
-from blip.models.weights.names import Spelling, huggingface, lavis, official, one_image, own
+from blip.models.weights.names import Spelling, huggingface, huggingface_blip2, lavis, official, one_image, own
 from blip.models.weights.source import fetched
 
 WITHOUT_MEANING = ("*.position_ids", "text_encoder_m.*.crossattention.*")
@@ -80,7 +80,7 @@ def load_weights(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> L
     Raises WeightsError that names unused, missing and mismatched tensors, unless they are `allowed`.
     """
     with fetched(source) as path:
-        tensors, spelling = recognise(read_tensors(path), model, (own, official, huggingface, lavis))
+        tensors, spelling = recognise(read_tensors(path), model, (own, official, huggingface, lavis, huggingface_blip2))
         return fill(model, tensors, spelling, source, allowed)
 
 

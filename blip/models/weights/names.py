@@ -81,7 +81,7 @@ def huggingface(name: str) -> tuple[str, ...]:
 
 
 def lavis(name: str) -> tuple[str, ...]:
-    """Returns the name in LAVIS's files of BLIP-2; the LM head's bias has two."""
+    """Returns the names in LAVIS's files of BLIP-2; the LM head's bias has two, the projection one a language model."""
     part, _, rest = name.partition(".")
     match part:
         case "qformer" if rest == "query_tokens":
@@ -90,6 +90,36 @@ def lavis(name: str) -> tuple[str, ...]:
             return (f"Qformer.bert.{text_name(rest)}",)
         case "lm_head":
             return tuple(f"Qformer.{head}" for head in lm_head_names(rest))
+        case "projection":
+            return (f"opt_proj.{rest}", f"t5_proj.{rest}")
+        case "visual_encoder":
+            return (f"visual_encoder.{rest.removeprefix('network.')}",)
+        case _:
+            return (name,)
+
+
+def huggingface_blip2(name: str) -> tuple[str, ...]:
+    """Returns the name in the BLIP-2 of transformers, which has no LM head of the Q-Former."""
+    part, _, rest = name.partition(".")
+    match part:
+        case "qformer" if rest == "query_tokens":
+            return ("query_tokens",)
+        case "qformer" if rest.startswith("embeddings.norm."):
+            return (f"qformer.layernorm.{rest.removeprefix('embeddings.norm.')}",)
+        case "qformer" if rest.startswith("embeddings."):
+            return (text_name(rest),)
+        case "qformer":
+            return (f"qformer.{text_name(rest).replace('attention.self.', 'attention.attention.')}",)
+        case "ln_vision":
+            return (f"vision_model.post_layernorm.{rest}",)
+        case "projection":
+            return (f"language_projection.{rest}",)
+        case "vision_proj" | "text_proj":
+            return (f"{part}ection.{rest}",)
+        case "visual_encoder":
+            return (f"vision_model.{vision_name(rest.removeprefix('network.'))}",)
+        case "lm_head":
+            return ()
         case _:
             return (name,)
 
