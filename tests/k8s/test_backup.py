@@ -1,6 +1,7 @@
 """The backups of the databases, and the retention of what steps leave in the store."""
 
 import os
+import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 from importlib.util import module_from_spec, spec_from_file_location
@@ -9,6 +10,7 @@ from types import ModuleType
 import pytest
 from rendered import K8S, OVERLAYS, needs_kubectl, of
 
+from blip.runs.outputs import HOME
 from blip.storage import open_store
 
 
@@ -71,27 +73,53 @@ def store(request, tmp_path):
 
 def test_what_is_older_than_its_days_goes_and_nothing_else(store, monkeypatch):
     retention, kind = script("base/retention/retention.py"), type(open_store(store))
-    for key in ("kfp/run/model", "kfp/run/metrics", "kfpx/a", "pretrain/1/step.json", "handover/job/index.json"):
+    stay = ["kfpx/a", "learnt/blip/1.json", "other/kfp/a", "web/kfp.tar"]
+    for key in (*stay, "kfp/run/model", "kfp/run/metrics", "handover/job/index.json", "first/kfp/a", "first/b/kfp/a"):
         open_store(store).put(key, b"x")
-    assert retention.delete_old(store, ["kfp=1", "handover=1"]) == {"kfp": 0, "handover": 0}
+
+    def deleted(stores: str, rules: str) -> dict[str, int]:
+        found = retention.delete_old(store, stores, rules)
+        return {uri.removeprefix(open_store(store).uri): count for uri, count in found.items()}
+
+    assert deleted(".", "kfp=1 handover=1") == {"/kfp": 0, "/handover": 0}
     ages = kind.ages
     monkeypatch.setattr(kind, "ages", lambda self: {key: age + 10 * 86400 for key, age in ages(self).items()})
-    assert retention.delete_old(store, ["kfp=11"]) == {"kfp": 0}
-    rules = ["kfp=9", "/handover/=9", "nowhere=1"]
-    assert retention.delete_old(store, rules) == {"kfp": 2, "handover": 1, "nowhere": 0}
-    assert open_store(store).list() == ["kfpx/a", "pretrain/1/step.json"]
+    assert deleted(". first", "kfp=11") == {"/kfp": 0, "/first/kfp": 0}
+    assert deleted(". first", "kfp=9 /handover/=9") == {
+        "/kfp": 2,
+        "/handover": 1,
+        "/first/kfp": 1,
+        "/first/handover": 0,
+    }
+    assert deleted("first/b nowhere", "kfp=9") == {"/first/b/kfp": 1, "/nowhere/kfp": 0}
+    assert open_store(store).list() == stay
 
 
 @pytest.mark.parametrize("rule", ["kfp", "kfp=", "kfp=0", "kfp=-1", "kfp=soon", "=3", "/=3"])
 def test_a_rule_that_is_none_deletes_nothing(rule, tmp_path):
     open_store(tmp_path).put("kfp/a", b"x")
     with pytest.raises(SystemExit, match="is no rule: write FOLDER=DAYS"):
-        script("base/retention/retention.py").delete_old(str(tmp_path), ["kfp=1", rule])
+        script("base/retention/retention.py").delete_old(str(tmp_path), ".", f"kfp=1 {rule}")
     assert open_store(tmp_path).list() == ["kfp/a"]
 
 
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_rules_of_each_overlay_are_rules(overlay):
-    rules = of(overlay, "ConfigMap")["blip"]["data"]["kept-days"].split()
-    assert script("base/retention/retention.py").parse(rules) == {"made": 90, "runs": 90, "kfp": 90, "handover": 7}
+def test_the_rules_of_each_overlay_rule_what_grows_and_not_what_is_kept_for_good(overlay):
+    settings = of(overlay, "ConfigMap")["blip"]["data"]
+    rules = script("base/retention/retention.py").days_by_folder(settings["kept-days"])
+    assert rules.keys() >= {"kfp", HOME, "handover", "pretrain", "captioner", "filter"}
+    assert not rules.keys() & {"learnt", "mlflow", "backups", "weights", "gold", "web", "test"}
+    (container,) = of(overlay, "CronJob")["blip-retention"]["spec"]["jobTemplate"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    names = {variable["name"]: variable["valueFrom"]["configMapKeyRef"] for variable in container["env"][:3]}
+    assert container["command"][2:] == [f"$({name})" for name in names]
+    assert [key["key"] for key in names.values()] == ["store", "kept-in", "kept-days"]
+
+
+@needs_kubectl
+def test_the_stores_of_the_pages_runs_have_retention():
+    stores = set(re.findall(r"store=s3://blip/(\w+)", (K8S / "README.md").read_text()))
+    assert stores
+    assert stores <= set(of("gke", "ConfigMap")["blip"]["data"]["kept-in"].split())

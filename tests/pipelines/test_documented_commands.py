@@ -32,6 +32,7 @@ NOT_RUN = {
     "gcloud ": "makes a cluster, for money",
     "eksctl ": "makes a cluster, for money",
     "aws ": "makes a bucket, for money",
+    "AUTOSCALER=": "a version for the command that follows",
     "for kind in ": "makes node pools, for money",
     "for account in ": "needs a cluster on EKS",
     "kubectl ": "needs a cluster; tests/k8s checks all manifests, tests/cluster applies them to a real API server",

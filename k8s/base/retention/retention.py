@@ -1,17 +1,19 @@
-"""Deletes what is older than its days from folders of the store: `retention.py STORE FOLDER=DAYS...`."""
+"""Deletes what is older than its days from the stores of runs: `retention.py STORE 'FOLDER ...' 'FOLDER=DAYS ...'`.
+
+The second argument names the stores of runs, as folders of STORE, itself by a dot; the third what lies in each of them.
+"""
 
 import sys
-from collections.abc import Sequence
 
-from blip.storage import open_store
+from blip.storage import Store, open_store
 
 DAY = 24 * 3600
 
 
-def parse(rules: Sequence[str]) -> dict[str, float]:
-    """Returns the days by folder. Exits with a message if a rule is not FOLDER=DAYS, before anything is deleted."""
+def days_by_folder(text: str) -> dict[str, int]:
+    """Returns the days by folder. Exits with a message if a word is not FOLDER=DAYS, before anything is deleted."""
     found = {}
-    for rule in rules:
+    for rule in text.split():
         folder, _, days = rule.partition("=")
         if not folder.strip("/") or not days.isdecimal() or int(days) < 1:
             raise SystemExit(f"{rule!r} is no rule: write FOLDER=DAYS, with a folder below the store and a day or more")
@@ -19,18 +21,26 @@ def parse(rules: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def delete_old(uri: str, rules: Sequence[str]) -> dict[str, int]:
+def below(store: Store, folder: str) -> Store:
+    """Returns the folder of a store; a dot is the store itself."""
+    parts = [part for part in folder.split("/") if part not in ("", ".")]
+    return store.join(*parts) if parts else store
+
+
+def delete_old(uri: str, stores: str, rules: str) -> dict[str, int]:
     """Deletes the old objects of each folder; returns their numbers by folder. Raises StoreError."""
+    wanted = days_by_folder(rules)
     deleted = {}
-    for folder, days in parse(rules).items():
-        store = open_store(uri).join(*folder.split("/"))
-        old = [key for key, age in store.ages().items() if age > days * DAY]
-        for key in old:
-            store.delete(key)
-        deleted[folder] = len(old)
+    for place in stores.split():
+        for folder, days in wanted.items():
+            store = below(below(open_store(uri), place), folder)
+            old = [key for key, age in store.ages().items() if age > days * DAY]
+            for key in old:
+                store.delete(key)
+            deleted[store.uri] = len(old)
     return deleted
 
 
 if __name__ == "__main__":
-    for folder, count in delete_old(sys.argv[1], sys.argv[2:]).items():
+    for folder, count in delete_old(*sys.argv[1:]).items():
         sys.stdout.write(f"{folder}: {count} objects deleted\n")
