@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
+from blip.config import ConfigError
 from blip.digest import file_digest, value_digest
 from blip.logs import log
 from blip.models.weights.content import Content, NotHereError, named_sources
@@ -45,15 +46,18 @@ class Transfer:
         return sum(self.repository.size(file) for file in self.files)
 
 
-def fetch_weights(preset: str, overrides: Sequence[str], to: str) -> FetchWeightsResult:
+def fetch_weights(
+    preset: str, overrides: Sequence[str], to: str, names: Sequence[str] = stages.BOOTSTRAP
+) -> FetchWeightsResult:
     """Copies every model and tokenizer that a preset's settings name on the hub into the mirror `to`, a store's URI.
 
-    `overrides` are `stage.key=value`. Files that the mirror records are left as they are, and an interrupted download
-    goes on where it ended. The record of a model, with the digests of its files, is written after each file.
+    `names` are the stages whose settings count, and `overrides` are `stage.key=value`. Files that the mirror records
+    are left as they are, and an interrupted download goes on where it ended. The record of a model, with the digests
+    of its files, is written after each file.
     Raises ConfigError, WeightsError if the hub does not give a model, StoreError if the hub or the store fails.
     """
     began = time.monotonic()
-    wanted = wanted_models(preset, overrides)
+    wanted = wanted_models(preset, overrides, names)
     probe(open_store(to), conditional=False)
     transfers = [transfer for name, want in wanted.items() if (transfer := missing(name, want.contents, to))]
     total = sum(transfer.size for transfer in transfers)
@@ -66,12 +70,17 @@ def fetch_weights(preset: str, overrides: Sequence[str], to: str) -> FetchWeight
     )
 
 
-def wanted_models(preset: str, overrides: Sequence[str]) -> dict[str, Wanted]:
-    """Returns what the settings of all stages name on the hub, by full name. Raises ConfigError."""
+def wanted_models(preset: str, overrides: Sequence[str], names: Sequence[str] = stages.BOOTSTRAP) -> dict[str, Wanted]:
+    """Returns what the settings of these stages name on the hub, by full name. Raises ConfigError."""
+    known = stages.config_classes()
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"stage {unknown[0]!r} is unknown; choices: {', '.join(known)}")
     # The data need not be there yet: no source of weights depends on where they lie.
     overrides = [override for override in overrides if not override.startswith("ingest.data")]
+    if "ingest" in names:
+        overrides.append("ingest.data.type=shapes")
     found: dict[str, Wanted] = {}
-    for stage, config in stages.load_stages(preset, [*overrides, "ingest.data.type=shapes"]).items():
+    for stage, config in stages.load_stages(preset, overrides, names).items():
         for setting, source, content in named_sources(config):
             if "://" in source or Path(source).exists() or not is_hub_name(source):
                 log.info("%s.%s is %s, which is a place: nothing to fetch", stage, setting, source)

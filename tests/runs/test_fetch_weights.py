@@ -19,7 +19,7 @@ from blip.models.weights.content import named_sources
 from blip.models.weights.mirror import RECORD, VARIABLE, folder_of, read_record
 from blip.models.weights.source import check_source
 from blip.runs.fetch_weights import fetch_weights, wanted_models
-from blip.runs.stages import load_stages
+from blip.runs.stages import config_classes, load_stages
 from blip.storage import StoreError, open_store
 
 BERT, DEIT = "google-bert/bert-base-uncased", "timm/deit_base_patch16_224.fb_in1k"
@@ -32,7 +32,7 @@ def hub(tmp_path, monkeypatch):
     """A hub with the models that the presets name, in small."""
     with fake_hub(tmp_path / "home", monkeypatch) as server:
         for preset in presets():
-            for name in wanted_models(preset, []):
+            for name in wanted_models(preset, [], [*config_classes()]):
                 server.models[name] = {
                     "README.md": b"a model",
                     "config.json": b"{}",
@@ -79,19 +79,33 @@ def test_a_store_is_filled_once_with_what_is_wanted_and_its_digests(hub: FakeHub
 def test_every_preset_finds_all_its_sources_in_a_folder_store_without_a_network(
     preset: str, hub: FakeHub, tmp_path: Path, monkeypatch
 ):
-    fetch_weights(preset, [], str(tmp_path / "store"))
+    names = [*config_classes()]
+    fetch_weights(preset, [], str(tmp_path / "store"), names)
     sent = len(hub.requests)
     use_hub(tmp_path / "empty", "http://127.0.0.1:9", monkeypatch, offline=True)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "store"))
     sources = [
         (source, content)
-        for config in load_stages(preset, ["ingest.data.type=shapes"]).values()
+        for config in load_stages(preset, ["ingest.data.type=shapes"], names).values()
         for _, source, content in named_sources(config)
     ]
     for source, content in sources:
         check_source(source, content)
     assert len(hub.requests) == sent
     assert sources or preset not in ("base", "large", "reference")
+
+
+def test_a_stage_of_its_own_is_fetched_by_its_name_with_all_that_loading_its_models_takes(hub: FakeHub, tmp_path: Path):
+    found = fetch_weights("base", [], str(tmp_path / "store"), ["blip2_stage2"])
+    assert {setting for model in found.models.values() for setting in model.settings} == {
+        "blip2_stage2.model.vision.source",
+        "blip2_stage2.model.language_model.source",
+    }
+    assert all({"config.json", "model.safetensors"} <= model.files.keys() for model in found.models.values())
+    assert {"tokenizer.json", "vocab.txt"} <= found.models["facebook/opt-2.7b"].files.keys()
+    code, said = blip("--preset", "base", "--to", str(tmp_path / "store"), "--stage", "blip3")
+    assert (code, "stage 'blip3' is unknown; choices: ingest, " in said) == (EXIT_CONFIG, True)
+    assert hub.downloads()
 
 
 def test_a_second_preset_adds_what_it_needs_of_the_same_commit(hub: FakeHub, tmp_path: Path):
