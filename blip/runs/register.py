@@ -5,8 +5,9 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from blip.config import Config, ConfigError
 from blip.digest import folder_digest
@@ -20,10 +21,25 @@ NAME = re.compile(r"[^\W_](?:[\w .-]{0,98}[\w.-])?")
 """Valid model names: they become names and search filters in MLflow, and folders in the store."""
 
 
+SMALLER_IS_BETTER = ("mean_rank", "median_rank")
+"""Scores of which a smaller one is better: their gain is what they are smaller by."""
+
+
+def as_margins(value: Any) -> Any:
+    """Returns a list of scores as margins of 0; `caption` is short for `captioning`."""
+    margins = dict.fromkeys(value, 0.0) if isinstance(value, list | tuple) else value
+    if not isinstance(margins, dict):
+        return margins
+    return {re.sub(r"^caption\.", "captioning.", str(name)): margin for name, margin in margins.items()}
+
+
 class RegisterConfig(Config):
-    gate: tuple[str, ...] = Field(default=("retrieval.mean", "captioning.cider"), min_length=1)
-    """Names of scores. All must be finite and greater than the first model's. Among those that the champion also has,
-    none may be less than the champion's and at least one must be greater."""
+    gate: Annotated[dict[str, float], BeforeValidator(as_margins)] = Field(
+        default={"retrieval.mean": 0.0, "captioning.cider": 0.0}, min_length=1
+    )
+    """Scores of any task, each with the least gain; a list of scores asks for gains of 0. A negative one is a loss that
+    is tolerated. All scores must be finite, and gain more than that over the first model's. Over the champion's, where
+    it has them, none may gain less, and at least one must gain more than nothing."""
 
 
 def register(context: RunContext, name: str, *, model: str | Path, before: str | Path, after: str | Path) -> GateResult:
@@ -36,7 +52,7 @@ def register(context: RunContext, name: str, *, model: str | Path, before: str |
     check_name(name)
     cfg = context.settings(RegisterConfig, "register")
     evaluated = EvaluationResult.load(after)
-    first, new = (scores(found, cfg.gate) for found in (EvaluationResult.load(before), evaluated))
+    first, new = (scores(found, list(cfg.gate)) for found in (EvaluationResult.load(before), evaluated))
     check_model(Path(model), evaluated.digest)
     digest = folder_digest(Path(model))
     with start_run("register", tags={"revision": context.revision}, parents={"model": digest}) as run:
@@ -49,10 +65,10 @@ def register(context: RunContext, name: str, *, model: str | Path, before: str |
         worse = (
             not_finite(new, "")
             or not_finite(first, "the first model's ")
-            or not_better(new, first, "the first model's")
+            or not_better(new, first, "the first model's", cfg.gate)
         )
         if holder and against and not worse:
-            worse = beaten(new, against, f"champion's (version {holder.version})")
+            worse = beaten(new, against, f"champion's (version {holder.version})", cfg.gate)
         version = None
         if worse:
             why = f"not registered: {'; '.join(worse)}"
@@ -112,19 +128,34 @@ def not_finite(values: Mapping[str, float], whose: str) -> list[str]:
     return [f"{whose}{metric} is {value}, which is no score" for metric, value in odd.items()]
 
 
-def not_better(new: Mapping[str, float], first: Mapping[str, float], whose: str) -> list[str]:
-    """Describes each score that is not greater than the first model's."""
-    worse = {metric: value for metric, value in new.items() if value <= first[metric]}
-    return [f"{metric} is {value:.4g}, {whose} is {first[metric]:.4g}" for metric, value in worse.items()]
+def gain(metric: str, new: float, old: float) -> float:
+    """Returns by how much a score is better."""
+    return old - new if metric.rpartition(".")[2] in SMALLER_IS_BETTER else new - old
 
 
-def beaten(new: Mapping[str, float], held: Mapping[str, float], whose: str) -> list[str]:
-    """Why a model does not take the champion's place: some score is less, or none is greater."""
-    less = {metric: value for metric, value in held.items() if new[metric] < value}
+def not_better(
+    new: Mapping[str, float], first: Mapping[str, float], whose: str, margins: Mapping[str, float]
+) -> list[str]:
+    """Describes each score that gains no more than its margin over the first model's."""
+    worse = [metric for metric, value in new.items() if gain(metric, value, first[metric]) <= margins[metric]]
+    return [comparison_of(metric, new, first, whose, margins) for metric in worse]
+
+
+def beaten(new: Mapping[str, float], held: Mapping[str, float], whose: str, margins: Mapping[str, float]) -> list[str]:
+    """Why a model does not take the champion's place: some score gains less than its margin, or none gains anything."""
+    gains = {metric: gain(metric, new[metric], value) for metric, value in held.items()}
+    less = [metric for metric, value in gains.items() if value < margins[metric]]
     if less:
-        return [f"{metric} is {new[metric]:.4g}, the {whose} is {value:.4g}" for metric, value in less.items()]
-    more = any(new[metric] > value for metric, value in held.items())
-    return [] if more else [f"no score is greater than the {whose}"]
+        return [comparison_of(metric, new, held, f"the {whose}", margins) for metric in less]
+    return [] if any(value > 0 for value in gains.values()) else [f"no score is better than the {whose}"]
+
+
+def comparison_of(
+    metric: str, new: Mapping[str, float], old: Mapping[str, float], whose: str, margins: Mapping[str, float]
+) -> str:
+    """Describes a score beside another model's, and its margin if that is not 0."""
+    margin = f" (the gate asks for a gain of {margins[metric]:+.4g})" if margins[metric] else ""
+    return f"{metric} is {new[metric]:.4g}, {whose} is {old[metric]:.4g}{margin}"
 
 
 def comparison(new: Mapping[str, float], against: Mapping[str, float], holder: Champion | None) -> str:

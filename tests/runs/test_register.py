@@ -129,7 +129,7 @@ def test_of_two_gates_the_scores_in_common_decide(gate, mlflow, name):
 
 def test_an_equal_model_does_not_take_the_champions_place_and_the_same_one_keeps_it(gate, tmp_path):
     first = gate(LOW, MIDDLE)
-    assert gate(LOW, MIDDLE).reason == "not registered: no score is greater than the champion's (version 1)"
+    assert gate(LOW, MIDDLE).reason == "not registered: no score is better than the champion's (version 1)"
     again = gate(LOW, MIDDLE, folder=tmp_path / "model-0")
     assert (again.registered, again.version) == (True, first.version)
 
@@ -224,3 +224,42 @@ def test_names_that_everybody_takes(name):
 def test_names_that_somebody_refuses(name):
     with pytest.raises(ConfigError, match=r"model name .* use at most 100 letters"):
         check_name(name)
+
+
+def measured(**scores: dict[str, float]) -> dict:
+    return {"scores": scores}
+
+
+def test_the_gate_takes_scores_of_any_task_with_margins(gate, mlflow):
+    margins = "gate={retrieval.ir1: 0.0, caption.cider: -0.5, dialog.mean_rank: 1.0}"
+
+    def scored(ir1: float, cider: float, rank: float) -> dict:
+        return measured(retrieval={"ir1": ir1}, captioning={"cider": cider}, dialog={"mean_rank": rank})
+
+    first = scored(40.0, 90.0, 8.0)
+    for after, said in (
+        (scored(40.0, 91.0, 3.0), "retrieval.ir1 is 40, the first model's is 40"),
+        (
+            scored(41.0, 89.5, 3.0),
+            "captioning.cider is 89.5, the first model's is 90 (the gate asks for a gain of -0.5)",
+        ),
+        (scored(41.0, 90.0, 7.0), "dialog.mean_rank is 7, the first model's is 8 (the gate asks for a gain of +1)"),
+    ):
+        made = gate(first, after, margins)
+        assert (made.registered, made.reason) == (False, f"not registered: {said}")
+        assert mlflow.get_run(made.mlflow.rpartition("/")[2]).data.tags["gate"] == made.reason if made.mlflow else True
+    assert gate(first, scored(41.0, 89.6, 6.5), margins).registered
+    assert gate(first, scored(41.0, 89.2, 5.0), margins).reason.startswith("not registered: captioning.cider is 89.2")
+    worse = gate(first, scored(42.0, 90.0, 6.0), margins)
+    assert worse.reason == (
+        "not registered: dialog.mean_rank is 6, the champion's (version 1) is 6.5 (the gate asks for a gain of +1)"
+    )
+    assert gate(first, scored(42.0, 90.0, 5.0), margins).version == 2
+
+
+def test_a_list_of_scores_asks_for_no_margin(gate):
+    assert gate(LOW, (1.5, 2.0), "gate=[retrieval.mean]").registered
+    with pytest.raises(ConfigError, match=r"gate: vqa\.accuracy was not measured"):
+        gate(LOW, MIDDLE, "gate={vqa.accuracy: 0.0}")
+    with pytest.raises(ConfigError, match=r"gate\.retrieval\.mean"):
+        gate(LOW, MIDDLE, "gate={retrieval.mean: high}")
