@@ -10,7 +10,7 @@ from blip.data.images import decode
 from blip.datasets.judge import Judge, judge_of
 from blip.report.bootstrap_page import picture
 from blip.report.charts import Chart, line_chart
-from blip.report.rendering import number, page_template
+from blip.report.rendering import page_template
 from blip.results import CapFiltResult, EvaluationResult, GateResult, IngestResult, TrainResult
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
@@ -100,14 +100,14 @@ def capfilt_page(result: CapFiltResult) -> StepPage:
 def evaluation_page(name: str, result: EvaluationResult, folder: str | Path) -> StepPage:
     """Shows recalls as bars, and captions next to human ones; `name` is that of the step."""
     recalls = [ScoreBar(name, value, PERCENT) for name, value in result.scores.get("retrieval", {}).items()]
-    note = " · ".join(f"{name} {number(value)}" for name, value in result.scores.get("captioning", {}).items())
+    others = {name: value for name, value in result.compared().items() if not name.startswith("retrieval.")}
     captions = result.described
     manifest = Manifest.load(Path(folder, f"{result.split}.json"))
     judge = judge_of(manifest)
     found = (sample for sample in samples(manifest) if sample.id in captions)
     cards = [caption_card(sample, captions[sample.id], judge) for sample in islice(found, len(captions))]
     galleries = [("Captions", cards)] if cards else []
-    return StepPage(name.capitalize(), note, result.compared(), result.mlflow, recalls, galleries=galleries)
+    return StepPage(name.capitalize(), "", others, result.mlflow, recalls, galleries=galleries)
 
 
 def caption_card(sample: Sample, caption: str, judge: Judge | None) -> ImageCard:

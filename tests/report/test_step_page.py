@@ -83,7 +83,7 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
     assert len(images(page)) == 2
     assert 'width="80.0"' in page
     assert 'width="320.0"' in page
-    assert "cider 3.457" in page
+    assert "<td>captioning.cider</td><td>3.457</td>" in page
     assert "the model, true" in page
     assert "the model, false" in page
 
@@ -91,7 +91,7 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
 def test_an_evaluation_without_captions_shows_recalls_alone(folder: Path):
     result = EvaluationResult(split="test", scores={"retrieval": {"tr1": 25.0}})
     page = saved(step_page.evaluation_page("evaluate-before", result, folder))
-    assert "tr1" in page
+    assert page.count("tr1") == 1 + page.count('aria-label="tr1"'), "a score stands on the page once"
     assert not images(page)
 
 
