@@ -33,6 +33,10 @@ class FakeHub(ThreadingHTTPServer):
         """Files that are sent with another first byte."""
         self.requests: list[tuple[str, str, str]] = []
         """Method, path and range of each request."""
+        self.tokens: set[str] = set()
+        """What was sent as Authorization."""
+        self.content_server: FakeHub | None = None
+        """Another server, to which requests for large files are passed on, as the real hub does."""
 
     def downloads(self) -> list[tuple[str, str]]:
         """Returns the names and ranges of the files that were sent."""
@@ -56,6 +60,7 @@ class HubHandler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         path = self.path.partition("?")[0]
         self.server.requests.append((self.command, path, self.headers.get("Range", "")))
+        self.server.tokens.add(self.headers.get("Authorization", ""))
         api = path.startswith("/api/models/")
         name, _, rest = path.removeprefix("/api/models/").strip("/").partition("/revision/" if api else "/resolve/")
         if status := self.server.status.get(name):
@@ -92,6 +97,15 @@ class HubHandler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         etag = hashlib.sha256(data).hexdigest() if len(data) >= LFS_FROM else git_digest(data)
+        if self.server.content_server and len(data) >= LFS_FROM:
+            self.send_response(302)
+            self.send_header("Location", self.server.content_server.address + self.path)
+            self.send_header("X-Linked-Size", str(len(data)))
+            self.send_header("X-Linked-Etag", f'"{etag}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if file in self.server.damaged:
             data = bytes([data[0] ^ 1]) + data[1:]
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])

@@ -7,6 +7,7 @@ import re
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from fake_hub import COMMIT, FakeHub, fake_hub, use_hub
@@ -157,6 +158,21 @@ def test_progress_counts_megabytes_there_and_back_and_digests_are_logged(hub: Fa
     digest = found.models[BERT].files["model.safetensors"]
     assert f"{BERT}/model.safetensors: 3.0 MB stored, SHA-256 {digest}" in caplog.text
     assert re.search(r"fetching and storing 6/6 MB 100% [\d.]+/s in ", caplog.text), caplog.text
+
+
+def test_the_hubs_token_is_sent_to_the_hub_alone(hub: FakeHub, tmp_path: Path, monkeypatch):
+    """Large files lie on another host, by a signed address that takes no token."""
+    with FakeHub() as content:
+        Thread(target=content.serve_forever, daemon=True).start()
+        content.models = hub.models
+        hub.content_server = content
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        found = fetch_weights("base", [], str(tmp_path / "store"))
+        content.shutdown()
+    assert found.models[DEIT].files["model.safetensors"]
+    assert hub.tokens == {"Bearer hf_secret"}
+    assert content.tokens == {""}
+    assert [name for name, _ in content.downloads()] == ["vocab.txt", "model.safetensors", "model.safetensors"]
 
 
 def test_what_the_hub_promises_and_does_not_send_is_not_stored(hub: FakeHub, tmp_path: Path):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from io import BufferedWriter, FileIO
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from huggingface_hub import (
     HfApi,
@@ -187,7 +188,10 @@ class HubModel(Repository):
             found = get_hf_file_metadata(url)
             held = file.tell()
             advance(held)
-            http_get(found.location, file, resume_size=held, headers=build_hf_headers(), expected_size=found.size)
+            headers = build_hf_headers()
+            if urlsplit(found.location).netloc != urlsplit(url).netloc:
+                headers.pop("authorization", None)  # the token is for the hub, not for where it keeps large files
+            http_get(found.location, file, resume_size=held, headers=headers, expected_size=found.size)
         if not self.is_whole(name, partial):
             partial.unlink()
             raise StoreError(f"{self.name}/{name}: what came is not what the hub says it is; try again")
