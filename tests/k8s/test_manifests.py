@@ -134,6 +134,20 @@ def test_what_the_queue_starts_whole_no_quota_refuses_a_part_of(overlay):
         assert amount(hard[f"requests.{name}"]) >= quantity, name
 
 
+@pytest.mark.parametrize("overlay", ["gke", "eks"])
+def test_two_nodes_of_each_placement_fit_into_a_flavor_of_the_queue(overlay):
+    """A job that asks for more than a flavor has is never admitted, and waits for ever."""
+    (group,) = of(overlay, "ClusterQueue")["blip"]["spec"]["resourceGroups"]
+    placements = yaml.safe_load(of(overlay, "ConfigMap")["blip"]["data"]["placements"])
+    assert placements
+    for name, asked in placements.items():
+        for flavor in group["flavors"]:
+            has = {resource["name"]: amount(resource["nominalQuota"]) for resource in flavor["resources"]}
+            assert 2 * asked["gpus"] <= has["nvidia.com/gpu"], name
+            assert 2 * asked["cpu"] <= has["cpu"], name
+            assert 2 * amount(asked["memory"]) <= has["memory"], name
+
+
 def amount(quantity: str) -> float:
     """Returns a quantity of Kubernetes as a number."""
     number, unit = re.fullmatch(r"([\d.]+)(Ti|Gi)?", quantity).groups()  # pyright: ignore
@@ -197,7 +211,7 @@ def test_steps_artifacts_go_to_our_store_by_the_keys_of_our_secret_below_a_folde
 
 def test_the_command_that_names_s3_as_the_root_of_pipelines_is_sound():
     page = (K8S / "README.md").read_text()
-    (patch,) = re.findall(r"patch configmap kfp-launcher .*? -p '(.*?)'$", page, re.MULTILINE | re.DOTALL)
+    (patch,) = re.findall(r"patch configmap kfp-launcher --field-manager=blip .*? -p '(.*?)'$", page, re.M | re.DOTALL)
     data = json.loads(patch.replace("\\\n", " "))["data"]
     assert data["defaultPipelineRoot"] == "s3://MY-BUCKET/blip/kfp"
     stated = yaml.safe_load(data["providers"])["s3"]["default"]
