@@ -61,10 +61,11 @@ def fetch_weights(
     probe(open_store(to), conditional=False)
     transfers = [transfer for name, want in wanted.items() if (transfer := missing(name, want.contents, to))]
     total = sum(transfer.size for transfer in transfers)
-    with megabytes(2 * total, "fetching and storing") as advance:  # each byte comes once and goes once
-        for transfer in transfers:
-            for file in transfer.files:
-                copy(transfer, file, advance)
+    if transfers:
+        with megabytes(2 * total, "fetching and storing") as advance:  # each byte comes once and goes once
+            for transfer in transfers:
+                for file in transfer.files:
+                    copy(transfer, file, advance)
     return FetchWeightsResult(
         store=to, models=models_in(to, wanted), fetched_bytes=total, seconds=time.monotonic() - began
     )
@@ -145,7 +146,7 @@ def copy(transfer: Transfer, file: str, advance: Callable[[int], None]) -> None:
     mirror.record = record.model_copy(update={"files": files, "revision": repository.revision})
     mirror.store.put(RECORD, (mirror.record.model_dump_json(indent=1) + "\n").encode())
     partial.unlink(missing_ok=True)
-    log.info("%s/%s: %.1f MB stored, SHA-256 %s", transfer.name, file, found.size / MEGABYTE, found.sha256)
+    log.info("%s/%s: %s bytes stored, SHA-256 %s", transfer.name, file, f"{found.size:,}", found.sha256)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def test_progress_counts_megabytes_there_and_back_and_digests_are_logged(hub: Fa
     with caplog.at_level("INFO"):
         found = fetch_weights("base", [], str(tmp_path / "store"))
     digest = found.models[BERT].files["model.safetensors"]
-    assert f"{BERT}/model.safetensors: 3.0 MB stored, SHA-256 {digest}" in caplog.text
+    assert f"{BERT}/model.safetensors: 3,000,000 bytes stored, SHA-256 {digest}" in caplog.text
     assert re.search(r"fetching and storing 6/6 MB 100% [\d.]+/s in ", caplog.text), caplog.text
 
 
