@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -19,6 +19,8 @@ from blip.evaluation.shard import EvaluationConfig, ShardPredictor, quotas, read
 from blip.logs import log
 from blip.shards.verification import ShardError
 from blip.storage import Store, open_store
+from blip.tasks.blip2_stage2 import Blip2Stage2Config
+from blip.tasks.blip2_vqa import Blip2VQAConfig
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.config import TaskConfig
 from blip.tasks.dialog import DialogConfig
@@ -46,9 +48,9 @@ class EvaluateConfig(WorkConfig):
     """The tasks to evaluate; the settings of all others are none."""
     retrieval: RetrievalConfig | None = RetrievalConfig()
     """Settings of retrieval; none skips it."""
-    captioning: CaptioningConfig | None = CaptioningConfig()
+    captioning: Annotated[CaptioningConfig | Blip2Stage2Config, Field(discriminator="type")] | None = CaptioningConfig()
     """Settings of captioning; none skips it."""
-    vqa: VQAConfig | None = VQAConfig()
+    vqa: Annotated[VQAConfig | Blip2VQAConfig, Field(discriminator="type")] | None = VQAConfig()
     """Settings of visual question answering."""
     nlvr: NLVRConfig | None = NLVRConfig()
     """Settings of NLVR2."""

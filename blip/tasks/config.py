@@ -6,6 +6,7 @@ from pydantic import Field
 
 from blip.tasks.blip2_stage1 import Blip2Stage1Config
 from blip.tasks.blip2_stage2 import Blip2Stage2Config
+from blip.tasks.blip2_vqa import Blip2VQAConfig
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.dialog import DialogConfig
 from blip.tasks.nlvr import NLVRConfig
@@ -24,6 +25,7 @@ TaskConfig = Annotated[
     | VideoRetrievalConfig
     | VideoQAConfig
     | Blip2Stage1Config
-    | Blip2Stage2Config,
+    | Blip2Stage2Config
+    | Blip2VQAConfig,
     Field(discriminator="type"),
 ]
