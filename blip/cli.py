@@ -312,12 +312,17 @@ def summary(
         "runs/latest/summary.json"
     ),
 ) -> None:
-    """Show what a bootstrap changed, before and after."""
+    """Show what a run changed, before and after."""
     from rich.console import Console
 
+    from blip.report.blip2_summary import Blip2Summary, blip2_table, read_values
     from blip.report.summary import Summary, summary_table
 
-    Console().print(summary_table(Summary.load(path)))
+    values = read_values(path)
+    if values.get("type") == "blip2":
+        Console().print(blip2_table(Blip2Summary.of(values, path)))
+    else:
+        Console().print(summary_table(Summary.load(path)))
 
 
 def named(filters: list[str]) -> dict[str, str] | None:

@@ -15,6 +15,7 @@ def register(
     before: str,
     after: str,
     page: Output[HTML],
+    variant: str = "",
 ) -> str:
     """Returns the URI of the decision: the champion is this model if it beats the first one and the former champion."""
     from blip.report.step_page import gate_page
@@ -25,6 +26,7 @@ def register(
 
     with at_work("register", preset, settings, store) as step:
         files = {"before": step.input("before", before) / METRICS, "after": step.input("after", after) / METRICS}
-        result = register(step.run, name, model=step.input("model", model), **files)
+        registered = f"{name}-{variant}" if variant else name
+        result = register(step.run, registered, model=step.input("model", model), **files)
         scores = [EvaluationResult.load(file) for file in files.values()]
         return step.finish(result, lambda made: gate_page(made, *scores).html(), page)

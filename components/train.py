@@ -7,7 +7,14 @@ from components.image import step
 
 @step
 def train(
-    stage: str, preset: str, settings: list[str], store: str, data: str, page: Output[HTML], init: str = ""
+    stage: str,
+    preset: str,
+    settings: list[str],
+    store: str,
+    data: str,
+    page: Output[HTML],
+    init: str = "",
+    frozen: str = "",
 ) -> str:
     """Returns the URI of the model, trained from the initial one or from scratch, with checkpoints in the store."""
     from blip.report.step_page import train_page
@@ -15,6 +22,13 @@ def train(
     from components.context import at_work
 
     with at_work(stage, preset, settings, store) as step:
-        inputs = {"data": step.input("data", data), "init": step.input("init", init) if init else None}
-        result = train(step.run, stage, **inputs, out=step.out, placed=step.resources.placement)
+        result = train(
+            step.run,
+            stage,
+            data=step.input("data", data),
+            init=step.input("init", init) if init else None,
+            frozen=step.input("frozen", frozen) if frozen else None,
+            out=step.out,
+            placed=step.resources.placement,
+        )
         return step.finish(result, lambda made: train_page(step.name, made).html(), page)

@@ -25,7 +25,7 @@ from pipelines.run_lock import RootError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-PIPELINES = ("bootstrap", "retrain")
+PIPELINES = ("bootstrap", "retrain", "blip2")
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help=f"One of: {', '.join(PIPELINES)}.")]
 Names = Annotated[
     list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(PIPELINES)}; by default all.")

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from blip.digest import value_digest
 from blip.models.weights.files import WeightsError, tensors_digest
 
-MADE_HERE = "frozen:"
-"""Begins the source of a model that `blip make-frozen` makes: `frozen:vision`."""
 VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 """Entries of a model's `config.json` that differ between copies of one model."""
 

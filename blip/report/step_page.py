@@ -11,7 +11,7 @@ from blip.datasets.judge import Judge, judge_of
 from blip.report.bootstrap_page import picture
 from blip.report.charts import Chart, line_chart
 from blip.report.rendering import page_template
-from blip.results import CapFiltResult, EvaluationResult, GateResult, IngestResult, TrainResult
+from blip.results import CapFiltResult, EvaluationResult, FrozenResult, GateResult, IngestResult, TrainResult
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 from blip.shards.sample import BadSample, Sample
@@ -89,6 +89,13 @@ def train_page(name: str, result: TrainResult) -> StepPage:
     charts = [(name, line_chart({name: points}, width=430)) for name, points in result.curves.items()]
     note = " · ".join([f"{result.steps:,} steps", *alarms])
     return StepPage(name.capitalize(), note, result.compared(), result.mlflow, charts=charts)
+
+
+def frozen_page(result: FrozenResult) -> StepPage:
+    """Shows a chart of each model's loss, and where the models lie."""
+    charts = [(name, line_chart({name: points}, width=430)) for name, points in result.curves.items()]
+    note = " · ".join(f"{name}: {place}" for name, place in result.sources.items())
+    return StepPage("Frozen", note or "Others' models", result.compared(), result.mlflow, charts=charts)
 
 
 def capfilt_page(result: CapFiltResult) -> StepPage:

@@ -8,14 +8,14 @@ from blip.config import Config, ConfigError
 from blip.digest import value_digest
 from blip.logs import log
 from blip.miniatures import MiniaturesConfig, make_miniatures
-from blip.models.frozen import MADE_HERE, frozen_digest
-from blip.models.weights.content import named_sources
+from blip.models.frozen import frozen_digest
+from blip.models.weights.content import MADE_HERE, named_sources
 from blip.results import FrozenResult
 from blip.runs.context import RunContext
 from blip.storage import open_store, scratch, writing
 from blip.tracking import start_run
 
-FORMAT = 1
+MINIATURES_FORMAT = 1
 """Part of the key of what was made; raised when a change of the code changes it."""
 SOURCES = "frozen.json"
 """The file with the place of each model by name."""
@@ -46,7 +46,9 @@ def make_frozen(context: RunContext, *, out: str | Path) -> FrozenResult:
 
 def made_once(store: str, cfg: MiniaturesConfig) -> FrozenResult:
     """Returns the miniatures in the store, trained now unless they are there."""
-    home = open_store(store).join("frozen", value_digest({"format": FORMAT, **cfg.model_dump(mode="json")})[:12])
+    home = open_store(store).join(
+        "frozen", value_digest({"format": MINIATURES_FORMAT, **cfg.model_dump(mode="json")})[:12]
+    )
     if home.exists(SOURCES):
         log.info("the frozen models were made before, as %s says; delete that to make them anew", home.uri)
         return FrozenResult.model_validate_json(home.get(SOURCES))

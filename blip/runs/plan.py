@@ -9,12 +9,12 @@ from blip.capfilt.job import CapFiltJob
 from blip.config import Config, ConfigError
 from blip.digest import value_digest
 from blip.evaluation.job import EvaluationJob
-from blip.models.frozen import MADE_HERE
 from blip.models.weights.content import named_sources
 from blip.models.weights.files import WeightsError
 from blip.models.weights.source import check_source
 from blip.runs import stages
 from blip.runs.ingest import with_source
+from blip.runs.make_frozen import MINIATURES_FORMAT
 from blip.runs.register import check_name
 from blip.shards.manifest import Manifest
 from blip.shards.sources import WILDCARD, find_tars
@@ -29,6 +29,8 @@ FORMATS = {
     "evaluate": EvaluationJob.FORMAT,
     "register": 1,
     "report": 1,
+    "frozen": MINIATURES_FORMAT,
+    **dict.fromkeys(("blip2_stage1", "blip2_stage2", "blip2_stage2_t5"), engine.TRAINING_FORMAT),
 }
 """The version of each stage's output. Raise it when a code change alters the output: cache keys contain this number,
 the settings and the listings of the places they name, but not the code's revision."""
@@ -39,8 +41,10 @@ MAX_PLACE_CHARACTERS = 1024
 """Longer texts name no place."""
 
 
-def plan(name: str, source: str, preset: str, overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Returns each stage's overrides `stage.key=value`, followed by its cache key `key=DIGEST`.
+def plan(
+    name: str, source: str, preset: str, overrides: Sequence[str], names: Sequence[str] = stages.BOOTSTRAP
+) -> dict[str, list[str]]:
+    """Returns the overrides of each stage of a pipeline `stage.key=value`, followed by its cache key `key=DIGEST`.
 
     The key digests the stage's number in FORMATS, its configuration, and the listings of the files and objects that the
     configuration names, so a new tar at the same place changes the key.
@@ -50,7 +54,7 @@ def plan(name: str, source: str, preset: str, overrides: Sequence[str]) -> dict[
     check_name(name)
     ingest = [f"ingest.{override}" for override in with_source(source, stages.overrides_for("ingest", overrides))]
     others = [override for override in overrides if not override.startswith("ingest.")]
-    configs: dict[str, Config | None] = {**stages.load_stages(preset, [*ingest, *others]), "report": None}
+    configs: dict[str, Config | None] = {**stages.load_stages(preset, [*ingest, *others], names), "report": None}
     gate_is_measured(configs["register"], configs["evaluate"])
     sources_are_there(configs)
     listings: dict[str, dict[str, str]] = {}
@@ -72,8 +76,6 @@ def sources_are_there(configs: Mapping[str, Config | None]) -> None:
     wrong = []
     for stage, config in configs.items():
         for setting, source, content in named_sources(config) if config else ():
-            if source.startswith(MADE_HERE):
-                continue
             try:
                 check_source(source, content)
             except WeightsError as error:

@@ -11,6 +11,11 @@ TASKS = ("retrieval", "captioning", "vqa", "nlvr", "dialog")
 DOWNSTREAM = ("ingest", *TASKS, "evaluate", "register")
 """The stages of the downstream pipeline."""
 
+BLIP2 = ("ingest", "frozen", "blip2_stage1", "blip2_stage2", "blip2_stage2_t5", "evaluate", "register")
+"""The stages of BLIP-2, with a decoder-only language model and one of encoder and decoder."""
+PIPELINES = {"bootstrap": BOOTSTRAP, "blip2": BLIP2}
+"""The stages of each pipeline by its name."""
+
 
 def config_classes() -> dict[str, type[Config]]:
     """Returns the configuration class of each stage. Imports them late, because that takes seconds."""
@@ -34,7 +39,7 @@ def config_classes() -> dict[str, type[Config]]:
         **dict.fromkeys((*TASKS, "retrieval_flickr30k"), RunConfig),
         "frozen": FrozenConfig,
         "blip2_stage1": RunConfig,
-        "blip2_stage2": RunConfig,
+        **dict.fromkeys(("blip2_stage2", "blip2_stage2_t5", "blip2_captioning", "blip2_vqa"), RunConfig),
     }
 
 

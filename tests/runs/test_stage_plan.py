@@ -11,6 +11,7 @@ from blip.config import ConfigError
 from blip.models.weights.mirror import VARIABLE
 from blip.runs import plan as module
 from blip.runs.plan import FORMATS, listing, plan
+from blip.runs.stages import BLIP2, BOOTSTRAP
 from blip.shards.manifest import Manifest
 from blip.shards.sample import Sample
 from blip.shards.writing import write_shards
@@ -44,12 +45,22 @@ def put(folder: str, name: str, data: bytes) -> None:
 
 def test_every_stage_gets_its_own_settings_and_a_key():
     found = plan("blip", "shapes", "shapes", ["pretrain.epochs=2", "capfilt.workers=1", "pretrain.seed=7"])
-    assert found.keys() == FORMATS.keys()
+    assert set(found) == {*BOOTSTRAP, "report"} <= set(FORMATS)
     assert found["pretrain"][:-1] == ["pretrain.epochs=2", "pretrain.seed=7"]
     assert found["capfilt"][:-1] == ["capfilt.workers=1"]
     assert found["evaluate"][:-1] == []
     assert all(settings[-1].startswith("key=") for settings in found.values())
     assert len({settings[-1] for settings in found.values()}) == len(found)
+
+
+def test_the_stages_of_blip2_get_theirs_and_the_models_that_are_made_first_are_not_missed():
+    found = plan("blip2", "shapes", "blip2_shapes", ["blip2_stage2.steps=2", "frozen.miniatures.seed=3"], BLIP2)
+    assert set(found) == {*BLIP2, "report"} <= set(FORMATS)
+    assert found["blip2_stage2"][:-1] == ["blip2_stage2.steps=2"]
+    assert found["blip2_stage2_t5"][:-1] == []
+    assert len({settings[-1] for settings in found.values()}) == len(found)
+    other = plan("blip2", "shapes", "blip2_shapes", ["frozen.miniatures.seed=4"], BLIP2)
+    assert [stage for stage in found if found[stage][-1] != other[stage][-1]] == ["frozen", "blip2_stage2"]
 
 
 def test_a_setting_changes_the_key_of_its_own_stage_alone():

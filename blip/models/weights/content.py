@@ -10,6 +10,9 @@ from blip.models.weights.files import INDEX, WEIGHTS, WeightsError, parts_of
 SIDE_FILE = "training_state.safetensors"
 """Training state stored beside the model's weights: temperature, teacher, queue."""
 
+MADE_HERE = "frozen:"
+"""Begins the source of a model that `blip make-frozen` makes before it is needed: `frozen:vision`."""
+
 
 class NotHereError(WeightsError):
     """A place that does not hold what is wanted; another one may."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from blip.models.weights.content import MODEL, Content, NotHereError
+from blip.models.weights.content import MADE_HERE, MODEL, Content, NotHereError
 from blip.models.weights.files import SUFFIXES, WeightsError
 from blip.models.weights.mirror import RECORD, VARIABLE, folder_of, mirror_uri
 from blip.models.weights.places import CachedModel, HubModel, Place, StoreFolder
@@ -35,7 +35,12 @@ def fetched(source: str, content: Content = MODEL) -> Iterator[Path]:
 
 
 def check_source(source: str, content: Content = MODEL) -> None:
-    """Raises WeightsError if a source is missing, and StoreError if a store or the hub fails; reads no weights."""
+    """Raises WeightsError if a source is missing, and StoreError if a store or the hub fails; reads no weights.
+
+    A model that is made before it is needed is not looked for.
+    """
+    if source.startswith(MADE_HERE):
+        return
     if not is_one_file(source):
         find(source, content)
     elif "://" in source:

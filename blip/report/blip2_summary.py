@@ -1,0 +1,131 @@
+"""The summary of BLIP-2: captions and answers of each language model, with the first stage and without."""
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+from rich.console import Group
+
+from blip.config import ConfigError, validate
+from blip.report.summary import Figures, Row, columns, summary_row
+from blip.results import Change
+
+LANGUAGE_MODELS = {"opt": "OPT", "t5": "T5"}
+"""The kinds of language models, and their names on pages: decoder-only ones, and those with an encoder."""
+Kind = Literal["opt", "t5"]
+
+
+class LanguageScores(Figures):
+    """The scores of a language model that reads a Q-Former."""
+
+    true: float | None
+    """Share of true captions, 0 to 1; None if unknown."""
+    cider: float
+    accuracy: float
+    """Accuracy of answers in percent."""
+    accuracies: dict[str, float] = Field(default_factory=dict)
+    """The same by kind of question."""
+
+
+class Answered(Figures):
+    """A language model's scores without the first stage and with it, and what guessing reaches."""
+
+    scores: Change[LanguageScores]
+    chance: float
+    """Accuracy in percent of the most frequent answer to each kind of question."""
+    registered: bool
+    """Whether the model with the first stage passed the gate."""
+
+
+class Blip2Summary(Figures):
+    type: Literal["blip2"] = "blip2"
+    models: dict[Kind, Answered]
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall time of each step, and `total`."""
+
+    @property
+    def registered(self) -> bool:
+        return all(model.registered for model in self.models.values())
+
+    def compared(self) -> dict[str, float]:
+        """Returns the key figures for the comparison of runs, by name; those that were measured."""
+        found: dict[str, float] = {"registered": float(self.registered)}
+        for kind, model in self.models.items():
+            name = LANGUAGE_MODELS[kind]
+            found |= {
+                f"{name} CIDEr": model.scores.after.cider,
+                f"{name} accuracy": model.scores.after.accuracy,
+                f"{name} accuracy alone": model.scores.before.accuracy,
+            }
+        if "total" in self.seconds:
+            found["hours"] = self.seconds["total"] / 3600
+        return {name: value for name, value in found.items() if isfinite(value)}
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def of(cls, values: Mapping[str, object], path: str | Path) -> Self:
+        """Returns the summary of a file's values. Raises ConfigError if they are something else."""
+        return validate(cls, dict(values), f"summary {path} is not that of a run of BLIP-2")
+
+
+def blip2_rows(summary: Blip2Summary) -> list[Row]:
+    """Returns the table of without and with the first stage; in every row greater is better."""
+    found = []
+    for kind, model in summary.models.items():
+        group, before, after = LANGUAGE_MODELS[kind], model.scores.before, model.scores.after
+        found += [
+            summary_row(group, "captions true", before.true, after.true, 100, "%"),
+            summary_row(group, "CIDEr", before.cider, after.cider),
+            summary_row(group, "answers right", before.accuracy, after.accuracy, 1, "%"),
+        ]
+        for name in after.accuracies:
+            found.append(summary_row(group, f"… {name}", before.accuracies.get(name), after.accuracies[name], 1, "%"))
+    return found
+
+
+def blip2_headline(summary: Blip2Summary) -> str:
+    """Summarises the outcome in one sentence."""
+    found = [
+        f"{LANGUAGE_MODELS[kind]} answers {model.scores.after.accuracy:.0f}% of the questions right "
+        f"({model.scores.before.accuracy:.0f}% without the first stage, {model.chance:.0f}% by guessing)"
+        for kind, model in summary.models.items()
+    ]
+    return "; ".join(found) + "."
+
+
+def blip2_table(summary: Blip2Summary) -> Group:
+    """Renders the table for a terminal."""
+    table = columns("", "without stage 1", "with stage 1", "change")
+    group = ""
+    for row in blip2_rows(summary):
+        if group and row.group != group:
+            table.add_row()
+        group = row.group
+        style = {True: "green", False: "red", None: "dim"}[row.better]
+        table.add_row(
+            f"{row.group}, {row.name}", f"[dim]{row.before}[/]", f"[bold]{row.after}[/]", f"[{style}]{row.change}[/]"
+        )
+    passed = (
+        "[green]Both models passed the gate.[/]"
+        if summary.registered
+        else "[yellow]Not both models passed the gate.[/]"
+    )
+    total = summary.seconds.get("total")
+    took = f" All of it took {total / 60:.1f} minutes." if total is not None else ""
+    return Group(f"[bold]{blip2_headline(summary)}[/]", "", table, "", f"{passed}{took}")
+
+
+def read_values(path: str | Path) -> dict[str, object]:
+    """Reads a summary's values. Raises ConfigError if the file is something else."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"summary {path} is not a run's summary: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"summary {path} is not a run's summary: it holds a {type(values).__name__}")
+    return values

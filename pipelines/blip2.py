@@ -1,0 +1,72 @@
+"""The pipeline of BLIP-2: a Q-Former learns to find in images what texts say, for frozen language models to read."""
+
+from kfp import dsl
+
+from components.evaluate import evaluate
+from components.ingest import ingest
+from components.make_frozen import make_frozen
+from components.plan_blip2 import plan_blip2
+from components.register import register
+from components.report_blip2 import report_blip2
+from components.train import train
+from pipelines.placement import not_cached, on_cpu, on_placement
+
+
+@dsl.pipeline(name="blip2")
+def blip2(
+    store: str,
+    source: str = "shapes",
+    preset: str = "blip2_shapes",
+    overrides: list[str] = [],  # noqa: B006
+    name: str = "blip2",
+    placement: str = "cpu",
+    max_gpu_hours: float = 0.0,
+):
+    """Joins a frozen image encoder and frozen language models by a Q-Former (BLIP-2, sections 3.2 and 3.3).
+
+    1. plan: check all settings and the files that they name
+    2. ingest: read gold, web and test pairs into shards, train the tokenizer
+    3. frozen: train small frozen models, unless the settings name others
+    4. stage1: learn to find in images what texts say
+    5. stage2-opt: let a frozen decoder-only language model read what is found
+    6. stage2-opt-alone: the same without the first stage
+    7. stage2-t5: let a frozen language model with an encoder read what is found
+    8. stage2-t5-alone: the same without the first stage
+    9. evaluate-opt: describe the test images, answer questions about them
+    10. evaluate-opt-alone: the same without the first stage
+    11. evaluate-t5: describe the test images, answer questions about them
+    12. evaluate-t5-alone: the same without the first stage
+    13. register-opt: let the model through the gate into the registry
+    14. register-t5: let the model through the gate into the registry
+    15. report: put figures, curves and pictures on one page
+
+    Settings, caching, `placement` and `max_gpu_hours` are as of the bootstrap. The gate of each language model compares
+    its model with the one that had no first stage, and with the champion of its name.
+    """
+    parameters = {"name": name, "source": source, "preset": preset, "overrides": overrides, "store": store}
+    planned = plan_blip2(**parameters, placement=placement, max_gpu_hours=max_gpu_hours)
+    settings = not_cached(on_cpu(planned, "plan")).outputs
+    shared = {"preset": preset, "store": store}
+
+    def small(task: dsl.PipelineTask, name: str):
+        return on_cpu(task, name).outputs["Output"]
+
+    def large(task: dsl.PipelineTask, name: str):
+        return on_placement(task, name, settings).outputs["Output"]
+
+    data = small(ingest(**shared, source=source, settings=settings["ingest"]), "ingest")
+    frozen = small(make_frozen(**shared, settings=settings["frozen"]), "frozen")
+    inputs = {**shared, "data": data, "frozen": frozen}
+    first = large(train(**inputs, stage="blip2_stage1", settings=settings["blip2_stage1"]), "stage1")
+
+    decisions = {}
+    for kind, stage in (("opt", "blip2_stage2"), ("t5", "blip2_stage2_t5")):
+        second = {**inputs, "stage": stage, "settings": settings[stage]}
+        joined = large(train(**second, init=first), f"stage2-{kind}")
+        alone = large(train(**second), f"stage2-{kind}-alone")
+        judged = {**shared, "data": data, "settings": settings["evaluate"]}
+        after = large(evaluate(**judged, model=joined), f"evaluate-{kind}")
+        before = large(evaluate(**judged, model=alone), f"evaluate-{kind}-alone")
+        gate = {"name": name, "variant": kind, "model": joined, "before": before, "after": after}
+        decisions[kind] = small(register(**shared, settings=settings["register"], **gate), f"register-{kind}")
+    on_cpu(report_blip2(store=store, settings=settings["report"], **decisions), "report")
