@@ -163,7 +163,8 @@ class KubeflowPipelines:
     def state(self, run: str) -> str:
         """Returns a run's current state. Raises TransientError if Kubeflow Pipelines is unavailable or overloaded."""
         try:
-            return str(self.client.get_run(run).state).upper()
+            # a run has none between its start and its first report
+            return str(self.client.get_run(run).state or "PENDING").upper()
         except api.ApiException as error:
             status = error.status or 0
             if status == 401:

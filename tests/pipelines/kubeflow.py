@@ -1,15 +1,20 @@
-"""An in-memory server of the part of Kubeflow Pipelines' REST API for publishing, running and scheduling."""
+"""An in-memory server of the part of Kubeflow Pipelines' REST API for publishing, running and scheduling.
+
+Its answers are those of a real server of version 2.17.0 (answers.json), with the names, ids and times of the test.
+"""
 
 import json
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
 Item = dict[str, Any]
+ANSWERS: dict[str, Item] = json.loads((Path(__file__).parent / "answers.json").read_text(encoding="utf-8"))
 
 
 class Kubeflow(ThreadingHTTPServer):
@@ -38,7 +43,10 @@ class Kubeflow(ThreadingHTTPServer):
 
     def new(self, kind: str, **values: Any) -> Item:
         number = next(self.ids)
+        named = {"name": values["display_name"]} if "name" in ANSWERS[kind] else {}
         return {
+            **ANSWERS[kind],
+            **named,
             f"{kind}_id": f"{kind}-{number}",
             "created_at": f"2026-01-01T00:{number // 60:02}:{number % 60:02}Z",
             **values,
@@ -66,9 +74,10 @@ class Handler(BaseHTTPRequestHandler):
             self.server.authorizations.add(self.headers.get("Authorization", ""))
             if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
                 return self.answer({"message": "who are you?"}, 401)
-        for method, pattern, reply in self.ROUTES:
+        for method, pattern, route in self.ROUTES:
             if method == self.command and (found := re.fullmatch(pattern, path)):
-                return self.answer(reply(self, body, query, *found.groups()))
+                reply = route(self, body, query, *found.groups())
+                return self.answer(reply, 404 if reply is ANSWERS["not_found"] else 200)
         self.answer({"message": f"no route {self.command} {path}"}, 404)
 
     do_GET = do_POST = do_DELETE = handle_one  # noqa: N815
@@ -88,9 +97,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def page(self, name: str, items: list[Item], query: dict[str, str]) -> Item:
         first = int(query.get("page_token") or 0)
-        end = first + int(query["page_size"])
+        end = first + int(query.get("page_size") or 20)
         token = {"next_page_token": str(end)} if end < len(items) else {}
-        return {name: items[first:end], **token}
+        return {name: items[first:end], "total_size": len(items), **token} if items else ANSWERS["nothing_found"]
 
     def make_pipeline(self, body: bytes, _: Any) -> Item:
         self.server.pipelines.append(self.server.new("pipeline", **json.loads(body)))
@@ -133,20 +142,27 @@ class Handler(BaseHTTPRequestHandler):
         found = [version for version in self.server.versions if version["pipeline_id"] == pipeline][::-1]
         return self.page("pipeline_versions", found, query)
 
+    def find_run(self, _: Any, __: Any, identity: str) -> Item:
+        return next((run for run in self.server.runs if run["run_id"] == identity), ANSWERS["not_found"])
+
     ROUTES: ClassVar = [
-        ("GET", "/healthz", lambda *_: {"multi_user": False}),
-        ("GET", "/pipelines", lambda self, _, query: {"pipelines": self.matching(self.server.pipelines, query)}),
+        ("GET", "/healthz", lambda *_: ANSWERS["health"]),
+        (
+            "GET",
+            "/pipelines",
+            lambda self, _, query: self.page("pipelines", self.matching(self.server.pipelines, query), query),
+        ),
         ("GET", "/pipelines/([^/]+)/versions", list_versions),
         ("POST", "/pipelines", make_pipeline),
         ("POST", "/pipelines/upload_version", upload_version),
-        ("GET", "/experiments", lambda self, _, query: {"experiments": self.matching(self.server.experiments, query)}),
-        ("POST", "/experiments", make_experiment),
-        ("POST", "/runs", make_run),
         (
             "GET",
-            "/runs/([^/]+)",
-            lambda self, _, __, identity: next(run for run in self.server.runs if run["run_id"] == identity),
+            "/experiments",
+            lambda self, _, query: self.page("experiments", self.matching(self.server.experiments, query), query),
         ),
+        ("POST", "/experiments", make_experiment),
+        ("POST", "/runs", make_run),
+        ("GET", "/runs/([^/]+)", find_run),
         (
             "GET",
             "/recurringruns",

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from kfp import Client
 from kfp_server_api import ApiException
-from kubeflow import Kubeflow
+from kubeflow import ANSWERS, Kubeflow
 from typer.testing import CliRunner
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
@@ -261,6 +261,22 @@ class Advancing(dict):
 def test_a_wait_ends_however_the_run_ends(kubeflow, monkeypatch, end):
     monkeypatch.setattr("pipelines.cluster.STATE_POLL_SECONDS", 0.01)
     assert KubeflowPipelines().wait(the_run(kubeflow, "PENDING", "RUNNING", "CANCELING", end), 60) == end
+
+
+def test_a_run_that_nobody_has_reported_on_is_waited_for(kubeflow, monkeypatch):
+    monkeypatch.setattr("pipelines.cluster.STATE_POLL_SECONDS", 0.01)
+    run = KubeflowPipelines().submit(bootstrap, STORE)
+    unreported = {**ANSWERS["run_without_state"], "run_id": run}
+    kubeflow.runs[-1] = unreported
+    assert "state" not in unreported
+    with pytest.raises(KubeflowError, match=f"run {run} is PENDING after"):
+        KubeflowPipelines().wait(run, 0.05)
+
+
+@pytest.mark.usefixtures("kubeflow")
+def test_a_run_that_does_not_exist_is_said_in_the_words_of_the_server():
+    with pytest.raises(KubeflowError, match=r"answered 404 Not Found: .* Run nope not found"), command.cluster() as kfp:
+        kfp.wait("nope", 1)
 
 
 def test_a_run_that_takes_longer_than_the_wait_is_one_line(kubeflow, monkeypatch):
