@@ -11,8 +11,10 @@ from kfp import dsl
 from blip.config import ConfigError
 from blip.launch.resources import Resources
 from blip.results import Alarm, GateResult, TrainResult
-from blip.runs.outputs import StepOutput
+from blip.runs.outputs import FOLDER, StepOutput
+from blip.storage import StoreError, open_store
 from components.context import at_work, write_page
+from components.plan import plan
 
 TRAINED = TrainResult(steps=3, losses={"itc": 4.25, "lm": float("nan")}, curves={"itc": [(0, 5.0)]})
 
@@ -67,6 +69,42 @@ def test_an_output_holds_files_result_and_inputs(tmp_path):
         second.input("data")
     with pytest.raises(ConfigError, match="is not the output of register"):
         first.result_of(GateResult)
+
+
+def test_an_output_in_a_bucket_is_fetched_and_its_copy_goes_with_the_step(s3, tmp_path):
+    with at_work("pretrain", "shapes", [], f"{s3}/blip") as step:
+        (step.out / "weights").write_bytes(b"tensors")
+        uri = step.finish(TRAINED, lambda _: "<p>", page(tmp_path))
+    assert uri.startswith(f"{s3}/blip/made/pretrain/")
+    with at_work("captioner", "shapes", [], f"{s3}/blip") as step:
+        folder = step.input("init", uri)
+        assert (folder / "weights").read_bytes() == b"tensors"
+    assert not folder.exists()
+    open_store(uri).put(f"files/{FOLDER}/weights", b"others")
+    with (
+        at_work("filter", "shapes", [], f"{s3}/blip") as step,
+        pytest.raises(StoreError, match="does not match its SHA-256"),
+    ):
+        step.input("init", uri)
+
+
+def test_the_plan_says_what_pods_ask_for_and_leaves_the_rest_in_the_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLIP_GROUP", "run-7")
+    store = str(tmp_path / "store")
+    given = {"name": "blip", "source": "shapes", "preset": "shapes", "store": store}
+    changes = ["placement.memory=128Gi", "pretrain.epochs=2"]
+    made = plan.python_func(**given, overrides=changes, placement="a100", max_gpu_hours=3.0)
+    settings, requests = made[:9], made[9:]
+    assert [len(one) for one in settings] == [1, 2, 1, 1, 1, 1, 1, 1, 1], "a key each, and what is set"
+    gpu = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    pool = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    assert requests == ("1", "nvidia.com/gpu", "8", "128Gi", pool, gpu)
+    watched = plan.python_func(**given, overrides=["placement.nodes=2"], placement="a100x8", max_gpu_hours=3.0)
+    assert watched[9:] == ("0", "nvidia.com/gpu", "4", "16Gi", {}, []), "the jobs hold the GPUs"
+    assert Resources.load(store).placement.nodes == 2
+    keys = [one[-1] for one in settings]
+    bound = plan.python_func(**given, overrides=["pretrain.epochs=2"], placement="cpu", max_gpu_hours=9.0)
+    assert keys == [one[-1] for one in bound[:9]], "no key knows of placement or hours"
 
 
 def test_the_same_step_again_makes_another_output(tmp_path):
