@@ -6,10 +6,13 @@ from typing import assert_never
 from blip.config import ConfigError
 from blip.distributed import device
 from blip.models.generation import Decoding
+from blip.tasks.blip2_stage1 import Blip2Stage1, Blip2Stage1Config
+from blip.tasks.blip2_stage2 import Blip2Stage2, Blip2Stage2Config
 from blip.tasks.captioning import Captioning
 from blip.tasks.model_folder import as_captioner, as_filter, load_task, read_model_config
 from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
+from blip.zoo.blip2 import Blip2Captioner, Blip2Filter
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
 from blip.zoo.contract import Captioner, Filter
 from blip.zoo.ours import OurCaptioner, OurFilter, Precision
@@ -22,7 +25,12 @@ def load_captioner(
     """Loads a folder as captioner to this process's device. Raises ConfigError if its model cannot caption."""
     match recognise(folder):
         case "ours":
-            task = load_task(folder, as_captioner(read_model_config(folder).task))
+            asked = read_model_config(folder).task
+            if isinstance(asked, Blip2Stage2Config):
+                reader = load_task(folder)
+                assert isinstance(reader, Blip2Stage2)
+                return Blip2Captioner(reader.to(device()), decoding, seed, precision)
+            task = load_task(folder, as_captioner(asked))
             assert isinstance(task, Captioning)
             return our_captioner(task, decoding, seed, precision)
         case "blip" | "official":
@@ -41,7 +49,12 @@ def load_filter(folder: Path, precision: Precision, cfg: DualEncoderConfig) -> F
     """Loads a folder as filter to this process's device. Raises ConfigError if its model cannot score texts."""
     match recognise(folder):
         case "ours":
-            task = load_task(folder, as_filter(read_model_config(folder).task))
+            asked = read_model_config(folder).task
+            if isinstance(asked, Blip2Stage1Config):
+                matcher = load_task(folder)
+                assert isinstance(matcher, Blip2Stage1)
+                return Blip2Filter(matcher.to(device()), precision)
+            task = load_task(folder, as_filter(asked))
             assert isinstance(task, Retrieval)
             return our_filter(task, precision)
         case "blip" | "official":
