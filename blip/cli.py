@@ -136,6 +136,25 @@ def make_frozen(
     print_result(make_frozen(run_context(preset, overrides, store, revision), out=out))
 
 
+@app.command("cache-features")
+def cache_features(
+    stage: Annotated[str, typer.Argument(help="A stage of BLIP-2, such as blip2_stage1.")],
+    data: Data,
+    out: Out,
+    preset: Preset = "",
+    overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
+    revision: Revision = "",
+    batch: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 64,
+) -> None:
+    """Keep a frozen image encoder's features of a data set, so that training need not compute them again."""
+    from blip.runs.cache_features import cache_features
+
+    print_result(
+        cache_features(run_context(preset, overrides, store, revision), stage, data=data, out=out, batch=batch)
+    )
+
+
 @app.command()
 def train(
     stage: Annotated[str, typer.Argument(help="pretrain, captioner or filter.")],

@@ -162,6 +162,23 @@ class FrozenResult(Result):
         return dict(numbers({"losses": losses})) | super().compared()
 
 
+class FeaturesResult(Result):
+    """The features of a data set's images that were kept."""
+
+    images: int = 0
+    """Images that were encoded."""
+    found: int = 0
+    """Images of shards whose features were there from before."""
+    bytes: int = 0
+    """Size of the shards."""
+    rejected: dict[str, int] = Field(default_factory=dict)
+    """Samples that were left out by reason."""
+
+    @classmethod
+    def verb(cls) -> str:
+        return "cache-features"
+
+
 class Speed(Config):
     """Throughput of the workers."""
 

@@ -1,17 +1,23 @@
 """The configuration of a training run: the configurations of its parts, and checks across them."""
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from blip.config import Config, ConfigError, stages
+from blip.data.features import META
 from blip.data.loader import LoaderConfig
 from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import TransformConfig
 from blip.models.blip2 import Blip2Config
 from blip.models.config import AnyModelConfig
+from blip.models.image_encoder import ImageEncoderConfig
 from blip.models.med import MEDConfig, SpecialTokens
 from blip.models.weights.init import InitConfig
+from blip.shards.manifest import Manifest
+from blip.tasks.blip2_stage1 import Blip2Stage1Config
+from blip.tasks.blip2_stage2 import Blip2Stage2Config
 from blip.tasks.config import TaskConfig
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig
@@ -76,6 +82,22 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def features_are_of_whole_images(self) -> Self:
+        kept = isinstance(self.task, Blip2Stage1Config | Blip2Stage2Config) and self.task.features
+        changed = self.transform.min_scale < 1 or self.transform.flip or self.transform.augment != "none"
+        if kept and changed:
+            raise ValueError(
+                "task.features is true, but transform changes images, whose features are kept as they are: set "
+                "transform.min_scale=1, transform.flip=false and transform.augment=none"
+            )
+        if kept and isinstance(self.model, Blip2Config) and self.model.vision.trained:
+            raise ValueError(
+                "task.features is true, but model.vision.trained is too: an image encoder that changes needs images; "
+                "set one of them to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def model_is_the_tasks(self) -> Self:
         self.task.check_model(self.model)
         return self
@@ -119,6 +141,27 @@ class RunConfig(Config):
         text = self.model.text.model_copy(update={"vocab_size": size})
         return self.model_copy(update={"model": self.model.model_copy(update={"text": text, "tokens": tokens})})
 
+    def check_data(self, manifests: Sequence[Manifest]) -> None:
+        """Raises ConfigError if the data hold features where images are needed, the reverse, or another encoder's."""
+        wanted = isinstance(self.task, Blip2Stage1Config | Blip2Stage2Config) and self.task.features
+        for manifest in manifests:
+            found = manifest.meta.get(META)
+            if wanted and found is None:
+                raise ConfigError(
+                    f"task.features is true, but the data {manifest.name} hold images: make them features by "
+                    "blip cache-features, or set task.features=false"
+                )
+            if found is not None and not wanted:
+                raise ConfigError(
+                    f"the data {manifest.name} hold features instead of images: set task.features=true, or name the "
+                    "data that they were made of"
+                )
+            if wanted and isinstance(self.model, Blip2Config) and found != features_of(self.model.vision):
+                raise ConfigError(
+                    f"the features in the data {manifest.name} are of another image encoder, layer or size than "
+                    "model.vision: make them anew by blip cache-features"
+                )
+
     def with_frozen_models(self) -> Self:
         """Returns a copy that names the frozen models of BLIP-2 by digest.
 
@@ -127,3 +170,8 @@ class RunConfig(Config):
         if not isinstance(self.model, Blip2Config):
             return self
         return self.model_copy(update={"model": self.model.with_digests()})
+
+
+def features_of(vision: ImageEncoderConfig) -> dict[str, Any]:
+    """Returns what tells an image encoder's features from others: its weights' digest, the layer and the image size."""
+    return vision.model_dump(mode="json", include={"digest", "layer", "size"})

@@ -15,6 +15,7 @@ from torch import Tensor
 from blip.batch import Example
 from blip.budget import gpus_held, open_budget
 from blip.config import ConfigError
+from blip.data.features import read_features
 from blip.data.images import decode
 from blip.data.loader import Loader
 from blip.data.tokenizer import Tokenizer
@@ -38,6 +39,8 @@ from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 from blip.shards.sample import BadSample, Sample, one_sample
 from blip.storage import StoreError, open_store, writing
+from blip.tasks.blip2_stage1 import Blip2Stage1
+from blip.tasks.blip2_stage2 import Blip2Stage2
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, save_model
 from blip.tasks.pretraining import PretrainingConfig
@@ -128,6 +131,7 @@ def train_here(
     cfg = cfg.with_tokenizer(tokenizer).with_frozen_models()
     init_distributed(cfg.engine.timeout)
     manifests = [Manifest.load(data / f"{source}.json") for source in cfg.sources]
+    cfg.check_data(manifests)
     task = make_task(cfg, tokenizer, init)
     loader = Loader(
         manifests, make_prepare(cfg.transform, task), task.collate, cfg.loader, rank(), world(), seed=cfg.seed
@@ -253,6 +257,8 @@ def views(manifest: Manifest, size: int) -> Iterator[Tensor]:
 def make_prepare(cfg: TransformConfig, task: Task) -> Callable[[Sample, np.random.Generator], Example]:
     """Returns a function that converts a stored sample to a training example."""
     make = task.prepare
+    if isinstance(task, Blip2Stage1 | Blip2Stage2) and task.cfg.features:
+        return lambda sample, rng: make(sample, read_features, rng)
 
     def prepare(sample: Sample, rng: np.random.Generator) -> Example:
         return make(sample, lambda image: train_transform(cfg, rng)(decode(image, cfg.max_pixels)), rng)

@@ -26,6 +26,7 @@ IMAGE_EXTENSIONS = (
     "ppm",
     "tif",
     "tiff",
+    "features",  # what a frozen image encoder gives, in place of the image
 )
 IMAGE_EXTENSION = re.compile(rf"(?:\d{{1,9}}\.)?(?:{'|'.join(IMAGE_EXTENSIONS)})")
 """An extension of an image: `png`, or `0.png`, `1.png` if a sample has several."""
