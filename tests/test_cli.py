@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blip.cli import app
-from blip.config import EXIT_CONFIG
+from blip.config import EXIT_CONFIG, presets, stages
 from blip.mistakes import mount_point, user_error
 from blip.tracking import TrackingError
 from blip.training.engine import NonFiniteError
@@ -32,6 +32,8 @@ print(*(command.callback.__name__ for command in app.registered_commands), "torc
     assert said.split() == [
         "fetch_weights",
         "ingest",
+        "make_frozen",
+        "cache_features",
         "train",
         "capfilt",
         "select",
@@ -49,7 +51,7 @@ def test_a_wrong_preset_is_one_line_and_an_exit_code_that_says_not_to_try_again(
         "ingest", "shapes", "--preset", "shape", "--out", tmp_path / "data", "--store", tmp_path / "store"
     )
     assert code == EXIT_CONFIG
-    assert errors.startswith("blip: preset 'shape' is neither one of: base, large, reference, shapes; nor a .yaml file")
+    assert errors.startswith(f"blip: preset 'shape' is neither one of: {', '.join(presets())}; nor a .yaml file")
     assert errors.count("\n") == 1
 
 
@@ -134,10 +136,10 @@ MISTAKES = {
     "ingest shapes --preset shapes --out new --set per_shard=.inf": "per_shard: Input should be a finite number",
     "nothing": "No such command 'nothing'",
     "train nothing --preset shapes --data folder --out new": (
-        "there is no stage 'nothing'; choices: capfilt, captioner, evaluate,"
+        f"there is no stage 'nothing'; choices: {', '.join(stages())}"
     ),
     "train capfilt --preset shapes --data folder --out new": (
-        "stage 'capfilt' is not a training stage; choices: captioner, filter, pretrain"
+        "stage 'capfilt' is not a training stage; choices: blip2_"
     ),
     f"{TRAIN} --data none --out new": "--data none: No such file or directory",
     f"{TRAIN} --data file --out new": "--data file: Not a directory",

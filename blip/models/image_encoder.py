@@ -172,7 +172,7 @@ def transformers_encoder(folder: Path, cfg: ImageEncoderConfig, weights: bool) -
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(folder)
+    config: Any = AutoConfig.from_pretrained(folder)
     config = getattr(config, "vision_config", config)
     if config.model_type == Blip2VisionConfig.model_type:  # which AutoModel does not know
         network = Blip2VisionModel.from_pretrained(folder) if weights else Blip2VisionModel(config)

@@ -132,13 +132,13 @@ def timm_vision_model(network: Eva | VisionTransformer) -> tuple[Blip2VisionConf
             stem = name.removesuffix("qkv.weight")
             q, v = state[f"{stem}q_bias"], state[f"{stem}v_bias"]
             tensors[key.removesuffix("weight") + "bias"] = torch.cat([q, torch.zeros_like(q), v])
-    patch = network.patch_embed
+    patch: Any = network.patch_embed
     config = Blip2VisionConfig(
         hidden_size=network.embed_dim,
         intermediate_size=first.mlp.fc1.out_features,
         num_hidden_layers=len(blocks),
         num_attention_heads=first.attn.num_heads,
-        image_size=patch.img_size[0],  # pyright: ignore[reportOptionalSubscript]
+        image_size=patch.img_size[0],
         patch_size=patch.patch_size[0],
         layer_norm_eps=first.norm1.eps,
         hidden_act="quick_gelu" if type(first.mlp.act).__name__ == "QuickGELU" else "gelu",
