@@ -118,7 +118,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 TRAIN = "train pretrain --preset shapes"
 CAPFILT = "capfilt --preset shapes --captioner folder --filter folder"
 MISTAKES = {
-    "ingest shapes --out new": "--preset is missing: one of base, large, reference, shapes, or a .yaml file",
+    "ingest shapes --out new": f"--preset is missing: one of {', '.join(presets())}, or a .yaml file",
     "ingest shapes --preset shapes": "Missing option '--out'",
     "ingest shapes --preset shapes --out file": "--out file: Not a directory",
     "ingest shapes --preset shapes --out file/new": "--out file/new: Not a directory",
