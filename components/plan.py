@@ -38,7 +38,5 @@ def plan(
     settings = plan(name, source, preset, without_placement(overrides))
     resources = Resources.of(placement, overrides_for("placement", overrides), max_gpu_hours)
     resources.save(store)
-    pod = resources.placement.own_pod()
     stages = ("ingest", "pretrain", "captioner", "filter", "capfilt", "select", "evaluate", "register", "report")
-    requests = (str(pod.gpus), pod.gpu_type, pod.cpu, pod.memory)
-    return (*(settings[stage] for stage in stages), *requests, pod.pool, list(pod.tolerations))
+    return (*(settings[stage] for stage in stages), *resources.placement.requests())

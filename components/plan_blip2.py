@@ -35,6 +35,4 @@ def plan_blip2(
     settings = plan(name, source, preset, without_placement(overrides), BLIP2)
     resources = Resources.of(placement, overrides_for("placement", overrides), max_gpu_hours)
     resources.save(store)
-    pod = resources.placement.own_pod()
-    requests = (str(pod.gpus), pod.gpu_type, pod.cpu, pod.memory)
-    return (*(settings[stage] for stage in (*BLIP2, "report")), *requests, pod.pool, list(pod.tolerations))
+    return (*(settings[stage] for stage in (*BLIP2, "report")), *resources.placement.requests())

@@ -49,6 +49,12 @@ class Placement(PodConfig):
         """Returns the resources and nodes of a step's own pod."""
         return self.model_copy(update=WATCHING_POD) if self.in_jobs else self
 
+    def requests(self) -> tuple[str, str, str, str, dict[str, str], list[dict[str, Any]]]:
+        """Returns what a step's own pod asks for, as a plan hands it to the driver: GPUs, their resource name, CPUs,
+        memory, node labels and tolerations. An integer would silently be no GPU."""
+        pod = self.own_pod()
+        return str(pod.gpus), pod.gpu_type, pod.cpu, pod.memory, pod.pool, list(pod.tolerations)
+
     def job(self, kind: type[J], **settings: Any) -> J:
         """Returns the configuration of a job with these pods. Raises ConfigError."""
         shared = {key: getattr(self, key) for key in kind.model_fields if key in Placement.model_fields}
