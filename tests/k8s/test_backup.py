@@ -10,7 +10,9 @@ from types import ModuleType
 import pytest
 from rendered import K8S, OVERLAYS, needs_kubectl, of
 
+from blip.runs.config import RunConfig
 from blip.runs.outputs import HOME
+from blip.runs.stages import config_classes
 from blip.storage import open_store
 
 
@@ -108,7 +110,8 @@ def test_a_rule_that_is_none_deletes_nothing(rule, tmp_path):
 def test_the_rules_of_each_overlay_rule_what_grows_and_not_what_is_kept_for_good(overlay):
     settings = of(overlay, "ConfigMap")["blip"]["data"]
     rules = script("base/retention/retention.py").days_by_folder(settings["kept-days"])
-    assert rules.keys() >= {"kfp", HOME, "handover", "pretrain", "captioner", "filter"}
+    trainings = {stage for stage, cls in config_classes().items() if cls is RunConfig}
+    assert rules.keys() >= {"kfp", HOME, "handover", "models", *trainings}
     assert not rules.keys() & {"learnt", "mlflow", "backups", "weights", "gold", "web", "test"}
     (container,) = of(overlay, "CronJob")["blip-retention"]["spec"]["jobTemplate"]["spec"]["template"]["spec"][
         "containers"
