@@ -149,6 +149,26 @@ def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monke
     assert (tmp_path / "scores" / "metrics.json").is_file()
 
 
+@pytest.mark.parametrize(("host", "verb"), [("", "run"), ("KFP_HOST=http://h", "submit")])
+def test_make_hands_on_what_is_set(host: str, verb: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("KFP_HOST", raising=False)
+    installed = [f"VENV={sys.prefix}", f"--old-file={sys.prefix}/.installed"]
+    given = [
+        "PRESET=base",
+        "PLACEMENT=a100",
+        "SET=store=s3://b pretrain.epochs=2",
+        "CACHE=off",
+        "AGAIN=plan",
+        *host.split(),
+    ]
+    done = subprocess.run(
+        ["make", "-n", *installed, "run-pipeline", *given], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    settings = "--set 'preset=base' --set 'placement=a100' --set 'store=s3://b' --set 'pretrain.epochs=2'"
+    expected = f"-m pipelines {verb} {settings} --no-cache --again 'plan'"
+    assert " ".join(done.stdout.split()).endswith(expected)
+
+
 @pytest.mark.parametrize("command", SUBMITTED)
 def test_what_is_submitted_is_taken_and_its_settings_are_sound(command: str, monkeypatch: pytest.MonkeyPatch):
     server = Kubeflow()
