@@ -12,9 +12,7 @@ import typer
 
 from blip.config import EXIT_CONFIG, ConfigError, one_line, presets
 from blip.storage import MissingKeyError, StoreError
-
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Error numbers of a full disk, an exceeded quota and a file at its maximum size."""
+from blip.storage.scratch import DISK_ERRORS
 
 MAX_NAME_BYTES = 255
 """Bytes of a file's name on common file systems."""
@@ -63,7 +61,7 @@ def expected_errors() -> list[tuple[type[Exception], int]]:
 def describe_os_error(error: OSError) -> str:
     """Returns the path, the message of the operating system and, if a disk is full, its mount point."""
     place = error.filename or tempfile.gettempdir()
-    disk = f" on the disk at {mount_point(Path(os.fsdecode(place)))}" if error.errno in DISK_FULL else ""
+    disk = f" on the disk at {mount_point(Path(os.fsdecode(place)))}" if error.errno in DISK_ERRORS else ""
     return one_line(f"{os.fsdecode(place)}: {error.strerror}{disk}")
 
 
@@ -135,7 +133,7 @@ def check_access(param: typer.CallbackParam, value: Any, access: Callable[[], ob
     try:
         access()
     except OSError as error:
-        disk = f" on the disk at {mount_point(Path(value))}" if error.errno in DISK_FULL | {errno.EROFS} else ""
+        disk = f" on the disk at {mount_point(Path(value))}" if error.errno in DISK_ERRORS else ""
         raise ConfigError(one_line(f"{option_name(param)} {value}: {error.strerror}{disk}")) from None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 from pydantic import ConfigDict, Field
 
 from blip.config import Config, ConfigError, validate
+from blip.storage import write_file
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ class Result(Config):
     """Digest of the manifest or model that the verb wrote or evaluated."""
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        """Writes the result to a file. Raises StoreError if that is impossible."""
+        write_file(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

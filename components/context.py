@@ -14,7 +14,7 @@ from blip.results import Result, TrainResult
 from blip.runs.context import RunContext
 from blip.runs.outputs import StepOutput
 from blip.runs.stages import overrides_for
-from blip.storage import scratch
+from blip.storage import scratch, write_file
 from components.revision import revision
 
 NAME = "MLFLOW_RUN_NAME"
@@ -73,9 +73,7 @@ def write_page(html: str, page: Artifact) -> None:
     name = os.environ.get(NAME) or page.name or "page"
     page.uri = f"{page.uri}/{name}.html"
     page.metadata["display_name"] = name
-    file = Path(page.path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(html, encoding="utf-8")
+    write_file(page.path, html)
 
 
 def process_seconds() -> float:

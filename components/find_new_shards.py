@@ -16,11 +16,10 @@ def find_new_shards(
     page: Output[HTML],
 ) -> int:
     """Returns the number of new shards; the URI of their manifest is the source of the next bootstrap."""
-    from pathlib import Path
-
     from blip.report.step_page import StepPage
     from blip.runs.new_shards import find_new_shards
     from blip.runs.stages import load_stages, without_placement
+    from blip.storage import write_file
     from components.context import at_work, write_page
 
     settings = without_placement(overrides)
@@ -29,5 +28,5 @@ def find_new_shards(
         new = find_new_shards(step.run, name)
     write_page(StepPage("New shards", new.text, items=new.listed).html(), page)
     for path, found in ((manifest, new.manifest), (text, new.text)):
-        Path(path).write_text(found, encoding="utf-8")
+        write_file(path, found)
     return new.shards

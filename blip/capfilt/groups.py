@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from blip.storage import scratch
 
 MEMORY = "1GB"
 """The database's memory limit; the rest spills to the system's temporary folder."""
@@ -44,7 +45,7 @@ class Groups:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            folder = stack.enter_context(TemporaryDirectory(prefix="blip-"))
+            folder = stack.enter_context(scratch("groups"))
             self.database = stack.enter_context(
                 duckdb.connect(Path(folder, "groups.db"), config={"memory_limit": MEMORY})
             )
@@ -55,8 +56,8 @@ class Groups:
             self.cleanup = stack.pop_all()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.cleanup.close()
+    def __exit__(self, *error) -> None:
+        self.cleanup.__exit__(*error)
 
     def add_images(
         self, numbers: NDArray[np.int64], sha256: pa.Array, phash: NDArray[np.uint64], kept: NDArray[np.bool_]

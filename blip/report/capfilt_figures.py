@@ -25,7 +25,7 @@ from blip.shards.manifest import Manifest, Shard
 from blip.shards.names import image_extensions
 from blip.shards.reading import open_shard
 from blip.shards.sample import Rejected
-from blip.storage import Store
+from blip.storage import Store, write_file
 
 PICTURES_PER_KIND = 6
 """Pictures kept from either end of each kind."""
@@ -209,10 +209,8 @@ def thumbnail(data: bytes) -> bytes:
 
 
 def save_pictures(found: Sequence[Picture], path: Path) -> None:
-    path.write_text(
-        json.dumps([{**p.model_dump(), "image": base64.b64encode(p.image).decode()} for p in found], indent=1),
-        encoding="utf-8",
-    )
+    values = [{**p.model_dump(), "image": base64.b64encode(p.image).decode()} for p in found]
+    write_file(path, json.dumps(values, indent=1))
 
 
 def load_pictures(path: Path) -> list[Picture]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from blip.config import Config, ConfigError, validate
 from blip.results import Change, KeptBySource, Noise
+from blip.storage import write_file
 
 
 class Figures(Config):
@@ -67,7 +68,7 @@ class Summary(Figures):
         return {name: float(value) for name, value in measured.items() if value is not None and isfinite(value)}
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_file(path, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

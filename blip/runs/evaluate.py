@@ -28,7 +28,7 @@ from blip.progress import progress
 from blip.results import EvaluationResult
 from blip.runs.context import RunContext
 from blip.shards.manifest import Manifest
-from blip.storage import open_store, probe
+from blip.storage import open_store, output_folder, probe, write_file
 from blip.tasks.captioning import CaptionPrediction
 from blip.tracking import DataInput, start_run
 from blip.workers.local_pool import on_this_machine
@@ -92,29 +92,24 @@ def evaluate(
             bar.advance(
                 samples_done(job, home, tasks) - bar.done
             )  # what was begun before this attempt is in nobody's tally
-        scores, described, not_scored = {}, {}, {}
+        scores, not_scored, described = {}, {}, {}
+        files: dict[str, str] = {}
         evaluated, left_out = sample_counts(job, home, tasks)
         if not evaluated:
             raise ConfigError(
                 f"split {cfg.split}: none of its {manifest.samples} samples can be evaluated: "
                 f"{left_out or 'it is empty'}"
             )
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
         for kind, task in tasks.items():
             found = predictions(job, home, kind, task)
             scores[kind] = dict(task.score(found))
             not_scored |= {f"{kind}.{name}": reason for name, reason in task.not_scored().items()}
             for name, content in task.submission(found).items():
-                file = folder / SUBMISSIONS / name
-                file.parent.mkdir(exist_ok=True)
-                file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-                run.artifact(file)
+                files[f"{SUBMISSIONS}/{name}"] = content if isinstance(content, str) else json.dumps(content)
             if kind == "captioning":
                 scores[kind] |= true_share(found, judge_of(manifest))
                 described = {p.id: p.caption for p in found[:SHOWN_CAPTIONS]}
-                (folder / CAPTIONS).write_text(json.dumps([vars(p) for p in found], indent=1), encoding="utf-8")
-                run.artifact(folder / CAPTIONS)
+                files[CAPTIONS] = json.dumps([vars(p) for p in found], indent=1)
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in scores[kind].items()})
         result = EvaluationResult(
             split=cfg.split,
@@ -127,8 +122,12 @@ def evaluate(
             mlflow=run.url,
             seconds=time.monotonic() - began,
         )
-        result.save(folder / METRICS)
-        run.artifact(folder / METRICS)
+        with output_folder(out) as folder:
+            for name, content in files.items():
+                write_file(folder / name, content)
+            result.save(folder / METRICS)
+        for name in (*files, METRICS):
+            run.artifact(Path(out, name))
     return result
 
 

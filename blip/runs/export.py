@@ -5,7 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+from transformers import (
+    BertTokenizer,
+    BlipForConditionalGeneration,
+    BlipImageProcessor,
+    BlipProcessor,
+    PreTrainedModel,
+)
 
 from blip.data.transforms import MEAN, STD
 from blip.models.med import MED, MEDConfig
@@ -15,6 +21,7 @@ from blip.models.weights.content import SIDE_FILE
 from blip.models.weights.export import huggingface_classes, official_tensors, write_huggingface
 from blip.models.weights.files import write_tensors
 from blip.runs.model_card import model_card
+from blip.storage import output_folder, write_file
 from blip.tasks.blip2_exchange import export_transformers, lavis_tensors
 from blip.tasks.blip2_stage1 import Blip2Stage1
 from blip.tasks.blip2_stage2 import Blip2Stage2
@@ -33,7 +40,7 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
 
     For transformers a pre-trained model becomes two folders, a captioner and a matcher. Tensors that only training
     needs go into the reference's file, or into a side file next to transformers' files.
-    Raises WeightsError if the format does not support the model.
+    Raises WeightsError if the format does not support the model, StoreError if `out` cannot be written.
     """
     task = load_task(model)
     if isinstance(task, Blip2Stage1 | Blip2Stage2):
@@ -48,25 +55,25 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
 
 def write_blip2(task: Blip2Stage1 | Blip2Stage2, out: Path, format: Format) -> Path:
     """Writes a BLIP-2 as `model.pth` of LAVIS, which leaves the frozen models out, or as a class of transformers."""
-    out.mkdir(parents=True, exist_ok=True)
-    match format:
-        case "official":
-            write_tensors(lavis_tensors(task), out / "model.pth")
-            return out
-        case "hf":
-            return export_transformers(task.model, out)
+    with output_folder(out) as folder:
+        match format:
+            case "official":
+                write_tensors(lavis_tensors(task), folder / "model.pth")
+            case "hf":
+                export_transformers(task.model, folder)
+    return out
 
 
 def write_official(task: Task, model: Exportable, source: Path, out: Path) -> Path:
     """Writes `model.pth`, the configuration of the text transformer, and the vocabulary."""
-    out.mkdir(parents=True, exist_ok=True)
     tensors = official_tensors(model)
     if isinstance(task, Pretraining | Retrieval) and (source / SIDE_FILE).is_file():
         alignment = read_side_file(source / SIDE_FILE, task.model)
         tensors |= to_official(alignment, task.model, image_ids=isinstance(task, Retrieval))
-    write_tensors(tensors, out / "model.pth")
-    (out / "med_config.json").write_text(json.dumps(med_config(model.cfg), indent=2) + "\n", encoding="utf-8")
-    shutil.copytree(source / TOKENIZER, out, dirs_exist_ok=True)
+    with output_folder(out) as folder:
+        write_tensors(tensors, folder / "model.pth")
+        write_file(folder / "med_config.json", json.dumps(med_config(model.cfg), indent=2) + "\n")
+        shutil.copytree(source / TOKENIZER, folder, dirs_exist_ok=True)
     return out
 
 
@@ -100,21 +107,27 @@ def write_transformers(model: Exportable, source: Path, out: Path) -> list[Path]
     the tokenizer of such a folder has [ENC] in place of [CLS].
     """
     classes = huggingface_classes(model)
-    folders = [out] if len(classes) == 1 else [out / kind.__name__ for kind in classes]
+    names = [""] if len(classes) == 1 else [kind.__name__ for kind in classes]
     size = model.cfg.vision.size
     images = BlipImageProcessor(size={"height": size, "width": size}, image_mean=list(MEAN), image_std=list(STD))
-    for folder, kind in zip(folders, classes, strict=True):
-        write_huggingface(model, kind, folder)
-        looks = kind is not BlipForConditionalGeneration and model.cfg.enc_token
-        first = {"cls_token": "[ENC]", "extra_special_tokens": ["[CLS]"]} if looks else {}
-        tokenizer = BertTokenizer.from_pretrained(
-            source / TOKENIZER, model_max_length=model.cfg.text.positions, **first
-        )
-        BlipProcessor(images, tokenizer).save_pretrained(folder)
-        images.save_pretrained(folder)  # transformers before 5 reads it separately
-        begins = ("[ENC]", model.cfg.tokens.enc) if looks else ("[CLS]", model.cfg.tokens.cls)
-        text = model_card(kind.__name__, read_model_config(source).task, *begins, model.cfg.tokens.cls)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-        if (source / SIDE_FILE).is_file():
-            shutil.copy(source / SIDE_FILE, folder)
-    return folders
+    with output_folder(out) as folder:
+        for name, kind in zip(names, classes, strict=True):
+            write_class(model, kind, source, folder / name, images)
+    return [out / name for name in names]
+
+
+def write_class(
+    model: Exportable, kind: type[PreTrainedModel], source: Path, folder: Path, images: BlipImageProcessor
+) -> None:
+    """Writes the folder of one transformers class; `source` is the model folder, for its words and settings."""
+    write_huggingface(model, kind, folder)
+    looks = kind is not BlipForConditionalGeneration and model.cfg.enc_token
+    first = {"cls_token": "[ENC]", "extra_special_tokens": ["[CLS]"]} if looks else {}
+    tokenizer = BertTokenizer.from_pretrained(source / TOKENIZER, model_max_length=model.cfg.text.positions, **first)
+    BlipProcessor(images, tokenizer).save_pretrained(folder)
+    images.save_pretrained(folder)  # transformers before 5 reads it separately
+    begins = ("[ENC]", model.cfg.tokens.enc) if looks else ("[CLS]", model.cfg.tokens.cls)
+    text = model_card(kind.__name__, read_model_config(source).task, *begins, model.cfg.tokens.cls)
+    write_file(folder / "README.md", text)
+    if (source / SIDE_FILE).is_file():
+        shutil.copy(source / SIDE_FILE, folder)

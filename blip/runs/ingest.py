@@ -42,7 +42,7 @@ from blip.shards.sample import format_counts
 from blip.shards.sharing import write_sharing_shards
 from blip.shards.sources import find_tars
 from blip.shards.writing import write_shards
-from blip.storage import Store, open_store, probe
+from blip.storage import Store, open_store, output_folder, probe
 
 SPLITS = ("gold", "web", "test")
 """Clean human pairs, noisy web pairs, and pairs for evaluation."""
@@ -149,8 +149,6 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
     """
     began = time.monotonic()
     cfg = load_config(IngestConfig, "ingest", context.preset, with_source(source, context.overrides))
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     probe(open_store(context.store), conditional=False)
     words = read_tokenizer(cfg.tokenizer) if cfg.tokenizer else None
     match cfg.data:
@@ -167,11 +165,12 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
             manifests = read_official(official, context.store, cfg.per_shard, context.revision)
         case _:
             assert_never(cfg.data)
-    for split, manifest in manifests.items():
-        manifest.save(folder / f"{split}.json")
     trained_on = [manifest for split, manifest in manifests.items() if split not in JUDGED] or list(manifests.values())
     tokenizer = words or Tokenizer.train(cleaned_texts(*trained_on), cfg.vocabulary)
-    tokenizer.save(folder / "tokenizer")
+    with output_folder(out) as folder:
+        for split, manifest in manifests.items():
+            manifest.save(folder / f"{split}.json")
+        tokenizer.save(folder / "tokenizer")
     unknown = unknown_share(tokenizer, *trained_on)
     splits = {split: split_result(manifest) for split, manifest in manifests.items()}
     log.info("ingested %s", ", ".join(f"{split}: {found.samples:,} samples" for split, found in splits.items()))

@@ -12,7 +12,7 @@ from blip.models.frozen import frozen_digest
 from blip.models.weights.content import MADE_HERE, named_sources
 from blip.results import FrozenResult
 from blip.runs.context import RunContext
-from blip.storage import open_store, scratch, writing
+from blip.storage import open_store, scratch, write_file, writing
 from blip.tracking import start_run
 
 MINIATURES_FORMAT = 1
@@ -40,7 +40,7 @@ def make_frozen(context: RunContext, *, out: str | Path) -> FrozenResult:
         run.params(cfg.model_dump(mode="json"))
         made = made_once(context.store, cfg.miniatures) if cfg.miniatures else FrozenResult()
         run.metrics({f"{name}/loss": curve[-1][1] for name, curve in made.curves.items() if curve})
-        (folder / SOURCES).write_text(json.dumps(made.sources, indent=1) + "\n", encoding="utf-8")
+        write_file(folder / SOURCES, json.dumps(made.sources, indent=1) + "\n")
         return made.model_copy(update={"mlflow": run.url, "seconds": time.monotonic() - began})
 
 

@@ -20,6 +20,7 @@ from blip.report.capfilt_figures import SelectionFigures, save_pictures
 from blip.results import SOURCES, SelectResult, numbers
 from blip.runs.context import RunContext
 from blip.shards.manifest import Manifest
+from blip.storage import output_folder, write_file
 from blip.tracking import DataInput, start_run
 from blip.workers.queue import last_errors
 
@@ -51,30 +52,31 @@ def select(
     cfg = settings(context, data, threshold, by)
     scores = Scores.load(source)
     job = scores.job
-    folder = Path(out)
     web = manifest_name(job.config)
-    copy_data_folder(Path(data), folder, leave_out={web})
+    copy_data_folder(Path(data), Path(out), leave_out={web})
     figures = SelectionFigures(job.input.store, judge_of(job.input))
     parents = {"scores": source.digest, "data": job.input.digest, **job.digests}
     inputs = [DataInput(job.config.source, job.input.digest, job.input.root, "select", job.input.samples)]
     with start_run("select", tags={"revision": context.revision}, parents=parents, inputs=inputs) as run:
         run.params(cfg.model_dump(mode="json"))
         manifest = write_selection(scores, cfg, context.revision, figures)
-        for file in (MANIFEST, web):
-            manifest.save(folder / file)
-        write_source(source, folder)
         pictures = figures.pictures()
-        save_pictures(pictures, folder / PICTURES)
         result = figures.result(manifest, last_errors(scores.dead), run.url, time.monotonic() - began)
-        result.save(folder / METRICS)
+        with output_folder(out) as folder:
+            for file in (MANIFEST, web):
+                manifest.save(folder / file)
+            write_source(source, folder)
+            save_pictures(pictures, folder / PICTURES)
+            result.save(folder / METRICS)
         if page:
-            Path(page).parent.mkdir(parents=True, exist_ok=True)
-            Path(page).write_text(capfilt_page.capfilt_html(result, pictures), encoding="utf-8")
+            write_file(page, capfilt_page.capfilt_html(result, pictures))
         run.metrics({f"capfilt/{name}": value for name, value in numbers(result.capfilt.model_dump())})
         for file in (MANIFEST, METRICS, PICTURES):
-            run.artifact(folder / file)
+            run.artifact(Path(out, file))
         if not manifest.samples:
-            log.warning("no text of %d images is kept: see the counts in %s", result.counts["images"], folder / METRICS)
+            log.warning(
+                "no text of %d images is kept: see the counts in %s", result.counts["images"], Path(out, METRICS)
+            )
         return result
 
 
@@ -187,7 +189,7 @@ def read_source(data: str | Path) -> ScoresSource:
 
 
 def write_source(source: ScoresSource, folder: Path) -> None:
-    (folder / SCORES).write_text(source.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_file(folder / SCORES, source.model_dump_json(indent=1) + "\n")
 
 
 def manifest_name(cfg: CapFiltConfig) -> str:
@@ -210,6 +212,7 @@ def copy_data_folder(data: Path, out: Path, leave_out: Collection[str]) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out {str(out)!r} is a file: name a folder")
     own = {*OWN_FILES, *leave_out}
-    shutil.copytree(data, out, ignore=lambda folder, _: own if Path(folder) == data else (), dirs_exist_ok=True)
-    for name in own & {path.name for path in out.iterdir() if path.is_file()}:
-        (out / name).unlink()  # a stale output of an earlier run
+    with output_folder(out) as folder:
+        shutil.copytree(data, folder, ignore=lambda top, _: own if Path(top) == data else (), dirs_exist_ok=True)
+        for name in own & {path.name for path in out.iterdir() if path.is_file()}:
+            (out / name).unlink()  # a stale output of an earlier run

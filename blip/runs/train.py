@@ -38,7 +38,7 @@ from blip.runs.make_frozen import frozen_sources
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 from blip.shards.sample import BadSample, Sample, one_sample
-from blip.storage import StoreError, open_store, writing
+from blip.storage import StoreError, open_store, output_folder, write_file, writing
 from blip.tasks.blip2_stage1 import Blip2Stage1
 from blip.tasks.blip2_stage2 import Blip2Stage2
 from blip.tasks.captioning import Captioning, CaptioningConfig
@@ -194,10 +194,11 @@ def train_here(
                 fit(engine, loader, hooks, checkpoints)
             finally:
                 record.save()  # also after an error
-        with engine.whole(), writing(out):
+        with engine.whole():
             if is_main():
-                save_model(task, out)
-                (out / RECORD).write_text(cfg.model_dump_json(indent=1) + "\n", encoding="utf-8")
+                with output_folder(out) as folder:
+                    save_model(task, folder)
+                    write_file(folder / RECORD, cfg.model_dump_json(indent=1) + "\n")
         if is_main():
             run.artifacts(out, "model")
         return TrainResult(

@@ -1,7 +1,6 @@
 """Write-tars: writes a data set as self-contained WebDataset tars, for other tools."""
 
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from blip.results import WriteTarsResult
 from blip.shards.manifest import Manifest
 from blip.shards.reading import read_shard
 from blip.shards.sample import Rejected, Sample, format_counts
-from blip.storage import Store, open_store, probe
+from blip.storage import Store, open_store, probe, scratch
 
 PATTERN = "{name}-{number:06d}.tar"
 
@@ -94,8 +93,8 @@ def packed(sample: Sample, texts: list[str]) -> dict[str, bytes]:
 def write_tar(store: Store, name: str, samples: Iterable[dict[str, Any]]) -> int:
     """Writes samples to a tar in the store and returns their number; equal samples give equal bytes."""
     number = 0
-    with tempfile.TemporaryDirectory(prefix="blip-") as folder:
-        path = Path(folder, name)
+    with scratch("tars") as folder:
+        path = folder / name
         with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar:  # pyright: ignore[reportArgumentType]
             for sample in samples:
                 tar.write(sample)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from blip.storage.folder import FolderStore
+from blip.storage.output import output_folder, write_file
 from blip.storage.probe import probe
 from blip.storage.scratch import scratch, writing
 from blip.storage.store import MissingKeyError, Store, StoreError, check_key
@@ -15,8 +16,10 @@ __all__ = [
     "check_key",
     "locate",
     "open_store",
+    "output_folder",
     "probe",
     "scratch",
+    "write_file",
     "writing",
 ]
 

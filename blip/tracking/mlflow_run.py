@@ -249,11 +249,9 @@ class MlflowRun(Run):
         try:
             self.hand_over(status, patience(self.uri) if seconds is None else seconds)
         except UnavailableError as error:
-            path = self.save_unsent(status)
-            command = f"python -m blip.tracking {shlex.quote(str(path))}"
-            log.warning("%s; the records are saved: send them later by `%s`", error, command)
+            log.warning("%s; %s", error, self.keep_unsent(status))
         except (KeyboardInterrupt, SystemExit):
-            self.save_unsent(status)
+            self.keep_unsent(status)
             raise
         if self.outbox.refused:
             raise self.outbox.refused
@@ -300,6 +298,14 @@ class MlflowRun(Run):
         except TrackingError as refusal:
             if refusal is not error:
                 log.warning("%s", refusal)
+
+    def keep_unsent(self, status: str) -> str:
+        """Saves the records that MLflow did not accept, and returns how to send them, or why they are lost."""
+        try:
+            path = self.save_unsent(status)
+        except OSError as error:
+            return f"the records of this run are lost, since no disk takes them ({error})"
+        return f"the records are saved: send them later by `python -m blip.tracking {shlex.quote(str(path))}`"
 
     def save_unsent(self, status: str) -> Path:
         """Saves the records that MLflow did not accept to a file, and returns its path."""

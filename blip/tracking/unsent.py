@@ -5,6 +5,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,25 @@ UNSENT = Path("runs/unsent")
 
 
 def save_records(values: Mapping[str, Any]) -> Path:
-    """Writes the records of a run to a new file and returns its path."""
-    path = unsent_folder() / f"{uuid.uuid4().hex[:12]}.json"
-    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    return path.resolve()
+    """Writes the records of a run to a new file, in UNSENT or a folder for temporary files, and returns its path.
 
-
-def unsent_folder() -> Path:
-    """Returns a writable folder: UNSENT, or one for temporary files."""
+    Raises OSError if neither takes the file.
+    """
+    text = json.dumps(values, indent=1)
     private = Path(tempfile.gettempdir(), f"blip-unsent-{os.getuid()}")
     for folder in (UNSENT, private):
-        try:
+        with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return folder
-    return Path(tempfile.mkdtemp(prefix="blip-unsent-"))
+            return write_whole(folder, text)
+    return write_whole(Path(tempfile.mkdtemp(prefix="blip-unsent-")), text)
+
+
+def write_whole(folder: Path, text: str) -> Path:
+    """Writes a new file, or none if the disk is full. Raises OSError."""
+    path = folder.resolve() / f"{uuid.uuid4().hex[:12]}.json"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return path

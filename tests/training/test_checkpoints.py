@@ -2,8 +2,6 @@
 
 import json
 import os
-import resource
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load
+from small_disk import small_disk
 from toy import ToyTask, batches
 
 from blip.config import ConfigError
@@ -258,13 +257,8 @@ def test_a_scratch_folder_is_not_swept_while_its_process_lives(tmp_path: Path, m
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 4 KiB, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, heard)
+    with small_disk(4096):
+        yield
 
 
 @pytest.mark.usefixtures("small_files")

@@ -202,7 +202,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Saves tensors by name, as a pickle with a `model` section if the path ends in `.pth`, else as safetensors."""
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     if path.suffix == ".pth":
-        torch.save({"model": apart}, path)
+        try:
+            torch.save({"model": apart}, path)
+        except RuntimeError as error:  # by which torch says that it could not write, but not why
+            raise OSError(f"torch could not write the file ({first_line(error)})") from None
     else:
         save_file(apart, path, metadata={"format": "pt"})
 
