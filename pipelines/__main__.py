@@ -21,7 +21,7 @@ from rich.table import Table
 
 from pipelines import cron, doctor, lint, local, parameters
 from pipelines.cluster import KubeflowError, KubeflowPipelines
-from pipelines.run_lock import RootError
+from pipelines.run_lock import RootError, root_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -125,15 +125,20 @@ def print_summary(latest: Path) -> None:
 
 
 def publish(report: local.Outputs, root: Path) -> Path:
-    """Copies the report to its run's folder, points the link `latest` to that folder, and returns the link."""
+    """Copies the report to its run's folder, points the link `latest` to that folder, and returns the link.
+
+    Raises RootError if the disk is full.
+    """
     found = local.artifacts(report)
     folder = found["metrics"].parent.parent
-    shutil.copy2(found["page"], folder / "report.html")
-    shutil.copy2(found["metrics"], folder / "summary.json")
     latest, new = root / "latest", root / ".latest"
-    new.unlink(missing_ok=True)
-    new.symlink_to(folder.name)
-    new.replace(latest)
+    with root_errors(root):
+        for artifact, name in (("page", "report.html"), ("metrics", "summary.json")):
+            shutil.copy2(found[artifact], folder / f".{name}")
+            (folder / f".{name}").replace(folder / name)
+        new.unlink(missing_ok=True)
+        new.symlink_to(folder.name)
+        new.replace(latest)
     return latest
 
 

@@ -42,7 +42,7 @@ def exclusive_run(root: Path, console: Console) -> Iterator[RunLock]:
     Steps inherit the lock, so that a step that outlives its run still holds it. Raises RootError if another run holds
     the lock, and if the folder cannot be written.
     """
-    try:
+    with root_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         with (root / ".lock").open("a+", encoding="utf-8") as file:
             if not try_lock(file):
@@ -50,6 +50,13 @@ def exclusive_run(root: Path, console: Console) -> Iterator[RunLock]:
             lock = RunLock(file)
             lock.write_holder()
             yield lock
+
+
+@contextlib.contextmanager
+def root_errors(root: Path) -> Iterator[None]:
+    """Turns errors of the operating system, such as a full disk, into a RootError of one line."""
+    try:
+        yield
     except FileExistsError:
         raise RootError(f"--root {root} is a file: give a folder") from None
     except BrokenPipeError:  # the reader of this process's output has ended

@@ -15,6 +15,7 @@ import pytest
 import typer
 from kfp import dsl
 from rich.console import Console
+from small_disk import small_disk
 from three_steps import three_steps
 from typer.testing import CliRunner
 
@@ -268,6 +269,25 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "has room" in done.stderr
+
+
+def test_a_report_that_does_not_fit_leaves_the_former_one(tmp_path: Path):
+    made = tmp_path / "run-1" / "report"
+    made.mkdir(parents=True)
+    report: local.Outputs = {
+        "page": dsl.HTML(uri=str(made / "page.html")),
+        "metrics": dsl.Metrics(uri=str(made / "metrics.json")),
+    }
+    (made / "metrics.json").write_text("{}", encoding="utf-8")
+    (made / "page.html").write_text("former", encoding="utf-8")
+    assert command.publish(report, tmp_path) == tmp_path / "latest"
+    (made / "page.html").write_bytes(bytes(8192))
+    with small_disk(4096), pytest.raises(run_lock.RootError, match=f"make {tmp_path} a folder .* has room") as full:
+        command.publish(report, tmp_path)
+    assert "\n" not in str(full.value)
+    assert (tmp_path / "latest" / "report.html").read_text(encoding="utf-8") == "former"
+    command.publish(report, tmp_path)
+    assert (tmp_path / "latest" / "report.html").read_bytes() == bytes(8192)
 
 
 @pytest.mark.parametrize("home", ["", "/nowhere", "/dev/null"])
