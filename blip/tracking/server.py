@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sqlite3
+import tempfile
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # importing MLflow takes a second, and most of this library d
 
 SQLITE = "sqlite:///"
 WAY_OUT = "correct MLFLOW_TRACKING_URI, or set BLIP_TRACKING=off to keep no record"
+ROOM, ROOM_OF_NEW = 1 << 16, 1 << 22
+"""Bytes that must be free beside a SQLite file that exists, and for a new one."""
 MAX_MESSAGE_LENGTH = 600
 """Characters of an error of MLflow; a proxy's answer may be a whole page."""
 
@@ -70,11 +73,16 @@ def check_reachable(uri: str) -> None:
         check_file_address(uri)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent) as probe:  # MLflow tries for minutes on a full disk
+                probe.write(bytes(ROOM if path.exists() else ROOM_OF_NEW))
+                probe.flush()
             connection = sqlite3.connect(path)
             connection.execute("PRAGMA schema_version")
             connection.close()
         except (OSError, sqlite3.Error) as e:
-            raise TrackingError(f"MLflow's file {path} cannot be opened ({e}): make it writable, {WAY_OUT}") from None
+            raise TrackingError(
+                f"MLflow's file {path} cannot be opened ({e}): make it writable, with room on its disk, {WAY_OUT}"
+            ) from None
 
 
 def check_file_address(uri: str) -> None:

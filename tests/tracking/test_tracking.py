@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient, MlflowException
 from mlflow.artifacts import download_artifacts
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from small_disk import small_disk
 
 from blip import tracking
 from blip.tracking import TrackingError
@@ -138,6 +139,15 @@ def test_mlflow_that_is_not_there_is_an_error_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
     with pytest.raises(TrackingError, match=r"file/mlflow\.db cannot be opened"), tracking.start_run("pretrain"):
         pass
+
+
+@pytest.mark.usefixtures("mlflow")
+def test_a_disk_without_room_for_the_database_is_an_error_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    refused = pytest.raises(TrackingError, match=r"mlflow\.db cannot be opened .*large.*: make it writable, with room")
+    with small_disk(4096), refused, tracking.start_run("pretrain"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_database_whose_making_was_killed_is_made_again(tmp_path):
