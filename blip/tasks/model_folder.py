@@ -40,17 +40,18 @@ class ModelConfig(Config):
     model: AnyModelConfig
 
 
-def save_model(task: Task, folder: str | Path) -> None:
+def save_model(task: Task, folder: str | Path, training_state: bool = True) -> None:
     """Saves a task's model folder: configuration, weights, tokenizer, and the training state as a side file.
 
-    The training state, of pre-training and retrieval only, is teacher, queue and temperature.
+    The training state, of pre-training and retrieval only, is teacher, queue and temperature. A model that another
+    program trained has none.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config_values(task, folder), indent=1) + "\n", encoding="utf-8")
     write_model(task.model, folder / WEIGHTS)
     task.tokenizer.save(folder / TOKENIZER)
-    if isinstance(task, Pretraining | Retrieval):
+    if training_state and isinstance(task, Pretraining | Retrieval):
         save_training_state(task.alignment, folder / SIDE_FILE)
 
 
