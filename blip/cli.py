@@ -61,7 +61,11 @@ Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's 
 Data = Annotated[
     Path, typer.Option(callback=existing_folder, help="The folder of manifests that `ingest` or `capfilt` wrote.")
 ]
-ModelFolder = Annotated[Path, typer.Option(callback=existing_folder, help="A model folder that `train` wrote.")]
+SOURCE = (
+    "a model folder of ours, a folder of transformers or open_clip, a .pth of the reference, here or in a store; "
+    "a hub name; models:/NAME@ALIAS or a run of MLflow"
+)
+ModelFolder = Annotated[str, typer.Option(metavar="MODEL", help=f"The model: {SOURCE}.")]
 Processes = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")]
 FiguresFile = Annotated[
     Path | None, typer.Option(callback=writable_file, help="A file for the figures, in place of the terminal.")
@@ -161,7 +165,7 @@ def train(
     data: Data,
     out: Out,
     init: Annotated[
-        Path | None, typer.Option(callback=existing_folder, help="The model to start from; none starts from scratch.")
+        str | None, typer.Option(metavar="MODEL", help="The model to start from; none starts from scratch.")
     ] = None,
     frozen: Annotated[
         Path | None,
@@ -189,10 +193,15 @@ def train(
 
 @app.command()
 def capfilt(
-    data: Data,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="The folder of manifests that `ingest` or `select` wrote; or tars: a folder, pattern, prefix."
+        ),
+    ],
     out: Out,
     captioner: Annotated[
-        Path | None, typer.Option(callback=existing_folder, help="The model that writes captions.")
+        str | None, typer.Option(metavar="MODEL", help=f"The model that writes captions: {SOURCE}.")
     ] = None,
     filters: Annotated[
         list[str],
@@ -323,6 +332,72 @@ def export(
 
     for folder in export(model, out, format):
         typer.echo(folder)
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[str, typer.Argument(help=f"The model: {SOURCE}.")],
+    out: Out,
+    tokenizer: Annotated[
+        str, typer.Option(help="A folder, vocab.txt, store's URI or hub name, if none lies beside the model.")
+    ] = "",
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="What the files do not tell: model.vision.heads=12, task.prompt=..."
+        ),
+    ] = [],  # noqa: B006
+) -> None:
+    """Write a released or exported checkpoint of BLIP as a model folder of ours."""
+    from blip.runs.import_model import import_model
+
+    typer.echo(import_model(source, out, tokenizer, overrides))
+
+
+Images = Annotated[list[str], typer.Argument(help="Images: files, folders, tars.")]
+Table = Annotated[Path, typer.Option(callback=writable_file, help="The table to write: .jsonl, .csv or .parquet.")]
+LabelOverrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting: batch, captions, decoding, seed, captioner.prompt ..."),
+]
+
+
+@app.command()
+def caption(
+    images: Images,
+    model: ModelFolder,
+    out: Table,
+    filter: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model that scores the captions, if they are to have scores.")
+    ] = None,
+    overrides: LabelOverrides = [],  # noqa: B006
+) -> None:
+    """Caption images at once; an interrupted call goes on where it was."""
+    from blip.runs.label import caption
+
+    print_result(caption(images, model=model, out=out, filter=filter, overrides=overrides))
+
+
+@app.command()
+def match(
+    images: Annotated[str, typer.Argument(metavar="IMAGE", help="An image, a folder of images, or tars.")],
+    model: ModelFolder,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="The texts; none takes those beside the images.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=writable_file, help="A table, .jsonl, .csv or .parquet, in place of the terminal."),
+    ] = None,
+    overrides: LabelOverrides = [],  # noqa: B006
+) -> None:
+    """Score how well texts match images: p(match) and similarity."""
+    from blip.runs.label import match, shown_match
+
+    if out is None:
+        typer.echo(shown_match(images, texts or [], model, overrides))
+    else:
+        print_result(match([images], texts or [], model=model, out=out, overrides=overrides))
 
 
 @app.command()

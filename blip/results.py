@@ -280,6 +280,18 @@ class WriteTarsResult(Result):
     """Names of the tar files as a webdataset pattern."""
 
 
+class LabelResult(Result):
+    """What captioning or matching wrote."""
+
+    images: int
+    rows: int
+    """Number of captions, or of scored texts."""
+    rejected: dict[str, int] = Field(default_factory=dict)
+    """Number of images without results by reason."""
+    file: str
+    """The path of the table."""
+
+
 class EvaluationResult(Result):
     split: str
     scores: dict[str, dict[str, float]]

@@ -18,12 +18,15 @@ from blip.runs.context import RunContext
 from blip.runs.select import SCORES, copy_data_folder, is_manifest_name, manifest_name, write_source
 from blip.shards.discover import discover
 from blip.shards.manifest import Manifest
+from blip.shards.sources import WILDCARD
 from blip.storage import Store, open_store, probe
 from blip.tracking import DataInput, Run, start_run
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, Workers, wait_for_workers
 from blip.workers.queue import last_errors, shard_records
+from blip.zoo.load import check_captioner, check_filter
+from blip.zoo.source import model_folder
 
 
 def capfilt(
@@ -35,18 +38,23 @@ def capfilt(
     out: str | Path,
     workers: Workers | None = None,
 ) -> CapFiltResult:
-    """Captions and scores the web pairs of a data folder, and writes `out` for `select`.
+    """Captions and scores the web pairs of a data folder, or of tars, and writes `out` for `select`.
 
-    `captioner` and `filter` are model folders. Several filters come by name; the scores of the one called `filter` are
-    the columns `match` and `similarity`, and those of another are `NAME.match` and `NAME.similarity`.
+    `captioner` and `filter` are sources of models (`zoo.source`). Several filters come by name; the scores of the one
+    called `filter` are the columns `match` and `similarity`, and those of another `NAME.match` and `NAME.similarity`.
     `out` is a copy of `data` with `scores.json`, a reference to the scores, in place of the web manifest. Finished
     shards are not repeated. Workers run on this machine unless `workers` starts them elsewhere.
     Raises ConfigError; StoreError if the store lacks what workers need; WorkerError and ShardError if work failed.
     """
     began = time.monotonic()
     cfg = context.settings(CapFiltConfig, "capfilt")
-    manifest = read_input(cfg.source, data)
-    copy_data_folder(Path(data), Path(out), leave_out={manifest_name(cfg)})
+    if is_tars(str(data)):
+        cfg = cfg.model_copy(update={"source": str(data)})
+        Path(out).mkdir(parents=True, exist_ok=True)
+        manifest = read_input(cfg.source, out)
+    else:
+        manifest = read_input(cfg.source, data)
+        copy_data_folder(Path(data), Path(out), leave_out={manifest_name(cfg)})
     root = open_store(context.store)
     probe(root)
     models = {role: publish_model(root, role, folder) for role, folder in roles(cfg, captioner, filter).items()}
@@ -80,6 +88,13 @@ def capfilt(
             mlflow=run.url,
             seconds=time.monotonic() - began,
         )
+
+
+def is_tars(data: str) -> bool:
+    """Returns whether a source is tars, rather than a data folder."""
+    if "://" in data or WILDCARD.search(data) or "{" in data or data.endswith(".tar"):
+        return True
+    return Path(data).is_dir() and not any(Path(data).glob("*.json")) and any(Path(data).glob("*.tar"))
 
 
 def roles(
@@ -130,8 +145,9 @@ def read_input(source: str, data: str | Path) -> Manifest:
 
 
 def publish_model(root: Store, role: str, folder: str | Path | None) -> ModelSource:
-    """Publishes a model folder to the store for the workers. Raises ConfigError if there is none."""
-    try:
-        return ModelSource.publish(root, role, folder)
-    except ConfigError as e:
-        raise ConfigError(f"{e}, or set variant to do without") from None
+    """Publishes the model of a source to the store for the workers. Raises ConfigError if it cannot play its role."""
+    if not folder:
+        raise ConfigError(f"{role} '': name a model folder, or set variant to do without")
+    path = model_folder(folder)
+    (check_captioner if role == "captioner" else check_filter)(path)
+    return ModelSource.publish(root, role, path)

@@ -35,6 +35,7 @@ from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, Workers, wait_for_workers
 from blip.workers.queue import new_worker_name
+from blip.zoo.source import our_model
 
 CAPTIONS, METRICS, SUBMISSIONS = "captions.json", "metrics.json", "submission"
 SHOWN_CAPTIONS = 12
@@ -44,7 +45,7 @@ SHOWN_CAPTIONS = 12
 def evaluate(
     context: RunContext, *, data: str | Path, model: str | Path, out: str | Path, workers: Workers | None = None
 ) -> EvaluationResult:
-    """Evaluates a model folder on a split of the data folder.
+    """Evaluates a model, any source of a BLIP, on a split of the data folder.
 
     `out` gets `metrics.json`, every caption, and in `submission` the files that the data sets' servers take. The scores
     are those of each task's `score`, and for captions the share of true ones if the data set's truth is known.
@@ -54,6 +55,7 @@ def evaluate(
     """
     began = time.monotonic()
     cfg = context.settings(EvaluateConfig, "evaluate")
+    model = our_model(model, "evaluation")
     root = open_store(context.store)
     probe(root)
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")

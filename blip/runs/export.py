@@ -30,6 +30,7 @@ from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
 from blip.tasks.task import Task
 from blip.tasks.training_state import read_side_file, to_official
+from blip.zoo.source import our_model
 
 Format = Literal["official", "hf"]
 Exportable = MED | VQAModel | NLVRModel
@@ -42,6 +43,7 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
     needs go into the reference's file, or into a side file next to transformers' files.
     Raises WeightsError if the format does not support the model, StoreError if `out` cannot be written.
     """
+    model = our_model(model, "export")
     task = load_task(model)
     if isinstance(task, Blip2Stage1 | Blip2Stage2):
         return [write_blip2(task, Path(out), format)]

@@ -55,6 +55,7 @@ from blip.training.optimizer import fit_warmup
 from blip.training.record import RunRecord
 from blip.training.spending import stop_when_spent
 from blip.workers.model import RECORD, model_digest
+from blip.zoo.source import our_model
 
 OPERATION = {
     "engine": True,
@@ -82,14 +83,16 @@ def train(
     profile: str | Path | None = None,
     placed: Placement | None = None,
 ) -> TrainResult:
-    """Trains a stage on a data folder, from the model folder `init` or from scratch, and saves the model folder `out`.
+    """Trains a stage on a data folder, from the model `init` or from scratch, and saves the model folder `out`.
 
+    `init` is any source of a BLIP.
     Sources `frozen:NAME` of the settings are models of the folder `frozen`, which `make_frozen` wrote.
     Resumes from the newest checkpoint of the same run in the store. Uses `processes` processes of this machine, 0 for
     one per GPU, or the nodes of `placed`; `profile` is a folder for a torch trace of a few steps. Raises ConfigError,
     BudgetError, NonFiniteError; exits with the processes' exit code if several were started and failed.
     """
     cfg = context.settings(RunConfig, training(stage))
+    init = our_model(init, "training") if init else None
     if places := frozen_sources(cfg, frozen):
         context = context.model_copy(update={"overrides": (*context.overrides, *places)})
         cfg = context.settings(RunConfig, stage)

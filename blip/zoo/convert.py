@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from blip.config import Config, ConfigError, merged, set_value, validate
 from blip.data.tokenizer import Tokenizer
@@ -12,8 +14,13 @@ from blip.models.weights.content import TOKENIZER as TOKENIZER_FILES
 from blip.models.weights.files import read_tensors
 from blip.models.weights.load import load_weights
 from blip.models.weights.source import fetched
-from blip.tasks.config import TaskConfig
-from blip.tasks.model_folder import save_model, without_queue
+from blip.tasks.alignment import AlignmentConfig
+from blip.tasks.captioning import CaptioningConfig
+from blip.tasks.model_folder import save_model
+from blip.tasks.nlvr import NLVRConfig
+from blip.tasks.pretraining import PretrainingConfig
+from blip.tasks.retrieval import RetrievalConfig
+from blip.tasks.vqa import VQAConfig
 from blip.zoo.recognise import CONFIG, Kind, official_file, settings_beside
 from blip.zoo.sniff import Checkpoint
 
@@ -30,7 +37,9 @@ TASKS = {
 class ImportConfig(Config):
     """What a checkpoint is converted to."""
 
-    task: TaskConfig
+    task: Annotated[
+        PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig, Field(discriminator="type")
+    ]
     model: MEDConfig
 
 
@@ -58,10 +67,24 @@ def convert(path: Path, kind: Kind, out: Path, tokenizer: str = "", overrides: S
     words = read_tokenizer(path, tokenizer, values["model"]["text"]["vocab_size"])
     tokens = {"pad": words.pad, "cls": words.cls, "sep": words.sep, "dec": words.dec, "enc": words.enc}
     cfg = validate(ImportConfig, merged(values, {"model": {"tokens": tokens}}), f"model {path}")
-    settings = without_queue(cfg.task)
+    settings = with_short_texts(cfg, changes).task
+    settings.check_text_lengths(cfg.model)
+    if isinstance(settings, PretrainingConfig | RetrievalConfig):
+        settings = settings.model_copy(update={"alignment": AlignmentConfig(queue=1)})  # only training uses the queue
     model = settings.build_model(cfg.model)
     load_weights(model, str(weights), settings.DIFFERENCES)
     save_model(settings.build_task(model, words), out, training_state=False)
+
+
+def with_short_texts(cfg: ImportConfig, changes: dict[str, Any]) -> ImportConfig:
+    """Returns a configuration whose texts are no longer than the model's positions, unless `changes` say otherwise."""
+    positions = cfg.model.text.positions
+    shorter: dict[str, Any] = {}
+    for name, tokens in cfg.task.text_tokens().items():
+        if tokens > positions:
+            set_value(shorter, f"{name}={positions}")
+    task = merged(merged(cfg.task.model_dump(mode="json"), shorter), changes.get("task", {}))
+    return validate(ImportConfig, {"task": task, "model": cfg.model.model_dump(mode="json")}, "model")
 
 
 def official_values(file: Path) -> dict[str, Any]:
@@ -81,7 +104,8 @@ def transformers_values(folder: Path) -> dict[str, Any]:
     if classes[0] not in TASKS:
         raise ConfigError(f"model {folder}: its class is {classes[0]}; known are {', '.join(TASKS)}")
     cfg = BlipConfig.from_pretrained(folder, local_files_only=True)
-    text, vision = cfg.text_config, cfg.vision_config
+    text: Any = cfg.text_config
+    vision: Any = cfg.vision_config
     values = {
         "vision": {
             "size": vision.image_size,

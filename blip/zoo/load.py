@@ -73,6 +73,28 @@ def load_filter(folder: Path, precision: Precision, cfg: DualEncoderConfig) -> F
             assert_never(other)
 
 
+def check_captioner(folder: Path) -> None:
+    """Raises ConfigError if the model of a folder cannot caption; loads no weights."""
+    match recognise(folder):
+        case "ours":
+            as_captioner(read_model_config(folder).task)
+        case "vision_language":
+            pass
+        case _:
+            raise ConfigError(f"captioner {folder}: this model writes no texts; name it as filter")
+
+
+def check_filter(folder: Path) -> None:
+    """Raises ConfigError if the model of a folder cannot score texts; loads no weights."""
+    match recognise(folder):
+        case "ours":
+            as_filter(read_model_config(folder).task)
+        case "open_clip" | "dual_encoder":
+            pass
+        case _:
+            raise ConfigError(f"filter {folder}: this model writes texts but scores none; name it as captioner")
+
+
 def load_both(folder: Path, decoding: Decoding, seed: int, precision: Precision) -> tuple[Captioner, Filter]:
     """Loads a pre-trained model of ours once, as captioner and filter. Raises ConfigError if it is not both."""
     both = load_task(folder)

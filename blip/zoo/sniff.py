@@ -19,6 +19,7 @@ TaskName = Literal["pretraining", "captioning", "retrieval", "vqa", "nlvr"]
 
 PATCHES = "visual_encoder.patch_embed.proj.weight"
 POSITIONS = "visual_encoder.pos_embed"
+WORDS = ("text_encoder.embeddings.word.weight", "text_decoder.embeddings.word.weight")
 
 
 class Checkpoint:
@@ -29,10 +30,12 @@ class Checkpoint:
         self.path = path
         for stripped in (without_prefix(tensors, prefix) for prefix in ("", *prefixes(tensors))):
             for spelling in (own, official, huggingface):
-                if spelling(PATCHES)[0] in stripped:
+                if spelling(PATCHES)[0] in stripped and any(spelling(name)[0] in stripped for name in WORDS):
                     self.tensors, self.spelling = stripped, spelling
                     return
-        raise ConfigError(f"model {path}: is no checkpoint of BLIP, it has no tensor {PATCHES} under any known name")
+        raise ConfigError(
+            f"model {path}: is no checkpoint of BLIP, it has no image encoder with a text part under any known names"
+        )
 
     spelling: Spelling
     tensors: Mapping[str, Tensor]
@@ -86,13 +89,13 @@ class Checkpoint:
             "patch": patch,
             "width": width,
             "depth": self.count("visual_encoder.blocks.{}.norm1.weight"),
-            "heads": self.heads(width, "vision", {}),
+            "heads": heads_of(width, {}),
         }
         text = {
             "vocab_size": vocabulary,
             "width": text_width,
             "depth": self.count(f"{part}.layers.{{}}.feed_forward.up.weight"),
-            "heads": self.heads(text_width, "text", text_config),
+            "heads": heads_of(text_width, text_config),
             "feed_forward": self.get(f"{part}.layers.0.feed_forward.up.weight").shape[0],
             "positions": self.get(f"{part}.embeddings.position.weight").shape[0],
         }
@@ -104,12 +107,6 @@ class Checkpoint:
             **({} if embed is None else {"embed": embed.shape[0]}),
             "share": self.share,
         }
-
-    def heads(self, width: int, part: str, text_config: Mapping[str, Any]) -> int | None:
-        """Returns the number of heads, or None if it is not known: the tensors do not have it."""
-        if heads := text_config.get("num_attention_heads"):
-            return heads
-        return width // HEAD_WIDTH if width % HEAD_WIDTH == 0 and width > HEAD_WIDTH else None
 
     @property
     def share(self) -> Sharing:
@@ -133,3 +130,10 @@ class Checkpoint:
         """Returns whether a module has equal weights in text encoder and decoder."""
         one, other = (self.get(f"text_{side}.layers.0.{part}.weight") for side in ("encoder", "decoder"))
         return torch.equal(one, other)
+
+
+def heads_of(width: int, text_config: Mapping[str, Any]) -> int | None:
+    """Returns the number of attention heads of a width, or None if it is not known: the tensors do not have it."""
+    if heads := text_config.get("num_attention_heads"):
+        return heads
+    return width // HEAD_WIDTH if width % HEAD_WIDTH == 0 and width > HEAD_WIDTH else None

@@ -16,10 +16,16 @@ import pytest
 import yaml
 from kubeflow import Kubeflow
 from PIL import Image
+from tiny_models import captioner, config, model_folder, text_filter, tokenizer
 
 from blip.launch.resources import PLACEMENTS, Resources
+from blip.models.med import MED
+from blip.runs.export import export
 from blip.runs.ingest import with_source
 from blip.runs.stages import load_stages, overrides_for, without_placement
+from blip.tasks.alignment import AlignmentConfig
+from blip.tasks.model_folder import load_task
+from blip.tasks.pretraining import Pretraining, PretrainingConfig
 
 ROOT = Path(__file__).parents[2]
 NOT_RUN = {
@@ -60,8 +66,13 @@ COMMAND = re.compile(
 
 
 def commands(path: Path) -> list[str]:
+    """Returns the commands of a page."""
+    return commands_of(path.read_text(encoding="utf-8"))
+
+
+def commands_of(page: str) -> list[str]:
     """Returns the commands in a page's indented blocks, continued lines joined, without other text."""
-    text = re.sub(r"\\\n\s+", "", path.read_text(encoding="utf-8"))
+    text = re.sub(r"\\\n\s+", "", page)
     text = re.sub(
         r"^ +for .*?^ +done$", lambda loop: re.sub(r"\n\s+", " ", loop[0]), text, flags=re.MULTILINE | re.DOTALL
     )
@@ -75,6 +86,9 @@ def is_run(command: str) -> bool:
 
 README, K8S = commands(ROOT / "README.md"), commands(ROOT / "k8s" / "README.md")
 VERBS = [command for command in README if command.startswith("blip ")]
+SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Clean a bucket now")[2].partition("\n## ")[0]
+RELEASED = commands_of(SECTION)
+"""The commands that need no training."""
 SUBMITTED = [command for command in README + K8S if is_run(command) and command not in VERBS]
 
 
@@ -114,6 +128,63 @@ def tar_of(first: int, count: int) -> bytes:
     return file.getvalue()
 
 
+def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the tiny preset in place of the page's, and the program of this checkout on the path."""
+    (folder / "base.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "blip").write_text(f'#!/bin/sh\nexec {sys.executable} -m blip.cli "$@"\n', encoding="utf-8")
+    (folder / "bin" / "blip").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("BLIP_TRACKING", "off")
+    monkeypatch.delenv("TMPDIR", raising=False)
+
+
+def run(command: str, folder: Path) -> str:
+    """Runs a command of the page; nothing but its preset, which is as large as the paper's, is another."""
+    tiny = command.replace("--preset base", "--preset base.yaml")
+    done = subprocess.run(["bash", "-c", tiny], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{tiny}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.mark.usefixtures("s3")
+def test_the_readmes_way_without_training_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bucket = boto3.resource("s3").create_bucket(Bucket="bucket")
+    for i in range(42):
+        bucket.put_object(Key=f"web/{i:05d}.tar", Body=tar_of(200 + 2 * i, 2))
+    prepare(tmp_path, monkeypatch)
+    # folders in place of the models on the hub, which has them at the paper's size
+    for name, task in {"blip-image-captioning-base": captioner(), "blip-itm-base-coco": text_filter()}.items():
+        export(model_folder(task, tmp_path / "ours" / name), tmp_path / "Salesforce" / name, "hf")
+    export(model_folder(wide(), tmp_path / "ours" / "wide"), tmp_path, "official")
+    (tmp_path / "model.pth").rename(tmp_path / "model_base_capfilt_large.pth")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "photos" / "one.jpg")
+    try:
+        shown = {command.split()[1]: run(command, tmp_path) for command in RELEASED}
+    finally:
+        bucket.objects.delete()
+        bucket.delete()
+    assert json.loads(shown["capfilt"])["images"] == 84
+    assert (tmp_path / "clean" / "bootstrapped.json").is_file()
+    assert len((tmp_path / "captions.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert {json.loads(line)["text"] for line in shown["match"].splitlines()} == {
+        "a red bicycle",
+        "two dogs on a beach",
+    }
+    assert load_task(tmp_path / "released").cfg.type == "pretraining"
+
+
+def wide() -> Pretraining:
+    """A model whose heads have the usual width, so that its file tells all of its sizes."""
+    cfg = config()
+    wider = {part: getattr(cfg, part).model_copy(update={"width": 128, "heads": 2}) for part in ("vision", "text")}
+    return Pretraining(
+        PretrainingConfig(alignment=AlignmentConfig(queue=1)), MED(cfg.model_copy(update=wider)), tokenizer()
+    )
+
+
 @pytest.mark.usefixtures("s3")
 def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bucket = boto3.resource("s3").create_bucket(Bucket="bucket")
@@ -124,20 +195,11 @@ def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monke
     ]
     for key, first, count in tars:
         bucket.put_object(Key=key, Body=tar_of(first, count))
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "blip").write_text(f'#!/bin/sh\nexec {sys.executable} -m blip.cli "$@"\n', encoding="utf-8")
-    (tmp_path / "bin" / "blip").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("BLIP_TRACKING", "off")
-    monkeypatch.delenv("TMPDIR", raising=False)
+    prepare(tmp_path, monkeypatch)
     try:
         for command in VERBS:
-            # nothing else is changed: the preset of the page is as large as the paper's
-            tiny = command.replace("--preset base", "--preset base.yaml")
-            done = subprocess.run(["bash", "-c", tiny], cwd=tmp_path, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{tiny}\n{done.stderr[-2000:]}"
+            if command not in RELEASED:
+                run(command, tmp_path)
     finally:
         bucket.objects.delete()
         bucket.delete()
