@@ -9,7 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 from blip.config import EXIT_CONFIG, ConfigError
-from blip.mistakes import existing_file, existing_folder, required_preset, user_error, writable_file, writable_folder
+from blip.mistakes import (
+    existing_file,
+    existing_folder,
+    existing_model,
+    required_preset,
+    user_error,
+    writable_file,
+    writable_folder,
+)
 
 if TYPE_CHECKING:
     from blip.results import Result
@@ -65,7 +73,7 @@ SOURCE = (
     "a model folder of ours, a folder of transformers or open_clip, a .pth of the reference, here or in a store; "
     "a hub name; models:/NAME@ALIAS or a run of MLflow"
 )
-ModelFolder = Annotated[str, typer.Option(metavar="MODEL", help=f"The model: {SOURCE}.")]
+ModelFolder = Annotated[str, typer.Option(metavar="MODEL", callback=existing_model, help=f"The model: {SOURCE}.")]
 Processes = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")]
 FiguresFile = Annotated[
     Path | None, typer.Option(callback=writable_file, help="A file for the figures, in place of the terminal.")
@@ -165,7 +173,10 @@ def train(
     data: Data,
     out: Out,
     init: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The model to start from; none starts from scratch.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", callback=existing_model, help="The model to start from; none starts from scratch."
+        ),
     ] = None,
     frozen: Annotated[
         Path | None,
@@ -201,13 +212,15 @@ def capfilt(
     ],
     out: Out,
     captioner: Annotated[
-        str | None, typer.Option(metavar="MODEL", help=f"The model that writes captions: {SOURCE}.")
+        str | None,
+        typer.Option(metavar="MODEL", callback=existing_model, help=f"The model that writes captions: {SOURCE}."),
     ] = None,
     filters: Annotated[
         list[str],
         typer.Option(
             "--filter",
             metavar="[NAME=]MODEL",
+            callback=existing_model,
             help="A model that scores how well texts match. Scores of further ones, by name, stand beside it.",
         ),
     ] = [],  # noqa: B006
@@ -368,7 +381,12 @@ def caption(
     model: ModelFolder,
     out: Table,
     filter: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A model that scores the captions, if they are to have scores.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            callback=existing_model,
+            help="A model that scores the captions, if they are to have scores.",
+        ),
     ] = None,
     overrides: LabelOverrides = [],  # noqa: B006
 ) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -86,6 +87,17 @@ def existing_folder(param: typer.CallbackParam, value: Path | None) -> Path | No
     """Returns an option's folder. Raises ConfigError if it cannot be listed."""
     if value is not None:
         check_access(param, value, lambda: os.listdir(value))
+    return value
+
+
+def existing_model(param: typer.CallbackParam, value: Any) -> Any:
+    """Returns an option's models. Raises ConfigError for a bare word that is no file: hub names have an owner."""
+    for source in [value] if isinstance(value, str) else value or []:
+        name = source.rpartition("=")[2]
+        if not re.search(r"[/:]|^[0-9a-f]{32}$", name) and not Path(name).exists():
+            raise ConfigError(
+                f"{option_name(param)} {name}: No such file or directory, and no hub name as owner/{name}"
+            )
     return value
 
 

@@ -41,6 +41,9 @@ print(*(command.callback.__name__ for command in app.registered_commands), "torc
         "evaluate",
         "register",
         "export",
+        "import_model",
+        "caption",
+        "match",
         "summary",
         "False",
     ]
@@ -157,7 +160,7 @@ MISTAKES = {
     "capfilt --data folder --out new --captioner folder": "--preset is missing",
     "capfilt --preset shapes --data folder --out new --captioner none": "--captioner none: No such file or directory",
     "evaluate --preset shapes --model none --data folder --out new": "--model none: No such file or directory",
-    "evaluate --preset shapes --model file --data folder --out new": "--model file: Not a directory",
+    "evaluate --preset shapes --model file --data folder --out new": "model file: a file of weights ends in",
     "evaluate --preset shapes --model folder --data folder --out new": "",
     "register blip --model folder --before none.json --after other.json": (
         "--before none.json: No such file or directory"
