@@ -86,7 +86,7 @@ def build(preset: str, tokenizer: Tokenizer) -> tuple[Captioning, Retrieval]:
     """Returns captioner and filter of a preset with random weights."""
     torch.manual_seed(0)
     configs = [load_config(RunConfig, stage, preset).with_tokenizer(tokenizer) for stage in ("captioner", "filter")]
-    models = [cfg.task.build_model(cfg.model) for cfg in configs]
+    models = [cfg.task.model_from(cfg.model) for cfg in configs]
     cfg = configs[1].task.model_copy(update={"alignment": AlignmentConfig(queue=1)})
     text_filter = Retrieval(cfg, models[1], tokenizer)  # pyright: ignore[reportArgumentType]
     del text_filter.alignment
@@ -150,7 +150,7 @@ def transformers(
     sampling = DECODING.model_dump(exclude={"type"})
 
     def match(pixels: torch.Tensor, texts: list[str]) -> list[float]:
-        tokens = text_filter.tokens(texts).to(pixels.device)
+        tokens = text_filter.encode_texts(texts).to(pixels.device)
         scores = judge(input_ids=tokens.ids, attention_mask=tokens.mask.long(), pixel_values=pixels).itm_score
         return scores.float().softmax(1)[:, 1].tolist()
 

@@ -127,7 +127,7 @@ def reference(task: Retrieval, batches: list[Batch], candidates: int) -> dict[st
     model = task.model
     texts = [text for batch in batches for own in batch.extra["texts"] for text in own]
     owner = torch.tensor([i for i, own in enumerate(o for b in batches for o in b.extra["texts"]) for _ in own])
-    tokens = task.tokens(texts)
+    tokens = task.encode_texts(texts)
     text_features = torch.cat(
         [
             model.text_feature(model.encode_text(tokens[slice(i, i + BATCH * 4)]))

@@ -195,7 +195,7 @@ class Model:
         model = matcher.model
         features = [torch.empty(0, model.cfg.embed)]
         for part in self.batches(list_texts(texts)):
-            hidden = model.encode_text(matcher.tokens(part).to(self.device))
+            hidden = model.encode_text(matcher.encode_texts(part).to(self.device))
             features.append(model.text_feature(hidden).float().cpu())
         return torch.cat(features)
 

@@ -19,6 +19,7 @@ from blip.evaluation.shard import EvaluationConfig, ShardPredictor, quotas, read
 from blip.logs import log
 from blip.shards.verification import ShardError
 from blip.storage import Store, open_store
+from blip.tasks.blip2_retrieval import Blip2RetrievalConfig
 from blip.tasks.blip2_stage2 import Blip2Stage2Config
 from blip.tasks.blip2_vqa import Blip2VQAConfig
 from blip.tasks.captioning import CaptioningConfig
@@ -46,7 +47,7 @@ class EvaluateConfig(WorkConfig):
     """The name of the manifest to evaluate on; it is a part of the metrics' names."""
     tasks: tuple[TaskName, ...] = ("retrieval", "captioning")
     """The tasks to evaluate; the settings of all others are none."""
-    retrieval: RetrievalConfig | None = RetrievalConfig()
+    retrieval: Annotated[RetrievalConfig | Blip2RetrievalConfig, Field(discriminator="type")] | None = RetrievalConfig()
     """Settings of retrieval; none skips it."""
     captioning: Annotated[CaptioningConfig | Blip2Stage2Config, Field(discriminator="type")] | None = CaptioningConfig()
     """Settings of captioning; none skips it."""

@@ -10,11 +10,10 @@ TASKS = ("retrieval", "captioning", "vqa", "nlvr", "dialog")
 """The stages that fine-tune a model for a downstream task."""
 DOWNSTREAM = ("ingest", *TASKS, "evaluate", "register")
 """The stages of the downstream pipeline."""
-
 BLIP2 = ("ingest", "frozen", "blip2_stage1", "blip2_stage2", "blip2_stage2_t5", "evaluate", "register")
 """The stages of BLIP-2, with a decoder-only language model and one of encoder and decoder."""
-PIPELINES = {"bootstrap": BOOTSTRAP, "blip2": BLIP2}
-"""The stages of each pipeline by its name."""
+BLIP2_TASKS = ("blip2_captioning", "blip2_vqa", "blip2_retrieval")
+"""The stages that fine-tune BLIP-2 for a downstream task."""
 
 
 def config_classes() -> dict[str, type[Config]]:
@@ -38,8 +37,7 @@ def config_classes() -> dict[str, type[Config]]:
         "register": RegisterConfig,
         **dict.fromkeys((*TASKS, "retrieval_flickr30k"), RunConfig),
         "frozen": FrozenConfig,
-        "blip2_stage1": RunConfig,
-        **dict.fromkeys(("blip2_stage2", "blip2_stage2_t5", "blip2_captioning", "blip2_vqa"), RunConfig),
+        **dict.fromkeys(("blip2_stage1", "blip2_stage2", "blip2_stage2_t5", *BLIP2_TASKS), RunConfig),
     }
 
 

@@ -20,11 +20,23 @@ GAP = 4.0
 
 
 def parts(queries: Tensor, keys: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yields similarities `(part, N)` of queries `(Q, E)` and keys `(N, E)`, each with its first query's position."""
-    keys = keys.float().T
-    size = max(1, ENTRIES // max(1, keys.shape[1]))
+    """Yields similarities `(part, N)` of queries `(Q, E)` and keys `(N, E)`, each with its first query's position.
+
+    Queries or keys with several vectors, `(Q, V, E)`, are compared by the most similar one.
+    """
+    keys = keys.float()
+    vectors = max(queries.shape[1] if queries.dim() == 3 else 1, keys.shape[1] if keys.dim() == 3 else 1)
+    size = max(1, ENTRIES // max(1, len(keys) * vectors))
     for first in range(0, len(queries), size):
-        yield first, queries[first : first + size].float() @ keys
+        yield first, best_similarity(queries[first : first + size].float(), keys)
+
+
+def best_similarity(queries: Tensor, keys: Tensor) -> Tensor:
+    """Returns similarities `(Q, N)` of queries `(Q, E)` and keys `(N, E)`, one of which may have several vectors."""
+    if keys.dim() == 3:
+        return (queries @ keys.flatten(0, 1).T).unflatten(1, keys.shape[:2]).amax(2)
+    similarity = queries @ keys.T
+    return similarity.amax(1) if queries.dim() == 3 else similarity
 
 
 def nearest(queries: Tensor, keys: Tensor, count: int) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from blip.tasks.blip2_retrieval import Blip2RetrievalConfig
 from blip.tasks.blip2_stage1 import Blip2Stage1Config
 from blip.tasks.blip2_stage2 import Blip2Stage2Config
 from blip.tasks.blip2_vqa import Blip2VQAConfig
@@ -26,6 +27,7 @@ TaskConfig = Annotated[
     | VideoQAConfig
     | Blip2Stage1Config
     | Blip2Stage2Config
-    | Blip2VQAConfig,
+    | Blip2VQAConfig
+    | Blip2RetrievalConfig,
     Field(discriminator="type"),
 ]

@@ -1,23 +1,20 @@
 """Image-text retrieval with ITC and ITM; the task of the filter (BLIP, sections 3.3 and 5.1)."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from blip.batch import Batch, Example, Tokens
-from blip.data.tokenizer import Tokenizer, clean_caption
+from blip.batch import Batch, Tokens
+from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import normalise
-from blip.metrics.retrieval import summary
 from blip.models.bert import KeysValues
 from blip.models.med import MED, MEDConfig
 from blip.models.weights.load import TRAINING_STATE, Allowed
 from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
-from blip.tasks.candidates import Candidates, Rescored, ranks_in_parts
-from blip.tasks.task import EvaluableTask, Predict, Prediction, TaskSettings
+from blip.tasks.ranking import Ranking
+from blip.tasks.task import TaskSettings
 from blip.tasks.text import TextLengths
 
 
@@ -54,26 +51,8 @@ class RetrievalConfig(TaskSettings):
         return {"text.tokens": self.text.tokens}
 
 
-@dataclass(frozen=True, eq=False)  # comparison of tensors is elementwise
-class RetrievalPrediction(Prediction):
-    texts: list[str]
-    """All texts of the image."""
-    image: Tensor
-    """Image feature, `(E,)`."""
-    text: Tensor
-    """Text features, `(T, E)`."""
-    near: Tensor | None = None
-    """Positions, among the texts of all samples, of the texts that ITM scores, `(C,)`, int32; set by re-ranking."""
-    chosen: Tensor | None = None
-    """Whether each of these texts is among the image's candidates, and the image among the text's, `(2, C)`, bool."""
-    logits: Tensor | None = None
-    """ITM logits of these texts, `(C,)`; set by re-ranking."""
-
-
-class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
+class Retrieval(Ranking[MED]):
     """Trains a model to align and match images and texts."""
-
-    prediction = RetrievalPrediction
 
     momentum_teacher = True
 
@@ -92,15 +71,6 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
 
     def undo_step(self) -> list[nn.Parameter]:
         return self.alignment.undo_step()
-
-    def tokens(self, texts: list[str]) -> Tokens:
-        """Cleans and encodes texts, in evaluation and filtering as in training."""
-        return self.tokenizer.encode(
-            [clean_caption(t, self.cfg.text.words) for t in texts], self.cfg.text.tokens, self.cfg.text.pad
-        )
-
-    def collate(self, examples: list[Example]) -> Batch:
-        return Batch.of(examples, self.tokens([e.texts[0] for e in examples]), texts=[e.texts for e in examples])
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         text, ids = batch.text, batch.image_ids
@@ -131,7 +101,7 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
 
         Several texts per image need only one pass of the image encoder.
         """
-        text = self.tokens(texts).to(image_tokens.device)
+        text = self.encode_texts(texts).to(image_tokens.device)
         similarity = (
             self.model.image_feature(image_tokens) * self.model.text_feature(self.model.encode_text(text))
         ).sum(1)
@@ -145,96 +115,11 @@ class Retrieval(EvaluableTask[MED, RetrievalPrediction]):
         """Maps tokens of images `(B, N, D)` to unit vectors `(B, E)`."""
         return self.model.image_feature(tokens)
 
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> list[RetrievalPrediction]:
-        """Returns the features of each image and of all its texts."""
-        images = self.feature(self.encode(batch)).cpu()
-        predictions = []
-        for key, texts, image in zip(batch.keys, batch.extra["texts"], images, strict=True):
-            text = self.model.text_feature(self.model.encode_text(self.tokens(texts).to(batch.images.device))).cpu()
-            predictions.append(RetrievalPrediction(key, texts, image.clone(), text))  # a view would keep its batch
-        return predictions
+    def text_feature(self, text: Tokens) -> Tensor:
+        return self.model.text_feature(self.model.encode_text(text))
 
-    @property
-    def needs_rerank(self) -> bool:
-        return self.cfg.rerank > 0
+    def keys_values(self, tokens: Tensor) -> list[KeysValues]:
+        return self.model.text_encoder.cross_keys_values(tokens)
 
-    def rerank(self, predictions: list[RetrievalPrediction]) -> Predict[RetrievalPrediction]:
-        """Returns the second pass: ITM logits of each image with the best candidates by ITC (BLIP, section 5.1).
-
-        A pair is a candidate if the text is among the image's best texts, or the image among the text's best images.
-        The second pass raises ValueError if a batch's samples are not those of the first pass.
-        """
-        candidates = Candidates(*features(predictions), self.cfg.rerank)
-        texts = self.tokens([t for p in predictions for t in p.texts])
-        lengths = texts.mask.sum(1)
-
-        @torch.no_grad()
-        def predict_logits(batch: Batch, positions: Sequence[int]) -> list[RetrievalPrediction]:
-            first = [predictions[position] for position in positions]
-            if batch.keys != [p.key for p in first]:
-                raise ValueError("re-ranking: the samples are not those of the first pass")
-            images = self.encode(batch)
-            found = []
-            for prediction, position, image in zip(first, positions, images, strict=True):
-                near, chosen = candidates.of(position)
-                order = lengths[near].argsort(stable=True)  # texts of one length need no padding
-                logits = torch.empty(len(near))
-                logits[order] = self.match_one(image, texts[near[order]], lengths[near[order]])
-                found.append(replace(prediction, near=near, chosen=chosen, logits=logits))
-            return found
-
-        return predict_logits
-
-    def match_one(self, image: Tensor, texts: Tokens, lengths: Tensor) -> Tensor:
-        """Returns the ITM logits `(T,)` of one image's tokens `(N, D)` and texts, of which `lengths` tokens are real.
-
-        Keys and values of the image are computed once for all texts.
-        """
-        cross = self.model.text_encoder.cross_keys_values(image[None])
-        logits = []
-        for first in range(0, len(lengths), self.cfg.chunk):
-            rows = slice(first, first + self.cfg.chunk)
-            longest = int(lengths[rows].max())
-            part = Tokens(texts.ids[rows, :longest], texts.mask[rows, :longest]).to(image.device)
-            logits.append(self.model.match(part, cross)[:, 1].float().cpu())
-        return torch.cat(logits)
-
-    def score(self, predictions: list[RetrievalPrediction]) -> Iterator[tuple[str, float]]:
-        """Yields R@1, 5, 10 in percent of text retrieval (`tr*`) and image retrieval (`ir*`), and their mean.
-
-        With re-ranking, the score of each query's best `rerank` candidates by ITC is the ITM logit plus the similarity;
-        all others rank below them.
-        """
-        text_ranks, image_ranks = self.ranks(predictions)
-        yield from summary(text_ranks, image_ranks).items()
-
-    def ranks(self, predictions: list[RetrievalPrediction]) -> tuple[Tensor, Tensor]:
-        """Returns the rank, from 0, of each image's best own text `(I,)`, and of each text's own image `(T,)`."""
-        images, texts = features(predictions)
-        numbers = torch.arange(len(images))
-        owner = numbers.repeat_interleave(torch.tensor([len(p.texts) for p in predictions]))
-        by_image, by_text = rescored(predictions) if self.needs_rerank else (None, None)
-        return (
-            ranks_in_parts(images, texts, numbers, owner, by_image),
-            ranks_in_parts(texts, images, owner, numbers, by_text),
-        )
-
-
-def features(predictions: list[RetrievalPrediction]) -> tuple[Tensor, Tensor]:
-    """Returns the features of all images `(I, E)` and of all texts `(T, E)`."""
-    return torch.stack([p.image for p in predictions]), torch.cat([p.text for p in predictions])
-
-
-def rescored(predictions: list[RetrievalPrediction]) -> tuple[Rescored, Rescored]:
-    """Returns the logits of the pairs that images chose, by image, and of those that texts chose, by text."""
-    pairs = [(p.near, p.logits, p.chosen) for p in predictions]
-    near = torch.cat([near for near, _, _ in pairs if near is not None])
-    logits = torch.cat([logits for _, logits, _ in pairs if logits is not None])
-    by_image, by_text = torch.cat([chosen for _, _, chosen in pairs if chosen is not None], 1)
-    sizes = torch.tensor([0 if near is None else len(near) for near, _, _ in pairs])
-    images = torch.arange(len(pairs), dtype=near.dtype).repeat_interleave(sizes)
-    return (
-        Rescored.of(images[by_image], near[by_image], logits[by_image]),
-        Rescored.of(near[by_text], images[by_text], logits[by_text]),
-    )
+    def match_logits(self, text: Tokens, cross: list[KeysValues]) -> Tensor:
+        return self.model.match(text, cross)

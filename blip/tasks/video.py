@@ -14,7 +14,8 @@ from blip.metrics.retrieval import median_rank, summary
 from blip.models.med import MED
 from blip.models.vqa import VQAModel
 from blip.shards.sample import Sample
-from blip.tasks.retrieval import Retrieval, RetrievalConfig, RetrievalPrediction
+from blip.tasks.ranking import RetrievalPrediction
+from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.task import View, frames_of
 from blip.tasks.vqa import VQA, VQAConfig, VQAPrediction
 

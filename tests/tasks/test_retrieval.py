@@ -9,7 +9,8 @@ from blip.metrics import retrieval as metrics
 from blip.metrics.retrieval import recalls
 from blip.tasks import candidates
 from blip.tasks.candidates import Candidates, Rescored, ranks_in_parts
-from blip.tasks.retrieval import Retrieval, RetrievalConfig, RetrievalPrediction
+from blip.tasks.ranking import RetrievalPrediction
+from blip.tasks.retrieval import Retrieval, RetrievalConfig
 
 TEXTS = ["a red circle", "a blue square", "a green ring", "the yellow cross", "a red cross"]
 OWN = ([TEXTS[0], TEXTS[4]], [TEXTS[1]], [TEXTS[2]], [TEXTS[3]])
@@ -50,7 +51,7 @@ def test_the_best_by_itc_get_the_logit_of_itm_and_the_rest_stay_below(make, rera
         tokens = task.model.encode_image(images)
         cross = task.model.text_encoder.cross_keys_values(tokens)
         itc = torch.stack([p.image for p in found]) @ torch.cat([p.text for p in found]).T
-        itm = torch.stack([task.model.match(task.tokens([text] * 4), cross)[:, 1] for text in texts], 1)
+        itm = torch.stack([task.model.match(task.encode_texts([text] * 4), cross)[:, 1] for text in texts], 1)
     owner = torch.tensor([i for i, own in enumerate(OWN) for _ in own])
 
     def by_hand(similarity: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -120,5 +121,5 @@ def test_texts_of_one_image_share_its_keys_and_values(make):
     tokens = task.model.encode_image(normalise(batch.images))[:1]
     cross = task.model.text_encoder.cross_keys_values(tokens)
     copies = [(keys.expand(5, -1, -1, -1), values.expand(5, -1, -1, -1)) for keys, values in cross]
-    texts = task.tokens(TEXTS)
+    texts = task.encode_texts(TEXTS)
     torch.testing.assert_close(task.model.match(texts, cross), task.model.match(texts, copies))

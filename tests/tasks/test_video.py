@@ -39,7 +39,7 @@ def test_a_text_is_matched_with_the_tokens_of_all_frames(make):
     feature = model.image_feature(tokens).mean(0)
     torch.testing.assert_close(first[1].image, feature / feature.norm())
     cross = model.text_encoder.cross_keys_values(tokens.flatten(0, 1)[None])
-    logits = torch.stack([model.match(task.tokens([text]), cross)[0, 1] for text in TEXTS])
+    logits = torch.stack([model.match(task.encode_texts([text]), cross)[0, 1] for text in TEXTS])
     torch.testing.assert_close(found[1].logits, logits[found[1].near.long()])
     assert {"ir1", "ir5", "ir10", "tr1", "median_rank"} <= set(dict(task.score(found)))
 
