@@ -97,11 +97,12 @@ def fetch_weights(
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Changes a stage's key; may be repeated.")
     ] = [],  # noqa: B006
+    pipeline: Annotated[
+        Literal["bootstrap", "blip2"], typer.Option(help="The pipeline whose stages' models to fetch.")
+    ] = "bootstrap",
     stage: Annotated[
         list[str],
-        typer.Option(
-            help="A stage whose models to fetch, such as blip2_stage2; may be repeated. None: the bootstrap's."
-        ),
+        typer.Option(help="A stage whose models to fetch in place of a pipeline's; may be repeated."),
     ] = [],  # noqa: B006
 ) -> None:
     """Copy the weights and vocabularies that a preset names on the hub into a store, for machines without a network.
@@ -109,9 +110,9 @@ def fetch_weights(
     Every verb looks there first if BLIP_WEIGHTS names the store.
     """
     from blip.runs.fetch_weights import fetch_weights
-    from blip.runs.stages import BOOTSTRAP
+    from blip.runs.stages import PIPELINES
 
-    print_result(fetch_weights(required_preset(preset), overrides, to, stage or BOOTSTRAP))
+    print_result(fetch_weights(required_preset(preset), overrides, to, stage or PIPELINES[pipeline]))
 
 
 @app.command()

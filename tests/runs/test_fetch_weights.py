@@ -104,6 +104,10 @@ def test_a_stage_of_its_own_is_fetched_by_its_name_with_all_that_loading_its_mod
     }
     assert all({"config.json", "model.safetensors"} <= model.files.keys() for model in found.models.values())
     assert {"tokenizer.json", "vocab.txt"} <= found.models["facebook/opt-2.7b"].files.keys()
+    code, said = blip("--preset", "blip2_g", "--to", str(tmp_path / "all"), "--pipeline", "blip2")
+    assert code == 0, said
+    for name in ("facebook/opt-2.7b", "google/flan-t5-xl", BERT):
+        assert read_record(folder_of(str(tmp_path / "all"), name)), name
     code, said = blip("--preset", "base", "--to", str(tmp_path / "store"), "--stage", "blip3")
     assert (code, "stage 'blip3' is unknown; choices: ingest, " in said) == (EXIT_CONFIG, True)
     assert hub.downloads()
