@@ -186,6 +186,35 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
         return {"vqa": (torch.tensor(weights, device=losses.device) * losses).sum() / len(asked.questions)}
 
     @torch.no_grad()
+    def converse(self, images: Tensor, questions: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Returns the answers to questions about each of uint8 images `(B, 3, H, W)`, asked one after the other.
+
+        The model reads the questions before with its own answers, as in the paper's dialogues (BLIP-2, figure 4).
+        Raises ConfigError if a dialogue is longer than `text.tokens`.
+        """
+        language = self.model.language_model
+        soft = self.model.soft_prompts(self.model.encode_image(images))
+        said: list[list[str]] = [[] for _ in questions]
+        for number in range(max(map(len, questions), default=0)):
+            rows = [row for row, asked in enumerate(questions) if number < len(asked)]
+            prompts = [self.dialogue(questions[row][: number + 1], said[row]) for row in rows]
+            longest = max(map(len, language.read(prompts, ALL_TOKENS)))
+            if longest > self.cfg.text.tokens:
+                raise ConfigError(
+                    f"a dialogue of {number + 1} questions takes {longest} tokens, task.text.tokens is "
+                    f"{self.cfg.text.tokens}: raise it, or ask fewer questions"
+                )
+            answers = language.decode(self.generate(soft[rows], prompts, self.cfg.decoding).ids)
+            for row, answer in zip(rows, answers, strict=True):
+                said[row].append(answer)
+        return said
+
+    def dialogue(self, questions: Sequence[str], answers: Sequence[str]) -> str:
+        """Returns the prompt of the last question, after the others with their answers."""
+        asked = [self.prompt.format(clean_question(question, self.cfg.question.words)) for question in questions]
+        return " ".join([*(f"{prompt} {answer}" for prompt, answer in zip(asked, answers, strict=False)), asked[-1]])
+
+    @torch.no_grad()
     def generate(self, soft: Tensor, prompts: Sequence[str], decoding: Decoding) -> Texts:
         """Generates texts after soft prompts `(B, Q, D)` and a prompt each."""
         return self.model.language_model.generate(soft, prompts, decoding, tokens=self.cfg.text.tokens)

@@ -167,3 +167,21 @@ def test_scores_are_those_of_all_questions_and_of_each_kind_beside_guessing(fold
         "accuracy_yes_no": pytest.approx(100 / 3),
         "chance_yes_no": pytest.approx(100 * 2 / 3),
     }
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_a_follow_up_question_is_asked_after_the_ones_before_with_the_models_answers(folders, kind):
+    task = vqa(folders, kind, prompt="{} of").eval()
+    pictures = torch.stack([image(0), image(1)])
+    [[first, second], [other]] = task.converse(pictures, [["a red circle", "blue"], ["small"]])
+    assert task.dialogue(["a red circle", "blue"], [first]) == f"a red circle of {first} blue of"
+    soft = task.model.soft_prompts(task.model.encode_image(pictures[:1]))
+    alone = task.generate(soft, [f"a red circle of {first} blue of"], GREEDY)
+    assert task.model.language_model.decode(alone.ids) == [second]
+    assert task.converse(pictures[1:], [["small"]]) == [[other]]
+
+
+def test_a_dialogue_that_the_model_cannot_read_is_an_error(folders):
+    task = vqa(folders, text={"tokens": 12}).eval()
+    with pytest.raises(ConfigError, match=r"a dialogue of \d questions takes \d+ tokens, task.text.tokens is 12"):
+        task.converse(image(0)[None], [["a red circle"] * 6])
