@@ -63,6 +63,7 @@ OPERATION = {
     "max_gpu_hours": True,
     "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb", "unexpected"},
     "init": {"vision", "text", "checkpoint"},
+    "model": {"vision": {"source"}, "language_model": {"source"}},
 }
 """Settings outside a run's identity: they do not affect the result, or a digest represents them."""
 CAPTIONED_IMAGES = 16

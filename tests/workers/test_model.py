@@ -41,7 +41,7 @@ def test_equal_tensors_are_the_same_model_and_other_settings_another(model: Path
 
 
 def test_a_folder_without_weights_is_no_model(tmp_path: Path):
-    with pytest.raises(ConfigError, match="holds no weights"):
+    with pytest.raises(ConfigError, match="contains no weights"):
         ModelSource.publish(open_store(tmp_path), "model", tmp_path)
 
 

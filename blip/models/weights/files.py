@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,26 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as e:  # damaged pickles raise many types of exceptions
         raise pickle_error(path, e) from None
     return check_not_empty(section_of(content, path), path)
+
+
+def tensor_readers(path: Path) -> dict[str, Callable[[], Tensor]]:
+    """Returns functions that read the tensors of `read_tensors`, one by one from safetensors, which may be large."""
+    found = next((path / name for name in WEIGHTS if (path / name).is_file()), path)
+    if found.name.endswith(INDEX):
+        parts = [found.parent / part for part in parts_of(found.read_bytes(), str(found))]
+        if all(part.is_file() for part in parts):
+            return {name: read for part in parts for name, read in tensor_readers(part).items()}
+    if found.suffix == ".safetensors":
+        try:
+            file = safe_open(found, "pt").__enter__()
+            names, aliases = list(file.keys()), file.metadata() or {}
+        except Exception as e:  # damaged headers raise many types of exceptions
+            raise WeightsError(f"{found}: not a safetensors file, or damaged: {first_line(e)}; {AGAIN}") from None
+        stored = {name: name for name in names} | {alias: name for alias, name in aliases.items() if name in names}
+        if stored:
+            return {name: partial(file.get_tensor, key) for name, key in stored.items()}
+    tensors = read_tensors(path)
+    return {name: partial(tensors.__getitem__, name) for name in tensors}
 
 
 def pickle_error(path: Path, error: Exception) -> WeightsError:
@@ -216,7 +237,8 @@ def tensors_digest(path: Path) -> str:
     Independent of file format, tensor order and metadata. Raises WeightsError if there are no tensors.
     """
     total = hashlib.sha256()
-    for name, tensor in sorted(read_tensors(path).items()):
+    for name, read in sorted(tensor_readers(path).items()):
+        tensor = read()
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
