@@ -12,6 +12,8 @@ DOWNSTREAM = ("ingest", *TASKS, "evaluate", "register")
 """The stages of the downstream pipeline."""
 BLIP2 = ("ingest", "frozen", "blip2_stage1", "blip2_stage2", "blip2_stage2_t5", "evaluate", "register")
 """The stages of BLIP-2, with a decoder-only language model and one of encoder and decoder."""
+PIPELINES = {"bootstrap": BOOTSTRAP, "blip2": BLIP2}
+"""The stages of the pipelines that name models, by the pipeline's name."""
 BLIP2_TASKS = ("blip2_captioning", "blip2_vqa", "blip2_retrieval")
 """The stages that fine-tune BLIP-2 for a downstream task."""
 
