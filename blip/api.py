@@ -1,23 +1,23 @@
 """The public API: a trained model that captions images, matches images with texts, and answers questions."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from blip import distributed
 from blip.batch import Tokens
 from blip.config import ConfigError
-from blip.data.images import decode, to_upright_rgb
+from blip.data.image_like import ImageLike, open_image
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import eval_transform, normalise
 from blip.models.generation import Beam, Decoding, Nucleus
+from blip.models.med import MEDConfig
 from blip.models.weights.load import load_weights
-from blip.shards.sample import BadSample
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.config import TaskConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, as_filter, read_model_config
@@ -25,18 +25,19 @@ from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.task import Task
 from blip.tasks.vqa import VQA, VQAConfig
+from blip.zoo.ours import OurCaptioner, OurFilter, Precision, to_bfloat16
+from blip.zoo.source import our_model
 
-__all__ = ["Beam", "ConfigError", "ImageLike", "Match", "Model", "Nucleus", "UnsupportedError", "load"]
-
-ImageLike = Image.Image | str | os.PathLike[str] | bytes
-"""A Pillow image, the path of an encoded image, or its bytes."""
+__all__ = ["Beam", "ConfigError", "Embeddings", "ImageLike", "Match", "Model", "Nucleus", "UnsupportedError", "load"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 SomeTask = TypeVar("SomeTask", bound=Task)
 
 ABILITIES: dict[type[Task], tuple[str, ...]] = {
     Captioning: ("caption",),
-    Retrieval: ("match", "embed_images", "embed_texts"),
+    Retrieval: ("match", "embed", "embed_images", "embed_texts"),
     VQA: ("answer",),
 }
 """The methods of a model that each task supports."""
@@ -62,29 +63,59 @@ class Match(NamedTuple):
     """Cosine similarity of the two embeddings (ITC), -1 to 1."""
 
 
-def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None, batch_size: int = 32) -> "Model":
-    """Loads a model folder that `blip train` wrote, for inference on a device: by default the GPU if there is one.
+class Embeddings(NamedTuple):
+    """Unit vectors, float32, on the CPU; dot products of images and texts are similarities."""
 
-    `batch_size` is the number of images per forward pass; it bounds the memory of a call.
+    images: Tensor
+    """`(N, E)`; empty if no images were given."""
+    texts: Tensor
+    """`(M, E)`; empty if no texts were given."""
 
-    Raises ConfigError if the folder is missing, incomplete or of a task that this API does not cover.
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: Precision | torch.dtype = "float32",
+    batch_size: int = 32,
+) -> "Model":
+    """Loads a BLIP for inference on a device: by default the GPU if there is one.
+
+    `source` is a model folder that `blip train` or `blip import` wrote; a folder of transformers or a hub name such as
+    `Salesforce/blip-image-captioning-base`; a `.pth` of the reference; `models:/NAME@ALIAS` or a run of MLflow.
+    `dtype` is `float32` or `bfloat16`. `batch_size` is the number of images per forward pass; it bounds the memory of a
+    call.
+
+    Raises ConfigError if the model is missing, incomplete, no BLIP, or of a task that this API does not cover.
     """
-    folder = Path(path)
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, must be 1 or more")
-    if not folder.is_dir():
-        raise ConfigError(f"model {str(path)!r}: no such folder; name a model folder that `blip train` wrote")
+    precision = DTYPES.get(dtype)
+    if precision is None:
+        raise ConfigError(f"dtype is {dtype}, must be float32 or bfloat16")
+    folder = our_model(os.fspath(source), "blip.load")
     cfg = read_model_config(folder)
     roles = roles_of(cfg.task, folder)
-    model = cfg.task.model_from(cfg.model)
+    assert isinstance(cfg.model, MEDConfig)
+    model = cfg.task.build_model(cfg.model)  # pyright: ignore[reportArgumentType]  # roles_of took a task of a MED
     load_weights(model, str(folder / WEIGHTS), cfg.task.DIFFERENCES)
     tokenizer = Tokenizer.from_folder(folder / TOKENIZER)
-    tasks = [role.build_task(model, tokenizer).eval() for role in roles]
+    tasks = [role.build_task(model, tokenizer).eval() for role in roles]  # pyright: ignore[reportArgumentType]
     for task in tasks:
         if isinstance(task, Retrieval):
             del task.alignment  # training's momentum copy of the model
     model.to(distributed.device() if device is None else torch.device(device))
-    return Model(folder, cfg.task.type, tasks, cfg.model.vision.size, batch_size)
+    if precision == "bfloat16":
+        to_bfloat16(model)
+    return Model(Path(source), cfg.task.type, tasks, cfg.model.vision.size, batch_size, precision)
+
+
+DTYPES: dict[object, Precision] = {
+    "float32": "float32",
+    torch.float32: "float32",
+    "bfloat16": "bfloat16",
+    torch.bfloat16: "bfloat16",
+}
 
 
 def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
@@ -104,6 +135,18 @@ def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
             raise ConfigError(f"model {str(folder)!r} was trained for {cfg.type}; load() takes models of {known}")
 
 
+def inference(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate["Model", P], R]:
+    """Lets a method compute without gradients, in the model's precision."""
+
+    @wraps(method)
+    def wrapped(self: "Model", *arguments: P.args, **options: P.kwargs) -> R:
+        half = self.dtype == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return method(self, *arguments, **options)
+
+    return wrapped
+
+
 class Model:
     """A trained model. Its methods take one value or a sequence of values, and return one result for each.
 
@@ -112,12 +155,21 @@ class Model:
     decoded.
     """
 
-    def __init__(self, folder: Path, trained_for: str, tasks: Sequence[Task], image_size: int, batch_size: int):
+    def __init__(
+        self,
+        folder: Path,
+        trained_for: str,
+        tasks: Sequence[Task],
+        image_size: int,
+        batch_size: int,
+        dtype: Precision = "float32",
+    ):
         self.folder = folder
         self.trained_for = trained_for
         self.image_size = image_size
         """Height and width of the model's input, in pixels."""
         self.batch_size = batch_size
+        self.dtype: Precision = dtype
         self.tasks = {type(task): task for task in tasks}
 
     @property
@@ -131,7 +183,7 @@ class Model:
         task = next(iter(self.tasks.values()))
         return next(task.model.parameters()).device
 
-    @torch.inference_mode()
+    @inference
     def caption(self, images: ImageLike | Sequence[ImageLike], *, decoding: Decoding | None = None) -> list[str]:
         """Returns a caption for each image.
 
@@ -145,7 +197,7 @@ class Model:
             captions += captioner.tokenizer.decode(texts.ids)
         return captions
 
-    @torch.inference_mode()
+    @inference
     def match(self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]) -> list[Match]:
         """Returns the match of each text with the image at its position.
 
@@ -177,7 +229,19 @@ class Model:
             matches += map(Match, probability.tolist(), similarity.tolist())
         return matches
 
-    @torch.inference_mode()
+    def embed(self, images: ImageLike | Sequence[ImageLike] = (), texts: str | Sequence[str] = ()) -> Embeddings:
+        """Returns the embeddings of images and of texts."""
+        return Embeddings(self.embed_images(images), self.embed_texts(texts))
+
+    def as_captioner(self, decoding: Decoding, seed: int = 42) -> OurCaptioner:
+        """Returns this model as CapFilt's captioner. Raises UnsupportedError."""
+        return OurCaptioner(self.task(Captioning, "caption"), decoding, seed, self.dtype)
+
+    def as_filter(self) -> OurFilter:
+        """Returns this model as CapFilt's filter. Raises UnsupportedError."""
+        return OurFilter(self.task(Retrieval, "match"), self.dtype)
+
+    @inference
     def embed_images(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
         """Returns unit vectors `(N, E)`, float32, on the CPU; dot products with those of texts are similarities."""
         matcher = self.task(Retrieval, "embed_images")
@@ -188,7 +252,7 @@ class Model:
             features.append(model.image_feature(tokens).float().cpu())
         return torch.cat(features)
 
-    @torch.inference_mode()
+    @inference
     def embed_texts(self, texts: str | Sequence[str]) -> Tensor:
         """Returns unit vectors `(N, E)`, float32, on the CPU."""
         matcher = self.task(Retrieval, "embed_texts")
@@ -199,7 +263,7 @@ class Model:
             features.append(model.text_feature(hidden).float().cpu())
         return torch.cat(features)
 
-    @torch.inference_mode()
+    @inference
     def answer(
         self,
         images: ImageLike | Sequence[ImageLike],
@@ -251,31 +315,6 @@ class Model:
         transform = eval_transform(self.image_size)
         scaled = [transform(open_image(image)) for image in images]
         return torch.stack(scaled).to(self.device)
-
-
-def open_image(image: ImageLike) -> Image.Image:
-    """Returns an image in RGB, upright by its EXIF orientation, with transparent pixels on white.
-
-    Raises ValueError that names the image if it cannot be decoded, OSError if its file cannot be read.
-    """
-    try:
-        match image:
-            case Image.Image():
-                return to_upright_rgb(image)
-            case bytes():
-                return decode(image)
-            case str() | os.PathLike():
-                return decode(Path(image).read_bytes())
-    except BadSample as error:
-        raise ValueError(f"image {image_name(image)}: {error}") from None
-    raise TypeError(f"an image must be a path, bytes or a Pillow image, is {type(image).__name__}")
-
-
-def image_name(image: ImageLike) -> str:
-    """Returns the path of an image, or its type if it has none."""
-    if isinstance(image, str | os.PathLike):
-        return str(image)
-    return getattr(image, "filename", "") or f"of {type(image).__name__}"
 
 
 def list_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:

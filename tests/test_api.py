@@ -1,20 +1,26 @@
 """The public API, on tiny models."""
 
 import ast
+import json
 import re
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny_models import SIZE, TEXTS, both, captioner, config, model_folder, picture, text_filter, tokenizer
+from tiny_others import clip
 
 import blip
 from blip.data.images import decode
 from blip.data.transforms import eval_transform
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
+from blip.runs.export import export
 from blip.tasks.model_folder import save_model
 from blip.tasks.nlvr import NLVR, NLVRConfig
 from blip.tasks.task import Task
@@ -69,8 +75,13 @@ def test_an_image_is_a_path_bytes_or_an_image_of_pillow(tmp_path: Path):
     vectors = model.embed_images([path, str(path), file.getvalue(), Image.open(path)])
     assert torch.equal(vectors, vectors[:1].expand(4, -1))
     assert not torch.allclose(vectors[:1], model.embed_images(picture(1, WIDE)))
-    with pytest.raises(TypeError, match="an image must be a path, bytes or a Pillow image, is Tensor"):
-        model.embed_images(torch.zeros(3, 4, 4))  # pyright: ignore[reportArgumentType]
+    pixels = torch.from_numpy(np.array(Image.open(BytesIO(picture(1, WIDE))).convert("RGB"))).permute(2, 0, 1)
+    same = model.embed_images([pixels, pixels / 255, picture(1, WIDE)])
+    assert torch.equal(same, same[:1].expand(3, -1))
+    with pytest.raises(ValueError, match=r"an image's tensor must be \(3, H, W\), is \(1, 4, 4\)"):
+        model.embed_images(torch.zeros(1, 4, 4))
+    with pytest.raises(TypeError, match="an image must be a path, bytes, a Pillow image or a tensor, is int"):
+        model.embed_images(7)  # pyright: ignore[reportArgumentType]
 
 
 def test_matches_are_those_of_the_task(tmp_path: Path):
@@ -147,13 +158,13 @@ def test_a_list_of_answers_that_is_gone_does_not_keep_a_model_from_loading(tmp_p
         ),
         (
             text_filter,
-            ("match", "embed_images", "embed_texts"),
+            ("match", "embed", "embed_images", "embed_texts"),
             lambda m: m.caption("a.png"),
             "caption needs a model of captioning or pretraining",
         ),
         (
             both,
-            ("caption", "match", "embed_images", "embed_texts"),
+            ("caption", "match", "embed", "embed_images", "embed_texts"),
             lambda m: m.answer("a.png", "a"),
             "answer needs a model of vqa",
         ),
@@ -182,10 +193,11 @@ def test_a_captioner_holds_no_copy_of_itself(tmp_path: Path):
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path: Path):
     with pytest.raises(
-        blip.ConfigError, match=r"^model '.*nowhere': no such folder; name a model folder that `blip train` wrote$"
+        blip.ConfigError,
+        match=r"^model '.*nowhere': no such file or folder, nor a hub name such as Salesforce/blip-vqa-base$",
     ):
         blip.load(tmp_path / "nowhere")
-    with pytest.raises(blip.ConfigError, match=r"config\.json: no such file$"):
+    with pytest.raises(blip.ConfigError, match=r"is no model folder, looked for config\.json"):
         blip.load(tmp_path)
     save_model(NLVR(NLVRConfig(), NLVRModel(config()), tokenizer()), tmp_path)
     with pytest.raises(
@@ -234,3 +246,76 @@ def test_the_package_is_typed_and_says_what_it_offers():
     assert all(getattr(blip, name) is not None for name in blip.__all__)
     with pytest.raises(AttributeError, match="module 'blip' has no attribute 'laod'"):
         blip.laod  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_images_and_texts_are_embedded_in_one_call(tmp_path: Path):
+    model = loaded(both(), tmp_path)
+    images = [picture(0), picture(1)]
+    found = model.embed(images=images, texts=TEXTS[:3])
+    assert torch.equal(found.images, model.embed_images(images))
+    assert torch.equal(found.texts, model.embed_texts(TEXTS[:3]))
+    assert model.embed(texts=TEXTS[0]).images.shape == (0, config().embed)
+
+
+def test_half_precision_says_nearly_the_same(tmp_path: Path):
+    whole = loaded(both(), tmp_path)
+    half = blip.load(tmp_path, device="cpu", dtype="bfloat16")
+    one, other = (model.match(picture(0), TEXTS[:2]) for model in (whole, half))
+    assert one != other
+    assert [m.probability for m in other] == pytest.approx([m.probability for m in one], abs=0.05)
+    assert blip.load(tmp_path, device="cpu", dtype=torch.bfloat16).dtype == "bfloat16"
+    with pytest.raises(blip.ConfigError, match=r"^dtype is float16, must be float32 or bfloat16$"):
+        blip.load(tmp_path, dtype="float16")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_folder_of_transformers_loads(tmp_path: Path):
+    (folder,) = export(model_folder(captioner(), tmp_path / "ours"), tmp_path / "hf", "hf")
+    images = [picture(i) for i in range(3)]
+    decoding = blip.Beam(beams=1, max_length=12)
+    ours = blip.load(tmp_path / "ours", device="cpu")
+    assert len(blip.load(str(folder), device="cpu").caption(images, decoding=decoding)) == 3
+    assert ours.caption(images, decoding=decoding)
+
+
+def test_capfilt_of_pairs_in_memory_keeps_what_matches(tmp_path: Path):
+    model = loaded(both(), tmp_path / "model")
+    pairs = [(picture(i), TEXTS[i]) for i in range(5)]
+    found = blip.capfilt(pairs, model, model, batch_size=2, captions=2, decoding=blip.Nucleus(max_length=8))
+    assert [[text.source for text in of_pair] for of_pair in found] == [["web", "synthetic", "synthetic"]] * 5
+    assert [of_pair[0].text for of_pair in found] == TEXTS[:5]
+    matches = model.match([image for image, _ in pairs], TEXTS[:5])
+    assert [of_pair[0].match for of_pair in found] == pytest.approx([m.probability for m in matches], abs=1e-5)
+    texts = [text for of_pair in found for text in of_pair]
+    assert all(text.kept == (text.match >= 0.5 and bool(text.text.strip())) for text in texts)
+    assert all((text.log_probability is None) == (text.source == "web") for text in texts)
+    by_folder = blip.capfilt(
+        pairs, str(tmp_path / "model"), tmp_path / "model", captions=2, decoding=blip.Nucleus(max_length=8)
+    )
+    assert [[text.text for text in of_pair] for of_pair in by_folder] == [
+        [t.text for t in of_pair] for of_pair in found
+    ]
+    judged = blip.capfilt(pairs, model, clip(tmp_path / "clip"), by="similarity", threshold=-1.0)
+    assert all(text.match is None and text.kept == bool(text.text.strip()) for of_pair in judged for text in of_pair)
+    with pytest.raises(ValueError, match="by is 'match', but this filter computes similarity"):
+        blip.capfilt(pairs, model, clip(tmp_path / "other-clip"))
+
+
+def test_importing_is_fast_and_silent():
+    code = "import time; began = time.process_time(); import blip; print(time.process_time() - began)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.3
+    assert done.stderr == ""
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    notebook = json.loads((Path(__file__).parents[1] / "examples" / "blip.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    for name, task in {"CAPTIONER": captioner(), "MATCHER": text_filter(), "ANSWERER": answerer()}.items():
+        save_model(task, tmp_path / name)
+        monkeypatch.setenv(f"BLIP_{name}", str(tmp_path / name))
+    scope: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), scope)
+    assert len(scope["captions"]) == 2
+    assert scope["labelled"][0][0].source == "web"

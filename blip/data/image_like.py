@@ -1,0 +1,50 @@
+"""Images as callers have them: paths, bytes, Pillow's, or tensors."""
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from blip.data.images import decode, to_upright_rgb
+from blip.shards.sample import BadSample
+
+ImageLike = Image.Image | str | os.PathLike[str] | bytes | Tensor
+"""A Pillow image, the path of an encoded image, its bytes, or pixels `(3, H, W)`: uint8, or float from 0 to 1."""
+
+
+def open_image(image: ImageLike) -> Image.Image:
+    """Returns an image in RGB, upright by its EXIF orientation, with transparent pixels on white.
+
+    Raises ValueError that names the image if it cannot be decoded, OSError if its file cannot be read.
+    """
+    try:
+        match image:
+            case Image.Image():
+                return to_upright_rgb(image)
+            case bytes():
+                return decode(image)
+            case str() | os.PathLike():
+                return decode(Path(image).read_bytes())
+            case Tensor():
+                return from_tensor(image)
+    except BadSample as error:
+        raise ValueError(f"image {image_name(image)}: {error}") from None
+    raise TypeError(f"an image must be a path, bytes, a Pillow image or a tensor, is {type(image).__name__}")
+
+
+def image_name(image: ImageLike) -> str:
+    """Returns the path of an image, or its type if it has none."""
+    if isinstance(image, str | os.PathLike):
+        return str(image)
+    return getattr(image, "filename", "") or f"of {type(image).__name__}"
+
+
+def from_tensor(pixels: Tensor) -> Image.Image:
+    """Returns the image of pixels `(3, H, W)`, uint8 or float from 0 to 1. Raises ValueError for another shape."""
+    if pixels.ndim != 3 or pixels.shape[0] != 3:
+        raise ValueError(f"an image's tensor must be (3, H, W), is {tuple(pixels.shape)}")
+    if pixels.is_floating_point():
+        pixels = (pixels.float().clamp(0, 1) * 255).round()
+    return Image.fromarray(pixels.to("cpu", torch.uint8).permute(1, 2, 0).contiguous().numpy())
