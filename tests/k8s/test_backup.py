@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
 
@@ -85,7 +86,11 @@ def test_what_is_older_than_its_days_goes_and_nothing_else(store, monkeypatch):
 
     assert deleted(".", "kfp=1 handover=1") == {"/kfp": 0, "/handover": 0}
     ages = kind.ages
-    monkeypatch.setattr(kind, "ages", lambda self: {key: age + 10 * 86400 for key, age in ages(self).items()})
+
+    def ten_days_older(self, prefix: str) -> dict[str, float]:
+        return {key: age + 10 * 86400 for key, age in ages(self, prefix).items()}
+
+    monkeypatch.setattr(kind, "ages", ten_days_older)
     assert deleted(". first", "kfp=11") == {"/kfp": 0, "/first/kfp": 0}
     assert deleted(". first", "kfp=9 /handover/=9") == {
         "/kfp": 2,
@@ -94,10 +99,11 @@ def test_what_is_older_than_its_days_goes_and_nothing_else(store, monkeypatch):
         "/first/handover": 0,
     }
     assert deleted("first/b nowhere", "kfp=9") == {"/first/b/kfp": 1, "/nowhere/kfp": 0}
-    assert open_store(store).list() == stay
+    assert deleted("other", "k*=9") == {"/other/k*": 1}
+    assert open_store(store).list() == [key for key in stay if not key.startswith("other/")]
 
 
-@pytest.mark.parametrize("rule", ["kfp", "kfp=", "kfp=0", "kfp=-1", "kfp=soon", "=3", "/=3"])
+@pytest.mark.parametrize("rule", ["kfp", "kfp=", "kfp=0", "kfp=-1", "kfp=soon", "=3", "/=3", "*=3", "/*=3", "k*p=3"])
 def test_a_rule_that_is_none_deletes_nothing(rule, tmp_path):
     open_store(tmp_path).put("kfp/a", b"x")
     with pytest.raises(SystemExit, match="is no rule: write FOLDER=DAYS"):
@@ -111,8 +117,10 @@ def test_the_rules_of_each_overlay_rule_what_grows_and_not_what_is_kept_for_good
     settings = of(overlay, "ConfigMap")["blip"]["data"]
     rules = script("base/retention/retention.py").days_by_folder(settings["kept-days"])
     trainings = {stage for stage, cls in config_classes().items() if cls is RunConfig}
-    assert rules.keys() >= {"kfp", HOME, "handover", "models", *trainings}
-    assert not rules.keys() & {"learnt", "mlflow", "backups", "weights", "gold", "web", "test"}
+    grows = {"kfp", HOME, "handover", "models", *trainings}
+    assert {name for name in grows if not any(fnmatchcase(name, rule) for rule in rules)} == set()
+    for kept in ("learnt", "new", "retraining", "mlflow", "backups", "weights", "gold", "web", "test", "coco"):
+        assert not any(fnmatchcase(kept, rule) for rule in rules), kept
     (container,) = of(overlay, "CronJob")["blip-retention"]["spec"]["jobTemplate"]["spec"]["template"]["spec"][
         "containers"
     ]

@@ -1,6 +1,7 @@
 """Deletes what is older than its days from the stores of runs: `retention.py STORE 'FOLDER ...' 'FOLDER=DAYS ...'`.
 
-The second argument names the stores of runs, as folders of STORE, itself by a dot; the third what lies in each of them.
+The second argument names the stores of runs, as folders of STORE, itself by a dot; the third what lies in each of them,
+where `name*` are all folders whose names begin so.
 """
 
 import sys
@@ -15,7 +16,7 @@ def days_by_folder(text: str) -> dict[str, int]:
     found = {}
     for rule in text.split():
         folder, _, days = rule.partition("=")
-        if not folder.strip("/") or not days.isdecimal() or int(days) < 1:
+        if not folder.strip("/*") or "*" in folder[:-1] or not days.isdecimal() or int(days) < 1:
             raise SystemExit(f"{rule!r} is no rule: write FOLDER=DAYS, with a folder below the store and a day or more")
         found[folder.strip("/")] = int(days)
     return found
@@ -33,11 +34,12 @@ def delete_old(uri: str, stores: str, rules: str) -> dict[str, int]:
     deleted = {}
     for place in stores.split():
         for folder, days in wanted.items():
-            store = below(below(open_store(uri), place), folder)
-            old = [key for key, age in store.ages().items() if age > days * DAY]
+            store = below(open_store(uri), place)
+            prefix = folder.removesuffix("*") if folder.endswith("*") else f"{folder}/"
+            old = [key for key, age in store.ages(prefix).items() if age > days * DAY]
             for key in old:
                 store.delete(key)
-            deleted[store.uri] = len(old)
+            deleted[f"{store.uri}/{folder}"] = len(old)
     return deleted
 
 
