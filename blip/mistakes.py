@@ -33,12 +33,12 @@ def user_error(error: Exception) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, OSError) and error.errno is not None:
         return describe_os_error(error), 1
-    if "No space left on device" in str(error):  # an error of safetensors, which has no path
-        folder = tempfile.gettempdir()
-        return f"a disk is full: {one_line(str(error))}; this process writes temporary files to {folder}", 1
     for kind, code in expected_errors():
         if isinstance(error, kind):
             return one_line(str(error)), code
+    if "No space left on device" in str(error):  # an error of safetensors, which has no path
+        folder = tempfile.gettempdir()
+        return f"a disk is full: {one_line(str(error))}; this process writes temporary files to {folder}", 1
     return None
 
 

@@ -207,7 +207,13 @@ def test_a_full_disk_is_named():
 
 
 @pytest.mark.parametrize(
-    "error", [TrackingError("no answer"), WorkerError("w ended with code 1"), NonFiniteError(3, ["itc"], ["a"])]
+    "error",
+    [
+        TrackingError("no answer"),
+        TrackingError("the file cannot be opened: No space left on device"),
+        WorkerError("w ended with code 1"),
+        NonFiniteError(3, ["itc"], ["a"]),
+    ],
 )
 def test_work_that_failed_for_a_known_reason_is_one_line_and_may_be_tried_again(error: Exception):
     assert user_error(error) == (str(error), 1)

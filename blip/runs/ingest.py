@@ -4,7 +4,7 @@ import difflib
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, Self, assert_never, get_args
@@ -156,6 +156,7 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
             manifests = make_shapes(world, context.store, cfg.per_shard, context.revision)
         case Tars() as tars:
             manifests = {split: tars.manifest(split, scan_cache(context.store)) for split in SPLITS}
+            check_not_empty(manifests)
         case ShapesTask() as made:
             manifests = {
                 split: made.manifest(split, context.store, cfg.per_shard, context.revision)
@@ -184,6 +185,16 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
             )
     seconds = time.monotonic() - began
     return IngestResult(splits=splits, vocabulary=tokenizer.vocab_size, unknown=unknown, seconds=seconds)
+
+
+def check_not_empty(manifests: Mapping[str, Manifest]) -> None:
+    """Raises ConfigError if a split of tars holds no sample."""
+    for split, manifest in manifests.items():
+        if not manifest.samples:
+            raise ConfigError(
+                f"data.{split}: no sample is in the {len(manifest.shards)} tars of {manifest.root} "
+                f"(left out: {format_counts(manifest.counts)}): name tars of images with their texts"
+            )
 
 
 def split_result(manifest: Manifest) -> SplitResult:

@@ -207,8 +207,9 @@ def copy_data_folder(data: Path, out: Path, leave_out: Collection[str]) -> None:
 
     Raises ConfigError if `out` is unusable.
     """
-    if out.resolve() == data.resolve():
-        raise ConfigError(f"out {str(out)!r} is the data folder itself: name another one")
+    if out.resolve().is_relative_to(data.resolve()):
+        place = "the data folder itself" if out.resolve() == data.resolve() else f"in the data folder {str(data)!r}"
+        raise ConfigError(f"out {str(out)!r} is {place}: name another one")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out {str(out)!r} is a file: name a folder")
     own = {*OWN_FILES, *leave_out}

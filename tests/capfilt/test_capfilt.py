@@ -372,6 +372,9 @@ def test_mistakes_of_a_selection_are_named(folder: Path):
     score(folder)
     with pytest.raises(ConfigError, match="is the data folder itself"):
         choose(folder, out="scored")
+    with pytest.raises(ConfigError, match="is in the data folder"):
+        choose(folder, out="scored/kept")
+    assert not (folder / "scored" / "kept").exists()
     with pytest.raises(ConfigError, match="run `blip select` on it first"):
         score(folder, data=folder / "scored", out="twice")
     with pytest.raises(ConfigError, match="rul"):

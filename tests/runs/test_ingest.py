@@ -74,6 +74,17 @@ def test_the_vocabulary_of_tars_is_not_that_of_shapes(tmp_path: Path):
     assert made.vocabulary > 256
 
 
+@pytest.mark.parametrize(("members", "why"), [([], "nothing"), ([(".DS_Store", b"x")], "hidden member")])
+def test_a_split_without_a_sample_is_refused(tmp_path: Path, members: list[tuple[str, bytes]], why: str):
+    for split in ("web", "test"):
+        tar(tmp_path / split / "0.tar", *pairs())
+    tar(tmp_path / "gold" / "0.tar", *members)
+    splits = [f"data.{split}={tmp_path / split}" for split in ("gold", "web", "test")]
+    with pytest.raises(ConfigError, match=rf"^data\.gold: no sample is in the 1 tars of .*gold \(left out: .*{why}"):
+        run(tmp_path, "tars", *splits)
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -85,7 +96,7 @@ def test_the_vocabulary_of_tars_is_not_that_of_shapes(tmp_path: Path):
         ("nothing", "where nothing is"),
         ("{0..9999999999}.tar", "names 10,000,000,000 tars"),
         ("{a,b}{0..99999}{0..99999}.tar", "names 20,000,000,000 tars"),
-        ("{x", "is no brace pattern"),
+        ("{x", "is not a brace pattern"),
         ("{x}.tar", "braces have no"),
         ("", "is empty"),
         (" ", "is empty"),
