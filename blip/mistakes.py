@@ -44,7 +44,7 @@ def user_error(error: Exception) -> tuple[str, int] | None:
 
 EXPECTED_ERRORS = (
     ("blip.launch.submission", "JobError", 1),
-    ("blip.tracking.server", "AddressError", EXIT_CONFIG),
+    ("blip.tracking.server", "SettingError", EXIT_CONFIG),
     ("blip.tracking.server", "TrackingError", 1),
     ("blip.training.engine", "NonFiniteError", 1),
     ("blip.workers.local_pool", "WorkerError", 1),

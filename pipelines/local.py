@@ -79,11 +79,11 @@ def mlflow_file(root: Path) -> str:
 
 def check_root(root: Path) -> None:
     """Raises ParameterError if MLflow cannot use a file in this folder, unless another place is set for its records."""
-    from blip.tracking.server import AddressError, check_file_address
+    from blip.tracking.server import SettingError, check_file_address
 
     try:
         check_file_address(os.environ.get("MLFLOW_TRACKING_URI") or mlflow_file(root))
-    except AddressError as error:
+    except SettingError as error:
         raise ParameterError(f"--root {root}: {error}") from None
 
 

@@ -1,12 +1,13 @@
 """Retries of requests to MLflow while it is unavailable."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from blip.tracking.server import TrackingError, is_server
+from blip.tracking.server import SettingError, TrackingError, is_server
 
 T = TypeVar("T")
 log = logging.getLogger("blip")
@@ -28,14 +29,17 @@ class UnavailableError(TrackingError):
 
 
 def patience(uri: str) -> float:
-    """Returns the seconds to wait for MLflow at this address. Raises TrackingError if the variable is no number."""
+    """Returns the seconds to wait for MLflow at this address. Raises SettingError if the variable is no such number."""
     if not is_server(uri):
         return FILE_PATIENCE
-    given = os.environ.get("BLIP_TRACKING_PATIENCE", str(SERVER_PATIENCE))
+    given = os.environ.get("BLIP_TRACKING_PATIENCE") or str(SERVER_PATIENCE)
     try:
-        return float(given)
+        seconds = float(given)
     except ValueError:
-        raise TrackingError(f"BLIP_TRACKING_PATIENCE={given} must be a number of seconds") from None
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise SettingError(f"BLIP_TRACKING_PATIENCE={given} must be a number of seconds, 0 or more")
+    return seconds
 
 
 def is_transient_error(error: Exception) -> bool:

@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -37,8 +38,8 @@ class TrackingError(RuntimeError):
         super().__init__(line if len(line) <= MAX_MESSAGE_LENGTH else f"{line[: MAX_MESSAGE_LENGTH - 1]}…")
 
 
-class AddressError(TrackingError):
-    """An address that MLflow cannot use, so that trying again cannot help."""
+class SettingError(TrackingError):
+    """An address or another setting that cannot be used, so that trying again cannot help."""
 
 
 def tracking_uri(root: str | Path = "runs") -> str:
@@ -66,6 +67,8 @@ def check_reachable(uri: str) -> None:
             urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
         except HTTPError:
             return  # it answers; a refusal concerns the later requests
+        except (HTTPException, ValueError) as e:
+            raise SettingError(f"MLflow at {uri}: this is not an address ({e}): {WAY_OUT}") from None
         except OSError as e:
             raise TrackingError(f"MLflow at {uri} does not answer ({e}): start it, {WAY_OUT}") from None
     elif uri.startswith(SQLITE):
@@ -86,10 +89,10 @@ def check_reachable(uri: str) -> None:
 
 
 def check_file_address(uri: str) -> None:
-    """Raises AddressError if SQLAlchemy, which MLflow uses, reads another path from the address of a SQLite file."""
+    """Raises SettingError if SQLAlchemy, which MLflow uses, reads another path from the address of a SQLite file."""
     path = uri.removeprefix(SQLITE)
     if uri.startswith(SQLITE) and ("?" in path or unquote(path) != path):
-        raise AddressError(
+        raise SettingError(
             f"MLflow's file {path}: its address must not hold '?', nor '%' with two hexadecimal digits after it, which "
             f"stand for another character: use another folder, or {WAY_OUT}"
         )

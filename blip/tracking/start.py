@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from blip.tracking.mlflow_run import MlflowRun
+from blip.tracking.retries import patience
 from blip.tracking.run import DataInput, Run
 from blip.tracking.server import check_reachable, is_server, tracking_uri
 from blip.tracking.tags import source_tags
@@ -39,6 +40,7 @@ def start_run(
         yield Run()
         return
     uri = tracking_uri()
+    patience(uri)  # a wrong value is an error before the work, not after it
     check_reachable(uri)
     all_tags = dict(tags or {})
     for parent, value in (parents or {}).items():

@@ -113,7 +113,14 @@ class Worker:
         output.record["seconds"] = round(time.monotonic() - began, 3)
         if previous:
             previous.result()  # one upload at a time bounds the disk space of waiting outputs
-        return uploader.submit(self.publish, work, output)
+        upload = uploader.submit(self.publish, work, output)
+        upload.add_done_callback(self.end_if_failed)
+        return upload
+
+    def end_if_failed(self, upload: Future[None]) -> None:
+        """Ends the wait for further shards, which would last for ever if only the shard of this upload is left."""
+        if upload.exception():
+            self.over.set()
 
     def claim_next(self) -> Work | None:
         """Returns the next shard, leased, fetched and verified; None when none is left.

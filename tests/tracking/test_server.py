@@ -20,7 +20,7 @@ from blip.mistakes import user_error
 from blip.tracking import TrackingError, retries
 from blip.tracking import mlflow_run as runs
 from blip.tracking.resend import send_unsent
-from blip.tracking.server import AddressError
+from blip.tracking.server import SettingError
 
 FAULTS = ("away", "password", "hung")
 
@@ -410,7 +410,7 @@ def test_a_folder_that_the_address_of_a_file_cannot_name_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / name}/mlflow.db")
-    with pytest.raises(AddressError, match="use another folder") as refused, tracking.start_run("pretrain"):
+    with pytest.raises(SettingError, match="use another folder") as refused, tracking.start_run("pretrain"):
         pass
     assert user_error(refused.value) == (str(refused.value), EXIT_CONFIG)
     assert not (tmp_path / name).exists()

@@ -14,7 +14,7 @@ from small_disk import small_disk
 from blip import tracking
 from blip.tracking import TrackingError
 from blip.tracking import mlflow_run as runs
-from blip.tracking.server import count_tables, create_database, mlflow_client
+from blip.tracking.server import SettingError, count_tables, create_database, mlflow_client
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +135,14 @@ def test_mlflow_that_is_not_there_is_an_error_at_once(monkeypatch, tmp_path):
         tracking.start_run("pretrain"),
     ):
         pass
+    for odd in ("http://[::1", "http://127.0.0.1:port"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", odd)
+        with pytest.raises(SettingError, match="is not an address"), tracking.start_run("pretrain"):
+            pass
+    for odd in ("soon", "nan", "-1", "inf"):
+        monkeypatch.setenv("BLIP_TRACKING_PATIENCE", odd)
+        with pytest.raises(SettingError, match=f"BLIP_TRACKING_PATIENCE={odd} must be"), tracking.start_run("pretrain"):
+            pass
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
     with pytest.raises(TrackingError, match=r"file/mlflow\.db cannot be opened"), tracking.start_run("pretrain"):

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 from worker_processes import LEASES, PROCESSES, make_worker, outcome, reverse_bytes, run_worker, run_workers
@@ -16,7 +17,7 @@ from blip.shards.manifest import Manifest, Shard
 from blip.shards.sample import Sample
 from blip.shards.verification import ShardError
 from blip.shards.writing import write_shards
-from blip.storage import Store, open_store
+from blip.storage import FolderStore, Store, StoreError, open_store
 from blip.workers import queue as shard_queue
 from blip.workers.queue import LeaseConfig, ShardQueue, committed, set_aside
 from blip.workers.worker import Output
@@ -286,6 +287,34 @@ def test_a_failure_in_between_counts_what_was_done(store: Store, manifest: Manif
     worker.run()
     assert worker.tally["shards"] == worker.tally["images"] == 2
     assert len(store.list("dead/")) == 2
+
+
+class FullStore(FolderStore):
+    """A folder on a disk that has no room for the last output."""
+
+    def put_file(self, key: str, path: str | Path, *others: Any, **named: Any) -> None:
+        if len(self.list("data/")) == 3:
+            raise StoreError("No space left on device")
+        super().put_file(key, path, *others, **named)
+
+
+def test_a_disk_without_room_for_the_last_output_ends_the_worker(tmp_path: Path, manifest: Manifest):
+    worker = make_worker(FullStore(tmp_path / "job"), manifest, "alone")
+    errors: list[StoreError] = []
+
+    def work() -> None:
+        try:
+            worker.run()
+        except StoreError as error:
+            errors.append(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [str(error) for error in errors] == ["No space left on device"], "no wait for the shard that it holds itself"
+    store = open_store(tmp_path / "job")
+    make_worker(store, manifest, "later").run()
+    assert all(committed(store, shard.name) for shard in manifest.shards)
 
 
 def test_the_seconds_of_a_worker_of_several_queues_are_those_of_all(store: Store, manifest: Manifest):
