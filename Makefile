@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export KFP_HOST
 
 .DEFAULT_GOAL := help
-.PHONY: help install run-pipeline schedule test test-s3 test-cluster check check-k8s compile image mlflow clean
+.PHONY: help install run-pipeline schedule test test-all test-s3 test-cluster check check-k8s compile image mlflow clean
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ schedule: $(INSTALLED) ## run it on new shards at KFP_HOST again and again: CRON
 	@$(BIN)/python -m pipelines schedule '$(CRON)' $(PIPELINE) $(SETTINGS)
 
 test: $(INSTALLED) ## pass the tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+
+test-all: $(INSTALLED) ## pass all tests, also those that take minutes each
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(INSTALLED) ## lint, format, types, floors between the packages, and what the pipelines compile to
