@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from blip.config import Config, ConfigError, load_config
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.datasets import shapes
+from blip.datasets.files import Files, is_files
 from blip.datasets.judge import JUDGE, SHAPES
 from blip.datasets.official import (
     AOKVQA,
@@ -35,6 +36,7 @@ from blip.models.weights.source import fetched
 from blip.progress import progress
 from blip.results import IngestResult, SplitResult
 from blip.runs.context import RunContext
+from blip.runs.split_files import split_files
 from blip.shards.discover import Limits, discover
 from blip.shards.manifest import Layout, Manifest
 from blip.shards.reading import samples
@@ -106,6 +108,7 @@ Data = Annotated[
     Shapes
     | ShapesTask
     | Tars
+    | Files
     | COCO
     | Flickr30k
     | NoCaps
@@ -162,6 +165,8 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
                 split: made.manifest(split, context.store, cfg.per_shard, context.revision)
                 for split in ("train", "test")
             }
+        case Files() as files:
+            manifests = split_files(files, context.store, cfg.per_shard, context.revision)
         case Official() as official:
             manifests = read_official(official, context.store, cfg.per_shard, context.revision)
         case _:
@@ -212,6 +217,9 @@ def with_source(source: str, overrides: Sequence[str]) -> list[str]:
     """
     if source in KINDS:
         return [f"data.type={source}", *overrides]
+    if source and is_files(Path(source)):
+        log.info("%s is a folder of images (data.type=files)", source)
+        return ["data.type=files", f"data.path={json.dumps(source, ensure_ascii=False)}", *overrides]
     if not source.endswith(".json"):
         try:
             find_tars([source])
