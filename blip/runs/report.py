@@ -118,7 +118,7 @@ def report(context: RunContext, results: BootstrapResults, *, kept: str | Path) 
     made = BootstrapReport(
         summary=result,
         revision=context.revision,
-        facts=facts(results.ingest) | gpu_hours_by_step(results),
+        facts=facts(results.ingest) | gpu_hours_by_step(results.steps()),
         gate=results.register.reason,
         steps=tuple(report_step(name, found) for name, found in results.steps().items()),
         threshold=results.select.threshold,
@@ -166,9 +166,9 @@ def facts(ingested: IngestResult) -> dict[str, str]:
     return {split: f"{found.samples:,} images in {found.shards} shards" for split, found in ingested.splits.items()}
 
 
-def gpu_hours_by_step(results: BootstrapResults) -> dict[str, str]:
+def gpu_hours_by_step(results: Mapping[str, Result]) -> dict[str, str]:
     """Returns the GPU hours of the run and of each step, if any step used GPUs."""
-    hours = {name: found.gpu_hours for name, found in results.steps().items() if found.gpu_hours}
+    hours = {name: found.gpu_hours for name, found in results.items() if found.gpu_hours}
     shares = ", ".join(f"{name} {spent:.2f}" for name, spent in hours.items())
     return {"GPU hours": f"{sum(hours.values()):.2f} ({shares})"} if hours else {}
 

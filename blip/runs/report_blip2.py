@@ -15,7 +15,7 @@ from blip.results import Change, EvaluationResult, FrozenResult, GateResult, Ing
 from blip.runs.context import RunContext
 from blip.runs.evaluate import SHOWN_CAPTIONS
 from blip.runs.outputs import StepOutput
-from blip.runs.report import facts, made_of
+from blip.runs.report import facts, gpu_hours_by_step, made_of
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 
@@ -93,7 +93,7 @@ def report_blip2(context: RunContext, results: Mapping[str, Result], data: str |
     made = Blip2Report(
         summary=summary,
         revision=context.revision,
-        facts=facts(ingested) | gpu_hours(results),
+        facts=facts(ingested) | gpu_hours_by_step(results),
         gates=tuple(gate.reason for gate in results.values() if isinstance(gate, GateResult)),
         steps=tuple(report_step(name, found) for name, found in results.items()),
         shown=tuple(shown_images(Path(data), results)),
@@ -130,13 +130,6 @@ def language_scores(found: EvaluationResult) -> LanguageScores:
     return LanguageScores(
         true=captions.get("true"), cider=captions["cider"], accuracy=answers["accuracy"], accuracies=of_kind
     )
-
-
-def gpu_hours(results: Mapping[str, Result]) -> dict[str, str]:
-    """Returns the GPU hours of the run and of each step, if any step used GPUs."""
-    hours = {name: found.gpu_hours for name, found in results.items() if found.gpu_hours}
-    shares = ", ".join(f"{name} {spent:.2f}" for name, spent in hours.items())
-    return {"GPU hours": f"{sum(hours.values()):.2f} ({shares})"} if hours else {}
 
 
 def report_step(name: str, found: Result) -> ReportStep:

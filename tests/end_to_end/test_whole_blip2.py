@@ -17,6 +17,8 @@ SIZES = {
 }
 KINDS = ("opt", "t5")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
