@@ -30,13 +30,14 @@ from blip.models.generation import Beam
 from blip.models.image_encoder import ImageEncoderConfig
 from blip.models.language.config import LanguageModelConfig
 from blip.models.med import SpecialTokens
-from blip.models.weights.files import WeightsError, write_tensors
+from blip.models.weights.files import WeightsError, read_tensors, write_tensors
 from blip.models.weights.load import load_weights
 from blip.models.weights.transformers_blip2 import encoder_of
+from blip.runs.export import export
 from blip.tasks.blip2_exchange import IMAGE_TOKEN, export_transformers, import_transformers, lavis_tensors
 from blip.tasks.blip2_stage1 import Blip2Stage1, Blip2Stage1Config
 from blip.tasks.blip2_stage2 import Blip2Stage2, Blip2Stage2Config
-from blip.tasks.model_folder import load_task
+from blip.tasks.model_folder import load_task, save_model
 
 IMAGES = torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 LANGUAGES = {"opt": opt, "t5": t5}
@@ -282,3 +283,14 @@ def test_second_stages_of_lavis_can_be_written_and_read(kind: str, name: str, tm
     for images in (IMAGES[:1], IMAGES):
         soft, expected = (t.model.soft_prompts(t.model.encode_image(images)) for t in (other, task))
         torch.testing.assert_close(soft, expected)
+
+
+@torch.no_grad()
+def test_a_model_folder_is_exported_as_its_model_is(tmp_path: Path):
+    task = our_generator("opt", tmp_path)
+    save_model(task, tmp_path / "model")
+    assert export(tmp_path / "model", tmp_path / "lavis", "official") == [tmp_path / "lavis"]
+    assert read_tensors(tmp_path / "lavis" / "model.pth").keys() == lavis_tensors(task).keys()
+    assert export(tmp_path / "model", tmp_path / "hf", "hf") == [tmp_path / "hf"]
+    theirs = Blip2ForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
+    agree(task, theirs, theirs.config.image_token_index)
