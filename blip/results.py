@@ -318,6 +318,30 @@ class EvaluationResult(Result):
         return dict(numbers(self.scores)) | {"rejected": sum(self.rejected.values())} | super().compared()
 
 
+class FetchResult(Result):
+    source: str
+    """Where the model came from."""
+    task: str
+    """The task that it was trained for."""
+
+
+class DownstreamResult(Result):
+    """The outcome of each downstream task."""
+
+    scores: dict[str, dict[str, float]]
+    """Scores by task and name, of video tasks too."""
+    registered: dict[str, bool] = Field(default_factory=dict)
+    """Whether each task's model is the champion of its name."""
+    reasons: dict[str, str] = Field(default_factory=dict)
+    """The gate's reason by task."""
+
+    def notes(self) -> list[str]:
+        return [f"{task}: {reason}" for task, reason in self.reasons.items()]
+
+    def compared(self) -> dict[str, float]:
+        return dict(numbers(self.scores)) | {"registered": sum(self.registered.values())} | super().compared()
+
+
 class GateResult(Result):
     registered: bool
     version: int | None = None

@@ -25,7 +25,8 @@ from pipelines.run_lock import RootError, root_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-PIPELINES = ("bootstrap", "retrain", "blip2")
+DOWNSTREAM = "downstream"
+PIPELINES = ("bootstrap", "retrain", "blip2", DOWNSTREAM)
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help=f"One of: {', '.join(PIPELINES)}.")]
 Names = Annotated[
     list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(PIPELINES)}; by default all.")
@@ -102,8 +103,12 @@ def run(
         *_, last = outputs.values()
         console.print(escape(last["text"]))
         return
-    latest = publish(outputs["report"], root)
-    print_summary(latest)
+    if name == DOWNSTREAM:
+        latest = publish(outputs["report"], root, f"latest-{DOWNSTREAM}")
+        print_tasks(latest, console)
+    else:
+        latest = publish(outputs["report"], root)
+        print_summary(latest)
     for step, made in outputs.items():
         for alarm in local.alarms(made):
             console.print(f"[yellow]! {step}: {escape(alarm)}[/]")
@@ -124,14 +129,23 @@ def print_summary(latest: Path) -> None:
     subprocess.run([sys.executable, "-m", "blip.cli", "summary", latest / "summary.json"], check=True)
 
 
-def publish(report: local.Outputs, root: Path) -> Path:
-    """Copies the report to its run's folder, points the link `latest` to that folder, and returns the link.
+def print_tasks(latest: Path, console: Console) -> None:
+    """Prints the scores of each downstream task, and what the gate said."""
+    found = json.loads((latest / "summary.json").read_bytes())
+    for task, scores in found["scores"].items():
+        console.print(f"[bold]{task}[/] " + ", ".join(f"{score} {value:.4g}" for score, value in scores.items()))
+    for task, reason in found["reasons"].items():
+        console.print(escape(f"{task}: {reason}"))
+
+
+def publish(report: local.Outputs, root: Path, link: str = "latest") -> Path:
+    """Copies the report to its run's folder, points a link to that folder, and returns the link.
 
     Raises RootError if the disk is full.
     """
     found = local.artifacts(report)
     folder = found["metrics"].parent.parent
-    latest, new = root / "latest", root / ".latest"
+    latest, new = root / link, root / f".{link}"
     with root_errors(root):
         for artifact, name in (("page", "report.html"), ("metrics", "summary.json")):
             shutil.copy2(found[artifact], folder / f".{name}")

@@ -68,7 +68,12 @@ def run_locally(
         runner = StepRunner(numbered, console, scratch, lock, again)
         # kfp prints executor inputs and much else to standard output
         with runner.installed(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            pipeline_orchestrator.run_local_pipeline(spec, arguments)
+            try:
+                pipeline_orchestrator.run_local_pipeline(spec, arguments)
+            except RuntimeError:
+                if runner.failure:  # of a step in a loop, whose name kfp says instead
+                    raise runner.failure from None
+                raise
     return runner.outputs
 
 
@@ -163,6 +168,8 @@ class StepRunner:
 
     def task(self, task_spec: Any, **others: Any) -> tuple[Outputs, Status]:
         """Runs a task, or takes its outputs from the cache."""
+        if self.failure:  # kfp would begin the next round of a loop
+            raise self.failure
         self.step = self.steps[task_spec.task_info.name]
         self.ran = False
         repeat = self.step.name in self.again

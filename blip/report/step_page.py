@@ -11,7 +11,16 @@ from blip.datasets.judge import Judge, judge_of
 from blip.report.bootstrap_page import picture
 from blip.report.charts import Chart, line_chart
 from blip.report.rendering import page_template
-from blip.results import CapFiltResult, EvaluationResult, FrozenResult, GateResult, IngestResult, TrainResult
+from blip.results import (
+    CapFiltResult,
+    DownstreamResult,
+    EvaluationResult,
+    FetchResult,
+    FrozenResult,
+    GateResult,
+    IngestResult,
+    TrainResult,
+)
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 from blip.shards.sample import BadSample, Sample
@@ -123,8 +132,23 @@ def caption_card(sample: Sample, caption: str, judge: Judge | None) -> ImageCard
     return ImageCard(sample.key, sample.images[0], [(caption, f"the model{verdict}"), (sample.texts[0], "a person")])
 
 
-def gate_page(result: GateResult, before: EvaluationResult, after: EvaluationResult) -> StepPage:
-    """Shows the scores of the first model and of this one."""
+def fetched_page(result: FetchResult) -> StepPage:
+    """Shows which model was fetched."""
+    note = f"{result.source}, a model trained for {result.task}, digest {result.digest[:12]}"
+    return StepPage("Model", note, result.compared(), result.mlflow)
+
+
+def downstream_page(result: DownstreamResult) -> StepPage:
+    """Shows the scores of all downstream tasks, and what the gate decided."""
+    note = f"{sum(result.registered.values())} of {len(result.registered)} models are champions of their task"
+    return StepPage("Downstream tasks", note, result.compared(), items=result.notes())
+
+
+def gate_page(result: GateResult, before: EvaluationResult | None, after: EvaluationResult) -> StepPage:
+    """Shows the scores of the first model, if there is one, and of this one."""
+    if before is None:
+        bars = [ScoreBar(name, value, max(value, PERCENT)) for name, value in after.named().items()]
+        return StepPage("Gate", result.reason, result.compared(), result.mlflow, bars)
     old = before.named()
     bars = [
         ScoreBar(name, value, max(value, old[name]), old[name]) for name, value in after.named().items() if name in old

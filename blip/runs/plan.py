@@ -57,6 +57,15 @@ def plan(
     configs: dict[str, Config | None] = {**stages.load_stages(preset, [*ingest, *others], names), "report": None}
     gate_is_measured(configs["register"], configs["evaluate"])
     sources_are_there(configs)
+    keys = cache_keys(configs)
+    return {
+        stage: [*(override for override in overrides if override.startswith(f"{stage}.")), f"key={key}"]
+        for stage, key in keys.items()
+    }
+
+
+def cache_keys(configs: Mapping[str, Config | None]) -> dict[str, str]:
+    """Returns the key of each stage's step. Raises StoreError if a place cannot be listed."""
     listings: dict[str, dict[str, str]] = {}
     found = {}
     for stage, config in configs.items():
@@ -66,8 +75,8 @@ def plan(
             if place not in listings:
                 listings[place] = listing(place)
         seen = {place: listings[place] for place in places if listings[place]}
-        key = value_digest({"format": FORMATS[stage], "config": values, "seen": seen})
-        found[stage] = [*(override for override in overrides if override.startswith(f"{stage}.")), f"key={key[:16]}"]
+        format = FORMATS.get(stage, engine.TRAINING_FORMAT)  # further stages train
+        found[stage] = value_digest({"format": format, "config": values, "seen": seen})[:16]
     return found
 
 

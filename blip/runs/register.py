@@ -1,5 +1,6 @@
 """Register: the gate in front of the model registry."""
 
+import json
 import math
 import re
 import time
@@ -13,14 +14,18 @@ from blip.config import Config, ConfigError
 from blip.digest import folder_digest
 from blip.results import EvaluationResult, GateResult
 from blip.runs.context import RunContext
-from blip.tasks.model_folder import load_task
+from blip.tasks.model_folder import load_task, read_model_config
 from blip.tracking import Champion, champion, promote, register_model, start_run
-from blip.workers.model import model_digest
+from blip.workers.model import RECORD, model_digest
 
 NAME = re.compile(r"[^\W_](?:[\w .-]{0,98}[\w.-])?")
 """Valid model names: they become names and search filters in MLflow, and folders in the store."""
 
 
+USE = (
+    "Research on images and English texts of the kind that it was trained on. Not for decisions about people; captions "
+    "and answers may be wrong, and repeat what is wrong in the training data."
+)
 SMALLER_IS_BETTER = ("mean_rank", "median_rank")
 """Scores of which a smaller one is better: their gain is what they are smaller by."""
 
@@ -40,19 +45,28 @@ class RegisterConfig(Config):
     """Scores of any task, each with the least gain; a list of scores asks for gains of 0. A negative one is a loss that
     is tolerated. All scores must be finite, and gain more than that over the first model's. Over the champion's, where
     it has them, none may gain less, and at least one must gain more than nothing."""
+    licence: str = "not stated"
+    """The licence of the model, for its card."""
+    data_licence: str = "as of each source"
+    """The licences of the training data, for the card."""
+    intended_use: str = USE
+    """The intended use of the model, for its card."""
 
 
-def register(context: RunContext, name: str, *, model: str | Path, before: str | Path, after: str | Path) -> GateResult:
+def register(
+    context: RunContext, name: str, *, model: str | Path, after: str | Path, before: str | Path | None = None
+) -> GateResult:
     """Registers a model folder as the champion of a name if it beats the first model and the current champion.
 
-    `before` and `after` are the `metrics.json` of the evaluations of the first model and of this one.
+    `before` and `after` are the `metrics.json` of the evaluations of the first model, if there is one, and of this one.
     Raises ConfigError if the name, a file or the model folder is unusable, or if `after` evaluates another model.
     """
     began = time.monotonic()
     check_name(name)
     cfg = context.settings(RegisterConfig, "register")
     evaluated = EvaluationResult.load(after)
-    first, new = (scores(found, list(cfg.gate)) for found in (EvaluationResult.load(before), evaluated))
+    new = scores(evaluated, list(cfg.gate))
+    first = scores(EvaluationResult.load(before), list(cfg.gate)) if before else {}
     check_model(Path(model), evaluated.digest)
     digest = folder_digest(Path(model))
     with start_run("register", tags={"revision": context.revision}, parents={"model": digest}) as run:
@@ -65,7 +79,7 @@ def register(context: RunContext, name: str, *, model: str | Path, before: str |
         worse = (
             not_finite(new, "")
             or not_finite(first, "the first model's ")
-            or not_better(new, first, "the first model's", cfg.gate)
+            or (not_better(new, first, "the first model's", cfg.gate) if first else [])
         )
         if holder and against and not worse:
             worse = beaten(new, against, f"champion's (version {holder.version})", cfg.gate)
@@ -73,12 +87,35 @@ def register(context: RunContext, name: str, *, model: str | Path, before: str |
         if worse:
             why = f"not registered: {'; '.join(worse)}"
         else:
-            version = register_model(run, model, name, new, {"revision": context.revision})
+            version = register_model(
+                run,
+                model,
+                name,
+                new,
+                {"revision": context.revision},
+                task=read_model_config(model).task.type,
+                facts=card_facts(cfg, Path(model), evaluated, context.revision),
+                all_scores=evaluated.named(),
+            )
             promote(name, version)
-            why = f"registered as version {version} of {name}, its champion: {comparison(new, against, holder)}"
+            why = f"registered as version {version} of {name}, its champion: {comparison(new, first, against, holder)}"
         run.tags({"gate": why})
     seconds = time.monotonic() - began
     return GateResult(registered=not worse, version=version, reason=why, digest=digest, mlflow=run.url, seconds=seconds)
+
+
+def card_facts(cfg: RegisterConfig, model: Path, evaluated: EvaluationResult, revision: str) -> dict[str, str]:
+    """Returns what the card of a model says: its origin as the model folder records it, its use, and licences."""
+    record = json.loads((model / RECORD).read_bytes()) if (model / RECORD).is_file() else {}
+    origin = record.get("made_from", {})
+    parents = "\n".join(f"- {name}: `{digest}`" for name, digest in origin.items()) or "Not recorded."
+    return {
+        "Intended use": cfg.intended_use,
+        "Model": f"Trained for {read_model_config(model).task.type}; digest `{model_digest(model)}`, code {revision}.",
+        "Data and parents, by digest": parents,
+        "Evaluated on": f"The split {evaluated.split}. Left out: {dict(evaluated.rejected) or 'nothing'}.",
+        "Licences": f"Model: {cfg.licence}. Data: {cfg.data_licence}.",
+    }
 
 
 def check_name(name: str) -> str:
@@ -158,8 +195,14 @@ def comparison_of(
     return f"{metric} is {new[metric]:.4g}, {whose} is {old[metric]:.4g}{margin}"
 
 
-def comparison(new: Mapping[str, float], against: Mapping[str, float], holder: Champion | None) -> str:
+def comparison(
+    new: Mapping[str, float], first: Mapping[str, float], against: Mapping[str, float], holder: Champion | None
+) -> str:
     """Describes what the accepted model was compared with."""
+    if not first:
+        if holder and against:
+            return f"it beats version {holder.version}"
+        return "there was none to compare it with in " + ", ".join(new)
     if holder is None:
         return "it beats the first model"
     if not against:

@@ -8,8 +8,8 @@ BOOTSTRAP = ("ingest", "pretrain", "captioner", "filter", "capfilt", "select", "
 """The stages of the bootstrap."""
 TASKS = ("retrieval", "captioning", "vqa", "nlvr", "dialog")
 """The stages that fine-tune a model for a downstream task."""
-DOWNSTREAM = ("ingest", *TASKS, "evaluate", "register")
-"""The stages of the downstream pipeline."""
+DOWNSTREAM = (*TASKS, "evaluate", "register")
+"""The stages of the downstream pipeline, besides the ingestion of each task."""
 BLIP2 = ("ingest", "frozen", "blip2_stage1", "blip2_stage2", "blip2_stage2_t5", "evaluate", "register")
 """The stages of BLIP-2, with a decoder-only language model and one of encoder and decoder."""
 PIPELINES = {"bootstrap": BOOTSTRAP, "blip2": BLIP2}

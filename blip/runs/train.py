@@ -202,7 +202,8 @@ def train_here(
             if is_main():
                 with output_folder(out) as folder:
                     save_model(task, folder)
-                    write_file(folder / RECORD, cfg.model_dump_json(indent=1) + "\n")
+                    settings = {**cfg.model_dump(mode="json"), "made_from": parents, "revision": context.revision}
+                    write_file(folder / RECORD, json.dumps(settings, indent=1) + "\n")
         if is_main():
             run.artifacts(out, "model")
         return TrainResult(

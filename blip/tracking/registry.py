@@ -2,19 +2,24 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
 
 from blip.digest import folder_digest
 from blip.tracking.mlflow_run import MlflowRun
+from blip.tracking.pyfunc import card, write_pyfunc
 from blip.tracking.retries import patience, with_retries
 from blip.tracking.run import Run, truncate
 from blip.tracking.server import TrackingError, check_reachable, mlflow_client, tracking_uri
 
 T = TypeVar("T")
 SCORE = "score."
+CARD = "README.md"
 CHAMPION = "champion"
+REGISTRY = "models:/"
+"""How the name of a registered model begins."""
 UNFIT = re.compile("[./:%\"']")
 """Characters that a registered model's name may hold, but the name of a logged model may not."""
 
@@ -34,8 +39,15 @@ def register_model(
     name: str,
     metrics: Mapping[str, float],
     tags: Mapping[str, str] | None = None,
+    *,
+    task: str = "",
+    facts: Mapping[str, str] | None = None,
+    all_scores: Mapping[str, float] | None = None,
 ) -> int:
     """Registers a model folder that this run made, and returns its version; equal bytes get the same version.
+
+    Beside the folder's files lie a card with `facts` by heading and all scores, and, for a `task` whose models MLflow
+    can serve, what it needs for that.
 
     Raises TrackingError if tracking is off, and if MLflow refuses the name or the model.
     """
@@ -50,11 +62,15 @@ def register_model(
     version_tags = {key: truncate(value) for key, value in (tags or {}).items()}
     version_tags["digest"] = digest
     scores = {key: float(value) for key, value in metrics.items()}
-    return retried(run.uri, lambda: find_or_create_version(run, folder, name, scores, version_tags))
+    with TemporaryDirectory(prefix="blip-register-") as temporary:
+        beside = Path(temporary)
+        (beside / CARD).write_text(card(facts or {}, all_scores or scores), encoding="utf-8")
+        write_pyfunc(beside, task)
+        return retried(run.uri, lambda: find_or_create_version(run, [folder, beside], name, scores, version_tags))
 
 
 def find_or_create_version(
-    run: MlflowRun, folder: Path, name: str, scores: Mapping[str, float], tags: Mapping[str, str]
+    run: MlflowRun, folders: Sequence[Path], name: str, scores: Mapping[str, float], tags: Mapping[str, str]
 ) -> int:
     from mlflow.entities import Metric
 
@@ -66,7 +82,8 @@ def find_or_create_version(
         return max(versions)
     experiment = mlflow.get_run(run.id).info.experiment_id
     model = mlflow.create_logged_model(experiment, UNFIT.sub("_", name), run.id, dict(tags), model_type="blip")
-    mlflow.log_model_artifacts(model.model_id, str(folder))
+    for folder in folders:
+        mlflow.log_model_artifacts(model.model_id, str(folder))
     mlflow.finalize_logged_model(model.model_id, "READY")
     now = int(time.time() * 1000)
     points = [Metric(key, value, now, 0, model.model_id, run_id=run.id) for key, value in scores.items()]
@@ -103,6 +120,31 @@ def champion(name: str, alias: str = CHAMPION) -> Champion | None:
         return Champion(int(found.version), scores, found.tags.get("digest", ""))
 
     return retried(uri, request)
+
+
+def fetch_model(source: str, out: str | Path) -> None:
+    """Copies the files of a registered version, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, to the folder `out`.
+
+    Raises TrackingError if there is none, or if MLflow does not answer.
+    """
+    from mlflow import MlflowException
+
+    uri = tracking_uri()
+    check_reachable(uri)
+
+    def request() -> None:
+        from mlflow.artifacts import download_artifacts
+
+        try:
+            download_artifacts(artifact_uri=source, dst_path=str(out), tracking_uri=uri)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise TrackingError(
+                    f"model {source}: MLflow at {uri} has none ({error.message.splitlines()[0]}); register one first"
+                ) from None
+            raise
+
+    retried(uri, request)
 
 
 def promote(name: str, version: int, alias: str = CHAMPION) -> None:
