@@ -15,7 +15,7 @@ from blip.capfilt.groups import BATCH, Groups
 from blip.data.tokenizer import Tokenizer
 from blip.models.weights.files import write_tensors
 from blip.storage import StoreError, output_folder, scratch, write_file
-from blip.tracking import unsent
+from blip.tracking import TrackingError, unsent
 
 LIMIT = 4096
 TENSORS = {"a": torch.arange(10_000.0)}
@@ -109,6 +109,8 @@ def test_a_scratch_folder_without_room_is_named():
         scratch("tars") as folder,
     ):
         (folder / "tar").write_bytes(bytes(LIMIT + 1))
+    with pytest.raises(TrackingError, match=r"^MLflow"), scratch("tars"):
+        raise TrackingError("MLflow's file a: No space left on device")
     with pytest.raises(FileNotFoundError, match="none"), scratch("tars") as folder:
         (folder / "none").read_bytes()
 

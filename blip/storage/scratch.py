@@ -80,6 +80,8 @@ def writing(place: Path, way_out: str = "free some space, or choose another plac
 
 def is_disk_error(error: BaseException) -> bool:
     """Returns whether a disk is the cause of an error, which may come from a library in another language."""
+    if type(error).__module__.startswith("blip."):  # it names its place itself
+        return False
     return (isinstance(error, OSError) and error.errno in DISK_ERRORS) or bool(DISK_MESSAGE.search(str(error)))
 
 
