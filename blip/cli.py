@@ -368,7 +368,7 @@ def import_model(
     typer.echo(import_model(source, out, tokenizer, overrides))
 
 
-Images = Annotated[list[str], typer.Argument(help="Images: files, folders, tars.")]
+ImagePaths = Annotated[list[str], typer.Argument(help="Images: files, folders, tars.")]
 Table = Annotated[Path, typer.Option(callback=writable_file, help="The table to write: .jsonl, .csv or .parquet.")]
 LabelOverrides = Annotated[
     list[str],
@@ -378,7 +378,7 @@ LabelOverrides = Annotated[
 
 @app.command()
 def caption(
-    images: Images,
+    images: ImagePaths,
     model: ModelFolder,
     out: Table,
     filter: Annotated[

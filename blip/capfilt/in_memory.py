@@ -13,7 +13,7 @@ from blip.capfilt.stream import rounded
 from blip.data.image_like import ImageLike, open_image
 from blip.models.generation import Decoding, Nucleus
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
-from blip.zoo.contract import Captioner, Filter, Images
+from blip.zoo.contract import Captioner, Filter, ImageBatch
 from blip.zoo.load import load_captioner, load_filter
 from blip.zoo.source import model_folder
 
@@ -27,7 +27,7 @@ class BothRoles(Protocol):
     def as_filter(self) -> Filter: ...
 
 
-Model = str | os.PathLike[str] | BothRoles
+ModelOrSource = str | os.PathLike[str] | BothRoles
 """A source of a model (`blip.load`), or a loaded one; others are given as Captioner or Filter."""
 
 
@@ -49,8 +49,8 @@ class LabelledText:
 
 def capfilt(
     pairs: Iterable[tuple[ImageLike, str]],
-    captioner: Model | Captioner,
-    filter: Model | Filter,
+    captioner: ModelOrSource | Captioner,
+    filter: ModelOrSource | Filter,
     *,
     threshold: float = 0.5,
     by: Literal["match", "similarity"] = "match",
@@ -65,15 +65,15 @@ def capfilt(
     Raises ConfigError if a model does not suit its role, ValueError for an image that cannot be decoded or a score that
     the filter does not compute.
     """
-    writer = as_captioner(captioner, decoding or Nucleus(), seed)
-    judge = as_filter(filter)
+    writer = captioner_of(captioner, decoding or Nucleus(), seed)
+    judge = filter_of(filter)
     if by not in judge.gives:
         raise ValueError(f"by is {by!r}, but this filter computes {', '.join(judge.gives)}")
     found: list[list[LabelledText]] = []
     for start, part in batches(pairs, batch_size):
         views = [writer.view, judge.view]
         opened: list[Image.Image] = [open_image(image) for image, _ in part]
-        images = Images([{view.name: view.make(image) for view in views} for image in opened], batch_size)
+        images = ImageBatch([{view.name: view.make(image) for view in views} for image in opened], batch_size)
         keys = [str(start + row) for row in range(len(part))]
         written = [writer.write(images, keys, number) for number in range(captions)]
         texts = [[text, *(of_number[row].text for of_number in written)] for row, (_, text) in enumerate(part)]
@@ -102,7 +102,7 @@ def batches(pairs: Iterable[tuple[ImageLike, str]], size: int) -> Iterator[tuple
         start += len(part)
 
 
-def as_captioner(model: Model | Captioner, decoding: Decoding, seed: int) -> Captioner:
+def captioner_of(model: ModelOrSource | Captioner, decoding: Decoding, seed: int) -> Captioner:
     """Returns a captioner. Raises ConfigError if the model cannot caption."""
     if isinstance(model, str | os.PathLike):
         return load_captioner(
@@ -115,7 +115,7 @@ def as_captioner(model: Model | Captioner, decoding: Decoding, seed: int) -> Cap
     return model.as_captioner(decoding, seed) if isinstance(model, BothRoles) else model
 
 
-def as_filter(model: Model | Filter) -> Filter:
+def filter_of(model: ModelOrSource | Filter) -> Filter:
     """Returns a filter. Raises ConfigError if the model cannot score texts."""
     if isinstance(model, str | os.PathLike):
         return load_filter(

@@ -19,7 +19,7 @@ from blip.capfilt.rules import FATAL
 from blip.capfilt.table import column
 from blip.config import Config
 from blip.models.generation import Beam, Decoding, Nucleus
-from blip.zoo.contract import Captioner, Filter, Images
+from blip.zoo.contract import Captioner, Filter, ImageBatch
 from blip.zoo.ours import Precision
 
 
@@ -54,11 +54,11 @@ class Chunk:
     cfg: StreamConfig
     spent: Counter[str]
     """Nanoseconds by part: input, encode, decode, filter."""
-    images: Images = field(init=False)
+    images: ImageBatch = field(init=False)
     """Those of the live pairs."""
 
     def __post_init__(self) -> None:
-        self.images = Images([pair.views for pair in self.live], self.cfg.batch, self.spent)
+        self.images = ImageBatch([pair.views for pair in self.live], self.cfg.batch, self.spent)
 
     @property
     def live(self) -> list[Pair]:

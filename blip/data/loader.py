@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from blip.config import Config, ConfigError
 from blip.data.plan import Plan
-from blip.data.reader import Collate, Collated, MicroBatchReader, Place, Prepare, Prepared, Rejection
+from blip.data.reader import Collate, Collated, MicroBatchReader, Prepare, Prepared, Rejection, ShardRow
 from blip.data.shared_memory import (
     REMEDY,
     check_shared_memory,
@@ -126,7 +126,7 @@ class Loader(Generic[Collated]):
             check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
         folder = private_folder() if self.remote and not cfg.cache else Path(cfg.cache or "")
         self.reader = MicroBatchReader(ShardCache(stored, folder, cfg.cache_bytes, cfg.ranged), prepare, collate, seed)
-        self.bad: dict[Place, Rejection] = {}
+        self.bad: dict[ShardRow, Rejection] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -161,7 +161,7 @@ class Loader(Generic[Collated]):
                 f"loader.unexpected={self.cfg.unexpected:g} allows; the first: {details[0]}"
             )
 
-    def read(self) -> Iterator[tuple[Collated, dict[Place, Rejection]]]:
+    def read(self) -> Iterator[tuple[Collated, dict[ShardRow, Rejection]]]:
         fetchers = ThreadPoolExecutor(FETCH_THREADS)
         tasks = self.tasks(self.step, fetchers)
         try:
@@ -170,7 +170,9 @@ class Loader(Generic[Collated]):
             fetchers.shutdown(wait=False, cancel_futures=True)
             self.reader.cache.close()
 
-    def in_workers(self, tasks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[Collated, dict[Place, Rejection]]]:
+    def in_workers(
+        self, tasks: Iterator[tuple[int, np.ndarray]]
+    ) -> Iterator[tuple[Collated, dict[ShardRow, Rejection]]]:
         """Yields the workers' results in the order of the tasks.
 
         Raises ConfigError before the first if /dev/shm is too small. Raises StoreError if a worker dies: of lack of

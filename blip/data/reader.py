@@ -14,7 +14,7 @@ Prepared = TypeVar("Prepared")
 Collated = TypeVar("Collated")
 Prepare = Callable[[Sample, np.random.Generator], Prepared]
 Collate = Callable[[list[Prepared]], Collated]
-Place = tuple[int, int]
+ShardRow = tuple[int, int]
 """Shard number and row."""
 
 
@@ -34,13 +34,13 @@ class MicroBatchReader(Generic[Prepared, Collated]):
         self.collate = collate
         self.seed = seed
 
-    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[Place, Rejection]]:
+    def __getitem__(self, task: tuple[int, np.ndarray]) -> tuple[Collated, dict[ShardRow, Rejection]]:
         epoch, rows = task
-        bad: dict[Place, Rejection] = {}
+        bad: dict[ShardRow, Rejection] = {}
         prepared = [self.good(epoch, shard, row, bad) for shard, row in rows.tolist()]
         return self.collate(prepared), bad
 
-    def good(self, epoch: int, number: int, row: int, bad: dict[Place, Rejection]) -> Prepared:
+    def good(self, epoch: int, number: int, row: int, bad: dict[ShardRow, Rejection]) -> Prepared:
         """Returns the sample of a row or, if it is bad, the next good one of its shard, independent of processes and
         earlier samples."""
         shard = self.cache[number]

@@ -21,7 +21,7 @@ TEXT_FIELDS = ("text", "caption", "captions", "texts", "title", "sentence", "des
 MISSING = "image file is missing"
 OUTSIDE = "image path leads out of the folder"
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 class Files(Config):
@@ -126,7 +126,7 @@ def columns_of(names: list[str], table: Path, data: Files) -> tuple[str, str]:
     return chosen[0], chosen[1]
 
 
-def rows(table: Path) -> Iterator[Row]:
+def rows(table: Path) -> Iterator[TableRow]:
     """Yields the rows of a table. Raises ConfigError if it cannot be read."""
     try:
         match table.suffix.lower():

@@ -29,7 +29,7 @@ IGNORED = -100
 """The target of a position without a loss."""
 LONG_DIALOGUES = 0.3
 """Share of dialogues that the encoder reads as a whole; shorter texts are faster to learn from."""
-Pair = tuple[list[int], list[int]]
+TokenPair = tuple[list[int], list[int]]
 """The tokens that a model reads, and its targets."""
 
 
@@ -113,7 +113,7 @@ def train_language(
     words: Tokenizer,
     seed: int,
     two_objects: float,
-    pair: Callable[[Document, Tokenizer, Random], Pair],
+    pair: Callable[[Document, Tokenizer, Random], TokenPair],
     logits_and_targets: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> list[Point]:
     """Trains a language model on documents; captions and answers weigh alike, though an answer is one word."""
@@ -137,7 +137,7 @@ def mean_loss(losses: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
     return losses[rows].sum() / (targets[rows] != IGNORED).sum().clamp(min=1)
 
 
-def opt_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
+def opt_pair(document: Document, words: Tokenizer, rng: Random) -> TokenPair:
     """Returns a document as one sequence: context, `</s>`, prompts and replies, newline; targets are the last two.
 
     Half of the time `</s>` is also the first token, as without an image.
@@ -152,7 +152,7 @@ def opt_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
     return [*read, newline], [*targets, newline]
 
 
-def t5_pair(document: Document, words: Tokenizer, rng: Random) -> Pair:
+def t5_pair(document: Document, words: Tokenizer, rng: Random) -> TokenPair:
     """Returns what the encoder reads, and what the decoder shall write: the last reply, or the rest of a caption that
     is cut at random (prefix language modelling). Most dialogues are cut to their last question."""
     end = id_of(words, END)

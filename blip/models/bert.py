@@ -179,7 +179,7 @@ class TextLayer(nn.Module):
         return self.feed_forward(x)
 
 
-class Embeddings(nn.Module):
+class TextEmbeddings(nn.Module):
     """Word and position embeddings, LayerNorm and dropout."""
 
     def __init__(self, cfg: TextConfig, pad: int):
@@ -204,7 +204,7 @@ class TextTransformer(nn.Module):
 
     def __init__(self, cfg: TextConfig, cross_width: int | None, pad: int = 0):
         super().__init__()
-        self.embeddings = Embeddings(cfg, pad)
+        self.embeddings = TextEmbeddings(cfg, pad)
         self.layers = nn.ModuleList(TextLayer(cfg, cross_width) for _ in range(cfg.depth))
         self.checkpoint_from = cfg.depth - cfg.checkpoint_last
         initialise(self, cfg.init_std)

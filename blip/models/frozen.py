@@ -55,7 +55,7 @@ def frozen_digest(folder: Path) -> str:
     return value_digest([tensors_digest(folder), others])
 
 
-def check_digest(found: str, expected: str | None, setting: str, source: str) -> None:
+def check_frozen_digest(found: str, expected: str | None, setting: str, source: str) -> None:
     """Raises WeightsError if a source of frozen weights holds other ones than those of the training."""
     if expected is not None and found != expected:
         raise WeightsError(

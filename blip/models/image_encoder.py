@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blip.config import Config, ConfigError, read_config
-from blip.models.frozen import check_digest, frozen_digest, weights_type
+from blip.models.frozen import check_frozen_digest, frozen_digest, weights_type
 from blip.models.weights.content import VISION_MODEL
 from blip.models.weights.files import first_line
 from blip.models.weights.source import fetched
@@ -103,7 +103,7 @@ def load_image_encoder(cfg: ImageEncoderConfig) -> ImageEncoder:
     Raises ConfigError if the source is no vision model, or its width or layers differ from the configuration.
     """
     with fetched(cfg.source, VISION_MODEL) as folder:
-        check_digest(frozen_digest(folder), cfg.digest, "model.vision", cfg.source)
+        check_frozen_digest(frozen_digest(folder), cfg.digest, "model.vision", cfg.source)
         check_width(folder, cfg)
         return build(folder, cfg, weights=True).to(torch.float32 if cfg.trained else weights_type(cfg.precision))
 
@@ -113,7 +113,7 @@ def with_digest(cfg: ImageEncoderConfig) -> ImageEncoderConfig:
     with fetched(cfg.source, VISION_MODEL) as folder:
         check_width(folder, cfg)
         found = frozen_digest(folder)
-    check_digest(found, cfg.digest, "model.vision", cfg.source)
+    check_frozen_digest(found, cfg.digest, "model.vision", cfg.source)
     return cfg.model_copy(update={"digest": found})
 
 

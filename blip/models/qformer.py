@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from blip.batch import Tokens
-from blip.models.bert import Attention, Embeddings, FeedForward, KeysValues, KVCache, TextConfig, initialise
+from blip.models.bert import Attention, FeedForward, KeysValues, KVCache, TextConfig, TextEmbeddings, initialise
 
 Attending = Literal["unimodal", "bidirectional", "causal"]
 """Who attends to whom: in ITC queries and texts among themselves, in ITM all to all, in ITG texts to queries and to the
@@ -81,7 +81,7 @@ class QFormer(nn.Module):
         super().__init__()
         self.queries, self.cross_every = queries, cross_every
         self.query_tokens = nn.Parameter(torch.empty(1, queries, cfg.width))
-        self.embeddings = Embeddings(cfg, pad)
+        self.embeddings = TextEmbeddings(cfg, pad)
         if not text:
             del self.embeddings.word, self.embeddings.position
         self.layers = nn.ModuleList(

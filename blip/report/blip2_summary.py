@@ -10,12 +10,12 @@ from pydantic import Field
 from rich.console import Group
 
 from blip.config import ConfigError, validate
-from blip.report.summary import Figures, Row, columns, summary_row
+from blip.report.summary import Figures, SummaryRow, columns, summary_row
 from blip.results import Change
 
 LANGUAGE_MODELS = {"opt": "OPT", "t5": "T5"}
 """The kinds of language models, and their names on pages: decoder-only ones, and those with an encoder."""
-Kind = Literal["opt", "t5"]
+LanguageModelKind = Literal["opt", "t5"]
 
 
 class LanguageScores(Figures):
@@ -42,7 +42,7 @@ class Answered(Figures):
 
 class Blip2Summary(Figures):
     type: Literal["blip2"] = "blip2"
-    models: dict[Kind, Answered]
+    models: dict[LanguageModelKind, Answered]
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall time of each step, and `total`."""
 
@@ -73,7 +73,7 @@ class Blip2Summary(Figures):
         return validate(cls, dict(values), f"summary {path} is not that of a run of BLIP-2")
 
 
-def blip2_rows(summary: Blip2Summary) -> list[Row]:
+def blip2_rows(summary: Blip2Summary) -> list[SummaryRow]:
     """Returns the table of without and with the first stage; in every row greater is better."""
     found = []
     for kind, model in summary.models.items():

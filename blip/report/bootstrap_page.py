@@ -50,7 +50,7 @@ class ScoredText(Config):
     true: bool | None = None
 
 
-class Picture(Config):
+class ReportPicture(Config):
     """An image with its texts; `image` is an encoded file."""
 
     key: str
@@ -65,7 +65,7 @@ class Picture(Config):
 class Gallery(Config):
     title: str
     note: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ReportPicture, ...]
 
 
 class Described(Config):
@@ -98,7 +98,7 @@ class BootstrapReport(Config):
     """Samples or texts left out, by place and reason."""
 
 
-def galleries(pictures: Sequence[Picture], source: Source = "web", most: int = 6) -> tuple[Gallery, ...]:
+def galleries(pictures: Sequence[ReportPicture], source: Source = "web", most: int = 6) -> tuple[Gallery, ...]:
     """Groups pictures by the decision on their first text of a source, ranked by score.
 
     Kept and dropped with the highest and lowest certainty; then, if the truth is known, wrong decisions.

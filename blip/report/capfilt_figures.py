@@ -18,7 +18,7 @@ from blip.capfilt.rules import REASONS, SelectionConfig, is_web, score_columns
 from blip.config import validate
 from blip.data.images import MOST_PIXELS, decode
 from blip.datasets.judge import Judge
-from blip.report.bootstrap_page import BINS, THUMBNAIL, Picture, ScoredText
+from blip.report.bootstrap_page import BINS, THUMBNAIL, ReportPicture, ScoredText
 from blip.results import SOURCES, Change, Kept, KeptBySource, MatchHistogram, Noise, SelectResult, Source
 from blip.shards.layout import parse_json
 from blip.shards.manifest import Manifest, Shard
@@ -135,7 +135,7 @@ class SelectionFigures:
             seconds=seconds,
         )
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[ReportPicture]:
         """Returns the extreme images of every kind with their texts."""
         chosen: dict[str, dict[str, Corner]] = {}
         for corners in self.corners.values():
@@ -145,7 +145,7 @@ class SelectionFigures:
         for of_shard in chosen.values():
             for corner in sorted(of_shard.values(), key=lambda corner: corner.row):
                 texts = {source: tuple(text for of, text in corner.texts if of == source) for source in SOURCES}
-                found.append(Picture(key=corner.key, image=thumbnail(self.image(corner)), **texts))
+                found.append(ReportPicture(key=corner.key, image=thumbnail(self.image(corner)), **texts))
         return found
 
     def image(self, corner: Corner) -> bytes:
@@ -208,13 +208,13 @@ def thumbnail(data: bytes) -> bytes:
     return file.getvalue()
 
 
-def save_pictures(found: Sequence[Picture], path: Path) -> None:
+def save_pictures(found: Sequence[ReportPicture], path: Path) -> None:
     values = [{**p.model_dump(), "image": base64.b64encode(p.image).decode()} for p in found]
     write_file(path, json.dumps(values, indent=1))
 
 
-def load_pictures(path: Path) -> list[Picture]:
+def load_pictures(path: Path) -> list[ReportPicture]:
     return [
-        Picture(**{**values, "image": base64.b64decode(values["image"])})
+        ReportPicture(**{**values, "image": base64.b64decode(values["image"])})
         for values in json.loads(path.read_text(encoding="utf-8"))
     ]

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from itertools import chain
 
-from blip.report.bootstrap_page import Picture, chart_of, galleries, picture
+from blip.report.bootstrap_page import ReportPicture, chart_of, galleries, picture
 from blip.report.rendering import page_template
 from blip.results import SOURCES, SelectResult
 
 
-def capfilt_html(result: SelectResult, pictures: Sequence[Picture]) -> str:
+def capfilt_html(result: SelectResult, pictures: Sequence[ReportPicture]) -> str:
     """Returns the self-contained page of a selection and its pictures."""
     drawn = [part for part in result.histograms if any(part.true + part.false + part.unknown)]
     return page_template("capfilt_page.html").render(

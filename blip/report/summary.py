@@ -80,7 +80,7 @@ class Summary(Figures):
         return validate(cls, values, f"summary {path} is not a run's summary")
 
 
-class Row(Config):
+class SummaryRow(Config):
     """A row of the table: a measure before and after, formatted."""
 
     group: str
@@ -94,7 +94,7 @@ class Row(Config):
     """Before and after, if they are percentages and known."""
 
 
-def summary_rows(summary: Summary) -> list[Row]:
+def summary_rows(summary: Summary) -> list[SummaryRow]:
     """Returns the table of before and after; in every row greater is better."""
     noise, retrieval, caption = summary.noise, summary.retrieval, summary.caption
     found = [
@@ -117,7 +117,7 @@ def summary_rows(summary: Summary) -> list[Row]:
 
 def summary_row(
     group: str, name: str, before: float | None, after: float | None, scale: float = 1, unit: str = ""
-) -> Row:
+) -> SummaryRow:
     before, after = (value if value is not None and isfinite(value) else None for value in (before, after))
 
     def shown(value: float | None, sign: str = "") -> str:
@@ -127,7 +127,7 @@ def summary_row(
         return f"{value * scale:{digits}}" + (unit if not sign else "")
 
     change = None if before is None or after is None else after - before
-    return Row(
+    return SummaryRow(
         group=group,
         name=name,
         before=shown(before),

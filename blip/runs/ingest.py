@@ -63,7 +63,7 @@ class ShapesTask(Config):
     """The world of shapes as the data set of a downstream task: the splits train and test."""
 
     type: Literal["shapes_task"] = "shapes_task"
-    task: shapes.TaskName = "vqa"
+    task: shapes.ShapesTaskName = "vqa"
     """The task whose samples are made."""
     world: shapes.ShapesConfig = shapes.ShapesConfig()
 

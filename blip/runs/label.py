@@ -20,7 +20,7 @@ from blip.runs.rows import Row, RowsFile
 from blip.shards.sample import Rejected
 from blip.workers.model import model_digest
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
-from blip.zoo.contract import Captioner, Filter, Images
+from blip.zoo.contract import Captioner, Filter, ImageBatch
 from blip.zoo.load import load_captioner, load_filter
 from blip.zoo.ours import Precision
 from blip.zoo.source import model_folder
@@ -77,7 +77,7 @@ def caption(
     folders = [writer_folder, *([judge_folder] if judge_folder else [])]
 
     def rows(part: list[Picture]) -> list[list[Row]]:
-        found = Images([one.views for one in part], cfg.batch)
+        found = ImageBatch([one.views for one in part], cfg.batch)
         names = [one.name for one in part]
         written = [writer.write(found, names, number) for number in range(cfg.captions)]
         texts = [[of_number[row].text for of_number in written] for row in range(len(part))]
@@ -117,7 +117,7 @@ def match(
 
     def rows(part: list[Picture]) -> list[list[Row]]:
         asked = [list(texts) or one.texts for one in part]
-        scored = judge.score(Images([one.views for one in part], cfg.batch), asked)
+        scored = judge.score(ImageBatch([one.views for one in part], cfg.batch), asked)
         return [
             [
                 {"image": one.name, "number": number, "text": text, **score_row(score, one.name)}

@@ -23,7 +23,7 @@ from blip.zoo.contract import View
 
 
 @dataclass
-class Entry:
+class PictureEntry:
     """An image by its name, which is unique among all sources."""
 
     name: str
@@ -77,15 +77,15 @@ class Sources:
         """What the results depend on: the files by name, and the tars by digest."""
         return [*map(str, self.files), *(manifest.digest for manifest in self.tars)]
 
-    def groups(self) -> Iterator[list[Entry]]:
+    def groups(self) -> Iterator[list[PictureEntry]]:
         """Yields the images in groups; a tar is open until the next group is asked for."""
-        yield [Entry(str(path), lambda path=path: sample_of(path)) for path in self.files]
+        yield [PictureEntry(str(path), lambda path=path: sample_of(path)) for path in self.files]
         for manifest in self.tars:
             for shard in manifest.shards:
                 with open_shard(manifest.store, shard, Rejected()) as file:
                     keys = [file.index[row][0] for row in range(len(file))]
                     yield [
-                        Entry(f"{shard.name}/{key}", lambda file=file, row=row: file.image_and_texts(row))
+                        PictureEntry(f"{shard.name}/{key}", lambda file=file, row=row: file.image_and_texts(row))
                         for row, key in enumerate(keys)
                     ]
 
@@ -108,7 +108,7 @@ def sample_of(path: Path) -> Sample:
     return Sample(str(path), [path.read_bytes()], texts)
 
 
-def picture(entry: Entry, views: Sequence[View]) -> Picture:
+def picture(entry: PictureEntry, views: Sequence[View]) -> Picture:
     """Reads and decodes an image."""
     try:
         with one_sample(entry.name):

@@ -8,7 +8,7 @@ from typing import Self, get_args
 
 from blip.datasets.judge import judge_of
 from blip.report.blip2_page import Blip2Report, Said, Shown, blip2_html
-from blip.report.blip2_summary import LANGUAGE_MODELS, Answered, Blip2Summary, Kind, LanguageScores
+from blip.report.blip2_summary import LANGUAGE_MODELS, Answered, Blip2Summary, LanguageModelKind, LanguageScores
 from blip.report.bootstrap_page import ReportStep
 from blip.report.capfilt_figures import thumbnail
 from blip.results import Change, EvaluationResult, FrozenResult, GateResult, IngestResult, Result, TrainResult
@@ -19,7 +19,7 @@ from blip.runs.report import facts, gpu_hours_by_step, made_of
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[LanguageModelKind, ...] = get_args(LanguageModelKind)
 RESULTS: dict[str, type[Result]] = {
     "ingest": IngestResult,
     "frozen": FrozenResult,
@@ -95,7 +95,7 @@ def report_blip2(context: RunContext, results: Mapping[str, Result], data: str |
         revision=context.revision,
         facts=facts(ingested) | gpu_hours_by_step(results),
         gates=tuple(gate.reason for gate in results.values() if isinstance(gate, GateResult)),
-        steps=tuple(report_step(name, found) for name, found in results.items()),
+        steps=tuple(report_blip2_step(name, found) for name, found in results.items()),
         shown=tuple(shown_images(Path(data), results)),
         bad=left_out(results),
     )
@@ -111,7 +111,7 @@ def summarise_blip2(results: Mapping[str, Result]) -> Blip2Summary:
     )
 
 
-def answered(kind: Kind, results: Mapping[str, Result]) -> Answered:
+def answered(kind: LanguageModelKind, results: Mapping[str, Result]) -> Answered:
     """Returns the scores of a language model. Raises KeyError if the evaluation left a task out."""
     before, after, gate = (results[name] for name in (f"evaluate-{kind}-alone", f"evaluate-{kind}", f"register-{kind}"))
     assert isinstance(before, EvaluationResult)
@@ -132,7 +132,7 @@ def language_scores(found: EvaluationResult) -> LanguageScores:
     )
 
 
-def report_step(name: str, found: Result) -> ReportStep:
+def report_blip2_step(name: str, found: Result) -> ReportStep:
     """Returns a step as the report shows it."""
     trained = found if isinstance(found, TrainResult) else None
     made = found if isinstance(found, FrozenResult) else None

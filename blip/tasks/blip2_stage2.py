@@ -19,7 +19,7 @@ from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import caption_loss, spoken_targets
 from blip.shards.sample import Sample
 from blip.tasks.captioning import CaptionPrediction, caption_scores_of
-from blip.tasks.task import EvaluableTask, TaskSettings, View
+from blip.tasks.task import EvaluableTask, ReadImage, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_mean
 
 QFORMER_TEXT = ("qformer.embeddings.word.*", "qformer.embeddings.position.*", "qformer.layers.*.feed_forward.*")
@@ -105,7 +105,7 @@ class Blip2Stage2(EvaluableTask[Blip2, CaptionPrediction]):
         self.tokens = None
         return []
 
-    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+    def prepare(self, sample: Sample, view: ReadImage, rng: np.random.Generator) -> Example:
         """Returns an example with two texts: what the language model is given, and what it is to say.
 
         Of an encoder-decoder model they are the beginning and the rest of the text, neither of them empty unless the

@@ -23,7 +23,7 @@ from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import spoken_targets, token_losses
 from blip.shards.sample import BadSample, Sample
 from blip.tasks.blip2_stage2 import FIRST_STAGE, QFORMER_TEXT
-from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View
+from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings
 from blip.tasks.text import TextLengths
 
 QUESTIONS = "questions"
@@ -139,7 +139,7 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
                 "task.text.tokens with task.decoding.max_length", queries, self.cfg.text.tokens + decoding.max_length
             )
 
-    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+    def prepare(self, sample: Sample, view: ReadImage, rng: np.random.Generator) -> Example:
         """Returns the example of one question about the image, a random one if there are several.
 
         Raises BadSample if the sample has no question with answers.

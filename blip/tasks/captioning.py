@@ -18,7 +18,7 @@ from blip.models.med import MED, MEDConfig
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import caption_loss, next_token_targets
 from blip.shards.sample import Sample
-from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View
+from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_count
 
 
@@ -140,7 +140,7 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
             case Beam():
                 return beam_search(self.model.decode_step, prompt, cross, decoding, sep)
 
-    def whole(self, sample: Sample, view: View) -> Example:
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
         """Returns the example of an image, whose captions may be unknown."""
         texts = [text for text in sample.texts if text.strip()]
         return Example(sample.key, view(sample.images[0]), texts, sample.meta, sample.id)

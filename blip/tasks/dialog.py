@@ -21,7 +21,7 @@ from blip.models.dialog import DialogModel
 from blip.models.med import MEDConfig
 from blip.models.weights.load import TRAINING_STATE, Allowed
 from blip.shards.sample import BadSample, Sample
-from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View, texts_of
+from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings, texts_of
 from blip.tasks.text import TextLengths
 
 SEPARATOR = " [SEP] "
@@ -78,7 +78,7 @@ class Dialog(EvaluableTask[DialogModel, DialogPrediction]):
         self.model = model
         self.tokenizer = tokenizer
 
-    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+    def prepare(self, sample: Sample, view: ReadImage, rng: np.random.Generator) -> Example:
         """Returns the example of one round of a dialog, with its true answer and some wrong candidates.
 
         The metadata's `rounds` have `question`, `answer`, `options` and the position `correct` of the answer. Raises
@@ -96,7 +96,7 @@ class Dialog(EvaluableTask[DialogModel, DialogPrediction]):
         candidates = [options[correct], *(wrong[i] for i in drawn)]
         return replace(example, meta={**example.meta, "round": number, "candidates": candidates})
 
-    def whole(self, sample: Sample, view: View) -> Example:
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
         rounds = sample.meta.get("rounds")
         if not isinstance(rounds, list) or not rounds or not all(map(is_round, rounds)):
             raise BadSample("rounds that are no dialog")

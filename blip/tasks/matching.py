@@ -14,7 +14,7 @@ from blip.objectives.matching import hard_negatives, matching_loss
 SameImage = Literal["masked", "positive", "negative"]
 """Role in ITC of other texts of the same image: ignored, positives or negatives; in ITM only `negative` draws them."""
 
-Match = Callable[[Tokens, list[KeysValues]], Tensor]
+Matcher = Callable[[Tokens, list[KeysValues]], Tensor]
 """Maps texts and the keys and values of their images to logits `(B, 2)`, column 1 for a match."""
 
 
@@ -38,7 +38,7 @@ def own_columns(ids: Tensor, candidates: Tensor, world: bool) -> Tensor:
 
 
 def itm_loss(
-    match: Match,
+    match: Matcher,
     keys_values: Callable[[Tensor], list[KeysValues]],
     text: Tokens,
     image_tokens: Tensor,

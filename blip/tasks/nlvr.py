@@ -18,7 +18,7 @@ from blip.models.med import MEDConfig
 from blip.models.nlvr import NLVRModel
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.shards.sample import BadSample, Sample
-from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View, frames_of, texts_of
+from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings, frames_of, texts_of
 from blip.tasks.text import TextLengths
 
 
@@ -66,7 +66,7 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
         self.model = model
         self.tokenizer = tokenizer
 
-    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+    def prepare(self, sample: Sample, view: ReadImage, rng: np.random.Generator) -> Example:
         """Returns the example of a statement about two images, the left one first, or both exchanged.
 
         The metadata contain its `label`, true or false. Raises BadSample if the label is invalid or there are not two
@@ -78,7 +78,7 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
             return replace(example, image=example.image.flip(0), texts=[exchange_sides(text)])
         return replace(example, texts=[text])
 
-    def whole(self, sample: Sample, view: View) -> Example:
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
         if len(sample.images) != 2:
             raise BadSample("not two images")
         label = sample.meta.get("label")

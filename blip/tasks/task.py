@@ -18,7 +18,7 @@ from blip.models.weights.load import Allowed
 from blip.shards.sample import BadSample, Sample
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-View = Callable[[bytes], Tensor]
+ReadImage = Callable[[bytes], Tensor]
 """Maps an encoded image to a view of it, uint8 `(3, H, W)`; in training, views are random."""
 
 
@@ -136,7 +136,7 @@ class Task(nn.Module, ABC, Generic[ModelT]):
         """
         return []
 
-    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+    def prepare(self, sample: Sample, view: ReadImage, rng: np.random.Generator) -> Example:
         """Returns the training example of a stored sample: a view of its image and one of its texts.
 
         Raises BadSample if the sample lacks a required part.
@@ -155,7 +155,7 @@ class EvaluableTask(Task[ModelT], Generic[ModelT, P]):
     prediction: type[P]
     """The class of the task's predictions."""
 
-    def whole(self, sample: Sample, view: View) -> Example:
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
         """Returns the example of a sample in evaluation: its whole image and all its texts.
 
         Raises BadSample if the sample lacks a required part; what only training requires may be missing.
@@ -191,7 +191,7 @@ class EvaluableTask(Task[ModelT], Generic[ModelT, P]):
         return {}
 
 
-def frames_of(sample: Sample, view: View) -> Tensor:
+def frames_of(sample: Sample, view: ReadImage) -> Tensor:
     """Returns the views of all images of a sample, `(F, 3, H, W)`, such as the frames of a video."""
     return torch.stack([view(image) for image in sample.images])
 

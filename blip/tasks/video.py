@@ -16,7 +16,7 @@ from blip.models.vqa import VQAModel
 from blip.shards.sample import Sample
 from blip.tasks.ranking import RetrievalPrediction
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
-from blip.tasks.task import View, frames_of
+from blip.tasks.task import ReadImage, frames_of
 from blip.tasks.vqa import VQA, VQAConfig, VQAPrediction
 
 
@@ -32,7 +32,7 @@ class VideoRetrievalConfig(RetrievalConfig):
 class VideoRetrieval(Retrieval):
     """Retrieval of videos by texts, and of texts by videos, with a model of images; training reads first frames."""
 
-    def whole(self, sample: Sample, view: View) -> Example:
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
         return replace(super().whole(sample, view), image=frames_of(sample, view))
 
     def feature(self, tokens: Tensor) -> Tensor:
@@ -62,10 +62,10 @@ class VideoQAConfig(VQAConfig):
 class VideoQA(VQA):
     """Answers to questions about videos, with a model of questions about images."""
 
-    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+    def prepare(self, sample: Sample, view: ReadImage, rng: np.random.Generator) -> Example:
         return replace(super().prepare(sample, view, rng), image=frames_of(sample, view))
 
-    def whole(self, sample: Sample, view: View) -> Example:
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
         return replace(super().whole(sample, view), image=frames_of(sample, view))
 
     def score(self, predictions: list[VQAPrediction]) -> Iterator[tuple[str, float]]:

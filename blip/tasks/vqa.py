@@ -27,7 +27,7 @@ from blip.models.vqa import VQAModel
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import next_token_targets, token_losses
 from blip.shards.sample import BadSample, Sample
-from blip.tasks.task import EvaluableTask, Prediction, TaskSettings, View
+from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings
 from blip.tasks.text import TextLengths
 
 
@@ -107,7 +107,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         self.tokenizer = tokenizer
         self.answers: list[str] = read_answers(cfg.answer_list) if cfg.answer_list else []
 
-    def prepare(self, sample: Sample, view: View, rng: np.random.Generator) -> Example:
+    def prepare(self, sample: Sample, view: ReadImage, rng: np.random.Generator) -> Example:
         """Returns the example of a question, with its annotators' answers and weight in the metadata.
 
         Texts are the question, `answers` the annotators' answers, `weight` the loss weight of the sample, 1 by default.
@@ -121,7 +121,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
             raise BadSample("weight is not a number of 0 or more")
         return super().prepare(sample, view, rng)
 
-    def whole(self, sample: Sample, view: View) -> Example:
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
         """Returns the example of a question; its answers may be unknown, and the metadata may have its own `choices`.
 
         Raises BadSample if one of them is invalid.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from blip.data.reader import Place
+from blip.data.reader import ShardRow
 from blip.distributed import is_main
 from blip.results import Alarm, Point
 from blip.storage import MissingKeyError, Store
@@ -31,7 +31,7 @@ class RunRecord:
         """Loads the record up to `step`, from which the run resumes; later points will be recorded again."""
         self.run, self.store = run, store
         self.points: list[tuple[int, Values]] = []
-        self.bad: dict[Place, str] = {}
+        self.bad: dict[ShardRow, str] = {}
         if step:
             self.points = [point for point in read_kept(store, CURVES, as_points) if point[0] <= step]
             self.bad = dict(read_kept(store, REJECTED, as_places))
@@ -40,7 +40,7 @@ class RunRecord:
         self.run.metrics(values, step)
         self.points.append((step, values))
 
-    def reject(self, bad: Mapping[Place, str]) -> None:
+    def reject(self, bad: Mapping[ShardRow, str]) -> None:
         """Records rejected samples by shard and row; each sample counts once."""
         self.bad.update(bad)
 
@@ -93,5 +93,5 @@ def as_points(values: Iterable[Any]) -> list[tuple[int, Values]]:
     return [(int(step), {str(name): float(value) for name, value in dict(found).items()}) for step, found in values]
 
 
-def as_places(values: Iterable[Any]) -> list[tuple[Place, str]]:
+def as_places(values: Iterable[Any]) -> list[tuple[ShardRow, str]]:
     return [((int(shard), int(row)), str(reason)) for shard, row, reason in values]

@@ -12,7 +12,7 @@ from blip.models.blip2 import QueriedImages
 from blip.models.generation import Decoding, Nucleus
 from blip.tasks.blip2_stage1 import Blip2Stage1
 from blip.tasks.blip2_stage2 import Blip2Stage2
-from blip.zoo.contract import Determinism, Images, Scored, ScoreName, View, Written
+from blip.zoo.contract import Determinism, ImageBatch, Scored, ScoreName, View, Written
 from blip.zoo.draws import sample_uniforms
 from blip.zoo.ours import Precision, padded
 
@@ -34,13 +34,13 @@ class Blip2Model:
         return next(self.model.parameters()).device
 
     @contextmanager
-    def computing(self, images: Images, what: str) -> Iterator[None]:
+    def computing(self, images: ImageBatch, what: str) -> Iterator[None]:
         """Adds the time of a part to `spent`; runs it in the configured precision, without gradients."""
         half = self.precision == "bfloat16"
         with images.timed(what), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             yield
 
-    def encode(self, images: Images) -> Tensor:
+    def encode(self, images: ImageBatch) -> Tensor:
         """Returns image tokens `(batch, N, W)`, the images first, then padding."""
         part = ("tokens", id(self.model))
         if part not in images.memo:
@@ -65,7 +65,7 @@ class Blip2Captioner(Blip2Model):
         super().__init__(task.model, precision)
         self.task, self.decoding, self.seed = task, decoding, seed
 
-    def write(self, images: Images, keys: Sequence[str], number: int) -> list[Written]:
+    def write(self, images: ImageBatch, keys: Sequence[str], number: int) -> list[Written]:
         tokens, language = self.encode(images), self.task.model.language_model
         draws = None
         if isinstance(self.decoding, Nucleus):
@@ -88,7 +88,7 @@ class Blip2Filter(Blip2Model):
         super().__init__(task.model, precision)
         self.task = task
 
-    def score(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Scored]]:
+    def score(self, images: ImageBatch, texts: Sequence[Sequence[str]]) -> list[list[Scored]]:
         model, tokens = self.task.model, self.encode(images)
         with self.computing(images, "encode"):
             cross = model.qformer.cross_keys_values(tokens)

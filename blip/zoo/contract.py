@@ -47,7 +47,7 @@ class Scored(NamedTuple):
 
 
 @dataclass
-class Images:
+class ImageBatch:
     """A batch of images in the views that models asked for, and what models with shared parts computed of them."""
 
     rows: Sequence[Mapping[str, Any]]
@@ -90,7 +90,7 @@ class Captioner(Protocol):
         """What its texts have depended on so far."""
         ...
 
-    def write(self, images: Images, keys: Sequence[str], number: int) -> list[Written]:
+    def write(self, images: ImageBatch, keys: Sequence[str], number: int) -> list[Written]:
         """Returns the `number`-th text of each image; its draws depend on the image's key and on `number`."""
         ...
 
@@ -113,6 +113,6 @@ class Filter(Protocol):
         """The scores that it computes."""
         ...
 
-    def score(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Scored]]:
+    def score(self, images: ImageBatch, texts: Sequence[Sequence[str]]) -> list[list[Scored]]:
         """Returns the scores of each image's texts; images may differ in their number of texts."""
         ...

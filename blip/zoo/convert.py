@@ -21,8 +21,8 @@ from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig
 from blip.tasks.vqa import VQAConfig
-from blip.zoo.recognise import CONFIG, Kind, official_file, settings_beside
-from blip.zoo.sniff import Checkpoint
+from blip.zoo.recognise import CONFIG, ModelKind, official_file, settings_beside
+from blip.zoo.sniff import SniffedCheckpoint
 
 BERT, BERT_VOCABULARY = "google-bert/bert-base-uncased", 30524
 """The tokenizer of all released checkpoints, and the size of its vocabulary with [DEC] and [ENC]."""
@@ -43,7 +43,7 @@ class ImportConfig(Config):
     model: MEDConfig
 
 
-def convert(path: Path, kind: Kind, out: Path, tokenizer: str = "", overrides: Sequence[str] = ()) -> None:
+def convert(path: Path, kind: ModelKind, out: Path, tokenizer: str = "", overrides: Sequence[str] = ()) -> None:
     """Writes a checkpoint as a model folder. `overrides` are settings of task and model that its files do not tell.
 
     Raises ConfigError if they leave a setting unknown, if the tokenizer is nowhere or of another vocabulary, and if the
@@ -89,7 +89,7 @@ def with_short_texts(cfg: ImportConfig, changes: dict[str, Any]) -> ImportConfig
 
 def official_values(file: Path) -> dict[str, Any]:
     """Returns the values of an ImportConfig for a checkpoint of the reference."""
-    checkpoint = Checkpoint(read_tensors(file), file)
+    checkpoint = SniffedCheckpoint(read_tensors(file), file)
     return {
         "task": {"type": checkpoint.task},
         "model": checkpoint.sizes(settings_beside(file, "med_config.json")),

@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from blip.config import ConfigError
 from blip.distributed import device
 from blip.zoo.config import DualEncoderConfig
-from blip.zoo.contract import Determinism, Images, Scored, ScoreName, View
+from blip.zoo.contract import Determinism, ImageBatch, Scored, ScoreName, View
 from blip.zoo.ours import padded
 from blip.zoo.transformers_folder import from_folder
 
@@ -46,7 +46,7 @@ class DualEncoder(ABC):
     def gives(self) -> tuple[ScoreName, ...]:
         return ("similarity",) if self.bias is None else ("match", "similarity")
 
-    def score(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Scored]]:
+    def score(self, images: ImageBatch, texts: Sequence[Sequence[str]]) -> list[list[Scored]]:
         found: list[list[Scored]] = [[] for _ in texts]
         features = self.image_features(images)
         for number in range(max(map(len, texts), default=0)):
@@ -60,7 +60,7 @@ class DualEncoder(ABC):
                     found[row].append(Scored(*scores))
         return found
 
-    def image_features(self, images: Images) -> Tensor:
+    def image_features(self, images: ImageBatch) -> Tensor:
         """Returns unit vectors `(batch, E)`, float32, computed once for all texts."""
         part = ("features", id(self))
         if part not in images.memo:

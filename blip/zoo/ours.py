@@ -13,7 +13,7 @@ from blip.models.generation import Beam, Decoding, Nucleus, beam_search, sample
 from blip.models.med import MED
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval
-from blip.zoo.contract import Determinism, Images, Scored, ScoreName, View, Written
+from blip.zoo.contract import Determinism, ImageBatch, Scored, ScoreName, View, Written
 from blip.zoo.draws import sample_uniforms
 
 Precision = Literal["float32", "bfloat16"]
@@ -38,13 +38,13 @@ class OurModel:
         return next(self.model.parameters()).device
 
     @contextmanager
-    def computing(self, images: Images, what: str) -> Iterator[None]:
+    def computing(self, images: ImageBatch, what: str) -> Iterator[None]:
         """Adds the time of a part to `spent`; runs it in the configured precision, without gradients."""
         half = self.precision == "bfloat16"
         with images.timed(what), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             yield
 
-    def encode(self, images: Images) -> Tensor:
+    def encode(self, images: ImageBatch) -> Tensor:
         """Returns image tokens `(batch, N, D)`, the images first, then padding."""
         part = ("tokens", id(self.model.visual_encoder))
         if part not in images.memo:
@@ -56,7 +56,7 @@ class OurModel:
                 images.memo[part] = self.model.encode_image(normalise(pixels.to(self.device)))
         return images.memo[part]
 
-    def cross(self, images: Images, reader: TextTransformer) -> list[KeysValues]:
+    def cross(self, images: ImageBatch, reader: TextTransformer) -> list[KeysValues]:
         """Returns the cross-attention keys and values of the images, computed once for all texts."""
         part = ("cross", id(reader.layers[0].cross_attention))
         if part not in images.memo:
@@ -75,7 +75,7 @@ class OurCaptioner(OurModel):
         super().__init__(task.model, precision)
         self.task, self.decoding, self.seed = task, decoding, seed
 
-    def write(self, images: Images, keys: Sequence[str], number: int) -> list[Written]:
+    def write(self, images: ImageBatch, keys: Sequence[str], number: int) -> list[Written]:
         model, decoding = self.model, self.decoding
         cross = self.cross(images, model.text_decoder)
         prompt = self.task.prompt(images.batch).to(self.device)
@@ -100,7 +100,7 @@ class OurFilter(OurModel):
         super().__init__(task.model, precision)
         self.task = task
 
-    def score(self, images: Images, texts: Sequence[Sequence[str]]) -> list[list[Scored]]:
+    def score(self, images: ImageBatch, texts: Sequence[Sequence[str]]) -> list[list[Scored]]:
         found: list[list[Scored]] = [[] for _ in texts]
         for number in range(max(map(len, texts), default=0)):
             asked = [some[number] if number < len(some) else "" for some in texts]

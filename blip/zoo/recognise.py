@@ -7,14 +7,14 @@ from typing import Any, Literal
 from blip.config import ConfigError, read_config
 from blip.models.weights.files import SUFFIXES
 
-Kind = Literal["ours", "blip", "official", "open_clip", "dual_encoder", "vision_language"]
+ModelKind = Literal["ours", "blip", "official", "open_clip", "dual_encoder", "vision_language"]
 """A model folder of ours; BLIP of transformers; a checkpoint of the reference; CLIP and its like of open_clip or
 transformers; an image-to-text model of transformers."""
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 
 
-def recognise(path: Path) -> Kind:
+def recognise(path: Path) -> ModelKind:
     """Returns the kind of a model. Raises ConfigError, which says what was looked for, if it is none of them."""
     if path.is_file():
         if path.suffix in SUFFIXES:
@@ -32,7 +32,7 @@ def recognise(path: Path) -> Kind:
     )
 
 
-def kind_of(values: dict[str, Any], path: Path) -> Kind:
+def kind_of(values: dict[str, Any], path: Path) -> ModelKind:
     """Returns the kind of a folder by the values of its `config.json`."""
     name = values.get("model_type")
     if "model" in values and isinstance(values.get("task"), dict):

@@ -15,14 +15,14 @@ from blip.models.weights.names import Spelling, huggingface, official, own
 
 HEAD_WIDTH = 64
 """Width of an attention head in ViT and BERT of all usual sizes."""
-TaskName = Literal["pretraining", "captioning", "retrieval", "vqa", "nlvr"]
+CheckpointTask = Literal["pretraining", "captioning", "retrieval", "vqa", "nlvr"]
 
 PATCHES = "visual_encoder.patch_embed.proj.weight"
 POSITIONS = "visual_encoder.pos_embed"
 WORDS = ("text_encoder.embeddings.word.weight", "text_decoder.embeddings.word.weight")
 
 
-class Checkpoint:
+class SniffedCheckpoint:
     """A checkpoint's tensors by our names, whatever program wrote it."""
 
     def __init__(self, tensors: Mapping[str, Tensor], path: Path):
@@ -59,7 +59,7 @@ class Checkpoint:
         return number
 
     @property
-    def task(self) -> TaskName:
+    def task(self) -> CheckpointTask:
         """The task that the checkpoint was trained for, by its parts. Raises ConfigError if it has too few."""
         encoder, decoder = (
             self.find(f"text_{part}.embeddings.word.weight") is not None for part in ("encoder", "decoder")

@@ -21,7 +21,7 @@ from blip.config import ConfigError
 from blip.distributed import device
 from blip.models.generation import Beam, Decoding, Nucleus, draw, penalise_repetition
 from blip.zoo.config import VisionLanguageConfig
-from blip.zoo.contract import Determinism, Images, View, Written
+from blip.zoo.contract import Determinism, ImageBatch, View, Written
 from blip.zoo.draws import sample_uniforms
 from blip.zoo.transformers_folder import from_folder
 
@@ -66,7 +66,7 @@ class VisionLanguageCaptioner:
         smaller.thumbnail((self.cfg.longest, self.cfg.longest), Image.Resampling.BICUBIC)
         return smaller
 
-    def write(self, images: Images, keys: Sequence[str], number: int) -> list[Written]:
+    def write(self, images: ImageBatch, keys: Sequence[str], number: int) -> list[Written]:
         pictures, size = images.of(self.view), self.cfg.batch
         found: list[Written] = []
         for start in range(0, len(pictures), size):

@@ -6,7 +6,7 @@ import pytest
 from golden_files import Golden
 
 from blip.models.weights.files import read_tensors
-from blip.zoo.sniff import Checkpoint
+from blip.zoo.sniff import SniffedCheckpoint
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from blip.zoo.sniff import Checkpoint
 )
 def test_the_reference_s_files_tell_task_and_sizes(golden: Golden, name: str, task: str):
     text = golden.json("med_config_nlvr.json" if name == "nlvr" else "med_config.json")
-    checkpoint = Checkpoint(read_tensors(Path(golden.weights(name))), golden.folder)
+    checkpoint = SniffedCheckpoint(read_tensors(Path(golden.weights(name))), golden.folder)
     found = checkpoint.sizes(text)
     expected = golden.med("med_config_nlvr.json" if name == "nlvr" else "med_config.json")
     assert checkpoint.task == task

@@ -10,7 +10,7 @@ from PIL import Image
 
 from blip.datasets import shapes
 from blip.report import bootstrap_page
-from blip.report.bootstrap_page import BootstrapReport, Described, Gallery, Picture, ReportStep, ScoredText
+from blip.report.bootstrap_page import BootstrapReport, Described, Gallery, ReportPicture, ReportStep, ScoredText
 from blip.report.rendering import minutes
 from blip.report.summary import Summary
 from blip.results import SOURCES, MatchHistogram, Source
@@ -81,7 +81,7 @@ def step(rng: Random, name: str) -> ReportStep:
     )
 
 
-def picture(rng: Random, sample: Any) -> Picture:
+def picture(rng: Random, sample: Any) -> ReportPicture:
     """Returns a web sample with scores of a filter that is mostly right."""
     scene = sample.meta["truth"]
     written = shapes.write_caption(scene if rng.random() < 0.7 else shapes.random_scene(rng), rng)
@@ -92,7 +92,9 @@ def picture(rng: Random, sample: Any) -> Picture:
         match = right if true == (rng.random() < 0.93) else 1 - right
         return ScoredText(text=text, match=match, kept=match >= 0.5, true=true)
 
-    return Picture(key=sample.key, image=sample.images[0], web=(judge(sample.texts[0]),), synthetic=(judge(written),))
+    return ReportPicture(
+        key=sample.key, image=sample.images[0], web=(judge(sample.texts[0]),), synthetic=(judge(written),)
+    )
 
 
 def histogram(source: Source, texts: list[ScoredText]) -> MatchHistogram:
@@ -189,7 +191,7 @@ def test_texts_of_the_web_stay_texts():
     sample = next(shapes.web_samples(WORLD))
     judged = ScoredText(text=evil, match=0.9, kept=True)
     gallery = Gallery(
-        title="Kept", note="", pictures=(Picture(key=evil, image=sample.images[0], web=(judged,), synthetic=()),)
+        title="Kept", note="", pictures=(ReportPicture(key=evil, image=sample.images[0], web=(judged,), synthetic=()),)
     )
     shown = Tags(bootstrap_page.bootstrap_html(report(galleries=(gallery,))))
     assert "script" not in {tag for tag, _ in shown.tags}
@@ -240,9 +242,9 @@ def test_small_pictures_keep_their_pixels_and_large_ones_become_small():
 def test_galleries_show_the_surest_the_least_sure_and_the_mistakes():
     sample = next(shapes.web_samples(WORLD))
 
-    def judged(match: float, true: bool) -> Picture:
+    def judged(match: float, true: bool) -> ReportPicture:
         text = ScoredText(text="a text", match=match, kept=match >= 0.5, true=true)
-        return Picture(key=f"{match}", image=sample.images[0], web=(text,), synthetic=())
+        return ReportPicture(key=f"{match}", image=sample.images[0], web=(text,), synthetic=())
 
     pictures = [
         judged(m, t)

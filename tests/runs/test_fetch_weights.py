@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from blip.cli import app
 from blip.config import EXIT_CONFIG, presets
 from blip.models.weights.content import named_sources
-from blip.models.weights.mirror import RECORD, VARIABLE, folder_of, read_record
+from blip.models.weights.mirror import RECORD, VARIABLE, folder_of, read_mirror_record
 from blip.models.weights.source import check_source
 from blip.runs.fetch_weights import fetch_weights, wanted_models
 from blip.runs.stages import config_classes, load_stages
@@ -62,7 +62,7 @@ def test_a_store_is_filled_once_with_what_is_wanted_and_its_digests(hub: FakeHub
     }
     assert found.fetched_bytes == sum(len(hub.models[n][file]) for n in (BERT, DEIT) for file in found.models[n].files)
     for name in (BERT, DEIT):
-        record = read_record(folder_of(uri, name))
+        record = read_mirror_record(folder_of(uri, name))
         assert record is not None
         assert (record.name, record.revision) == (name, COMMIT)
         for file, entry in record.files.items():
@@ -107,7 +107,7 @@ def test_a_stage_of_its_own_is_fetched_by_its_name_with_all_that_loading_its_mod
     code, said = blip("--preset", "blip2_g", "--to", str(tmp_path / "all"), "--pipeline", "blip2")
     assert code == 0, said
     for name in ("facebook/opt-2.7b", "google/flan-t5-xl", BERT):
-        assert read_record(folder_of(str(tmp_path / "all"), name)), name
+        assert read_mirror_record(folder_of(str(tmp_path / "all"), name)), name
     code, said = blip("--preset", "base", "--to", str(tmp_path / "store"), "--stage", "blip3")
     assert (code, "stage 'blip3' is unknown; choices: ingest, " in said) == (EXIT_CONFIG, True)
     assert hub.downloads()
@@ -116,7 +116,7 @@ def test_a_stage_of_its_own_is_fetched_by_its_name_with_all_that_loading_its_mod
 def test_a_second_preset_adds_what_it_needs_of_the_same_commit(hub: FakeHub, tmp_path: Path):
     store = str(tmp_path / "store")
     fetch_weights("base", ["pretrain.init.text=null"], store)
-    assert read_record(folder_of(store, BERT)).files.keys() == {"vocab.txt", "tokenizer.json"}  # pyright: ignore
+    assert read_mirror_record(folder_of(store, BERT)).files.keys() == {"vocab.txt", "tokenizer.json"}  # pyright: ignore
     hub.requests.clear()
     found = fetch_weights("large", [], store)
     assert found.models.keys() == {BERT, "timm/vit_large_patch16_224.augreg_in21k"}

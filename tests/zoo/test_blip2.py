@@ -19,7 +19,7 @@ from blip.tasks.model_folder import save_model
 from blip.tasks.text import TextLengths
 from blip.zoo.blip2 import Blip2Captioner, Blip2Filter
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
-from blip.zoo.contract import Captioner, Images
+from blip.zoo.contract import Captioner, ImageBatch
 from blip.zoo.load import load_captioner, load_filter
 
 NUCLEUS = Nucleus(top_p=0.9, min_length=1, max_length=6)
@@ -46,8 +46,8 @@ def pictures() -> list[Image.Image]:
     return [decode(picture(i)) for i in range(4)]
 
 
-def images(model: Captioner | Blip2Filter, some: list[Image.Image]) -> Images:
-    return Images([{model.view.name: model.view.make(image)} for image in some], batch=4)
+def images(model: Captioner | Blip2Filter, some: list[Image.Image]) -> ImageBatch:
+    return ImageBatch([{model.view.name: model.view.make(image)} for image in some], batch=4)
 
 
 def captioner(folder: Path, decoding: Decoding = NUCLEUS, seed: int = 42) -> Captioner:

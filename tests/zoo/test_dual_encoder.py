@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 from blip.config import ConfigError, validate
 from blip.data.images import decode
 from blip.zoo.config import DualEncoderConfig
-from blip.zoo.contract import Images, Scored
+from blip.zoo.contract import ImageBatch, Scored
 from blip.zoo.dual_encoder import DualEncoder, OpenClipDualEncoder, TransformersDualEncoder
 
 
@@ -22,7 +22,7 @@ def pictures() -> list[Image.Image]:
 
 
 def scores(judge: DualEncoder, images: list[Image.Image], texts: list[list[str]], batch: int = 4) -> list[list[Scored]]:
-    return judge.score(Images([{judge.view.name: judge.view.make(image)} for image in images], batch), texts)
+    return judge.score(ImageBatch([{judge.view.name: judge.view.make(image)} for image in images], batch), texts)
 
 
 def theirs(kind, folder: Path) -> tuple[torch.Tensor, float]:

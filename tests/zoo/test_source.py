@@ -30,7 +30,7 @@ from blip.tasks.vqa import VQA, VQAConfig
 from blip.tracking import start_run
 from blip.tracking.registry import promote, register_model
 from blip.tracking.server import TrackingError
-from blip.zoo.sniff import Checkpoint
+from blip.zoo.sniff import SniffedCheckpoint
 from blip.zoo.source import model_folder as folder_of
 from blip.zoo.source import our_model
 
@@ -87,7 +87,7 @@ def test_what_encoder_and_decoder_share_is_seen(share: str, tmp_path: Path):
     cfg = config().model_copy(update={"share": share})
     task = both()
     write_tensors(official_tensors(task.cfg.build_model(cfg)), tmp_path / "model.pth")
-    assert Checkpoint(read_tensors(tmp_path / "model.pth"), tmp_path).share == share
+    assert SniffedCheckpoint(read_tensors(tmp_path / "model.pth"), tmp_path).share == share
 
 
 def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path):
@@ -115,7 +115,9 @@ def test_wide_models_have_heads_of_the_usual_width():
     tensors |= {f"{text}.embeddings.word_embeddings.weight": torch.zeros(30524, 768)}
     tensors |= {f"{text}.embeddings.position_embeddings.weight": torch.zeros(512, 768)}
     tensors |= {f"{text}.encoder.layer.{i}.intermediate.dense.weight": torch.zeros(3072, 1) for i in range(12)}
-    found = Checkpoint({f"module.{name}": tensor for name, tensor in tensors.items()}, Path("model.pth")).sizes({})
+    found = SniffedCheckpoint({f"module.{name}": tensor for name, tensor in tensors.items()}, Path("model.pth")).sizes(
+        {}
+    )
     assert found["vision"] == {"size": 384, "patch": 16, "width": 768, "depth": 12, "heads": 12}
     assert found["text"]["heads"] == found["text"]["depth"] == 12
 

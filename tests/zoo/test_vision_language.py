@@ -12,7 +12,7 @@ from blip.config import ConfigError
 from blip.data.images import decode
 from blip.models.generation import Beam, Decoding, Nucleus
 from blip.zoo.config import VisionLanguageConfig
-from blip.zoo.contract import Images, Written
+from blip.zoo.contract import ImageBatch, Written
 from blip.zoo.vision_language import VisionLanguageCaptioner
 
 NUCLEUS = Nucleus(min_length=2, max_length=8)
@@ -27,7 +27,7 @@ def captions(
     captioner: VisionLanguageCaptioner, images: list[Image.Image], keys: list[str], number: int = 0
 ) -> dict[str, Written]:
     rows = [{captioner.view.name: captioner.view.make(image)} for image in images]
-    written = captioner.write(Images(rows, len(rows)), keys, number)
+    written = captioner.write(ImageBatch(rows, len(rows)), keys, number)
     # the last digits depend on the shape of the batch; CapFilt rounds as well
     rounded = [Written(one.text, round(one.log_probability, 3)) for one in written]
     return dict(zip(keys, rounded, strict=True))

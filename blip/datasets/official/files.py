@@ -57,11 +57,11 @@ class Official(Config, ABC):
         return self.splits or self.SPLITS
 
     @property
-    def files(self) -> "Files":
-        return Files(self.annotations, f"{getattr(self, 'type', '')}: annotations", self.SOURCE)
+    def files(self) -> "AnnotationFiles":
+        return AnnotationFiles(self.annotations, f"{getattr(self, 'type', '')}: annotations", self.SOURCE)
 
-    def pictures(self, rejected: Counter[str]) -> "Images":
-        return Images(self.images, self.IMAGES, rejected)
+    def pictures(self, rejected: Counter[str]) -> "ImageFolder":
+        return ImageFolder(self.images, self.IMAGES, rejected)
 
     def read(self, split: str, rejected: Counter[str]) -> Iterator[Sample]:
         """Yields the samples of a split; what is left out is counted in `rejected` by reason.
@@ -74,11 +74,11 @@ class Official(Config, ABC):
         pictures.check_lost(self.lost)
 
     @abstractmethod
-    def samples(self, split: str, pictures: "Images") -> Iterator[Sample]:
+    def samples(self, split: str, pictures: "ImageFolder") -> Iterator[Sample]:
         """Yields the samples of a split."""
 
 
-class Files:
+class AnnotationFiles:
     """The annotation files in a folder or a store."""
 
     def __init__(self, place: str, what: str, source: str):
@@ -137,7 +137,7 @@ class Files:
             ) from None
 
 
-class Images:
+class ImageFolder:
     """The images or videos of a data set by name, in a folder or a store."""
 
     def __init__(self, place: str, source: str, rejected: Counter[str]):

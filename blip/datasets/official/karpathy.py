@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from blip.datasets.official.files import Images, Official, extension_of, key_of, last_number
+from blip.datasets.official.files import ImageFolder, Official, extension_of, key_of, last_number
 from blip.shards.sample import Sample
 
 SPLIT_FILES = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
@@ -21,7 +21,7 @@ class Karpathy(Official):
     FOLDERS: ClassVar[tuple[str, ...]]
     """Folders in which images may lie below `images`, besides what the annotations say."""
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
         files = self.files
         name = files.find(self.OWN_FILE, self.BY_SPLIT.format(split=split))
         with files.form(name):

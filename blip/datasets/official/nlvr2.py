@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from blip.batch import hash_id
 from blip.config import ConfigError
-from blip.datasets.official.files import Files, Images, Official, extension_of, key_of
+from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, extension_of, key_of
 from blip.shards.sample import Sample
 
 LABELS = {"True": 1, "False": 0, "true": 1, "false": 0, True: 1, False: 0}
@@ -24,7 +24,7 @@ class NLVR2(Official):
     IMAGES: ClassVar = "https://lil.nlp.cornell.edu/nlvr/ (on request)"
     type: Literal["nlvr2"] = "nlvr2"
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
         """Yields statements; those about one pair follow each other, and share its bytes."""
         files = self.files
         name = files.find(*FILES[split])
@@ -41,7 +41,7 @@ class NLVR2(Official):
                 yield Sample(key_of(key), list(images), [sentence], meta, extension_of(names[0][0]))
 
     def statement(
-        self, files: Files, name: str, record: dict[str, Any], split: str
+        self, files: AnnotationFiles, name: str, record: dict[str, Any], split: str
     ) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], str, str, int]:
         """Returns the possible names of both images, the identifier, the sentence and the label of a record."""
         if record["label"] not in LABELS:

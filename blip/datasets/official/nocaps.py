@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from blip.datasets.official.files import Images, Official, extension_of, key_of
+from blip.datasets.official.files import ImageFolder, Official, extension_of, key_of
 from blip.shards.sample import Sample
 
 FILES = {
@@ -20,7 +20,7 @@ class NoCaps(Official):
     IMAGES: ClassVar = "https://nocaps.org/download (by the coco_url of each image in the annotations)"
     type: Literal["nocaps"] = "nocaps"
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
         """Yields images with their captions, none for the test split, whose captions the server keeps."""
         files = self.files
         name = files.find(*FILES[split])

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from blip.config import ConfigError
 from blip.datasets.frames import sample_frames
-from blip.datasets.official.files import Files, Images, Official, key_of
+from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, key_of
 from blip.shards.sample import BadSample, Sample
 from blip.storage import scratch
 
@@ -25,7 +25,7 @@ class Videos(Official):
     frames: int = Field(default=8, ge=1, le=1000)
     """Frames of a video, at equal distances; they are stored as PNG."""
 
-    def with_frames(self, texts: Iterable["Text"], pictures: Images) -> Iterator[Sample]:
+    def with_frames(self, texts: Iterable["VideoText"], pictures: ImageFolder) -> Iterator[Sample]:
         """Yields a sample a text; texts of one video share its frames. A video that cannot be decoded is counted."""
         for video, group in groupby(sorted(texts, key=lambda text: text[0]), key=lambda text: text[0]):
             folders = ("", "videos/", "videos/all/", "TestVideo/", "YouTubeClips/")
@@ -40,7 +40,7 @@ class Videos(Official):
             for _, key, text, meta in group:
                 yield Sample(key_of(key), frames, [text], {"video_id": video, **meta})
 
-    def decode(self, pictures: Images, name: str) -> list[bytes]:
+    def decode(self, pictures: ImageFolder, name: str) -> list[bytes]:
         with ExitStack() as stack:
             path: Path | None = pictures.store.path(name)
             if path is None:
@@ -49,7 +49,7 @@ class Videos(Official):
             return sample_frames(path, self.frames)
 
 
-Text = tuple[str, Any, str, dict[str, Any]]
+VideoText = tuple[str, Any, str, dict[str, Any]]
 """The name of a video without its extension, a key, a caption or question, and metadata."""
 
 
@@ -64,7 +64,7 @@ class MSRVTT(Videos):
     IMAGES: ClassVar = VIDEOS_OF_MSRVTT
     type: Literal["msrvtt"] = "msrvtt"
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:  # noqa: ARG002
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:  # noqa: ARG002
         files = self.files
         name = files.find("MSRVTT_JSFUSION_test.csv", "msrvtt_test.jsonl")
         with files.form(name):
@@ -84,7 +84,7 @@ class VideoQuestions(Videos):
     frames: int = Field(default=16, ge=1, le=1000)
     """Frames of a video, at equal distances; they are stored as PNG."""
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
         files = self.files
         name = files.find(f"{split}_qa.json")
         with files.form(name):
@@ -101,7 +101,7 @@ class VideoQuestions(Videos):
             ]
         yield from self.with_frames(texts, pictures)
 
-    def video_names(self, files: Files, numbers: Iterable[int]) -> dict[int, str]:  # noqa: ARG002
+    def video_names(self, files: AnnotationFiles, numbers: Iterable[int]) -> dict[int, str]:  # noqa: ARG002
         """Returns the names of the videos' files, without extensions, by number."""
         return {number: f"video{number}" for number in numbers}
 
@@ -119,7 +119,7 @@ class MSVDQA(VideoQuestions):
     IMAGES: ClassVar = "https://www.cs.utexas.edu/users/ml/clamp/videoDescription/YouTubeClips.tar"
     type: Literal["msvd_qa"] = "msvd_qa"
 
-    def video_names(self, files: Files, numbers: Iterable[int]) -> dict[int, str]:
+    def video_names(self, files: AnnotationFiles, numbers: Iterable[int]) -> dict[int, str]:
         if not files.store.exists("youtube_mapping.txt"):
             return super().video_names(files, numbers)
         found = clips(files.text("youtube_mapping.txt").splitlines())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from blip.datasets.official.files import Files, Images, Official
+from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official
 from blip.shards.sample import Sample
 
 DENSE = {"train": "visdial_1.0_train_dense_annotations.json", "val": "visdial_1.0_val_dense_annotations.json"}
@@ -17,7 +17,7 @@ class VisDial(Official):
     IMAGES: ClassVar = "https://visualdialog.org/data (train: COCO 2014, train and val)"
     type: Literal["visdial"] = "visdial"
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
         """Yields one sample a dialog: the text is the image's caption, `rounds` of the metadata are as `rounds_of`."""
         files = self.files
         name = files.find(f"visdial_1.0_{split}.json")
@@ -35,7 +35,7 @@ class VisDial(Official):
             if image is not None:
                 yield Sample(f"{number:012d}", [image], [caption], {"image_id": number, "rounds": rounds}, "jpg")
 
-    def relevances(self, files: Files, split: str) -> dict[tuple[int, int], list[float]]:
+    def relevances(self, files: AnnotationFiles, split: str) -> dict[tuple[int, int], list[float]]:
         """Returns the relevances of the candidates by image and round, counted from 1; those of train may be absent."""
         if split not in DENSE or (split == "train" and not files.store.exists(DENSE[split])):
             return {}

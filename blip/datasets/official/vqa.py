@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any, ClassVar, Literal
 
 from blip.config import ConfigError
-from blip.datasets.official.files import Files, Images, Official, compact_answers, extension_of, key_of
+from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, compact_answers, extension_of, key_of
 from blip.shards.sample import Sample
 
 COCO_IMAGES = "https://cocodataset.org/#download"
@@ -15,7 +15,7 @@ VISUAL_GENOME_WEIGHT = 0.2
 
 
 @dataclass
-class Question:
+class AnnotatedQuestion:
     id: Any
     text: str
     names: tuple[str, ...]
@@ -23,7 +23,7 @@ class Question:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-def with_images(questions: Iterable[Question], pictures: Images) -> Iterator[Sample]:
+def with_images(questions: Iterable[AnnotatedQuestion], pictures: ImageFolder) -> Iterator[Sample]:
     """Yields a sample a question; questions about one image follow each other, and share its bytes."""
     ordered = sorted(questions, key=lambda question: question.names)
     for names, group in groupby(ordered, key=lambda question: question.names):
@@ -48,7 +48,7 @@ class OpenEnded(Official):
     FOLDERS: ClassVar[dict[str, str]]
     """COCO's folder of each split."""
 
-    def official(self, files: Files, split: str) -> Iterator[Question]:
+    def official(self, files: AnnotationFiles, split: str) -> Iterator[AnnotatedQuestion]:
         name = files.find(self.QUESTIONS[split])
         answers: dict[Any, dict[str, Any]] = {}
         if split in self.ANSWERS:
@@ -69,9 +69,9 @@ class OpenEnded(Official):
                     found = answers[number]
                     meta["answers"] = stripped(found["answers"])
                     meta |= {key: found[key] for key in ("answer_type", "question_type") if key in found}
-                yield Question(number, question["question"], coco_2014(self.FOLDERS[split], image), meta)
+                yield AnnotatedQuestion(number, question["question"], coco_2014(self.FOLDERS[split], image), meta)
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
         yield from with_images(self.official(self.files, split), pictures)
 
 
@@ -97,7 +97,7 @@ class VQAv2(OpenEnded):
     FOLDERS: ClassVar = {"train": "train2014", "val": "val2014", "test-dev": "test2015", "test": "test2015"}
     type: Literal["vqav2"] = "vqav2"
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
         files = self.files
         if split == "vg":
             name = files.find("question_answers.json", "vg_qa.json")
@@ -126,10 +126,10 @@ class AOKVQA(Official):
     IMAGES: ClassVar = f"{COCO_IMAGES} (2017)"
     type: Literal["aokvqa"] = "aokvqa"
 
-    def samples(self, split: str, pictures: Images) -> Iterator[Sample]:
+    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
         yield from with_images(self.questions(self.files, split), pictures)
 
-    def questions(self, files: Files, split: str) -> Iterator[Question]:
+    def questions(self, files: AnnotationFiles, split: str) -> Iterator[AnnotatedQuestion]:
         name = files.find(f"aokvqa_v1p0_{split}.json")
         with files.form(name):
             for record in files.json(name):
@@ -141,7 +141,7 @@ class AOKVQA(Official):
                     meta["difficult"] = bool(record.get("difficult_direct_answer"))
                 bare = f"{record['image_id']:012d}.jpg"
                 names = (f"{split}2017/{bare}", bare)
-                yield Question(record["question_id"], record["question"], names, meta)
+                yield AnnotatedQuestion(record["question_id"], record["question"], names, meta)
 
 
 def stripped(answers: list[str]) -> list[str]:
@@ -150,7 +150,7 @@ def stripped(answers: list[str]) -> list[str]:
     return [answer for answer in found if answer]
 
 
-def visual_genome(files: Files, name: str) -> Iterator[Question]:
+def visual_genome(files: AnnotationFiles, name: str) -> Iterator[AnnotatedQuestion]:
     """Yields Visual Genome's questions; its images lie in two folders, and the file does not say in which."""
     with files.form(name):
         for image in files.json(name):
@@ -163,10 +163,10 @@ def visual_genome(files: Files, name: str) -> Iterator[Question]:
                     "weight": VISUAL_GENOME_WEIGHT,
                 }
                 if meta["answers"]:
-                    yield Question(f"vg-{qa['qa_id']}", qa["question"], names, meta)
+                    yield AnnotatedQuestion(f"vg-{qa['qa_id']}", qa["question"], names, meta)
 
 
-def published_by_blip(files: Files, name: str) -> Iterator[Question]:
+def published_by_blip(files: AnnotationFiles, name: str) -> Iterator[AnnotatedQuestion]:
     """Yields questions in the form in which BLIP publishes VQAv2 and Visual Genome: a list of answers, or one text."""
     with files.form(name):
         for record in files.json(name):
@@ -177,4 +177,4 @@ def published_by_blip(files: Files, name: str) -> Iterator[Question]:
                 meta["answers"] = stripped([said] if isinstance(said, str) else said)
             names = (path, path.rpartition("/")[2])
             number = f"vg-{record['question_id']}" if ours else record["question_id"]
-            yield Question(number, record["question"], names, meta)
+            yield AnnotatedQuestion(number, record["question"], names, meta)

@@ -9,7 +9,7 @@ from blip.datasets.shapes.questions import ANSWERS, KINDS, Question, answer, ask
 from blip.datasets.shapes.scenes import Scene, Thing, random_scene, render_scene
 from blip.datasets.shapes.sentences import is_true, write_caption
 from blip.datasets.shapes.splits import ShapesConfig, gold_samples, question_samples, test_samples, web_samples
-from blip.datasets.shapes.tasks import TaskName, task_samples
+from blip.datasets.shapes.tasks import ShapesTaskName, task_samples
 
 __all__ = [
     "ANSWERS",
@@ -17,7 +17,7 @@ __all__ = [
     "Question",
     "Scene",
     "ShapesConfig",
-    "TaskName",
+    "ShapesTaskName",
     "Thing",
     "answer",
     "ask",

@@ -16,14 +16,14 @@ PHRASES: dict[Form, str] = {
 VALUES: dict[Literal["colour", "shape"], tuple[str, ...]] = {"colour": tuple(COLOURS), "shape": SHAPE_NAMES}
 
 
-class Pair(NamedTuple):
+class ScenePair(NamedTuple):
     left: Scene
     right: Scene
     text: str
     true: bool
 
 
-def draw_pair(rng: Random) -> Pair:
+def draw_pair(rng: Random) -> ScenePair:
     """Returns two random scenes of one thing each, and a statement about them of a random form, as often true as not.
 
     False statements are about what one of the pictures shows half of the time, and otherwise about anything.
@@ -36,7 +36,7 @@ def draw_pair(rng: Random) -> Pair:
         shown = [scene["objects"][0][name] for scene in (left, right)]
         value = rng.choice(shown) if true or rng.random() < 0.5 else rng.choice(VALUES[name])
         if holds(form, [found == value for found in shown]) == true:
-            return Pair(left, right, PHRASES[form].format(claim=claim_of(name, value)), true)
+            return ScenePair(left, right, PHRASES[form].format(claim=claim_of(name, value)), true)
 
 
 def holds(form: Form, found: list[bool]) -> bool:

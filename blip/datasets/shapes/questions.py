@@ -18,7 +18,7 @@ from blip.datasets.shapes.sentences import (
     slot_pattern,
 )
 
-Kind = Literal["colour", "shape", "size", "place", "ground", "number", "yes/no"]
+QuestionKind = Literal["colour", "shape", "size", "place", "ground", "number", "yes/no"]
 Attribute = Literal["size", "colour", "shape", "place"]
 ATTRIBUTES: tuple[Attribute, ...] = ("size", "colour", "shape", "place")
 VALUES: dict[Attribute, tuple[str, ...]] = {
@@ -28,7 +28,7 @@ VALUES: dict[Attribute, tuple[str, ...]] = {
     "place": tuple(PLACES),
 }
 NUMBERS = ("0", "1", "2")
-ANSWERS: dict[Kind, tuple[str, ...]] = {
+ANSWERS: dict[QuestionKind, tuple[str, ...]] = {
     "colour": VALUES["colour"],
     "shape": VALUES["shape"],
     "size": VALUES["size"],
@@ -38,7 +38,7 @@ ANSWERS: dict[Kind, tuple[str, ...]] = {
     "yes/no": ("yes", "no"),
 }
 """The possible answers to each kind of question."""
-KINDS: tuple[Kind, ...] = tuple(ANSWERS)
+KINDS: tuple[QuestionKind, ...] = tuple(ANSWERS)
 
 FORMS: dict[Literal["colour", "shape", "size", "place"], tuple[str, ...]] = {
     "colour": ("what colour is {thing}?", "what is the colour of {thing}?"),
@@ -54,10 +54,10 @@ PLURALS = {shape: f"{shape}es" if shape.endswith("s") else f"{shape}s" for shape
 class Question(NamedTuple):
     text: str
     answer: str
-    kind: Kind
+    kind: QuestionKind
 
 
-def ask(scene: Scene, rng: Random, kind: Kind | None = None) -> Question:
+def ask(scene: Scene, rng: Random, kind: QuestionKind | None = None) -> Question:
     """Returns a question about a scene with its true answer, of a random kind if none is given.
 
     Answers to yes/no questions are balanced, and so are numbers of which both 0 and more than 0 are possible.
@@ -106,7 +106,7 @@ def answer(scene: Scene, text: str) -> str | None:
     return None
 
 
-def answer_to(kind: Kind, scene: Scene, said: dict[str, str]) -> str | None:
+def answer_to(kind: QuestionKind, scene: Scene, said: dict[str, str]) -> str | None:
     first = {slot: said[slot] for slot in ATTRIBUTES if slot in said}
     match kind:
         case "colour" | "shape" | "size" | "place":
@@ -252,7 +252,7 @@ def thing_pattern(suffix: str = "", noun: str = "thing", shapes: tuple[str, ...]
     return f"(?:{size} )?(?:{colour} )?(?:{noun}|{shape})(?: {place})?"
 
 
-def patterns() -> Iterator[tuple[Kind, re.Pattern[str]]]:
+def patterns() -> Iterator[tuple[QuestionKind, re.Pattern[str]]]:
     """Yields the pattern of each form of a question, with its kind."""
 
     for kind, forms in FORMS.items():

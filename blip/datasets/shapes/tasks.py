@@ -18,14 +18,14 @@ from blip.datasets.shapes.splits import (
 )
 from blip.shards.sample import Sample
 
-TaskName = Literal["retrieval", "captioning", "vqa", "nlvr", "dialog", "video_retrieval", "video_qa"]
+ShapesTaskName = Literal["retrieval", "captioning", "vqa", "nlvr", "dialog", "video_retrieval", "video_qa"]
 Split = Literal["train", "test"]
 CLIP_FRAMES = 4
 MOVING = {"left", "right", "top", "upper", "bottom", "lower", "middle", "centre"}
 """Words of places, which a thing in a clip has one after the other."""
 
 
-def task_samples(task: TaskName, split: Split, cfg: ShapesConfig) -> Iterator[Sample]:
+def task_samples(task: ShapesTaskName, split: Split, cfg: ShapesConfig) -> Iterator[Sample]:
     """Yields the samples of a task: of `cfg.gold` images, pairs, dialogs or clips to train on, of `cfg.test` to judge.
 
     Questions are four an image. Images of the splits differ; those of gold and test are the bootstrap's.

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from blip.config import ConfigError
-from blip.models.frozen import check_digest, frozen_digest, weights_type
+from blip.models.frozen import check_frozen_digest, frozen_digest, weights_type
 from blip.models.language.config import LanguageModelConfig
 from blip.models.language.decoder_only import DecoderOnly
 from blip.models.language.encoder_decoder import EncoderDecoder
@@ -24,7 +24,7 @@ def load_language_model(cfg: LanguageModelConfig) -> LanguageModel:
     Raises ConfigError if the source is no language model that takes embeddings, or does not fit the configuration.
     """
     with fetched(cfg.source, TRANSFORMERS_MODEL) as folder:
-        check_digest(frozen_digest(folder), cfg.digest, "model.language_model", cfg.source)
+        check_frozen_digest(frozen_digest(folder), cfg.digest, "model.language_model", cfg.source)
         check_source(folder, cfg)
         return build(folder, cfg, weights=True)
 
@@ -34,7 +34,7 @@ def with_digest(cfg: LanguageModelConfig) -> LanguageModelConfig:
     with fetched(cfg.source, TRANSFORMERS_MODEL) as folder:
         check_source(folder, cfg)
         found = frozen_digest(folder)
-    check_digest(found, cfg.digest, "model.language_model", cfg.source)
+    check_frozen_digest(found, cfg.digest, "model.language_model", cfg.source)
     return cfg.model_copy(update={"digest": found})
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from blip.config import Config
 from blip.models.weights.content import IMAGE_ENCODER, MODEL
 from blip.models.weights.files import WeightsError, read_tensors
-from blip.models.weights.load import NOTHING, Allowed, LoadReport, fill, load_weights, recognise, shape_change
+from blip.models.weights.load import NOTHING, Allowed, LoadReport, fill, load_weights, recognise_spelling, shape_change
 from blip.models.weights.names import bert, timm
 from blip.models.weights.source import fetched
 
@@ -72,7 +72,7 @@ def init_weights(model: nn.Module, cfg: InitConfig, allowed: Allowed = NOTHING) 
     reports = []
     if cfg.vision:
         with fetched(cfg.vision, IMAGE_ENCODER) as path:
-            tensors, spelling = recognise(read_tensors(path), model, (timm,))
+            tensors, spelling = recognise_spelling(read_tensors(path), model, (timm,))
             reports.append(fill(model, tensors, spelling, cfg.vision, IMAGENET | listed))
     if cfg.text:
         with fetched(cfg.text) as path:
@@ -87,7 +87,9 @@ def init_text(model: nn.Module, tensors: Mapping[str, Tensor], source: str, allo
 
     Raises WeightsError if the vocabularies differ otherwise, or the tensors do not fit.
     """
-    bare, _ = recognise(tensors, model, (bert, lambda name: tuple(key.removeprefix("bert.") for key in bert(name))))
+    bare, _ = recognise_spelling(
+        tensors, model, (bert, lambda name: tuple(key.removeprefix("bert.") for key in bert(name)))
+    )
     tensors = {modern_name(name): tensor for name, tensor in bare.items()}
     names = {key: name for name, _ in model.named_parameters(remove_duplicate=False) for key in bert(name)}
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -80,11 +80,13 @@ def load_weights(model: nn.Module, source: str, allowed: Allowed = NOTHING) -> L
     Raises WeightsError that names unused, missing and mismatched tensors, unless they are `allowed`.
     """
     with fetched(source) as path:
-        tensors, spelling = recognise(read_tensors(path), model, (own, official, huggingface, lavis, huggingface_blip2))
+        tensors, spelling = recognise_spelling(
+            read_tensors(path), model, (own, official, huggingface, lavis, huggingface_blip2)
+        )
         return fill(model, tensors, spelling, source, allowed)
 
 
-def recognise(
+def recognise_spelling(
     tensors: Mapping[str, Tensor], model: nn.Module, spellings: Sequence[Spelling]
 ) -> tuple[Mapping[str, Tensor], Spelling]:
     """Removes a wrapper's prefix (`module.`, `_orig_mod.`) from all names, and returns the tensors and their spelling.

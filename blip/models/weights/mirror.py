@@ -48,7 +48,7 @@ def folder_of(mirror: str, name: str) -> Store:
     return open_store(mirror).join(*name.split("/"))
 
 
-def read_record(store: Store) -> MirrorRecord | None:
+def read_mirror_record(store: Store) -> MirrorRecord | None:
     """Returns the record in a folder of a store, or None without one. Raises StoreError if it is not valid."""
     found = store.get_tagged(RECORD)
     if found is None:
@@ -75,7 +75,7 @@ verified: set[Path] = set()
 """Copies that this process has verified."""
 
 
-def local_copy(store: Store, files: Mapping[str, FileRecord]) -> Path:
+def copy_of_mirror(store: Store, files: Mapping[str, FileRecord]) -> Path:
     """Returns a folder of this machine with verified copies of a store's files.
 
     It lies in HF_HOME, beside the hub's own cache, and like that serves all processes of the machine: one downloads,
@@ -88,7 +88,7 @@ def local_copy(store: Store, files: Mapping[str, FileRecord]) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for name, expected in files.items():
                 if not is_valid(folder / name, expected):
-                    fetch_verified(store, name, folder / name, expected)
+                    fetch_mirrored(store, name, folder / name, expected)
                 verified.add(folder / name)
     return folder
 
@@ -105,7 +105,7 @@ def is_valid(path: Path, expected: FileRecord) -> bool:
     return path in verified or file_digest(path) == expected.sha256
 
 
-def fetch_verified(store: Store, name: str, path: Path, expected: FileRecord) -> None:
+def fetch_mirrored(store: Store, name: str, path: Path, expected: FileRecord) -> None:
     """Copies a file to `path`, which appears only if it is the one that was fetched. Raises StoreError."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:

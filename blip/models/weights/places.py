@@ -30,7 +30,7 @@ from huggingface_hub.utils import build_hf_headers
 from blip.digest import file_digest
 from blip.models.weights.content import NotHereError
 from blip.models.weights.files import first_line
-from blip.models.weights.mirror import RECORD, check_digest, local_copy, read_record
+from blip.models.weights.mirror import RECORD, check_digest, copy_of_mirror, read_mirror_record
 from blip.storage import Store, StoreError, scratch, writing
 
 DENIED = (401, 403)
@@ -63,7 +63,7 @@ class StoreFolder(Place):
 
     def __init__(self, store: Store, where: str = ""):
         self.store, self.where = store, where or store.uri
-        self.record = read_record(store)
+        self.record = read_mirror_record(store)
 
     def names(self) -> Set[str]:
         here = self.store.path(RECORD)
@@ -83,7 +83,7 @@ class StoreFolder(Place):
                 check_digest(here.parent / name, expected, str(here.parent / name))
             yield here.parent
         elif known.keys() == set(names):
-            yield local_copy(self.store, known)
+            yield copy_of_mirror(self.store, known)
         else:
             with scratch("weights") as folder:
                 for name in names:
