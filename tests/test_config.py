@@ -100,6 +100,7 @@ def test_a_presets_mistake_is_one_line(tmp_path: Path, text: str, said: str):
 
 
 MEET = [
+    ("pretrain", "sources=[gold,gold]", "sources: gold, gold: a source is named twice"),
     ("pretrain", "model.text.heads=7", "text.width is 64, not divisible by 7 heads"),
     ("pretrain", "model.vision.heads=7", "vision.width is 64, not divisible by 7 heads"),
     ("pretrain", "model.vision.patch=7", "vision.size is 32, not divisible by patches of 7 pixels"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from blip.config import Config, ConfigError, stages
 from blip.data.features import META
@@ -61,6 +61,13 @@ class RunConfig(Config):
     def teacher_is_whole(self) -> Self:
         check_teacher(self.engine, isinstance(self.task, PretrainingConfig | RetrievalConfig))
         return self
+
+    @field_validator("sources")
+    @classmethod
+    def differ(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sources)) < len(sources):
+            raise ValueError(f"{', '.join(sources)}: a source is named twice; name each once")
+        return sources
 
     @model_validator(mode="after")
     def has_a_length(self) -> Self:
