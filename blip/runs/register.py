@@ -17,6 +17,7 @@ from blip.runs.context import RunContext
 from blip.tasks.model_folder import load_task, read_model_config
 from blip.tracking import Champion, champion, promote, register_model, start_run
 from blip.workers.model import RECORD, model_digest
+from blip.zoo.source import our_model
 
 NAME = re.compile(r"[^\W_](?:[\w .-]{0,98}[\w.-])?")
 """Valid model names: they become names and search filters in MLflow, and folders in the store."""
@@ -56,7 +57,7 @@ class RegisterConfig(Config):
 def register(
     context: RunContext, name: str, *, model: str | Path, after: str | Path, before: str | Path | None = None
 ) -> GateResult:
-    """Registers a model folder as the champion of a name if it beats the first model and the current champion.
+    """Registers a model (`zoo.source`) as the champion of a name if it beats the first model and the current champion.
 
     `before` and `after` are the `metrics.json` of the evaluations of the first model, if there is one, and of this one.
     Raises ConfigError if the name, a file or the model folder is unusable, or if `after` evaluates another model.
@@ -67,8 +68,9 @@ def register(
     evaluated = EvaluationResult.load(after)
     new = scores(evaluated, list(cfg.gate))
     first = scores(EvaluationResult.load(before), list(cfg.gate)) if before else {}
-    check_model(Path(model), evaluated.digest)
-    digest = folder_digest(Path(model))
+    folder = our_model(model, "register")
+    check_model(folder, evaluated.digest)
+    digest = folder_digest(folder)
     with start_run("register", tags={"revision": context.revision}, parents={"model": digest}) as run:
         run.params({"name": name, **cfg.model_dump(mode="json")})
         run.metrics({f"gate/{metric}": value for metric, value in new.items() if math.isfinite(value)})
@@ -89,12 +91,12 @@ def register(
         else:
             version = register_model(
                 run,
-                model,
+                folder,
                 name,
                 new,
                 {"revision": context.revision},
-                task=read_model_config(model).task.type,
-                facts=card_facts(cfg, Path(model), evaluated, context.revision),
+                task=read_model_config(folder).task.type,
+                facts=card_facts(cfg, folder, evaluated, context.revision),
                 all_scores=evaluated.named(),
             )
             promote(name, version)
@@ -141,8 +143,6 @@ def scores(evaluated: EvaluationResult, metrics: Sequence[str]) -> dict[str, flo
 
 def check_model(folder: Path, evaluated: str) -> None:
     """Raises ConfigError if a model folder does not load, or if another model was evaluated."""
-    if not folder.is_dir():
-        raise ConfigError(f"--model {folder}: there is no such folder; give one that `blip train` wrote")
     load_task(folder)
     digest = model_digest(folder)
     if evaluated not in ("", digest):

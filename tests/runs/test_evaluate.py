@@ -194,7 +194,7 @@ def test_what_is_no_sample_counts_for_nothing_that_was_evaluated(folder: Path):
 
 def test_what_can_be_known_before_is_said_before(folder: Path, monkeypatch: pytest.MonkeyPatch):
     context = RunContext(preset="shapes", store=str(folder / "store"))
-    with pytest.raises(ConfigError, match=r"model '.*absent': name a model folder"):
+    with pytest.raises(ConfigError, match=r"model '.*absent': no such file or folder"):
         evaluate(context, data=folder / "data", model=folder / "absent", out=folder / "out")
     for wrong, words in (
         ("evaluation.limit=0", "limit"),

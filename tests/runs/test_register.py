@@ -137,7 +137,7 @@ def test_an_equal_model_does_not_take_the_champions_place_and_the_same_one_keeps
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (shutil.rmtree, "there is no such folder"),
+        (shutil.rmtree, "no such file or folder"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "model.safetensors"),
         (lambda folder: (folder / "config.json").unlink(), "config.json"),
