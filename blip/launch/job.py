@@ -70,7 +70,7 @@ class PodConfig(Config):
     def names_one_build(cls, image: str) -> str:
         tag = image.rpartition("/")[2].partition(":")[2]
         if "@sha256:" not in image and tag in ("", "latest"):
-            raise ValueError("job.image must name one build: give a tag other than latest, or a digest")
+            raise ValueError("must name one build: give a tag other than latest, or a digest")
         return image
 
     @field_validator("env")

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, TiffImagePlugin
 from blip.capfilt.quality import QualityConfig, inspect
 from blip.data.images import MAX_PIXELS, decode, decode_with_facts
 from blip.data.transforms import TransformConfig
-from blip.evaluation.job import EvaluateConfig, evaluation_example
+from blip.evaluation.job import EvaluateConfig, evaluation_view
 from blip.shards.sample import BadSample, Sample
 
 RED, GREEN, BLUE, GREY, BLACK, WHITE = (
@@ -425,9 +425,9 @@ def test_cut_files_are_told_from_broken_ones():
 def test_every_path_knows_the_limit_of_pixels():
     sample = Sample("a", [encoded(Image.fromarray(SCENE), "PNG")], ["a text"])
     pixels = SCENE.shape[0] * SCENE.shape[1]
-    assert evaluation_example(sample, 8, pixels).image.shape == (3, 8, 8)
+    assert evaluation_view(sample.images[0], 8, pixels).shape == (3, 8, 8)
     with pytest.raises(BadSample, match="too many pixels"):
-        evaluation_example(sample, 8, pixels - 1)
+        evaluation_view(sample.images[0], 8, pixels - 1)
     assert inspect(sample.images[0], QualityConfig(max_pixels=pixels - 1))[0].faults == ["too_large"]
     for kind in (EvaluateConfig, QualityConfig, TransformConfig):
         assert kind().max_pixels == MAX_PIXELS

@@ -52,6 +52,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainJobConfig]:
 def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "init").mkdir()
+    (tmp_path / "init" / "config.json").write_text('{"format": 1, "task": {}, "model": {}}')
     context = RunContext(preset="base", overrides=("optimizer.lr=1e-4",), store="s3://bucket/run", revision="r1")
     places = {"data": tmp_path / "data", "out": tmp_path / "model", "init": tmp_path / "init"}
     assert train(context, "captioner", **places, placed=placed(nodes="2")) == RESULT

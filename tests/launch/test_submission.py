@@ -88,7 +88,7 @@ def test_the_same_job_is_attached_to_and_never_doubled(api, cluster):
 
 def test_a_running_job_that_was_asked_for_differently_is_left_alone(api, cluster):
     cluster.create(a_job(nodes=4))
-    with pytest.raises(JobError, match="another job of the name pretrain runs: give this one another name"):
+    with pytest.raises(JobError, match="another job of the name pretrain runs: choose another name"):
         run_job(cluster, a_job())
     assert api.saw("DELETE") == 0
 
@@ -256,7 +256,7 @@ def test_a_file_that_is_not_what_was_sent_is_refused(tmp_path):
     store = open_store(tmp_path / "store")
     handover.upload_folders({"data": tmp_path / "data"}, store)
     store.put("files/data/web.json", b"other")
-    with pytest.raises(StoreError, match=r"files/data/web.json is not what was sent"):
+    with pytest.raises(StoreError, match=r"files/data/web.json does not match its SHA-256"):
         handover.download_folders(store, lambda name: tmp_path / "there" / name)
 
 

@@ -114,8 +114,8 @@ def test_a_cpu_job_asks_for_no_gpu():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image": "example/blip"}, "an image must name one build"),
-        ({"image": "example.io:5000/blip:latest"}, "an image must name one build"),
+        ({"image": "example/blip"}, "image: must name one build"),
+        ({"image": "example.io:5000/blip:latest"}, "image: must name one build"),
         ({"name": "Pretrain_1"}, "name"),
         ({"name": "a" * 41}, "name"),
         ({"memory": "16GB"}, "memory"),

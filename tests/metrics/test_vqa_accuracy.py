@@ -60,7 +60,7 @@ def test_contractions_lack_one_apostrophe_each():
 
 
 def test_no_answers_are_an_error():
-    with pytest.raises(ValueError, match="'cat': no answers of people"):
+    with pytest.raises(ValueError, match="'cat': no human answers"):
         vqa_accuracy("cat", [])
 
 

@@ -268,7 +268,7 @@ def test_a_run_goes_on_after_a_fix_of_the_code(data: Path, tmp_path: Path, caplo
         context = RunContext(preset="shapes", overrides=FEW, store=str(tmp_path / "store"), revision=revision)
         train(context, "captioner", data=data, out=tmp_path / revision)
     assert len(list((tmp_path / "store" / "captioner").iterdir())) == 1
-    assert "goes on from step 4 of 4, saved by revision first" in caplog.text
+    assert "resumes from step 4 of 4, saved by revision first" in caplog.text
     first, fixed = (read_tensors(tmp_path / revision) for revision in ("first", "fixed"))
     assert [name for name in first if not torch.equal(first[name], fixed[name])] == []
 

@@ -1,5 +1,6 @@
 """A sample's id includes its shard, since many tools repeat their keys in every shard."""
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from tiny_models import captioner, picture
 from blip.batch import Batch
 from blip.data.loader import Loader, LoaderConfig
 from blip.data.transforms import TransformConfig
-from blip.evaluation.job import evaluation_example
+from blip.evaluation.job import evaluation_view
 from blip.runs.train import make_prepare
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
@@ -38,7 +39,8 @@ def test_images_of_several_shards_are_not_one(tmp_path: Path):
         (batch,) = islice(loader, 1)
         assert batch.image_ids is not None
         assert len(set(batch.image_ids.tolist())) == len(set(batch.ids)) == 20
-        again = Batch.of([evaluation_example(sample, 16) for sample in samples(data)])
+        view = partial(evaluation_view, size=16)
+        again = Batch.of([captioner().whole(sample, view) for sample in samples(data)])
         assert again.image_ids is not None
         assert set(again.image_ids.tolist()) == set(batch.image_ids.tolist())  # the same image, whoever reads it
 

@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import captioner
 
 from blip.capfilt.pairs import CarriedConfig, make_pair, read_pairs
 from blip.capfilt.quality import QualityConfig
 from blip.config import ConfigError
 from blip.data.images import decode
 from blip.data.loader import Loader, LoaderConfig
-from blip.evaluation.job import evaluation_example
+from blip.data.transforms import eval_transform
+from blip.evaluation.job import evaluation_view
 from blip.shards.discover import Limits, discover
 from blip.shards.manifest import Manifest
 from blip.shards.reading import ShardFile, good_samples, read_shard
@@ -31,6 +33,7 @@ from blip.shards.sample import BadSample, Rejected, Sample
 from blip.shards.verification import ShardError
 from blip.shards.writing import write_shards
 from blip.storage import StoreError
+from blip.zoo.contract import View
 
 CASES = 360
 GOOD = 6
@@ -274,7 +277,8 @@ def learnt(manifest: Manifest) -> tuple[int, Counter[str]]:
 
 def captioned(manifest: Manifest) -> tuple[int, Counter[str]]:
     rejected = Rejected()
-    make = partial(make_pair, sizes=[16], quality=QualityConfig(min_side=1), carried=CarriedConfig(), skip=())
+    views = [View("16 pixels", eval_transform(16))]
+    make = partial(make_pair, views=views, quality=QualityConfig(min_side=1), carried=CarriedConfig(), skip=())
     with ShardFile(manifest.store, manifest.shards[0], path_of(manifest)) as file, ThreadPoolExecutor(2) as pool:
         pairs = list(read_pairs(file, pool, make, 4, rejected))
     for pair in pairs:
@@ -283,11 +287,11 @@ def captioned(manifest: Manifest) -> tuple[int, Counter[str]]:
 
 
 def evaluated(manifest: Manifest) -> tuple[int, Counter[str]]:
-    rejected, used = Rejected(), 0
+    task, rejected, used = captioner(), Rejected(), 0
     with ShardFile(manifest.store, manifest.shards[0], path_of(manifest)) as file:
         for sample in good_samples(file, rejected):
             try:
-                evaluation_example(sample, 16)
+                task.whole(sample, partial(evaluation_view, size=16))
                 used += 1
             except BadSample as e:
                 rejected.add(e)

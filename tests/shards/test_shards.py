@@ -202,7 +202,7 @@ def test_bad_samples_are_counted_by_reason(tmp_path: Path, caplog: pytest.LogCap
 def test_others_tars_that_cannot_be_read_are_named(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"no \.tar below"):
         discover(tmp_path / "nothing")
-    with pytest.raises(ConfigError, match="is no brace pattern"):
+    with pytest.raises(ConfigError, match="is not a brace pattern"):
         discover(tmp_path / "{00000..00003.tar")
     write_tar(tmp_path / "00000.tar", IMG2DATASET)
     with pytest.raises(ShardError, match=r"00001\.tar is missing"):
