@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from blip.shards.manifest import Manifest, Shard
 from blip.shards.names import WRITABLE_KEY, image_extensions
 from blip.shards.sample import Sample
 from blip.shards.tar import read_members
-from blip.shards.writing import WRITTEN_LAYOUT
-from blip.storage import Store, open_store, scratch
+from blip.shards.writing import WRITTEN_LAYOUT, write_shards
+from blip.storage import Store, scratch
 
 
 def write_sharing_shards(
@@ -34,18 +33,8 @@ def write_sharing_shards(
 
     A tar alone does not say which samples share images: the index beside it does, as that of a selection.
     """
-    store = open_store(root)
-    rest = iter(samples)
-    shards = []
-    while chunk := list(islice(rest, per_shard)):
-        shards.append(write_sharing_shard(store, f"{name}-{len(shards):06d}", chunk))
-    return Manifest(
-        name=name,
-        root=store.uri,
-        shards=tuple(shards),
-        revision=revision,
-        counts=dict(counts or {}),
-        meta=dict(meta or {}),
+    return write_shards(
+        samples, root, name, per_shard, revision=revision, counts=counts, meta=meta, write=write_sharing_shard
     )
 
 

@@ -1,7 +1,7 @@
 """Writes samples to shards: tars that are named by their digest, each with its index."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from blip.storage import Store, open_store, scratch
 WRITTEN_LAYOUT = Layout(keys="first")
 """Layout of the shards that this module writes: their keys have no dot."""
 
+WriteShard = Callable[[Store, str, Iterable[Sample]], Shard]
+"""Writes samples of a store's shard, given the beginning of its name."""
+
 
 def write_shards(
     samples: Iterable[Sample],
@@ -31,17 +34,19 @@ def write_shards(
     revision: str = "",
     counts: Mapping[str, int] | None = None,
     meta: Mapping[str, Any] | None = None,
+    write: WriteShard | None = None,
 ) -> Manifest:
     """Writes samples to tars `NAME-000000-DIGEST.tar` below `root` and returns their manifest, without saving it.
 
     Equal samples give equal bytes, names and manifests. `counts` is read after the last sample, so the iterable may
-    update it.
+    update it. `write` writes one shard, as `write_shard` does.
     """
     store = open_store(root)
+    write = write or write_shard
     rest = iter(samples)
     shards = []
     while chunk := list(islice(rest, per_shard)):
-        shards.append(write_shard(store, f"{name}-{len(shards):06d}", chunk))
+        shards.append(write(store, f"{name}-{len(shards):06d}", chunk))
     return Manifest(
         name=name,
         root=store.uri,
