@@ -41,7 +41,8 @@ from blip.shards.writing import write_shards
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval
-from blip.zoo.ours import OurCaptioner, OurFilter, Precision
+from blip.zoo.image_model import Precision
+from blip.zoo.ours import OurCaptioner, OurFilter
 
 WEB_TEXT = "a small wooden boat on the shore of a lake in the evening"
 DECODING = Nucleus()

@@ -25,7 +25,8 @@ from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.task import Task
 from blip.tasks.vqa import VQA, VQAConfig
-from blip.zoo.ours import OurCaptioner, OurFilter, Precision, to_bfloat16
+from blip.zoo.image_model import Precision
+from blip.zoo.ours import OurCaptioner, OurFilter, to_bfloat16
 from blip.zoo.source import our_model
 
 __all__ = ["Beam", "ConfigError", "Embeddings", "ImageLike", "Match", "Model", "Nucleus", "UnsupportedError", "load"]

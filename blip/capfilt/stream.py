@@ -20,7 +20,7 @@ from blip.capfilt.table import column
 from blip.config import Config
 from blip.models.generation import Beam, Decoding, Nucleus
 from blip.zoo.contract import Captioner, Filter, ImageBatch
-from blip.zoo.ours import Precision
+from blip.zoo.image_model import Precision
 
 
 class StreamConfig(Config):

@@ -21,8 +21,8 @@ from blip.shards.sample import Rejected
 from blip.workers.model import model_digest
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
 from blip.zoo.contract import Captioner, Filter, ImageBatch
+from blip.zoo.image_model import Precision
 from blip.zoo.load import load_captioner, load_filter
-from blip.zoo.ours import Precision
 from blip.zoo.source import model_folder
 
 CAPTION_COLUMNS = ("image", "number", "caption", "log_probability", "match", "similarity", "error")

@@ -1,56 +1,29 @@
 """BLIP-2 as captioner, from its second stage on, and as filter, from its first (BLIP-2, section 3.4)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip.data.tokenizer import clean_caption
-from blip.data.transforms import eval_transform
 from blip.models.blip2 import QueriedImages
 from blip.models.generation import Decoding, Nucleus
 from blip.tasks.blip2_stage1 import Blip2Stage1
 from blip.tasks.blip2_stage2 import Blip2Stage2
-from blip.zoo.contract import Determinism, ImageBatch, Scored, ScoreName, View, Written
+from blip.zoo.contract import ImageBatch, Scored, ScoreName, Written
 from blip.zoo.draws import sample_uniforms
-from blip.zoo.ours import Precision, padded
+from blip.zoo.image_model import ImageModel, Precision
+from blip.zoo.ours import padded
 
 
-class Blip2Model:
+class Blip2Model(ImageModel[QueriedImages]):
     """A model with the image tokens of a batch."""
 
-    determinism: Determinism = "sample"
-
-    def __init__(self, model: QueriedImages, precision: Precision):
-        self.model = model
-        self.precision = precision
-        size = model.cfg.vision.size
-        self.view = View(f"{size} pixels", eval_transform(size))
-
     @property
-    def device(self) -> torch.device:
-        """The device that the model computes on."""
-        return next(self.model.parameters()).device
+    def encoder(self) -> nn.Module:
+        return self.model
 
-    @contextmanager
-    def computing(self, images: ImageBatch, what: str) -> Iterator[None]:
-        """Adds the time of a part to `spent`; runs it in the configured precision, without gradients."""
-        half = self.precision == "bfloat16"
-        with images.timed(what), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            yield
-
-    def encode(self, images: ImageBatch) -> Tensor:
-        """Returns image tokens `(batch, N, W)`, the images first, then padding."""
-        part = ("tokens", id(self.model))
-        if part not in images.memo:
-            with self.computing(images, "encode"):
-                size = self.model.cfg.vision.size
-                pixels = torch.zeros(images.batch, 3, size, size, dtype=torch.uint8)
-                for row, image in enumerate(images.of(self.view)):
-                    pixels[row] = image
-                images.memo[part] = self.model.encode_image(pixels.to(self.device))
-        return images.memo[part]
+    def image_tokens(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels)
 
 
 class Blip2Captioner(Blip2Model):

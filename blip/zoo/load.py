@@ -15,7 +15,8 @@ from blip.tasks.retrieval import Retrieval
 from blip.zoo.blip2 import Blip2Captioner, Blip2Filter
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
 from blip.zoo.contract import Captioner, Filter
-from blip.zoo.ours import OurCaptioner, OurFilter, Precision
+from blip.zoo.image_model import Precision
+from blip.zoo.ours import OurCaptioner, OurFilter
 from blip.zoo.recognise import recognise
 
 

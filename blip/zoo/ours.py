@@ -1,60 +1,35 @@
 """The project's own models, and all that are converted to them, as captioner and filter (BLIP, section 3.3)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from blip.data.transforms import eval_transform, normalise
+from blip.data.transforms import normalise
 from blip.models.bert import KeysValues, TextTransformer
 from blip.models.generation import Beam, Decoding, Nucleus, beam_search, sample
 from blip.models.med import MED
 from blip.tasks.captioning import Captioning
 from blip.tasks.retrieval import Retrieval
-from blip.zoo.contract import Determinism, ImageBatch, Scored, ScoreName, View, Written
+from blip.zoo.contract import ImageBatch, Scored, ScoreName, Written
 from blip.zoo.draws import sample_uniforms
+from blip.zoo.image_model import ImageModel, Precision
 
-Precision = Literal["float32", "bfloat16"]
 
-
-class OurModel:
+class OurModel(ImageModel[MED]):
     """A model with a batch's image tokens and cross-attention keys, which models with shared parts compute once."""
 
-    determinism: Determinism = "sample"
-
     def __init__(self, model: MED, precision: Precision):
-        self.model = model
-        self.precision = precision
-        size = model.cfg.vision.size
-        self.view = View(f"{size} pixels", eval_transform(size))
+        super().__init__(model, precision)
         if precision == "bfloat16":
             to_bfloat16(model)
 
     @property
-    def device(self) -> torch.device:
-        """The device that the model computes on."""
-        return next(self.model.parameters()).device
+    def encoder(self) -> nn.Module:
+        return self.model.visual_encoder
 
-    @contextmanager
-    def computing(self, images: ImageBatch, what: str) -> Iterator[None]:
-        """Adds the time of a part to `spent`; runs it in the configured precision, without gradients."""
-        half = self.precision == "bfloat16"
-        with images.timed(what), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            yield
-
-    def encode(self, images: ImageBatch) -> Tensor:
-        """Returns image tokens `(batch, N, D)`, the images first, then padding."""
-        part = ("tokens", id(self.model.visual_encoder))
-        if part not in images.memo:
-            with self.computing(images, "encode"):
-                size = self.model.cfg.vision.size
-                pixels = torch.zeros(images.batch, 3, size, size, dtype=torch.uint8)
-                for row, image in enumerate(images.of(self.view)):
-                    pixels[row] = image
-                images.memo[part] = self.model.encode_image(normalise(pixels.to(self.device)))
-        return images.memo[part]
+    def image_tokens(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(normalise(pixels))
 
     def cross(self, images: ImageBatch, reader: TextTransformer) -> list[KeysValues]:
         """Returns the cross-attention keys and values of the images, computed once for all texts."""

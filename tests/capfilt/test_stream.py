@@ -18,7 +18,8 @@ from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.retrieval import Retrieval
 from blip.zoo.contract import View
 from blip.zoo.draws import sample_uniforms
-from blip.zoo.ours import OurCaptioner, OurFilter, Precision
+from blip.zoo.image_model import Precision
+from blip.zoo.ours import OurCaptioner, OurFilter
 
 NUCLEUS = Nucleus(min_length=4, max_length=10)
 VIEW = View("16 pixels", eval_transform(16))
