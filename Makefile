@@ -54,9 +54,6 @@ check-k8s: $(INSTALLED) ## lint image and manifests, and hold these to the schem
 	@$(BIN)/shellcheck tests/cluster/*.sh
 	@$(BIN)/python -m pytest tests/k8s tests/launch/test_trainjob.py tests/launch/test_workers.py
 
-test-all: $(INSTALLED) ## pass the tests, those that take minutes too
-	@BLIP_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
-
 test-s3: $(INSTALLED) ## pass the tests of stores and workers against the S3 server that AWS_ENDPOINT_URL names, with the keys of the environment
 	@test -n "$$AWS_ENDPOINT_URL" || { echo "set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a server's"; exit 1; }
 	@TEST_S3_SERVER=$$AWS_ENDPOINT_URL OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_storage.py tests/workers tests/capfilt

@@ -115,7 +115,7 @@ def test_the_registered_model_has_a_signature_an_example_and_a_card(registered: 
     assert (home / "config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
-@pytest.mark.skipif(not os.environ.get("BLIP_TEST_ALL"), reason="takes a minute: make test-all")
+@pytest.mark.slow
 def test_mlflow_serves_the_champion_over_http(registered: str, tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -224,8 +224,13 @@ def test_make_hands_on_what_is_set(host: str, verb: str, monkeypatch: pytest.Mon
         *host.split(),
     ]
     done = subprocess.run(
-        ["make", "-n", *installed, "run-pipeline", *given], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", *installed, "run-pipeline", *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    assert not done.stderr
     settings = "--set 'preset=base' --set 'placement=a100' --set 'store=s3://b' --set 'pretrain.epochs=2'"
     expected = f"-m pipelines {verb} {settings} --no-cache --again 'plan'"
     assert " ".join(done.stdout.split()).endswith(expected)
