@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from blip.cli import app
+from blip.cli.mistakes import mount_point, user_error
 from blip.config import EXIT_CONFIG, presets, stages
-from blip.mistakes import mount_point, user_error
 from blip.tracking import TrackingError
 from blip.training.engine import NonFiniteError
 from blip.workers.local_pool import WorkerError

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 from blip import tracking
+from blip.cli.mistakes import user_error
 from blip.config import EXIT_CONFIG
-from blip.mistakes import user_error
 from blip.tracking import TrackingError, retries
 from blip.tracking import mlflow_run as runs
 from blip.tracking.resend import send_unsent

@@ -1,0 +1,60 @@
+"""The verbs that read and write data sets."""
+
+from typing import Annotated
+
+import typer
+
+from blip.cli.options import Data, Out, Overrides, Preset, Revision, Storage, run_context
+from blip.cli.output import print_result
+
+
+def ingest(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="`shapes`, a manifest (.json) of web pairs, or `tars` that data.gold, data.web and data.test name."
+        ),
+    ],
+    out: Out,
+    preset: Preset = "",
+    overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
+    revision: Revision = "",
+) -> None:
+    """Read a data set once, into shards with manifests and a tokenizer."""
+    from blip.runs.ingest import ingest
+
+    print_result(ingest(run_context(preset, overrides, store, revision), source, out=out))
+
+
+def cache_features(
+    stage: Annotated[str, typer.Argument(help="A stage of BLIP-2, such as blip2_stage1.")],
+    data: Data,
+    out: Out,
+    preset: Preset = "",
+    overrides: Overrides = [],  # noqa: B006
+    store: Storage = "runs/store",
+    revision: Revision = "",
+    batch: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 64,
+) -> None:
+    """Keep a frozen image encoder's features of a data set, so that training need not compute them again."""
+    from blip.runs.cache_features import cache_features
+
+    print_result(
+        cache_features(run_context(preset, overrides, store, revision), stage, data=data, out=out, batch=batch)
+    )
+
+
+def write_tars(
+    source: Annotated[str, typer.Argument(help="The manifest of the data folder: web, gold, test.")],
+    data: Data,
+    out: Annotated[str, typer.Option(help="Where the tars go: a folder, or s3://bucket/prefix.")],
+    per_shard: Annotated[int, typer.Option(min=1, help="Samples of a tar.")] = 10_000,
+    each_text: Annotated[
+        bool, typer.Option(help="A sample, with its image, for every text: for tools that read txt alone.")
+    ] = False,
+) -> None:
+    """Write a data set or a selection as self-contained WebDataset tars, for other tools."""
+    from blip.runs.write_tars import write_tars
+
+    print_result(write_tars(data, source, out, per_shard, each_text=each_text))

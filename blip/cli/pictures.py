@@ -1,0 +1,58 @@
+"""The verbs for images that are in no data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blip.cli.options import ModelFolder
+from blip.cli.output import print_result
+from blip.cli.places import existing_model, writable_file
+
+ImagePaths = Annotated[list[str], typer.Argument(help="Images: files, folders, tars.")]
+Table = Annotated[Path, typer.Option(callback=writable_file, help="The table to write: .jsonl, .csv or .parquet.")]
+LabelOverrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting: batch, captions, decoding, seed, captioner.prompt ..."),
+]
+
+
+def caption(
+    images: ImagePaths,
+    model: ModelFolder,
+    out: Table,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            callback=existing_model,
+            help="A model that scores the captions, if they are to have scores.",
+        ),
+    ] = None,
+    overrides: LabelOverrides = [],  # noqa: B006
+) -> None:
+    """Caption images at once; an interrupted call goes on where it was."""
+    from blip.runs.label import caption
+
+    print_result(caption(images, model=model, out=out, filter=filter, overrides=overrides))
+
+
+def match(
+    images: Annotated[str, typer.Argument(metavar="IMAGE", help="An image, a folder of images, or tars.")],
+    model: ModelFolder,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="The texts; none takes those beside the images.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=writable_file, help="A table, .jsonl, .csv or .parquet, in place of the terminal."),
+    ] = None,
+    overrides: LabelOverrides = [],  # noqa: B006
+) -> None:
+    """Score how well texts match images: p(match) and similarity."""
+    from blip.runs.label import match, shown_match
+
+    if out is None:
+        typer.echo(shown_match(images, texts or [], model, overrides))
+    else:
+        print_result(match([images], texts or [], model=model, out=out, overrides=overrides))
