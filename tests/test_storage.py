@@ -162,7 +162,7 @@ def test_probe_tells_a_store_that_ignores_conditions(tmp_path: Path):
         probe(Careless(tmp_path))
 
 
-@pytest.mark.parametrize(("uri", "rule"), [("gs://bucket", "'gs' is not known"), ("s3://", "names no bucket")])
+@pytest.mark.parametrize(("uri", "rule"), [("ours://bucket", "'ours' is not known"), ("s3://", "names no bucket")])
 def test_a_wrong_uri_is_named(uri: str, rule: str):
     with pytest.raises(StoreError, match=rule):
         open_store(uri)

@@ -19,6 +19,7 @@ from blip.runs.register import check_name
 from blip.shards.manifest import Manifest
 from blip.shards.sources import WILDCARD, find_tars
 from blip.storage import locate, open_store
+from blip.storage.remote import remote_schemes
 from blip.training import engine
 
 FORMATS = {
@@ -141,7 +142,7 @@ def listing(place: str) -> dict[str, str]:
 
 def is_place(text: str) -> bool:
     """Returns whether a text may name a place; a word without a slash must exist to count."""
-    if text.startswith(("s3://", "file://")):
+    if text.partition("://")[0] in ("s3", "file", *remote_schemes()) and "://" in text:
         return True
     fixed = re.split(r"[{*?[]", text, maxsplit=1)[0]
     return os.path.exists(text) or ("/" in fixed and os.path.isdir(os.path.dirname(fixed) or "/"))

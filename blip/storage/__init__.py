@@ -1,10 +1,11 @@
-"""Object stores: one small interface over a folder and over an S3 bucket, chosen by URI."""
+"""Object stores: one small interface over a folder, an S3 bucket and, to read, what fsspec reaches, chosen by URI."""
 
 from pathlib import Path
 
 from blip.storage.folder import FolderStore
 from blip.storage.output import output_folder, write_file
 from blip.storage.probe import probe
+from blip.storage.remote import RemoteStore, remote_schemes
 from blip.storage.scratch import scratch, writing
 from blip.storage.store import MissingKeyError, Store, StoreError, check_key
 
@@ -27,6 +28,8 @@ __all__ = [
 def open_store(uri: str | Path) -> Store:
     """Returns the store of a URI: a folder (a path or `file://`) or `s3://bucket/prefix`. Does no I/O.
 
+    Other schemes that fsspec knows, such as `gs://`, `hf://` and `https://`, are stores that are only read.
+
     boto3 reads the endpoint, region, keys and profile of S3 from the environment, `AWS_ENDPOINT_URL` among them.
     `AWS_NO_SIGN_REQUEST` lists public buckets, separated by commas, that are read without keys; 1 means all of them.
     Raises StoreError for an unknown scheme.
@@ -45,9 +48,12 @@ def open_store(uri: str | Path) -> Store:
                     f"store {str(uri)!r} needs {error.name}: pip install 'blip-bootstrap[train]'"
                 ) from None
             return S3Store(str(uri))
+        case _ if scheme in remote_schemes():
+            return RemoteStore(str(uri))
         case _:
             raise StoreError(
-                f"store {str(uri)!r}: the scheme {scheme!r} is not known; use a folder or s3://bucket/prefix"
+                f"store {str(uri)!r}: the scheme {scheme!r} is not known; use a folder or s3://bucket/prefix, or "
+                "to read gs://, hf://, https:// or another one that fsspec knows"
             )
 
 

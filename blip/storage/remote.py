@@ -1,0 +1,179 @@
+"""A read-only store over the places that fsspec reaches: `gs://`, `hf://`, `https://` and others."""
+
+import importlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check_key, hidden
+
+WEB = ("http", "https")
+"""Schemes of servers that list nothing, or pages of links."""
+DEPTH = 4
+"""Levels of linked folders that are listed below a page."""
+STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "updated", "LastModified", "Last-Modified", "created")
+"""The fields of an entry that change with its content, the surest first."""
+WEB_CLIENT = "aiohttp"
+"""The package by which fsspec reads from web servers, and which it does not bring along."""
+
+
+def remote_schemes() -> tuple[str, ...]:
+    """Returns the schemes that fsspec knows; none without it."""
+    try:
+        from fsspec.registry import known_implementations  # comes with an extra
+    except ModuleNotFoundError:
+        return ()
+    return tuple(known_implementations)
+
+
+class RemoteStore(Store):
+    """Objects below a URI of fsspec, which can be listed and read but not written.
+
+    A web server's folder is listed by the links of its page; a file on one needs no listing.
+    """
+
+    def __init__(self, uri: str):
+        self.uri = uri.rstrip("/") if not uri.endswith("://") else uri
+        self.scheme = uri.partition("://")[0]
+        check_package(self.scheme, self.uri)
+
+    def at(self, key: str) -> tuple[Any, str]:
+        """Returns the file system and the path in it. fsspec keeps one a process and thread, so forks share none."""
+        from fsspec.core import url_to_fs
+
+        fs, root = url_to_fs(self.uri)
+        return fs, "/".join(part for part in (root.rstrip("/"), check_key(key) if key else "") if part)
+
+    def get(self, key: str) -> bytes:
+        with self.errors(key):
+            fs, path = self.at(key)
+            return fs.cat_file(path)
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        if not size:
+            return b""
+        with self.errors(key):
+            fs, path = self.at(key)
+            data = fs.cat_file(path, start=offset, end=offset + size)
+        if len(data) > size:  # a web server without ranges sends the whole object
+            data = data[offset : offset + size]
+        if len(data) != size:
+            raise StoreError(f"{self.uri}/{key} ends before byte {offset + size}")
+        return data
+
+    def fetch(self, key: str, path: str | Path) -> None:
+        temporary = Path(path).with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            with self.errors(key):
+                fs, place = self.at(key)
+                fs.get_file(place, str(temporary))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def exists(self, key: str) -> bool:
+        try:
+            return self.info(key).get("type") == "file"
+        except MissingKeyError:
+            return False
+
+    def list(self, prefix: str = "") -> list[str]:
+        return [*self.stamps(prefix)]
+
+    def stamps(self, prefix: str = "") -> dict[str, str]:
+        if prefix and self.scheme in WEB:
+            try:
+                return {prefix: stamp_of(self.info(prefix))}
+            except MissingKeyError:
+                return {}
+        with self.errors(prefix):
+            fs, root = self.at("")
+            top = "/".join(part for part in (root.rstrip("/"), prefix.rpartition("/")[0]) if part)
+            fs.invalidate_cache()
+            depth = {"maxdepth": DEPTH} if self.scheme in WEB else {}
+            try:
+                entries = fs.find(top, detail=True, **depth)
+            except FileNotFoundError:
+                return {}
+        below = len(root.rstrip("/")) + 1 if root.rstrip("/") else 0
+        found = {path[below:]: entry for path, entry in entries.items()}
+        return {
+            key: stamp_of(found[key])
+            for key in sorted(found)
+            if key.startswith(prefix) and not hidden(key) and not key.startswith("?")
+        }
+
+    def info(self, key: str) -> dict[str, Any]:
+        with self.errors(key):
+            fs, path = self.at(key)
+            return fs.info(path)
+
+    def join(self, *parts: str) -> Self:
+        return type(self)("/".join([self.uri, *map(check_key, parts)]))
+
+    def put(self, key: str, data: bytes) -> None:
+        self.refuse(key, data)
+
+    def put_file(self, key: str, path: str | Path, advance: Callable[[int], object] | None = None) -> None:
+        self.refuse(key, path, advance)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        self.refuse(key, data)
+
+    def put_if(self, key: str, data: bytes, tag: str) -> bool:
+        self.refuse(key, data, tag)
+
+    def delete(self, key: str) -> None:
+        self.refuse(key)
+
+    def ages(self, prefix: str = "") -> dict[str, float]:
+        self.refuse(prefix)
+
+    def sweep(self, age: float = OLD_SECONDS) -> int:
+        self.refuse("", age)
+
+    def get_tagged(self, key: str) -> tuple[bytes, str] | None:
+        self.refuse(key)
+
+    def refuse(self, key: str, *_: object) -> NoReturn:
+        raise StoreError(
+            f"{self.uri}/{key}: {self.scheme}:// is only read, as a source of data; name a folder or "
+            "s3://bucket/prefix for what is written"
+        )
+
+    @contextmanager
+    def errors(self, key: str) -> Iterator[None]:
+        """Turns what fsspec and its file systems raise into StoreErrors that name the object."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except FileNotFoundError as e:
+            raise MissingKeyError(f"{self.uri}/{key} does not exist") from e
+        except Exception as e:  # each file system raises its client's own
+            lines = str(e).splitlines() or [type(e).__name__]
+            raise StoreError(f"{self.uri}/{key}: {lines[0]}") from None
+
+
+def check_package(scheme: str, uri: str) -> None:
+    """Raises StoreError if the package for a scheme is not installed."""
+    from fsspec.registry import known_implementations
+
+    module = known_implementations[scheme]["class"].rpartition(".")[0]
+    for part in (WEB_CLIENT if scheme in WEB else module, module):
+        try:
+            importlib.import_module(part)
+        except ImportError as e:
+            missing = (e.name or module).partition(".")[0]
+            raise StoreError(
+                f"{uri} is read by the package {missing}, which is missing: pip install {missing}"
+            ) from None
+
+
+def stamp_of(entry: dict[str, Any]) -> str:
+    """Returns what tells in a listing that an object changed; empty if nothing does."""
+    sure = next((str(entry[name]) for name in STAMPS if entry.get(name)), "")
+    return f"{entry.get('size') or 0}-{sure}" if sure else ""
