@@ -296,6 +296,9 @@ class EvaluationResult(Result):
     split: str
     scores: dict[str, dict[str, float]]
     """Scores by task and name, as `EvaluableTask.score` yields them."""
+    baseline: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Scores by task and name of who sees no image, where there are some: of the most frequent answer, of a random
+    order, of the caption of another image."""
     described: dict[str, str] = Field(default_factory=dict)
     """Captions of the first images by sample id."""
     not_scored: dict[str, str] = Field(default_factory=dict)
@@ -323,6 +326,8 @@ class FetchResult(Result):
     """Where the model came from."""
     task: str
     """The task that it was trained for."""
+    first: bool = False
+    """Whether it is the first model of the bootstrap that made what the source names."""
 
 
 class DownstreamResult(Result):
@@ -330,16 +335,25 @@ class DownstreamResult(Result):
 
     scores: dict[str, dict[str, float]]
     """Scores by task and name, of video tasks too."""
+    first: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """The same of models that were fine-tuned from the first model of the bootstrap, before CapFilt."""
+    baseline: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """The same of who sees no image, as `EvaluationResult.baseline`."""
     registered: dict[str, bool] = Field(default_factory=dict)
-    """Whether each task's model is the champion of its name."""
+    """Whether the model of each item of `tasks` is the champion of its name."""
     reasons: dict[str, str] = Field(default_factory=dict)
-    """The gate's reason by task."""
+    """The gate's reason by item of `tasks`."""
+    curves: dict[str, dict[str, list[Point]]] = Field(default_factory=dict)
+    """Points of each training loss by item of `tasks` and name."""
+    seconds_by_task: dict[str, float] = Field(default_factory=dict)
+    """Seconds of all steps of each item of `tasks`."""
 
     def notes(self) -> list[str]:
         return [f"{task}: {reason}" for task, reason in self.reasons.items()]
 
     def compared(self) -> dict[str, float]:
-        return dict(numbers(self.scores)) | {"registered": sum(self.registered.values())} | super().compared()
+        first = {f"{name}_first": value for name, value in numbers(self.first)}
+        return dict(numbers(self.scores)) | first | {"registered": sum(self.registered.values())} | super().compared()
 
 
 class GateResult(Result):

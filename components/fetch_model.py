@@ -6,12 +6,12 @@ from components.image import step
 
 
 @step
-def fetch_model(model: str, preset: str, store: str, page: Output[HTML]) -> str:
-    """Returns the URI of a model of the registry, or of a folder."""
+def fetch_model(model: str, task: str, preset: str, store: str, page: Output[HTML]) -> str:
+    """Returns the URI of the model that a task starts from: any source of a BLIP, or its bootstrap's first model."""
     from blip.report.step_page import fetched_page
     from blip.runs.downstream import fetch_champion
     from components.context import at_work
 
     with at_work("fetch-model", preset, [], store) as step:
-        result = fetch_champion(model, out=step.out)
+        result = fetch_champion(model, task, store=store, out=step.out)
         return step.finish(result, lambda made: fetched_page(made).html(), page)

@@ -9,6 +9,7 @@ from components.image import step
 def plan_downstream(
     name: str,
     task: str,
+    tasks: list[str],
     preset: str,
     overrides: list[str],
     store: str,
@@ -17,6 +18,7 @@ def plan_downstream(
 ) -> NamedTuple(  # pyright: ignore[reportInvalidTypeForm]
     "Plan",
     [
+        ("stage", str),
         ("settings", list),
         ("gpus", str),
         ("gpu_type", str),
@@ -26,16 +28,16 @@ def plan_downstream(
         ("tolerations", list),
     ],
 ):
-    """Returns the settings of a task's steps with keys that change if they must run again, and what the pods of
-    steps that train or predict ask for.
+    """Returns the stage of one of the `tasks`, the settings of its steps with keys that change if they must run again,
+    and what the pods of steps that train or predict ask for.
     """
     from blip.launch.resources import Resources
     from blip.runs.downstream import plan_downstream
     from blip.runs.stages import overrides_for, without_placement
 
-    settings = plan_downstream(name, task, preset, without_placement(overrides))
+    stage, settings = plan_downstream(name, task, tasks, preset, without_placement(overrides))
     resources = Resources.of(placement, overrides_for("placement", overrides), max_gpu_hours)
     resources.save(store)
     pod = resources.placement.own_pod()
     requests = (str(pod.gpus), pod.gpu_type, pod.cpu, pod.memory)
-    return (settings, *requests, pod.pool, list(pod.tolerations))
+    return (stage, settings, *requests, pod.pool, list(pod.tolerations))

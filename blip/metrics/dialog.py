@@ -1,6 +1,7 @@
 """Visual dialog metrics: the rank of the true answer among candidates, and NDCG of relevances (arXiv 1611.08669)."""
 
 from collections.abc import Iterator, Sequence
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -49,3 +50,13 @@ def dialog_scores(ranks: Sequence[int], gains: Sequence[float]) -> Iterator[tupl
         yield "mean_rank", float(found.mean())
     if gains:
         yield "ndcg", 100 * sum(gains) / len(gains)
+
+
+def random_order_scores(sizes: Sequence[int]) -> Iterator[tuple[str, float]]:
+    """Yields the mean scores of random orders, as `dialog_scores` without NDCG, given the number of candidates of each
+    round, one of which is true.
+    """
+    if sizes:
+        yield "mrr", 100 * mean(sum(1 / rank for rank in range(1, size + 1)) / size for size in sizes)
+        yield from ((f"r{k}", 100 * mean(min(k, size) / size for size in sizes)) for k in KS)
+        yield "mean_rank", mean((size + 1) / 2 for size in sizes)

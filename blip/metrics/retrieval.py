@@ -1,5 +1,9 @@
 """Retrieval metrics: recall at K in both directions."""
 
+from collections.abc import Sequence
+from math import comb
+from statistics import mean
+
 import torch
 from torch import Tensor
 
@@ -60,3 +64,14 @@ def summary(text_ranks: Tensor, image_ranks: Tensor) -> dict[str, float]:
     """Returns the scores of `recalls`, given the ranks of each image's best own text and of each text's own image."""
     result = {f"tr{k}": recall_at_k(text_ranks, k) for k in KS} | {f"ir{k}": recall_at_k(image_ranks, k) for k in KS}
     return result | {"mean": sum(result.values()) / len(result)}
+
+
+def random_order(own: Sequence[int]) -> dict[str, float]:
+    """Returns the mean of `summary` over random orders, given the number of texts of each image.
+
+    An image misses its T texts among the first K of N with probability C(N - T, K) / C(N, K).
+    """
+    images, texts = len(own), sum(own)
+    result = {f"tr{k}": 100 * mean(1 - comb(texts - n, k) / comb(texts, min(k, texts)) for n in own) for k in KS}
+    result |= {f"ir{k}": 100 * min(k, images) / images for k in KS}
+    return result | {"mean": mean(result.values())}

@@ -13,6 +13,14 @@ MERGED_FROM = 6
 """The first layer that merges by a learnt linear map; the layers below average."""
 
 
+def merged_from(layers: int) -> int:
+    """Returns the first merging layer of a text encoder: the paper's, or of smaller ones that of their upper half.
+
+    A model that only averages could hardly tell the left image from the right one.
+    """
+    return MERGED_FROM if layers > MERGED_FROM else layers // 2
+
+
 class TwoImageAttention(nn.Module):
     """One cross-attention an image, whose outputs are merged, then dropout and LayerNorm over the residual.
 
@@ -51,8 +59,9 @@ class NLVRModel(nn.Module):
         self.cfg = cfg
         self.visual_encoder = VisionEncoder(cfg.vision)
         self.text_encoder = TextTransformer(cfg.text, None, cfg.tokens.pad)
+        first = merged_from(len(self.text_encoder.layers))
         for i, layer in enumerate(self.text_encoder.layers):
-            layer.cross_attention = TwoImageAttention(cfg.text, cfg.vision.width, merge=i >= MERGED_FROM)
+            layer.cross_attention = TwoImageAttention(cfg.text, cfg.vision.width, merge=i >= first)
         width = cfg.text.width
         self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
         initialise(self.text_encoder, cfg.text.init_std)

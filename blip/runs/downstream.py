@@ -1,30 +1,34 @@
 """Downstream: fine-tunes a model for tasks of the papers, judges it, and registers a model for each task."""
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from blip.config import Config, ConfigError, load_config
-from blip.results import DownstreamResult, EvaluationResult, FetchResult, GateResult, IngestResult, TrainResult
+from blip.evaluation.job import TASKS, EvaluateConfig
+from blip.results import DownstreamResult, EvaluationResult, FetchResult, GateResult, IngestResult, Point, TrainResult
 from blip.runs import stages
 from blip.runs.context import RunContext
 from blip.runs.evaluate import METRICS, evaluate
 from blip.runs.ingest import IngestConfig, ShapesTask, ingest
-from blip.runs.outputs import StepOutput
+from blip.runs.outputs import HOME, RECORD, StepOutput
 from blip.runs.plan import cache_keys, sources_are_there
 from blip.runs.register import RegisterConfig, check_name, register
 from blip.shards.manifest import Manifest
-from blip.storage import scratch
+from blip.storage import open_store, scratch
 from blip.tasks.model_folder import read_model_config
-from blip.tracking import REGISTRY, fetch_model
 from blip.workers.model import model_digest
 from blip.workers.progress import Workers
+from blip.zoo.source import our_model
 
 CLIPS = {"retrieval": "video_retrieval", "vqa": "video_qa"}
 """The video task that a model of an image task is judged by without training (BLIP, section 5.6)."""
 CLIPS_SPLIT = "clips"
+FROM_FIRST = "@first"
+"""Ends an item of the pipeline's `tasks` whose model starts from the first model of the bootstrap, to be compared."""
 SHAPES_TASK = ShapesTask.model_fields["type"].default
 GATES = {
     "retrieval": "retrieval.mean",
@@ -36,30 +40,86 @@ GATES = {
 """The score by which the gate compares models of each task, unless its settings name scores of that task."""
 
 
-def plan_downstream(name: str, task: str, preset: str, overrides: Sequence[str]) -> list[str]:
-    """Returns the settings of a task's steps, followed by keys that change if these, or what they name, have changed.
+def stage_of(item: str) -> str:
+    """Returns the stage of an item of the pipeline's `tasks`: `vqa` of `vqa`, and of `vqa@first`.
 
+    Raises ConfigError if it is none.
+    """
+    task = item.removesuffix(FROM_FIRST)
+    if task not in stages.TASKS:
+        raise ConfigError(
+            f"task {item!r} is none of {', '.join(stages.TASKS)}: set tasks to some of these, such as tasks=[vqa], or "
+            f"tasks=[vqa{FROM_FIRST},vqa] to compare with the bootstrap's first model"
+        )
+    return task
+
+
+def judged_tasks(task: str) -> list[str]:
+    """Returns the names of the evaluations of a task's model: its own, and that of its video task if it has one."""
+    return [task, *([CLIPS[task]] if task in CLIPS else [])]
+
+
+def plan_downstream(
+    name: str, item: str, items: Sequence[str], preset: str, overrides: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Returns the stage of one of the pipeline's `tasks`, and the settings of its steps with keys.
+
+    The keys change if the settings, or what they name, have changed.
     Overrides of a stage are `STAGE.key=value`; those of one task's ingestion are `ingest_TASK.key=value`.
     Raises ConfigError with all mistakes, those in settings of other tasks too.
     """
     check_name(name)
-    if task not in stages.TASKS:
-        raise ConfigError(f"task {task!r} is none of {', '.join(stages.TASKS)}: set tasks to some of these")
-    own = {override: override.partition(".")[0].removeprefix("ingest_") for override in overrides}
-    own = {override: whose for override, whose in own.items() if override.startswith("ingest_")}
-    for override, whose in own.items():
-        if whose not in stages.TASKS:
-            choices = ", ".join(f"ingest_{name}" for name in stages.TASKS)
-            raise ConfigError(f"override {override!r} is of no task's ingestion; choices: {choices}")
+    chosen = {stage_of(other) for other in items}
+    task = stage_of(item)
+    own = [o for o in overrides if o.startswith("ingest_")]
     others = [o for o in overrides if o not in own and not o.startswith("ingest.")]
     known = stages.load_stages(preset, others, stages.DOWNSTREAM)
+    overrides_are_read(chosen, overrides, known["register"])
+    evaluated = [*stages.overrides_for("evaluate", overrides), f"tasks=[{','.join(judged_tasks(task))}]"]
     configs: dict[str, Config | None] = {
         "ingest": load_config(IngestConfig, "ingest", preset, ingest_settings(task, overrides)),
-        **{stage: known[stage] for stage in (task, "evaluate", "register")},
+        task: known[task],
+        "evaluate": load_config(EvaluateConfig, "evaluate", preset, evaluated),
+        "register": known["register"],
     }
     sources_are_there(configs)
     ours = [o for o in overrides if o.partition(".")[0] in ("ingest", f"ingest_{task}", task, "evaluate", "register")]
-    return [*ours, *(f"key.{stage}={key}" for stage, key in cache_keys(configs).items())]
+    return task, [*ours, *(f"key.{stage}={key}" for stage, key in cache_keys(configs).items())]
+
+
+def overrides_are_read(chosen: Collection[str], overrides: Sequence[str], register: Config) -> None:
+    """Raises ConfigError with all overrides that no step of the chosen tasks reads."""
+    judged = {name for task in chosen for name in judged_tasks(task)}
+    wrong = []
+    for override in overrides:
+        stage, _, rest = override.partition(".")
+        key = re.split(r"[.=]", rest, maxsplit=1)[0]
+        task = stage.removeprefix("ingest_")
+        if stage.startswith("ingest_") and task not in stages.TASKS:
+            choices = ", ".join(f"ingest_{name}" for name in stages.TASKS)
+            wrong.append(f"override {override!r} is of no task's ingestion; choices: {choices}")
+        elif task in stages.TASKS and task not in chosen:
+            wrong.append(f"override {override!r} is of {task}, which {left_out(chosen, task)}")
+        elif stage == "evaluate" and key in TASKS and key not in judged:
+            wrong.append(f"override {override!r} is of {key}, which {left_out(chosen, key)}")
+        elif stage == "evaluate" and key == "tasks":
+            wrong.append(f"override {override!r}: each model is judged on its own task; set tasks instead")
+    if any(override.startswith("register.gate") for override in overrides):
+        measured = {metric: metric.partition(".")[0] for metric in getattr(register, "gate", ())}
+        wrong += [
+            f"register.gate asks for {metric}, which {left_out(chosen, task)}"
+            for metric, task in measured.items()
+            if task not in judged
+        ]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def left_out(chosen: Collection[str], task: str) -> str:
+    """Says that a task is not among the chosen ones, and the way out."""
+    needed = next((image for image, video in CLIPS.items() if video == task), task)
+    given = ", ".join(name for name in stages.TASKS if name in chosen)
+    return f"tasks=[{given}] leaves out: add {needed} to tasks, or take the setting away"
 
 
 def ingest_settings(task: str, settings: Sequence[str]) -> list[str]:
@@ -131,40 +191,78 @@ def register_task(context: RunContext, name: str, task: str, *, model: str | Pat
     return register(run, f"{name}-{task}", model=model, after=after)
 
 
-def fetch_champion(source: str, *, out: str | Path) -> FetchResult:
-    """Copies a model to the folder `out`: `models:/NAME@ALIAS` or `models:/NAME/VERSION` of the registry, or a folder.
+def fetch_champion(source: str, item: str, *, store: str, out: str | Path) -> FetchResult:
+    """Copies the model that an item of `tasks` starts from to the folder `out`: any source of a BLIP (`zoo.source`).
 
-    Raises ConfigError if there is none, and TrackingError if the registry does not answer.
+    For an item that ends in `@first` it is the first model of the bootstrap in the store that made this one.
+    Raises ConfigError if there is none; StoreError, TrackingError if trying again can help.
     """
     began = time.monotonic()
-    if source.startswith(REGISTRY):
-        fetch_model(source, out)
-    elif Path(source).is_dir():
-        shutil.copytree(source, out, dirs_exist_ok=True)
+    folder, first = our_model(source, "fine-tuning"), item.endswith(FROM_FIRST)
+    if first:
+        with first_model(store, model_digest(folder), source).folder() as made:
+            shutil.copytree(made, out, dirs_exist_ok=True)
     else:
-        raise ConfigError(
-            f"model {source!r}: neither a folder nor a model of the registry, such as models:/blip@champion, which the "
-            "bootstrap registers; run it first, or name a model by model=..."
-        )
-    cfg = read_model_config(out)
+        shutil.copytree(folder, out, dirs_exist_ok=True)
     return FetchResult(
-        source=source, task=cfg.task.type, digest=model_digest(Path(out)), seconds=time.monotonic() - began
+        source=source,
+        task=read_model_config(out).task.type,
+        first=first,
+        digest=model_digest(Path(out)),
+        seconds=time.monotonic() - began,
+    )
+
+
+def first_model(store: str, digest: str, source: str) -> StepOutput:
+    """Returns the output that is the first model of the bootstrap in a store whose second model has this digest.
+
+    Raises ConfigError if there is none.
+    """
+    home = open_store(store).join(HOME, "register")
+    for key in home.list():
+        if key.endswith(f"/{RECORD}"):
+            decision = StepOutput.load(f"{home.uri}/{key.removesuffix(f'/{RECORD}')}")
+            if "before" in decision.inputs and decision.input("model").result.get("digest") == digest:
+                return decision.input("before").input("model")
+    raise ConfigError(
+        f"tasks end in {FROM_FIRST}, but no bootstrap in {store} made model {source} (digest {digest[:12]}): run the "
+        f"bootstrap with this store first, or leave out what ends in {FROM_FIRST}"
     )
 
 
 def summarise(decisions: Sequence[StepOutput]) -> DownstreamResult:
     """Returns the figures of all tasks, given the outputs of their registrations."""
     scores: dict[str, dict[str, float]] = {}
+    first: dict[str, dict[str, float]] = {}
+    baseline: dict[str, dict[str, float]] = {}
     registered: dict[str, bool] = {}
     reasons: dict[str, str] = {}
-    seconds = gpu_hours = 0.0
+    curves: dict[str, dict[str, list[Point]]] = {}
+    seconds: dict[str, float] = {}
+    gpu_hours = 0.0
     for decision in decisions:
-        gate = decision.result_of(GateResult)
-        judged = decision.input("after").result_of(EvaluationResult)
-        trained = decision.input("model").result_of(TrainResult)
+        model, after = decision.input("model"), decision.input("after")
+        gate, judged, trained = (
+            decision.result_of(GateResult),
+            after.result_of(EvaluationResult),
+            model.result_of(TrainResult),
+        )
+        fetched, ingested = model.input("init").result_of(FetchResult), model.input("data").result_of(IngestResult)
         task = next(task for task in stages.TASKS if task in judged.scores)
-        scores |= judged.scores
-        registered[task], reasons[task] = gate.registered, gate.reason
-        seconds += gate.seconds + judged.seconds + trained.seconds
+        item = f"{task}{FROM_FIRST}" if fetched.first else task
+        (first if fetched.first else scores).update(judged.scores)
+        baseline |= judged.baseline
+        registered[item], reasons[item], curves[item] = gate.registered, gate.reason, trained.curves
+        seconds[item] = sum(found.seconds for found in (fetched, ingested, trained, judged, gate))
         gpu_hours += judged.gpu_hours + trained.gpu_hours
-    return DownstreamResult(scores=scores, registered=registered, reasons=reasons, seconds=seconds, gpu_hours=gpu_hours)
+    return DownstreamResult(
+        scores=scores,
+        first=first,
+        baseline=baseline,
+        registered=registered,
+        reasons=reasons,
+        curves=curves,
+        seconds_by_task=seconds,
+        seconds=sum(seconds.values()),
+        gpu_hours=gpu_hours,
+    )

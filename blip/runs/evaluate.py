@@ -29,7 +29,7 @@ from blip.results import EvaluationResult
 from blip.runs.context import RunContext
 from blip.shards.manifest import Manifest
 from blip.storage import open_store, output_folder, probe, write_file
-from blip.tasks.captioning import CaptionPrediction
+from blip.tasks.captioning import CaptionPrediction, others_captions
 from blip.tracking import DataInput, start_run
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
@@ -94,7 +94,7 @@ def evaluate(
             bar.advance(
                 samples_done(job, home, tasks) - bar.done
             )  # what was begun before this attempt is in nobody's tally
-        scores, not_scored, described = {}, {}, {}
+        scores, baseline, not_scored, described = {}, {}, {}, {}
         files: dict[str, str] = {}
         evaluated, left_out = sample_counts(job, home, tasks)
         if not evaluated:
@@ -104,18 +104,24 @@ def evaluate(
             )
         for kind, task in tasks.items():
             found = predictions(job, home, kind, task)
-            scores[kind] = dict(task.score(found))
+            scores[kind], guessed = dict(task.score(found)), dict(task.baseline(found))
             not_scored |= {f"{kind}.{name}": reason for name, reason in task.not_scored().items()}
             for name, content in task.submission(found).items():
                 files[f"{SUBMISSIONS}/{name}"] = content if isinstance(content, str) else json.dumps(content)
             if kind == "captioning":
-                scores[kind] |= true_share(found, judge_of(manifest))
+                judge = judge_of(manifest)
+                scores[kind] |= true_share(found, judge)
+                guessed |= true_share(others_captions(found), judge)
                 described = {p.id: p.caption for p in found[:SHOWN_CAPTIONS]}
                 files[CAPTIONS] = json.dumps([vars(p) for p in found], indent=1)
             run.metrics({f"{cfg.split}/{kind}/{name}": value for name, value in scores[kind].items()})
+            if guessed:
+                baseline[kind] = guessed
+                run.metrics({f"{cfg.split}/{kind}/baseline/{name}": value for name, value in guessed.items()})
         result = EvaluationResult(
             split=cfg.split,
             scores=scores,
+            baseline=baseline,
             described=described,
             not_scored=not_scored,
             rejected=left_out,

@@ -1,7 +1,7 @@
 """Captioning: generates the text of an image after a prompt; the task of the captioner (BLIP, sections 3.3 and 5.2)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -157,6 +157,10 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         spice = spice_folder(self.cfg.spice_models) if self.cfg.spice else None
         yield from caption_scores_of(predictions, meteor=self.cfg.meteor, spice=spice)
 
+    def baseline(self, predictions: list[CaptionPrediction]) -> Iterator[tuple[str, float]]:
+        """As `score`, of `others_captions`, without METEOR and SPICE."""
+        yield from caption_scores_of(others_captions(predictions))
+
     def not_scored(self) -> dict[str, str]:
         """Returns the scores that are asked for and cannot be computed, with the reason."""
         from blip.metrics.captioning import SPICE_IS_MISSING, spice_folder
@@ -170,6 +174,14 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
             return {}
         results = [{"image_id": p.meta["image_id"], "caption": p.caption} for p in predictions]
         return {"captions_results.json": results}
+
+
+def others_captions(predictions: list[CaptionPrediction]) -> list[CaptionPrediction]:
+    """Returns predictions that caption each image as a person captioned the next one, those without references left
+    out.
+    """
+    known = [p for p in predictions if p.references]
+    return [replace(p, caption=after.references[0]) for p, after in zip(known, known[1:] + known[:1], strict=True)]
 
 
 def caption_scores_of(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from blip.batch import Batch, Example, Tokens
 from blip.data.tokenizer import Tokenizer, clean_caption, clean_question
 from blip.data.transforms import normalise
-from blip.metrics.dialog import dialog_scores, ndcg, rank_of, ranking
+from blip.metrics.dialog import dialog_scores, ndcg, random_order_scores, rank_of, ranking
 from blip.models.dialog import DialogModel
 from blip.models.med import MEDConfig
 from blip.models.weights.load import TRAINING_STATE, Allowed
@@ -186,6 +186,16 @@ class Dialog(EvaluableTask[DialogModel, DialogPrediction]):
             ndcg(scores, torch.tensor(relevance)) for scores, _, relevance in rounds if relevance and any(relevance)
         ]
         yield from dialog_scores(ranks, gains)
+
+    def baseline(self, predictions: list[DialogPrediction]) -> Iterator[tuple[str, float]]:
+        """Yields MRR, R@1, 5, 10 and the mean rank that a random order of the candidates has on average."""
+        sizes = [
+            len(scores)
+            for p in predictions
+            for scores, correct in zip(p.scores, p.correct, strict=True)
+            if correct is not None
+        ]
+        yield from random_order_scores(sizes)
 
     def submission(self, predictions: list[DialogPrediction]) -> dict[str, Any]:
         """Returns the ranks that the challenge's server takes: of every candidate, from 1, by image and round."""

@@ -116,6 +116,11 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
         """Yields the accuracy in percent."""
         yield "accuracy", 100 * sum(p.answer == p.label for p in predictions) / len(predictions)
 
+    def baseline(self, predictions: list[NLVRPrediction]) -> Iterator[tuple[str, float]]:
+        """Yields the accuracy in percent of the more frequent answer."""
+        true = sum(p.label for p in predictions)
+        yield "accuracy", 100 * max(true, len(predictions) - true) / len(predictions)
+
     def submission(self, predictions: list[NLVRPrediction]) -> dict[str, str]:
         """Returns the table that the data set's evaluation takes: a line is `IDENTIFIER,True` or `IDENTIFIER,False`."""
         lines = [f"{p.identifier},{bool(p.answer)}\n" for p in predictions]

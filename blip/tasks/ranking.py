@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blip.batch import Batch, Example, Tokens
 from blip.data.tokenizer import clean_caption
-from blip.metrics.retrieval import summary
+from blip.metrics.retrieval import random_order, summary
 from blip.models.bert import KeysValues
 from blip.tasks.candidates import Candidates, Rescored, ranks_in_parts
 from blip.tasks.task import EvaluableTask, ModelT, Predict, Prediction
@@ -148,6 +148,10 @@ class Ranking(EvaluableTask[ModelT, RetrievalPrediction], Generic[ModelT]):
         """
         text_ranks, image_ranks = self.ranks(predictions)
         yield from summary(text_ranks, image_ranks).items()
+
+    def baseline(self, predictions: list[RetrievalPrediction]) -> Iterator[tuple[str, float]]:
+        """As `score`, of a random order, on average."""
+        yield from random_order([len(p.texts) for p in predictions]).items()
 
     def ranks(self, predictions: list[RetrievalPrediction]) -> tuple[Tensor, Tensor]:
         """Returns the rank, from 0, of each image's best own text `(I,)`, and of each text's own image `(T,)`."""

@@ -179,6 +179,13 @@ class EvaluableTask(Task[ModelT], Generic[ModelT, P]):
     def score(self, predictions: list[P]) -> Iterator[tuple[str, float]]:
         """Yields the name and value of each score over the whole data set."""
 
+    def baseline(self, predictions: list[P]) -> Iterator[tuple[str, float]]:  # noqa: ARG002
+        """Yields scores of `score` that need no look at an image: of the most frequent answer, of a random order.
+
+        None by default.
+        """
+        return iter(())
+
     def not_scored(self) -> dict[str, str]:
         """Returns the names of scores that are asked for and cannot be computed, with the reason."""
         return {}

@@ -50,6 +50,10 @@ class VideoRetrieval(Retrieval):
         yield from summary(text_ranks, video_ranks).items()
         yield "median_rank", median_rank(video_ranks)
 
+    def baseline(self, predictions: list[RetrievalPrediction]) -> Iterator[tuple[str, float]]:
+        yield from super().baseline(predictions)
+        yield "median_rank", (len(predictions) + 1) / 2
+
 
 class VideoQAConfig(VQAConfig):
     type: Literal["video_qa"] = "video_qa"  # pyright: ignore[reportIncompatibleVariableOverride]

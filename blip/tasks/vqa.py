@@ -5,7 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar, Literal, Self
@@ -272,6 +272,15 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         chosen = [p for p in predictions if p.correct is not None]
         if chosen:
             yield "multiple_choice", mean(100.0 * (p.choice == p.correct) for p in chosen)
+
+    def baseline(self, predictions: list[VQAPrediction]) -> Iterator[tuple[str, float]]:
+        """As `score`, of the answer that is most frequent among those to questions of the same kind."""
+        known = [p for p in predictions if p.said and p.choice is None]
+        answers: dict[str, Counter[str]] = {}
+        for p in known:
+            answers.setdefault(p.kind, Counter()).update(p.said)
+        common = {kind: found.most_common(1)[0][0] for kind, found in answers.items()}
+        yield from self.score([replace(p, answer=common[p.kind]) for p in known])
 
     def submission(self, predictions: list[VQAPrediction]) -> dict[str, Any]:
         """Returns the results that the server of VQAv2 takes, or that of A-OKVQA for questions with choices."""

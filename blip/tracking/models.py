@@ -32,7 +32,10 @@ def download_model(source: str, folder: Path) -> Path:
             found = download_artifacts(artifact_uri=artifact, dst_path=str(folder), tracking_uri=uri)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise TrackingError(f"model {source}: MLflow at {uri} has none ({error.message})") from None
+                raise TrackingError(
+                    f"model {source}: MLflow at {uri} has none ({error.message.splitlines()[0]}); register one first, "
+                    "as the bootstrap does, or name another"
+                ) from None
             raise
         return Path(found)
 

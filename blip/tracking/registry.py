@@ -18,8 +18,6 @@ T = TypeVar("T")
 SCORE = "score."
 CARD = "README.md"
 CHAMPION = "champion"
-REGISTRY = "models:/"
-"""How the name of a registered model begins."""
 UNFIT = re.compile("[./:%\"']")
 """Characters that a registered model's name may hold, but the name of a logged model may not."""
 
@@ -120,31 +118,6 @@ def champion(name: str, alias: str = CHAMPION) -> Champion | None:
         return Champion(int(found.version), scores, found.tags.get("digest", ""))
 
     return retried(uri, request)
-
-
-def fetch_model(source: str, out: str | Path) -> None:
-    """Copies the files of a registered version, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, to the folder `out`.
-
-    Raises TrackingError if there is none, or if MLflow does not answer.
-    """
-    from mlflow import MlflowException
-
-    uri = tracking_uri()
-    check_reachable(uri)
-
-    def request() -> None:
-        from mlflow.artifacts import download_artifacts
-
-        try:
-            download_artifacts(artifact_uri=source, dst_path=str(out), tracking_uri=uri)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise TrackingError(
-                    f"model {source}: MLflow at {uri} has none ({error.message.splitlines()[0]}); register one first"
-                ) from None
-            raise
-
-    retried(uri, request)
 
 
 def promote(name: str, version: int, alias: str = CHAMPION) -> None:

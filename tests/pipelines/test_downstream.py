@@ -5,11 +5,21 @@ from pathlib import Path
 import pytest
 import yaml
 from kfp import compiler
+from tiny_models import both, model_folder
 
 from blip.config import ConfigError
-from blip.results import DownstreamResult, EvaluationResult, GateResult, TrainResult
-from blip.runs.downstream import ingest_settings, plan_downstream, summarise
+from blip.results import (
+    DownstreamResult,
+    EvaluationResult,
+    FetchResult,
+    GateResult,
+    IngestResult,
+    Result,
+    TrainResult,
+)
+from blip.runs.downstream import fetch_champion, ingest_settings, plan_downstream, summarise
 from blip.runs.outputs import StepOutput
+from blip.workers.model import model_digest
 from pipelines import lint
 from pipelines.downstream import downstream
 from pipelines.parameters import steps, values
@@ -59,11 +69,16 @@ def test_tasks_are_given_as_a_list():
 
 def test_a_plan_has_the_settings_of_its_task_and_keys_that_follow_them():
     given = ["vqa.epochs=2", "nlvr.epochs=3", "ingest_vqa.data.world.gold=9", "evaluate.split=test"]
-    plan = plan_downstream("blip", "vqa", "shapes", given)
+
+    def planned(*overrides: str) -> list[str]:
+        return plan_downstream("blip", "vqa", ["vqa", "nlvr"], "shapes", overrides)[1]
+
+    plan = planned(*given)
     assert [setting for setting in plan if not setting.startswith("key.")] == [given[0], *given[2:]]
-    other = plan_downstream("blip", "vqa", "shapes", ["vqa.epochs=2", "nlvr.epochs=4", *given[2:]])
-    assert other == plan
-    changed = plan_downstream("blip", "vqa", "shapes", ["vqa.epochs=3", *given[2:]])
+    assert planned("vqa.epochs=2", "nlvr.epochs=4", *given[2:]) == plan
+    changed = planned("vqa.epochs=3", *given[2:])
+    judged = planned(*given, "evaluate.vqa.answer_tokens=9")
+    assert {s for s in judged if s.startswith("key.evaluate")} != {s for s in plan if s.startswith("key.evaluate")}
     assert {s for s in changed if s.startswith("key.vqa")} != {s for s in plan if s.startswith("key.vqa")}
     assert {s for s in changed if s.startswith("key.ingest")} == {s for s in plan if s.startswith("key.ingest")}
 
@@ -76,11 +91,29 @@ def test_a_plan_has_the_settings_of_its_task_and_keys_that_follow_them():
         ("vqa", "vqa.epoch=1", "did you mean epochs"),
         ("vqa", "nlvr.epochs=none", r"nlvr .*epochs"),
         ("vqa", "ingest_vqa.data.type=vqav2", r"set data\.annotations"),
+        (
+            "vqa",
+            "dialog.epochs=3",
+            r"'dialog\.epochs=3' is of dialog, which tasks=\[vqa, nlvr\] leaves out: add dialog",
+        ),
+        ("vqa", "ingest_dialog.data.world.gold=3", "is of dialog, which .* leaves out: add dialog to tasks"),
+        ("vqa", "evaluate.video_retrieval.rerank=3", "is of video_retrieval, which .* leaves out: add retrieval to"),
+        ("vqa", "evaluate.tasks=[vqa]", "each model is judged on its own task; set tasks instead"),
+        ("vqa", "register.gate=[dialog.mrr]", r"register\.gate asks for dialog\.mrr, which .* leaves out"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_trained(task: str, override: str, said: str):
     with pytest.raises(ConfigError, match=said):
-        plan_downstream("blip", task, "shapes", [override])
+        plan_downstream("blip", task, ["vqa", "nlvr"], "shapes", [override])
+
+
+@pytest.mark.parametrize(
+    "override", ["evaluate.video_qa.answer_tokens=9", "register.gate=[video_qa.accuracy]", "evaluate.workers=1"]
+)
+def test_settings_of_the_chosen_tasks_and_of_their_video_task_are_read(override: str):
+    stage, settings = plan_downstream("blip", "vqa@first", ["vqa@first", "vqa"], "shapes", [override])
+    assert stage == "vqa"
+    assert override in settings
 
 
 def test_a_tasks_own_data_take_the_place_of_the_world_of_shapes():
@@ -93,27 +126,73 @@ def test_a_tasks_own_data_take_the_place_of_the_world_of_shapes():
     assert ingest_settings("vqa", own) == ["data.type=vqav2"]
 
 
-def test_the_report_has_the_scores_and_the_reason_of_every_task(tmp_path: Path):
-    store = str(tmp_path)
+def made(store: Path, stage: str, result: Result, files: Path | None = None, **inputs: str) -> str:
+    """Publishes an output of a step and returns its URI."""
+    empty = store / "empty"
+    empty.mkdir(exist_ok=True)
+    return StepOutput.publish(str(store), stage, files or empty, result, inputs).uri
 
-    def made(stage: str, result, **inputs: str) -> str:
-        folder = tmp_path / "empty"
-        folder.mkdir(exist_ok=True)
-        return StepOutput.publish(store, stage, folder, result, inputs).uri
 
+def trained(digest: str) -> TrainResult:
+    return TrainResult(steps=1, losses={}, curves={"loss": [(1, 2.0), (2, 1.0)]}, seconds=10, digest=digest)
+
+
+def test_the_report_has_the_scores_and_the_reason_of_every_task_from_both_models(tmp_path: Path):
+    data = made(tmp_path, "ingest", IngestResult(splits={}, vocabulary=9, seconds=3))
     decisions = []
-    for task, score, passed in (("vqa", 80.0, True), ("nlvr", 50.0, False)):
-        model = made(task, TrainResult(steps=1, losses={}, curves={}, seconds=10, digest=task))
-        judged = EvaluationResult(split="test", scores={task: {"accuracy": score}}, seconds=5)
-        after = made("evaluate", judged, model=model)
+    for task, score, passed, first in (
+        ("vqa", 70.0, True, True),
+        ("vqa", 80.0, True, False),
+        ("nlvr", 50.0, False, False),
+    ):
+        init = made(tmp_path, "fetch-model", FetchResult(source="m", task="pretraining", first=first, seconds=1))
+        model = made(tmp_path, task, trained(f"{task}{first}"), init=init, data=data)
+        judged = EvaluationResult(
+            split="test", scores={task: {"accuracy": score}}, baseline={task: {"accuracy": 40.0}}, seconds=5
+        )
+        after = made(tmp_path, "evaluate", judged, model=model, data=data)
         gate = GateResult(registered=passed, reason=f"reason of {task}", seconds=1)
-        decisions.append(StepOutput.load(made("register", gate, model=model, after=after)))
+        decisions.append(StepOutput.load(made(tmp_path, "register", gate, model=model, after=after)))
     result = summarise(decisions)
     assert result == DownstreamResult(
         scores={"vqa": {"accuracy": 80.0}, "nlvr": {"accuracy": 50.0}},
-        registered={"vqa": True, "nlvr": False},
-        reasons={"vqa": "reason of vqa", "nlvr": "reason of nlvr"},
-        seconds=32,
+        first={"vqa": {"accuracy": 70.0}},
+        baseline={"vqa": {"accuracy": 40.0}, "nlvr": {"accuracy": 40.0}},
+        registered={"vqa@first": True, "vqa": True, "nlvr": False},
+        reasons={"vqa@first": "reason of vqa", "vqa": "reason of vqa", "nlvr": "reason of nlvr"},
+        curves={name: {"loss": [(1, 2.0), (2, 1.0)]} for name in ("vqa@first", "vqa", "nlvr")},
+        seconds_by_task=dict.fromkeys(("vqa@first", "vqa", "nlvr"), 20.0),
+        seconds=60,
     )
     assert result.compared()["vqa.accuracy"] == 80
+    assert result.compared()["vqa.accuracy_first"] == 70
     assert "nlvr: reason of nlvr" in result.notes()
+
+
+def test_an_item_that_ends_in_first_starts_from_the_first_model_of_the_bootstrap(tmp_path: Path):
+    store = tmp_path / "store"
+    store.mkdir()
+    models, outputs = {}, {}
+    for number, name in enumerate(("first", "second")):
+        models[name] = Path(model_folder(both(number), tmp_path / name))
+        outputs[name] = made(store, "pretrain", trained(model_digest(models[name])), models[name])
+    judged = EvaluationResult(split="test", scores={})
+    before, after = (made(store, "evaluate", judged, model=outputs[name]) for name in ("first", "second"))
+    gate = GateResult(registered=True, reason="better")
+    made(store, "register", gate, model=outputs["second"], before=before, after=after)
+    source = str(models["second"])
+
+    def fetched(item: str, given: str = source) -> FetchResult:
+        return fetch_champion(given, item, store=str(store), out=tmp_path / f"fetched-{item}")
+
+    first, second = fetched("vqa@first"), fetched("vqa")
+    assert (first.first, first.digest) == (True, model_digest(models["first"]))
+    assert (second.first, second.digest) == (False, model_digest(models["second"]))
+    assert model_digest(tmp_path / "fetched-vqa@first") == first.digest
+    with pytest.raises(ConfigError, match=r"no bootstrap in .* made model .*: run the bootstrap with this store first"):
+        fetched("nlvr@first", str(models["first"]))
+
+
+def test_what_is_no_model_is_refused_with_what_was_looked_for(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such file or folder, nor a hub name"):
+        fetch_champion("./nowhere", "vqa", store=str(tmp_path), out=tmp_path / "out")
