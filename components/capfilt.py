@@ -7,7 +7,7 @@ from components.image import step
 
 @step
 def capfilt(
-    preset: str, settings: list[str], store: str, data: str, captioner: str, filter: str, page: Output[HTML]
+    preset: str, settings: list[str], store: str, data: str, captioner: str, filter: str, captions_page: Output[HTML]
 ) -> str:
     """Returns the URI of a copy of the data folder with a reference to the scores in place of the web pairs."""
     from blip.launch.placement import workers
@@ -19,4 +19,4 @@ def capfilt(
         models = {"captioner": step.input("captioner", captioner), "filter": step.input("filter", filter)}
         pods = workers(step.resources.placement, "capfilt")
         result = capfilt(step.run, data=step.input("data", data), **models, out=step.out, workers=pods)
-        return step.finish(result, lambda made: capfilt_page(made).html(), page)
+        return step.finish(result, lambda made: capfilt_page(made).html(), captions_page)

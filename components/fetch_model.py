@@ -6,7 +6,7 @@ from components.image import step
 
 
 @step
-def fetch_model(model: str, task: str, preset: str, store: str, page: Output[HTML]) -> str:
+def fetch_model(model: str, task: str, preset: str, store: str, model_page: Output[HTML]) -> str:
     """Returns the URI of the model that a task starts from: any source of a BLIP, or its bootstrap's first model."""
     from blip.report.step_page import fetched_page
     from blip.runs.downstream import fetch_champion
@@ -14,4 +14,4 @@ def fetch_model(model: str, task: str, preset: str, store: str, page: Output[HTM
 
     with at_work("fetch-model", preset, [], store) as step:
         result = fetch_champion(model, task, store=store, out=step.out)
-        return step.finish(result, lambda made: fetched_page(made).html(), page)
+        return step.finish(result, lambda made: fetched_page(made).html(), model_page)

@@ -13,7 +13,7 @@ def find_new_shards(
     store: str,
     manifest: OutputPath(str),  # pyright: ignore[reportInvalidTypeForm]
     text: OutputPath(str),  # pyright: ignore[reportInvalidTypeForm]
-    page: Output[HTML],
+    new_shards_page: Output[HTML],
 ) -> int:
     """Returns the number of new shards; the URI of their manifest is the source of the next bootstrap."""
     from blip.report.step_page import StepPage
@@ -26,7 +26,7 @@ def find_new_shards(
     load_stages(preset, settings)
     with at_work("ingest", preset, settings, store) as step:
         new = find_new_shards(step.run, name)
-    write_page(StepPage("New shards", new.text, items=new.listed).html(), page)
+    write_page(StepPage("New shards", new.text, items=new.listed).html(), new_shards_page)
     for path, found in ((manifest, new.manifest), (text, new.text)):
         write_file(path, found)
     return new.shards

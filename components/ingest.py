@@ -6,7 +6,7 @@ from components.image import step
 
 
 @step
-def ingest(source: str, preset: str, settings: list[str], store: str, page: Output[HTML]) -> str:
+def ingest(source: str, preset: str, settings: list[str], store: str, data_page: Output[HTML]) -> str:
     """Returns the URI of the data folder: manifests of the shards, which lie in the store, and the tokenizer."""
     from blip.report.step_page import ingest_page
     from blip.runs.ingest import ingest
@@ -14,4 +14,4 @@ def ingest(source: str, preset: str, settings: list[str], store: str, page: Outp
 
     with at_work("ingest", preset, settings, store) as step:
         result = ingest(step.run, source, out=step.out)
-        return step.finish(result, lambda made: ingest_page(made, step.out).html(), page)
+        return step.finish(result, lambda made: ingest_page(made, step.out).html(), data_page)

@@ -7,7 +7,7 @@ from components.image import step
 
 @step
 def judge_task(
-    task: str, preset: str, settings: list[str], store: str, data: str, model: str, page: Output[HTML]
+    task: str, preset: str, settings: list[str], store: str, data: str, model: str, scores_page: Output[HTML]
 ) -> str:
     """Returns the URI of the model's scores, with the files that the data sets' servers take."""
     from blip.launch.placement import workers
@@ -18,4 +18,4 @@ def judge_task(
     with at_work("evaluate", preset, settings, store) as step:
         folder, pods = step.input("data", data), workers(step.resources.placement, "evaluate")
         result = judge(step.run, task, data=folder, model=step.input("model", model), out=step.out, workers=pods)
-        return step.finish(result, lambda made: evaluation_page(step.name, made, folder).html(), page)
+        return step.finish(result, lambda made: evaluation_page(step.name, made, folder).html(), scores_page)

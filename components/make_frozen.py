@@ -6,7 +6,7 @@ from components.image import step
 
 
 @step
-def make_frozen(preset: str, settings: list[str], store: str, page: Output[HTML]) -> str:
+def make_frozen(preset: str, settings: list[str], store: str, frozen_models_page: Output[HTML]) -> str:
     """Returns the URI of the models' places in the store; there are none where the stages name others' models."""
     from blip.report.step_page import frozen_page
     from blip.runs.make_frozen import make_frozen
@@ -14,4 +14,4 @@ def make_frozen(preset: str, settings: list[str], store: str, page: Output[HTML]
 
     with at_work("frozen", preset, settings, store) as step:
         result = make_frozen(step.run, out=step.out)
-        return step.finish(result, lambda made: frozen_page(made).html(), page)
+        return step.finish(result, lambda made: frozen_page(made).html(), frozen_models_page)

@@ -14,7 +14,7 @@ def register(
     model: str,
     before: str,
     after: str,
-    page: Output[HTML],
+    decision_page: Output[HTML],
     variant: str = "",
 ) -> str:
     """Returns the URI of the decision: the champion is this model if it beats the first one and the former champion."""
@@ -29,4 +29,4 @@ def register(
         registered = f"{name}-{variant}" if variant else name
         result = register(step.run, registered, model=step.input("model", model), **files)
         scores = [EvaluationResult.load(file) for file in files.values()]
-        return step.finish(result, lambda made: gate_page(made, *scores).html(), page)
+        return step.finish(result, lambda made: gate_page(made, *scores).html(), decision_page)

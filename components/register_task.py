@@ -7,7 +7,14 @@ from components.image import step
 
 @step
 def register_task(
-    name: str, task: str, preset: str, settings: list[str], store: str, model: str, after: str, page: Output[HTML]
+    name: str,
+    task: str,
+    preset: str,
+    settings: list[str],
+    store: str,
+    model: str,
+    after: str,
+    decision_page: Output[HTML],
 ) -> str:
     """Returns the URI of the decision: the model is the champion of its task if it beats the former one."""
     from blip.report.step_page import gate_page
@@ -20,4 +27,4 @@ def register_task(
         file = step.input("after", after) / METRICS
         result = register_task(step.run, name, task, model=step.input("model", model), after=file)
         scores = EvaluationResult.load(file)
-        return step.finish(result, lambda made: gate_page(made, None, scores).html(), page)
+        return step.finish(result, lambda made: gate_page(made, None, scores).html(), decision_page)

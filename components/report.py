@@ -6,7 +6,9 @@ from components.image import step
 
 
 @step
-def report(name: str, settings: list[str], store: str, decision: str, page: Output[HTML], metrics: Output[Metrics]):
+def report(
+    name: str, settings: list[str], store: str, decision: str, report_page: Output[HTML], metrics: Output[Metrics]
+):
     """Reports on the bootstrap that led to a decision, and marks its web shards as trained for the next retraining."""
     from blip.runs.new_shards import mark_trained
     from blip.runs.outputs import StepOutput
@@ -17,7 +19,7 @@ def report(name: str, settings: list[str], store: str, decision: str, page: Outp
         found = BootstrapOutputs.behind(StepOutput.load(decision))
         with found.select.folder() as kept, found.ingest.folder() as data:
             summary, html = report(step.run, found.results(), kept=kept)
-            write_page(html, page)
+            write_page(html, report_page)
             summary.save(metrics.path)
             metrics.metadata.update(summary.compared())
             mark_trained(name, store, data)

@@ -6,7 +6,9 @@ from components.image import step
 
 
 @step
-def report_blip2(settings: list[str], store: str, opt: str, t5: str, page: Output[HTML], metrics: Output[Metrics]):
+def report_blip2(
+    settings: list[str], store: str, opt: str, t5: str, report_page: Output[HTML], metrics: Output[Metrics]
+):
     """Reports on all that led to two decisions: of the decoder-only language model, and of that with an encoder."""
     from blip.runs.outputs import StepOutput
     from blip.runs.report_blip2 import Blip2Outputs, report_blip2
@@ -16,6 +18,6 @@ def report_blip2(settings: list[str], store: str, opt: str, t5: str, page: Outpu
         found = Blip2Outputs.behind(StepOutput.load(opt), StepOutput.load(t5))
         with found.outputs["ingest"].folder() as data:
             summary, html = report_blip2(step.run, found.results(), data)
-            write_page(html, page)
+            write_page(html, report_page)
             summary.save(metrics.path)
             metrics.metadata.update(summary.compared())

@@ -6,7 +6,7 @@ from components.image import step
 
 
 @step
-def report_downstream(store: str, decisions: list[str], page: Output[HTML], metrics: Output[Metrics]):
+def report_downstream(store: str, decisions: list[str], report_page: Output[HTML], metrics: Output[Metrics]):
     """Reports on the tasks that led to these decisions of the gate."""
     from blip.report.step_page import downstream_page
     from blip.runs.downstream import summarise
@@ -15,6 +15,6 @@ def report_downstream(store: str, decisions: list[str], page: Output[HTML], metr
 
     with at_work("report", "", [], store):
         result = summarise([StepOutput.load(decision) for decision in decisions])
-        write_page(downstream_page(result).html(), page)
+        write_page(downstream_page(result).html(), report_page)
         result.save(metrics.path)
         metrics.metadata.update(result.compared())

@@ -6,7 +6,7 @@ from components.image import step
 
 
 @step
-def select(preset: str, settings: list[str], store: str, scored: str, page: Output[HTML]) -> str:
+def select(preset: str, settings: list[str], store: str, scored: str, selection_page: Output[HTML]) -> str:
     """Returns the URI of the data folder to pre-train on again: a copy with the kept texts for the web pairs."""
     from blip.report.capfilt_figures import load_pictures
     from blip.report.capfilt_page import capfilt_html
@@ -15,4 +15,4 @@ def select(preset: str, settings: list[str], store: str, scored: str, page: Outp
 
     with at_work("select", preset, settings, store) as step:
         result = select(step.run, data=step.input("scored", scored), out=step.out)
-        return step.finish(result, lambda made: capfilt_html(made, load_pictures(step.out / PICTURES)), page)
+        return step.finish(result, lambda made: capfilt_html(made, load_pictures(step.out / PICTURES)), selection_page)

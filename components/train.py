@@ -12,7 +12,7 @@ def train(
     settings: list[str],
     store: str,
     data: str,
-    page: Output[HTML],
+    training_page: Output[HTML],
     init: str = "",
     frozen: str = "",
 ) -> str:
@@ -31,4 +31,4 @@ def train(
             out=step.out,
             placed=step.resources.placement,
         )
-        return step.finish(result, lambda made: train_page(step.name, made).html(), page)
+        return step.finish(result, lambda made: train_page(step.name, made).html(), training_page)

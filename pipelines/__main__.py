@@ -143,12 +143,12 @@ def publish(report: local.Outputs, root: Path, link: str = "latest") -> Path:
 
     Raises RootError if the disk is full.
     """
-    found = local.artifacts(report)
-    folder = found["metrics"].parent.parent
+    (page,), metrics = local.pages(report), local.artifacts(report)["metrics"]
+    folder = metrics.parent.parent
     latest, new = root / link, root / f".{link}"
     with root_errors(root):
-        for artifact, name in (("page", "report.html"), ("metrics", "summary.json")):
-            shutil.copy2(found[artifact], folder / f".{name}")
+        for made, name in ((page.path, "report.html"), (metrics, "summary.json")):
+            shutil.copy2(made, folder / f".{name}")
             (folder / f".{name}").replace(folder / name)
         new.unlink(missing_ok=True)
         new.symlink_to(folder.name)

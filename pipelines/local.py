@@ -31,8 +31,8 @@ from pipelines.run_lock import RunLock, exclusive_run
 
 LOCAL_IMAGE = "python-of-this-machine"
 """The image of every step: steps run without one here, but the cache compares it."""
-PAGE, ALARMS = "page", "alarms"
-"""The name of each step's page, and the key of the step's alarms in its metadata."""
+ALARMS = "alarms"
+"""The key of a step's alarms in the metadata of its page."""
 REVISION_FILE = "revision.txt"
 """The file beside a step's artifacts that holds the revision of the code that made them."""
 
@@ -255,8 +255,12 @@ def other_revision(outputs: Outputs) -> str:
 
 def alarms(outputs: Outputs) -> list[str]:
     """Returns the alarms of a step, which stand in the metadata of its page."""
-    page = outputs.get(PAGE)
-    return page.metadata.get(ALARMS, []) if isinstance(page, dsl.Artifact) else []
+    return [alarm for page in pages(outputs) for alarm in page.metadata.get(ALARMS, [])]
+
+
+def pages(outputs: Outputs) -> list[dsl.HTML]:
+    """Returns a step's page, if it has one; the interface shows it by the output's name, which differs by component."""
+    return [value for value in outputs.values() if isinstance(value, dsl.HTML)]
 
 
 def failure_reason(log: str, code: int) -> str:

@@ -71,14 +71,17 @@ def test_a_person_can_read_the_graph_on_one_screen(pipeline, sizes, tmp_path):
             "a page hangs on its step, and nothing on it"
         )
         steps = {name for name in screen.nodes if isinstance(name, str)} - {"new shards", "bootstrap", "plan"}
-        pages = [task for task, output in artifacts if output == "page"]
+        pages = {task: output for task, output in artifacts if output != "metrics"}
         assert sorted(pages) == sorted(steps), "one page a step"
+        assert all(output.endswith("_page") for output in pages.values()), "a node is labelled by its output's name"
+        assert len(set(pages.values())) >= len(pages) - 4, "and tells what is on the page"
 
 
 def test_the_report_alone_has_figures_to_compare_runs_by(text):
     spec, _ = yaml.safe_load_all(text)
     (screen,) = drawn(spec)
-    assert [node for node in screen.nodes if isinstance(node, tuple) and node[1] != "page"] == [("report", "metrics")]
+    shown = [node for node in screen.nodes if isinstance(node, tuple) and not node[1].endswith("_page")]
+    assert shown == [("report", "metrics")]
 
 
 def test_both_pre_trainings_differ_in_their_data_alone(tasks):

@@ -275,7 +275,7 @@ def test_a_report_that_does_not_fit_leaves_the_former_one(tmp_path: Path):
     made = tmp_path / "run-1" / "report"
     made.mkdir(parents=True)
     report: local.Outputs = {
-        "page": dsl.HTML(uri=str(made / "page.html")),
+        "report_page": dsl.HTML(uri=str(made / "page.html")),
         "metrics": dsl.Metrics(uri=str(made / "metrics.json")),
     }
     (made / "metrics.json").write_text("{}", encoding="utf-8")
@@ -329,8 +329,8 @@ def test_a_wrong_setting_ends_with_the_code_for_mistakes(start, tmp_path):
 
 def test_the_alarms_of_a_step_are_those_of_its_page():
     page = dsl.HTML(uri="page", metadata={"alarms": ["itm at prior at step 40"]})
-    assert local.alarms({"page": page, "Output": "s3://b/made/pretrain/1"}) == ["itm at prior at step 40"]
-    assert local.alarms({"page": dsl.HTML(uri="page")}) == local.alarms({"Output": 3}) == []
+    assert local.alarms({"training_page": page, "Output": "s3://b/made/pretrain/1"}) == ["itm at prior at step 40"]
+    assert local.alarms({"training_page": dsl.HTML(uri="page")}) == local.alarms({"Output": 3}) == []
 
 
 def test_the_image_of_a_cluster_is_not_what_the_cache_of_a_machine_compares():
