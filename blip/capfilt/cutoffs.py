@@ -1,4 +1,4 @@
-"""Turns the share of texts to keep into the score from which on they are kept, over a whole data set."""
+"""Turns a share of texts, or a precision, into the score from which on texts are kept, over a whole data set."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -8,38 +8,42 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from blip.capfilt.rules import Combined, Limit, SelectionConfig, faulty, is_web, score_column, score_columns
+from blip.capfilt.table import decoy_column
+from blip.logs import log
 from blip.results import SOURCES, Source
 
 Tables = Callable[[list[str]], Iterable[pa.Table]]
 """Maps columns to the tables of all shards, reduced to them."""
 
 
+Values = dict[str, list[NDArray[np.float32]]]
+"""Scores by column, in the order of the tables."""
+
+
 def with_values(cfg: SelectionConfig, tables: Tables) -> SelectionConfig:
-    """Returns the selection with a value in place of each share; reads the scores once if there is a share.
+    """Returns the selection with a value in place of each share and precision; reads the scores once if there is one.
 
     Holds four bytes of each score in memory.
     """
     rule = cfg.rule
-    if not isinstance(rule, Combined) or all(limit.share is None for limit in (*rule.web, *rule.synthetic)):
+    if not isinstance(rule, Combined) or all(limit.least is not None for limit in (*rule.web, *rule.synthetic)):
         return cfg
-    scores = read_scores(cfg, tables)
-    limits = {
-        source: tuple(with_value(limit, scores.get((source, limit.score), [])) for limit in getattr(rule, source))
-        for source in SOURCES
-    }
+    scores = read_scores(cfg, rule, tables)
+    limits = {source: tuple(with_value(limit, scores[source]) for limit in getattr(rule, source)) for source in SOURCES}
     return cfg.model_copy(update={"rule": rule.model_copy(update=limits)})
 
 
-def read_scores(cfg: SelectionConfig, tables: Tables) -> dict[tuple[Source, str], list[NDArray[np.float32]]]:
-    """Returns the scores by source and column of the texts that no fault drops."""
-    columns = score_columns(cfg.rule)
-    found: dict[tuple[Source, str], list[NDArray[np.float32]]] = {}
+def read_scores(cfg: SelectionConfig, rule: Combined, tables: Tables) -> dict[Source, Values]:
+    """Returns the scores by source and column of the texts that no fault drops, and what decoys needs to be read."""
+    decoys = {decoy_column(limit.score) for limit in rule.web if limit.precision is not None}
+    columns = [*score_columns(rule), *sorted(decoys)]
+    found: dict[Source, Values] = {source: {column: [] for column in columns} for source in SOURCES}
     for table in tables(["source", "faults", *columns]):
         web, sound = is_web(table), faulty(table, cfg) == 0
         for source, rows in by_source(web, sound):
             for column in columns:
                 scores = score_column(table, column)[rows]
-                found.setdefault((source, column), []).append(scores[~np.isnan(scores)])
+                found[source][column].append(scores[~np.isnan(scores)])
     return found
 
 
@@ -48,13 +52,49 @@ def by_source(web: NDArray[np.bool_], sound: NDArray[np.bool_]) -> Iterator[tupl
     yield "synthetic", ~web & sound
 
 
-def with_value(limit: Limit, parts: list[NDArray[np.float32]]) -> Limit:
-    """Returns a limit with the value that leaves its share of the scores in `parts`."""
-    if limit.share is None:
+def with_value(limit: Limit, values: Values) -> Limit:
+    """Returns a limit with the value that leaves its share, or its precision, of the texts of a source."""
+    if limit.least is not None:
         return limit
-    scores = np.sort(np.concatenate([np.empty(0, dtype=np.float32), *parts]))
-    kept = math.floor(limit.share * len(scores) + 1e-9)  # 0.3 of 10 is 3, which arithmetic makes 2.9999999
+    scores = joined(values[limit.score])
+    if limit.share is not None:
+        kept = math.floor(limit.share * len(scores) + 1e-9)  # 0.3 of 10 is 3, which arithmetic makes 2.9999999
+    else:
+        decoys = joined(values[decoy_column(limit.score)])
+        kept = count_precise(scores, decoys, limit.precision or 0.0)
+        log.info("%s: %d of %d texts are kept for a precision of %g", limit.score, kept, len(scores), limit.precision)
     if kept:
         return Limit(score=limit.score, least=float(scores[len(scores) - kept]))
     above = np.nextafter(scores[-1], np.float32(np.inf)) if len(scores) else 0
     return Limit(score=limit.score, least=float(above))
+
+
+def joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Returns all scores in ascending order."""
+    return np.sort(np.concatenate([np.empty(0, dtype=np.float32), *parts]))
+
+
+def count_precise(scores: NDArray[np.float32], decoys: NDArray[np.float32], precision: float) -> int:
+    """Returns how many of the best texts can be kept so that a share `precision` of them is estimated to be true.
+
+    `scores` `(N,)` are those of texts, true and wrong, `decoys` `(M,)` those of wrong pairs, both ascending. Wrong
+    texts are taken to score as decoys do. Their number is estimated from the texts that score below the decoys' median,
+    where true ones are few (Storey, 2002); with one decoy more than there are, a few lucky texts are not believed
+    (target-decoy counting of proteomics; Elias and Gygi, 2007).
+    """
+    if not len(scores) or not len(decoys):
+        return 0
+    wrong = wrong_share(scores, decoys) * len(scores)
+    above = len(decoys) - np.searchsorted(decoys, scores, side="left")
+    passing = wrong * (above + 1) / (len(decoys) + 1)
+    kept = len(scores) - np.searchsorted(scores, scores, side="left")
+    enough = np.flatnonzero(passing <= (1 - precision) * kept)
+    return int(kept[enough[0]]) if len(enough) else 0
+
+
+def wrong_share(scores: NDArray[np.float32], decoys: NDArray[np.float32]) -> float:
+    """Returns the estimated share of wrong texts, 0 to 1, of ascending scores of texts `(N,)` and decoys `(M,)`."""
+    median = decoys[len(decoys) // 2]
+    below = np.searchsorted(scores, median, side="right") / len(scores)
+    of_decoys = np.searchsorted(decoys, median, side="right") / len(decoys)
+    return min(1.0, below / of_decoys)

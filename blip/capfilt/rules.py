@@ -35,7 +35,8 @@ class Best(Config):
 
 
 class Limit(Config):
-    """The least score of kept texts: a value, or the one that leaves a share of them."""
+    """The least score of kept texts: a value, the one that leaves a share of them, or the one that leaves mostly true
+    ones."""
 
     score: str = "match"
     """The column of the score, such as `match`, `similarity` or `clip.similarity`."""
@@ -44,10 +45,14 @@ class Limit(Config):
     """Keeps the best texts up to this share, 0 to 1, of those of the source that have the score and no fault that drops
     them; equal scores stay or go together."""
 
+    precision: float | None = Field(default=None, gt=0, lt=1)
+    """Keeps as many web texts as leave this share of true ones among them, 0 to 1, estimated from decoys
+    (`capfilt.stream.decoys`)."""
+
     @model_validator(mode="after")
     def one_is_set(self) -> Self:
-        if (self.least is None) == (self.share is None):
-            raise ValueError(f"limit of {self.score}: set either least or share")
+        if sum(value is not None for value in (self.least, self.share, self.precision)) != 1:
+            raise ValueError(f"limit of {self.score}: set one of least, share and precision")
         return self
 
 
@@ -59,6 +64,15 @@ class Combined(Config):
     """Whether a text must reach all limits of its source, or one of them."""
     web: tuple[Limit, ...] = Field(default=(Limit(least=0.5),), min_length=1)
     synthetic: tuple[Limit, ...] = Field(default=(Limit(least=0.5),), min_length=1)
+
+    @model_validator(mode="after")
+    def decoys_are_of_web_texts(self) -> Self:
+        if any(limit.precision is not None for limit in self.synthetic):
+            raise ValueError(
+                "synthetic: a limit has a precision, which is estimated for web texts alone: what a captioner writes "
+                "wrongly still resembles its image, and another image's text does not; set least or share"
+            )
+        return self
 
 
 Rule = Annotated[Matched | Best | Combined, Field(discriminator="type")]

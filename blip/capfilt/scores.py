@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from blip.capfilt.job import CapFiltJob
 from blip.capfilt.pairs import map_ahead
-from blip.capfilt.table import from_parquet
+from blip.capfilt.table import from_parquet, is_score
 from blip.config import Config
 from blip.digest import value_digest
 from blip.shards.manifest import Shard
@@ -86,7 +86,7 @@ class Scores:
         """Returns the columns with scores of filters, by the first table that has any; empty if none has."""
         for record in self.done.values():
             table = self.read_table(record, None)
-            names = [name for name in table.column_names if name.rpartition(".")[2] in ("match", "similarity")]
+            names = [name for name in table.column_names if is_score(name)]
             if found := [name for name in names if table[name].null_count < len(table)]:
                 return found
         return []

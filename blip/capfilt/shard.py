@@ -12,7 +12,7 @@ from pydantic import Field
 from blip.capfilt.pairs import CarriedConfig, Pair, make_pair, read_pairs
 from blip.capfilt.quality import ImageFault, QualityConfig
 from blip.capfilt.stream import Chunk, StreamConfig, chunks, with_scores, with_synthetic
-from blip.capfilt.table import column, schema_of, table_of, to_parquet
+from blip.capfilt.table import column, decoy_column, schema_of, table_of, to_parquet
 from blip.config import Config
 from blip.shards.manifest import Shard
 from blip.shards.reading import ShardFile, check_unexpected
@@ -68,7 +68,8 @@ class ShardCapFilt:
         self.source, self.revision, self.threads = source, revision, threads
         self.models: dict[str, Captioner | Filter] = {**({"captioner": captioner} if captioner else {}), **filters}
         self.views = [model.view for model in self.models.values()]
-        self.schema = schema_of(column(name, score) for name, judge in filters.items() for score in judge.gives)
+        columns = [column(name, score) for name, judge in filters.items() for score in judge.gives]
+        self.schema = schema_of([*columns, *(map(decoy_column, columns) if cfg.stream.decoys else ())])
 
     def __call__(self, shard: Shard, path: Path, folder: Path, tally: Counter[str]) -> Output:
         """Writes the table of a shard's local file to the folder.

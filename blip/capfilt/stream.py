@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from blip.capfilt.pairs import Pair, Text
 from blip.capfilt.quality import TextFault
 from blip.capfilt.rules import FATAL
-from blip.capfilt.table import column
+from blip.capfilt.table import column, decoy_column
 from blip.config import Config
 from blip.models.generation import Beam, Decoding, Nucleus
 from blip.zoo.contract import Captioner, Filter, ImageBatch
@@ -36,6 +36,11 @@ class StreamConfig(Config):
     precision: Precision = "float32"
     """Of our models; bfloat16 is at least twice as fast on GPUs and on CPUs with AVX512-BF16 or AMX. Other models have
     a `dtype` of their own."""
+
+    decoys: bool = False
+    """Also score each web text for another image of its batch. Such a pair is wrong, so these scores tell how many
+    wrong texts pass a threshold: what a selection by `precision` reads. They depend on the batch, which is the shard's.
+    """
 
     @model_validator(mode="after")
     def texts_differ(self) -> Self:
@@ -102,7 +107,35 @@ def with_scores(stream: Iterable[Chunk], filters: Mapping[str, Filter]) -> Itera
                         continue
                     for kind in judge.gives:
                         text.scores[column(name, kind)] = rounded(getattr(scored, kind), 5, pair.key)
+            if chunk.cfg.decoys:
+                add_decoys(chunk, name, judge)
         yield chunk
+
+
+def add_decoys(chunk: Chunk, name: str, judge: Filter) -> None:
+    """Adds what a filter gives each web text for another image: the one that is half a batch away.
+
+    Texts without another image, or whose other image has the same text, get none.
+    """
+    live = chunk.live
+    away = len(live) // 2
+    if not away:
+        return
+    owners = [live[place - away] for place in range(len(live))]
+    texts = [[text for text in owner.texts if text.source == "web"] for owner in owners]
+    found = judge.score(chunk.images, [[text.text for text in of_owner] for of_owner in texts])
+    for pair, owner, of_owner, of_image in zip(live, owners, texts, found, strict=True):
+        own = {spelling(text.text) for text in pair.texts if text.source == "web"}
+        for text, scored in zip(of_owner, of_image, strict=True):
+            if FATAL.intersection(text.faults) or spelling(text.text) in own:
+                continue
+            for kind in judge.gives:
+                text.scores[decoy_column(column(name, kind))] = rounded(getattr(scored, kind), 5, owner.key)
+
+
+def spelling(text: str) -> str:
+    """Returns a text without what distinguishes no texts: case and outer spaces."""
+    return text.strip().lower()
 
 
 def rounded(score: float, digits: int, key: str) -> float:

@@ -1,7 +1,8 @@
 """The table of scores: one row per text, one Parquet file per shard.
 
 The filter called `filter` has the columns `match` and `similarity`; another one, `clip`, has `clip.match` and
-`clip.similarity`, of which only those exist that it computes.
+`clip.similarity`, of which only those exist that it computes. With decoys each has another column, `decoy.match`: the
+score of the same text for another image, null for a synthetic text.
 """
 
 import json
@@ -40,11 +41,23 @@ SCORES_SCHEMA = pa.schema(
 
 FILTER = "filter"
 """The name of the filter whose columns have no prefix."""
+DECOY = "decoy"
+"""The prefix of the columns of decoys' scores."""
 
 
 def column(name: str, score: str) -> str:
     """Returns the column of a filter's score."""
     return score if name == FILTER else f"{name}.{score}"
+
+
+def decoy_column(column: str) -> str:
+    """Returns the column with what the filter of a column gives the same texts for another image."""
+    return f"{DECOY}.{column}"
+
+
+def is_score(column: str) -> bool:
+    """Returns whether a column has the scores of a filter."""
+    return column.rpartition(".")[2] in ("match", "similarity") and not column.startswith(f"{DECOY}.")
 
 
 def schema_of(columns: Iterable[str]) -> pa.Schema:
@@ -98,6 +111,11 @@ def from_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     file = pq.ParquetFile(BytesIO(data))
     missing = [name for name in columns or () if name not in file.schema_arrow.names]
     if missing:
-        scores = [name for name in file.schema_arrow.names if name.rpartition(".")[2] in ("match", "similarity")]
+        if missing[0].startswith(f"{DECOY}."):
+            raise ConfigError(
+                "rule: a precision needs the scores of decoys, and these scores have none: run capfilt with "
+                "stream.decoys=true, or set least or share in place of precision"
+            )
+        scores = filter(is_score, file.schema_arrow.names)
         raise ConfigError(f"the table of scores has no column {missing[0]!r}; its scores are {', '.join(scores)}")
     return file.read(columns=columns)

@@ -8,7 +8,7 @@ from pathlib import Path
 from blip.budget import open_budget
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.capfilt.scores import Scores
-from blip.capfilt.table import FILTER
+from blip.capfilt.table import DECOY, FILTER
 from blip.config import ConfigError
 from blip.launch.local import local_process_count
 from blip.logs import log
@@ -103,8 +103,8 @@ def roles(
     """Returns the models that a variant needs, by role. Raises ConfigError if a filter has the name of another role."""
     filters = dict(filter) if isinstance(filter, Mapping) else {FILTER: filter}
     for name in filters:
-        if not re.fullmatch(r"\w[\w-]*", name) or name == "captioner":
-            raise ConfigError(f"filter {name!r}: a name has letters, digits, _ and -, and is not captioner")
+        if not re.fullmatch(r"\w[\w-]*", name) or name in ("captioner", DECOY):
+            raise ConfigError(f"filter {name!r}: a name has letters, digits, _ and -, and is not captioner or {DECOY}")
     wanted = {"captioner": captioner} if cfg.variant != "filter" else {}
     return {**wanted, **(filters if cfg.variant != "captioner" else {})}
 

@@ -36,7 +36,7 @@ def row(image: str, source: str, match: float | None = None, number: int = 0, **
 
 
 def chosen(rows: list[dict], scored: bool = True, **cfg) -> Selection:
-    tables = [pa.Table.from_pylist(rows, schema=schema_of(["clip.similarity"]))]
+    tables = [pa.Table.from_pylist(rows, schema=schema_of(["clip.similarity", "decoy.match", "decoy.similarity"]))]
     return select_texts(tables, with_values(SelectionConfig(**cfg), lambda _: tables), scored)
 
 
@@ -97,9 +97,48 @@ def test_a_share_is_of_all_shards_together():
     assert reasons(select_texts(tables, settled, True)) == ["", "", "unmatched", "unmatched"]
 
 
-def test_a_limit_has_a_value_or_a_share():
-    with pytest.raises(ConfigError, match="limit of match: set either least or share"):
-        validate(SelectionConfig, {"rule": {"type": "combined", "web": [{"least": 0.5, "share": 0.5}]}}, "select")
+@pytest.mark.parametrize(("precision", "wrong"), [(0.9, 0.5), (0.95, 0.5), (0.8, 0.3), (0.9, 0.8)])
+def test_a_precision_keeps_as_many_texts_as_leave_that_share_of_true_ones(precision: float, wrong: float):
+    draws = np.random.default_rng(0)
+    true = draws.random(4000) >= wrong
+    scores = np.where(true, draws.normal(2.0, 1.0, 4000), draws.normal(0.0, 1.0, 4000))
+    decoys = draws.normal(0.0, 1.0, 4000)
+    rows = [
+        row(str(i), "web", **{"similarity": score, "decoy.similarity": decoy})
+        for i, (score, decoy) in enumerate(zip(scores, decoys, strict=True))
+    ]
+    rule = Combined(web=(Limit(score="similarity", precision=precision),))
+    kept = chosen(rows, rule=rule).kept
+    assert true[kept].mean() == pytest.approx(precision, abs=0.025)
+    best = np.argsort(-scores)
+    reachable = np.flatnonzero(np.cumsum(true[best]) / np.arange(1, 4001) >= precision)[-1] + 1
+    assert kept.sum() == pytest.approx(reachable, rel=0.15)
+
+
+def test_a_precision_that_no_score_reaches_keeps_nothing():
+    rule = Combined(web=(Limit(precision=0.9),))
+    for decoys in ({}, {"decoy.match": 0.5}):
+        rows = [row(str(i), "web", i / 100, **decoys) for i in range(40)]
+        assert not chosen(rows, rule=rule).kept.any()
+
+
+def test_decoys_of_texts_that_are_dropped_do_not_count():
+    rows = [row(str(i), "web", 0.9 if i < 60 else 0.1, **{"decoy.match": 0.1}) for i in range(80)]
+    rows += [row(f"{i} small", "web", 0.0, faults="small", **{"decoy.match": 1.0}) for i in range(80)]
+    rule = Combined(web=(Limit(precision=0.9),))
+    assert chosen(rows, rule=rule).kept.sum() == 60
+
+
+def test_a_precision_is_of_web_texts_with_decoys():
+    rule = {"type": "combined", "synthetic": [{"precision": 0.9}]}
+    with pytest.raises(ConfigError, match="estimated for web texts alone"):
+        validate(SelectionConfig, {"rule": rule}, "select")
+
+
+@pytest.mark.parametrize("limit", [{"least": 0.5, "share": 0.5}, {"share": 0.5, "precision": 0.9}, {}])
+def test_a_limit_has_a_value_a_share_or_a_precision(limit: dict[str, float]):
+    with pytest.raises(ConfigError, match="limit of match: set one of least, share and precision"):
+        validate(SelectionConfig, {"rule": {"type": "combined", "web": [limit]}}, "select")
 
 
 def test_the_best_of_an_image_are_kept_wherever_they_come_from():

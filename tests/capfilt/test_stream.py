@@ -16,7 +16,7 @@ from blip.data.transforms import eval_transform
 from blip.models.generation import Beam, Nucleus
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.retrieval import Retrieval
-from blip.zoo.contract import View
+from blip.zoo.contract import ImageBatch, View
 from blip.zoo.draws import sample_uniforms
 from blip.zoo.image_model import Precision
 from blip.zoo.ours import OurCaptioner, OurFilter
@@ -140,6 +140,37 @@ def test_a_pair_without_a_sound_image_passes_through_untouched():
 def test_beam_search_has_one_caption():
     with pytest.raises(ConfigError, match="captions is 2, but beam search has one best text"):
         validate(StreamConfig, {"captions": 2, "decoding": {"type": "beam"}}, "stream")
+
+
+def test_a_decoy_is_the_text_of_another_image_of_the_batch():
+    judge = OurFilter(text_filter())
+    done = [pair for chunk in with_scores(stream(pairs(7), decoys=True), {"clip": judge}) for pair in chunk.pairs]
+    for here, there in [(0, 2), (1, 3), (2, 0), (3, 1), (4, 5), (5, 6), (6, 4)]:
+        text, other = done[here].texts[0], done[there]
+        match, similarity = judge.score(ImageBatch([other.views], 4), [[text.text]])[0][0]
+        assert text.scores["decoy.clip.match"] == pytest.approx(match, abs=2e-5)
+        assert text.scores["decoy.clip.similarity"] == pytest.approx(similarity, abs=2e-5)
+    plain = [pair for chunk in with_scores(stream(pairs(7)), {"clip": judge}) for pair in chunk.pairs]
+    for pair, without in zip(done, plain, strict=True):
+        (text,) = pair.texts
+        assert {name: text.scores[name] for name in without.texts[0].scores} == without.texts[0].scores
+        assert "decoy.clip.match" not in without.texts[0].scores
+
+
+def test_only_a_web_text_that_is_wrong_for_the_other_image_is_a_decoy():
+    source = pairs(4)
+    for pair, text in zip(source, ["A dog", "a cat ", "a dog", "a cat on a mat"], strict=True):
+        pair.texts[0].text = text
+    written = with_synthetic(stream(source, decoys=True), writer())
+    done = [pair for chunk in with_scores(written, {"filter": OurFilter(text_filter())}) for pair in chunk.pairs]
+    found = [[(text.source, "decoy.match" in text.scores) for text in pair.texts] for pair in done]
+    assert found == [[("web", known), ("synthetic", False)] for known in (False, True, False, True)]
+    (alone,) = (
+        pair
+        for chunk in with_scores(stream(pairs(1), decoys=True), {"filter": OurFilter(text_filter())})
+        for pair in chunk.pairs
+    )
+    assert list(alone.texts[0].scores) == ["match", "similarity"]
 
 
 def test_a_broken_model_is_noticed():
