@@ -101,6 +101,8 @@ def test_a_presets_mistake_is_one_line(tmp_path: Path, text: str, said: str):
 
 MEET = [
     ("pretrain", "sources=[gold,gold]", "sources: gold, gold: a source is named twice"),
+    ("filter", "repeats={web: 2}", "repeats names 'web', which is no source of this run; sources: gold"),
+    ("pretrain", "repeats={gold: 0}", "repeats.gold"),
     ("pretrain", "model.text.heads=7", "text.width is 64, not divisible by 7 heads"),
     ("pretrain", "model.vision.heads=7", "vision.width is 64, not divisible by 7 heads"),
     ("pretrain", "model.vision.patch=7", "vision.size is 32, not divisible by patches of 7 pixels"),

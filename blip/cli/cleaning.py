@@ -77,6 +77,14 @@ def select(
     by: Annotated[
         str, typer.Option(metavar="SCORE", help="Another score for the threshold: similarity, or clip.similarity.")
     ] = "",
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="In place of a threshold of web texts: the share of true ones to have among those that are kept, 0.9; "
+            "`capfilt` must have scored decoys (stream.decoys=true).",
+        ),
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option(callback=writable_file, help="Where to write a page of pictures, texts, scores and decisions."),
@@ -90,4 +98,4 @@ def select(
     from blip.runs.select import select
 
     run = RunContext(preset=preset, overrides=tuple(overrides), revision=revision)
-    print_result(select(run, data=data, out=out, page=page, threshold=threshold, by=by))
+    print_result(select(run, data=data, out=out, page=page, threshold=threshold, by=by, precision=precision))

@@ -26,10 +26,10 @@ from blip.data.shared_memory import (
     size_bytes,
 )
 from blip.shards.cache import ShardCache, private_folder
-from blip.shards.manifest import Manifest
+from blip.shards.manifest import Manifest, Shard
 from blip.shards.sample import too_many_unexpected
 from blip.shards.verification import ShardError
-from blip.storage import StoreError
+from blip.storage import Store, StoreError
 
 FETCH_THREADS = 4
 
@@ -111,21 +111,31 @@ class Loader(Generic[Collated]):
         start_step: int = 0,
         *,
         seed: int = 0,
+        repeats: Sequence[int] = (),
     ):
+        """`repeats`: how often an epoch takes each sample of a manifest, with other draws each time; none means once."""
         self.cfg = cfg
         self.rank = rank
         self.step = start_step
         self.micro_batch, self.accumulation = split_batch(cfg, world)
         for manifest in manifests:
             manifest.check_counts()
-        stored = [(manifest.store, shard) for manifest in manifests for shard in manifest.shards]
+        stored: list[tuple[Store, Shard]] = []
+        firsts: list[int] = []
+        for manifest, times in zip(manifests, repeats or [1] * len(manifests), strict=True):
+            numbers = range(len(stored), len(stored) + len(manifest.shards))
+            for _ in range(times):
+                stored += [(manifest.store, shard) for shard in manifest.shards]
+                firsts += numbers
         self.plans = [Plan([s.samples for _, s in stored], seed, cfg.batch, cfg.streams, cfg.window) for _ in range(2)]
         """For reading and for prefetching: a plan caches the state of one epoch."""
         self.remote = not cfg.ranged and any(store.path(shard.name) is None for store, shard in stored)
         if self.remote:
             check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
         folder = private_folder() if self.remote and not cfg.cache else Path(cfg.cache or "")
-        self.reader = MicroBatchReader(ShardCache(stored, folder, cfg.cache_bytes, cfg.ranged), prepare, collate, seed)
+        self.reader = MicroBatchReader(
+            ShardCache(stored, folder, cfg.cache_bytes, cfg.ranged), prepare, collate, seed, firsts
+        )
         self.bad: dict[ShardRow, Rejection] = {}
 
     @property
@@ -135,7 +145,7 @@ class Loader(Generic[Collated]):
 
     @property
     def samples(self) -> int:
-        """Samples of the data, including those that an epoch leaves out."""
+        """Samples of an epoch, including those that it leaves out and repeated ones."""
         return self.plans[0].total
 
     @property

@@ -1,7 +1,7 @@
 """Micro-batch reader: opens, prepares and collates the samples of one micro-batch; is pickled to loader workers."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,8 +28,17 @@ class Rejection(NamedTuple):
 class MicroBatchReader(Generic[Prepared, Collated]):
     """Prepares a micro-batch from its epoch and rows; is pickled to workers."""
 
-    def __init__(self, cache: ShardCache, prepare: Prepare[Prepared], collate: Collate[Prepared, Collated], seed: int):
+    def __init__(
+        self,
+        cache: ShardCache,
+        prepare: Prepare[Prepared],
+        collate: Collate[Prepared, Collated],
+        seed: int,
+        firsts: Sequence[int],
+    ):
+        """`firsts`: for each of the cache's shards the number of the first one that is the same."""
         self.cache = cache
+        self.firsts = firsts
         self.prepare = prepare
         self.collate = collate
         self.seed = seed
@@ -44,15 +53,17 @@ class MicroBatchReader(Generic[Prepared, Collated]):
         """Returns the sample of a row or, if it is bad, the next good one of its shard, independent of processes and
         earlier samples."""
         shard = self.cache[number]
+        first = self.firsts[number]
+        copy = f"#{number - first}" if number > first else ""
         for place in (*range(row, len(shard)), *range(row)):
             try:
                 sample = shard[place]
                 with one_sample(sample.id):
-                    return self.prepare(sample, sample_rng(self.seed, epoch, sample.key))
+                    return self.prepare(sample, sample_rng(self.seed, epoch, sample.key + copy))
             except BadSample as e:
-                bad[number, place] = Rejection(str(e), e.detail if isinstance(e, UnexpectedError) else "")
+                bad[first, place] = Rejection(str(e), e.detail if isinstance(e, UnexpectedError) else "")
         store, entry = self.cache.shards[number]
-        found = {rejection.reason for (bad_shard, _), rejection in bad.items() if bad_shard == number}
+        found = {rejection.reason for (bad_shard, _), rejection in bad.items() if bad_shard == first}
         reasons = ", ".join(sorted(found))
         raise ShardError(
             f"shard {store.uri}/{entry.name} with sha256 {entry.sha256} has no sample that can be used: {reasons}"

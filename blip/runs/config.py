@@ -1,7 +1,7 @@
 """The configuration of a training run: the configurations of its parts, and checks across them."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -47,6 +47,10 @@ class RunConfig(Config):
     """Limit of GPU hours of all steps of a run together; then training stops with a checkpoint. None sets no limit."""
     sources: tuple[str, ...] = Field(min_length=1)
     """Names of the data folder's manifests to train on: `gold`, `web`, ..."""
+    repeats: dict[str, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
+    """How often an epoch takes each sample of a source, by the source's name; once if it is not named.
+
+    With `gold: 4` a small clean set is not lost in a large noisy one."""
     task: TaskConfig
     model: AnyModelConfig = MEDConfig()
     init: InitConfig = InitConfig()
@@ -68,6 +72,14 @@ class RunConfig(Config):
         if len(set(sources)) < len(sources):
             raise ValueError(f"{', '.join(sources)}: a source is named twice; name each once")
         return sources
+
+    @model_validator(mode="after")
+    def repeats_name_sources(self) -> Self:
+        if unknown := sorted(set(self.repeats) - set(self.sources)):
+            raise ValueError(
+                f"repeats names {unknown[0]!r}, which is no source of this run; sources: {', '.join(self.sources)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def has_a_length(self) -> Self:

@@ -37,6 +37,7 @@ def select(
     page: str | Path | None = None,
     threshold: str = "",
     by: str = "",
+    precision: float | None = None,
 ) -> SelectResult:
     """Selects among the texts that `capfilt` scored, and writes `out`, the data folder to pre-train on again.
 
@@ -44,12 +45,13 @@ def select(
     `bootstrapped.json`, also under the web manifest's name, and with figures and pictures; `page` gets an HTML page of
     them. `threshold` is the least p(match) of kept texts, `0.6` or by source `web=0.7`, or the share of texts to keep,
     `30%`; sources that it does not name keep theirs. `by` is the column of another score for it, `clip.similarity`.
+    `precision` is the share of true texts among the web texts to keep, 0 to 1, which decoys estimate.
     Without a preset the settings are those of the selection that wrote `data`, or the recipe's.
     Raises ConfigError; ShardError if scores are missing or altered.
     """
     began = time.monotonic()
     source = read_source(data)
-    cfg = settings(context, data, threshold, by)
+    cfg = settings(context, data, threshold, by, precision)
     scores = Scores.load(source)
     job = scores.job
     web = manifest_name(job.config)
@@ -80,8 +82,10 @@ def select(
         return result
 
 
-def settings(context: RunContext, data: str | Path, threshold: str, by: str = "") -> SelectionConfig:
-    """Merges a preset's settings, or those that wrote `data`, with the threshold and the overrides.
+def settings(
+    context: RunContext, data: str | Path, threshold: str, by: str = "", precision: float | None = None
+) -> SelectionConfig:
+    """Merges a preset's settings, or those that wrote `data`, with threshold or precision and the overrides.
 
     Raises ConfigError.
     """
@@ -91,9 +95,11 @@ def settings(context: RunContext, data: str | Path, threshold: str, by: str = ""
     else:
         base = load_config(SelectionConfig, "select", context.preset or "base")
     values = base.model_dump(mode="json")
-    if by and not threshold:
-        raise ConfigError(f"by {by!r}: name a threshold, too, such as threshold=0.3 or threshold=30%")
-    if threshold:
+    if by and not threshold and precision is None:
+        raise ConfigError(f"by {by!r}: name a threshold, too, such as threshold=0.3 or threshold=30%, or a precision")
+    if precision is not None:
+        values["rule"] = with_precision(values["rule"], precision, threshold, by)
+    elif threshold:
         values["rule"] = with_threshold(values["rule"], threshold, by)
     changes: dict[str, Any] = {}
     for override in context.overrides:
@@ -126,6 +132,25 @@ def with_threshold(rule: dict[str, Any], text: str, by: str = "") -> dict[str, A
         before = {}
     found = Combined.model_validate({**before, **limits})
     return found.model_dump(mode="json")
+
+
+def with_precision(rule: dict[str, Any], precision: float, threshold: str, by: str = "") -> dict[str, Any]:
+    """Returns a rule that keeps web texts by precision, of the score `by` or p(match), and synthetic ones as before.
+
+    Raises ConfigError.
+    """
+    if threshold:
+        raise ConfigError(f"threshold {threshold!r} and precision {precision:g}: name one of them")
+    if not 0 < precision < 1:
+        raise ConfigError(f"precision {precision:g}: must be above 0 and below 1, such as 0.9")
+    if rule["type"] == "best" or rule.get("origins"):
+        raise ConfigError(
+            f"precision {precision:g}: the rule so far has no one threshold of synthetic texts to keep; set the whole "
+            f"rule by rule='{{type: combined, web: [{{precision: {precision:g}}}]}}'"
+        )
+    synthetic = rule["synthetic"] if rule["type"] == "combined" else [Limit(least=rule["synthetic"])]
+    limit = Limit(score=by or "match", precision=precision)
+    return Combined.model_validate({"web": [limit], "synthetic": synthetic}).model_dump(mode="json")
 
 
 def with_values(rule: dict[str, Any], text: str, values: dict[str, float]) -> dict[str, Any]:

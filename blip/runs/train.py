@@ -138,7 +138,14 @@ def train_here(
     cfg.check_data(manifests)
     task = make_task(cfg, tokenizer, init)
     loader = Loader(
-        manifests, make_prepare(cfg.transform, task), task.collate, cfg.loader, rank(), world(), seed=cfg.seed
+        manifests,
+        make_prepare(cfg.transform, task),
+        task.collate,
+        cfg.loader,
+        rank(),
+        world(),
+        seed=cfg.seed,
+        repeats=[cfg.repeats.get(source, 1) for source in cfg.sources],
     )
     steps = cfg.steps or count_steps(cfg.epochs or 0, loader.steps_per_epoch)
     cfg = cfg.model_copy(update={"schedule": fit_warmup(cfg.schedule, steps)})

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from tiny_models import both, captioner, model_folder, samples, text_filter
 from tiny_others import clip, git, llava, siglip
 
+from blip.capfilt.cutoffs import count_precise
 from blip.capfilt.job import CapFiltConfig, CapFiltJob
 from blip.config import ConfigError, load_config, presets
 from blip.data.loader import Loader, LoaderConfig
@@ -97,7 +99,7 @@ def score(
 
 
 def choose(
-    folder: Path, *overrides: str, data: str = "scored", out: str = "out", page: Path | None = None, **given: str
+    folder: Path, *overrides: str, data: str = "scored", out: str = "out", page: Path | None = None, **given: Any
 ) -> SelectResult:
     preset = "" if data != "scored" else str(folder / "tiny.yaml")
     context = RunContext(preset=preset, overrides=overrides, revision="r")
@@ -442,6 +444,38 @@ def test_a_chat_model_captions_and_scores_of_two_filters_combine(folder: Path):
     assert Manifest.load(folder / "out" / "web.json").meta["selection"]["rule"]["synthetic"][0]["share"] == 0.25
     again = choose(folder, data="out", out="half", threshold="50%", by="clip.similarity")
     assert (again.counts["web.kept"], again.counts["synthetic.kept"]) == (12, 12)
+
+
+def test_web_texts_are_kept_by_the_precision_that_decoys_promise(folder: Path):
+    score(folder, "stream.decoys=true")
+    first = choose(folder, "rule={type: matched, web: 0.5, synthetic: 0.3}")
+    rows = pa.concat_tables(pq.read_table(path) for path in folder.glob("store/capfilt/*/data/*.parquet")).to_pylist()
+    assert {row["source"] for row in rows if row["decoy.match"] is None} == {"synthetic"}
+    found = choose(folder, data="out", out="precise", precision=0.3, by="similarity")
+    web = [row for row in rows if row["source"] == "web"]
+    scores, decoys = (np.sort([row[name] for row in web]).astype("f4") for name in ("similarity", "decoy.similarity"))
+    assert found.counts["web.kept"] == count_precise(scores, decoys, 0.3)
+    assert found.counts["synthetic.kept"] == first.counts["synthetic.kept"]
+    meta = Manifest.load(folder / "precise" / "web.json").meta
+    assert meta["selection"]["rule"]["web"][0]["precision"] == 0.3
+    assert meta["cutoffs"]["web"][0]["least"] is not None
+    assert choose(folder, data="precise", out="all", precision=0.01).counts["web.kept"] == 24
+
+
+def test_a_precision_without_decoys_or_beside_a_threshold_is_refused(folder: Path):
+    score(folder)
+    choose(folder)
+    with pytest.raises(ConfigError, match=r"run capfilt with stream\.decoys=true"):
+        choose(folder, precision=0.9)
+    with pytest.raises(ConfigError, match=r"threshold '0\.5' and precision 0\.9: name one of them"):
+        choose(folder, precision=0.9, threshold="0.5")
+    with pytest.raises(ConfigError, match="must be above 0 and below 1"):
+        choose(folder, precision=90.0)
+    choose(folder, "rule={type: best}", out="best")
+    with pytest.raises(ConfigError, match=r"web: \[\{precision: 0\.9\}\]"):
+        choose(folder, data="best", out="again", precision=0.9)
+    with pytest.raises(ConfigError, match="'decoy'"):
+        score(folder, filter={"decoy": folder / "filter"})
 
 
 def test_equal_jobs_of_others_models_write_equal_tables(folder: Path):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
 
@@ -122,6 +123,29 @@ def test_randomness_is_the_samples_own(manifests: list[Manifest]):
     changed = [rows[key][2] != second[key][2] for key in rows.keys() & second.keys()]
     assert all(changed)
     assert {text.split()[1] for _, text, _ in rows.values()} == {"a", "b"}
+
+
+def test_a_repeated_source_comes_more_often_with_other_draws(manifests: list[Manifest]):
+    source = loader(manifests, repeats=[1, 4])
+    assert (source.samples, source.steps_per_epoch) == (237 + 4 * 50, 27)
+    rows = [row for batch in take(source, 27) for row in batch]
+    of_gold = Counter(key for key, *_ in rows if key.startswith("gold"))
+    assert len(of_gold) == 50
+    assert 4 * 50 - 5 <= of_gold.total() <= 4 * 50
+    assert max(Counter(key for key, *_ in rows if key.startswith("web/0001")).values()) == 1
+    assert len(set(rows)) > len(rows) - 12  # bad samples alone are replaced by ones that come anyway
+    once = {row for batch in take(loader(manifests), 17) for row in batch if row[0].startswith("gold")}
+    assert len(once & set(rows)) >= 44
+
+
+def test_a_repeated_source_keeps_what_holds_of_batches(manifests: list[Manifest]):
+    straight = take(loader(manifests, repeats=[2, 3]), 50)
+    assert take(loader(manifests, start=40, repeats=[2, 3]), 10) == straight[40:]
+    ranks = [take(loader(manifests, rank=rank, world=2, repeats=[2, 3]), 50) for rank in range(2)]
+    assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == straight
+    source = loader(manifests, repeats=[2, 3])
+    take(source, 64)
+    assert source.rejected == {"image cannot be decoded": 11}
 
 
 def test_bad_samples_are_replaced_and_counted_once(manifests: list[Manifest]):
