@@ -113,7 +113,7 @@ class Loader(Generic[Collated]):
         seed: int = 0,
         repeats: Sequence[int] = (),
     ):
-        """`repeats`: how often an epoch takes each sample of a manifest, with other draws each time; none means once."""
+        """`repeats`: how often an epoch takes each sample of a manifest, with other draws each time, or once."""
         self.cfg = cfg
         self.rank = rank
         self.step = start_step
