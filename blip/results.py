@@ -131,6 +131,8 @@ class TrainResult(Result):
     """Number of rejected samples by reason."""
     params: dict[str, Any] = Field(default_factory=dict)
     """The resolved configuration."""
+    images_per_second: float = 0.0
+    """Samples of all processes per second of this attempt's steps, waits for data included; 0 if it made none."""
 
     def notes(self) -> list[str]:
         return [f"Alarm: {alarm}" for alarm in self.alarms]
@@ -169,6 +171,8 @@ class FeaturesResult(Result):
 
     images: int = 0
     """Images that were encoded."""
+    images_per_second: float = 0.0
+    """Speed of reading and encoding them; 0 if there were none."""
     found: int = 0
     """Images of shards whose features were there from before."""
     bytes: int = 0

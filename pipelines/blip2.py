@@ -2,6 +2,7 @@
 
 from kfp import dsl
 
+from components.cache_features import cache_features
 from components.evaluate import evaluate
 from components.ingest import ingest
 from components.make_frozen import make_frozen
@@ -27,18 +28,19 @@ def blip2(
     1. plan: check all settings and the files that they name
     2. ingest: read gold, web and test pairs into shards, train the tokenizer
     3. frozen: train small frozen models, unless the settings name others
-    4. stage1: learn to find in images what texts say
-    5. stage2-opt: let a frozen decoder-only language model read what is found
-    6. stage2-opt-alone: the same without the first stage
-    7. stage2-t5: let a frozen language model with an encoder read what is found
-    8. stage2-t5-alone: the same without the first stage
-    9. evaluate-opt: describe the test images, answer questions about them
-    10. evaluate-opt-alone: the same without the first stage
-    11. evaluate-t5: describe the test images, answer questions about them
-    12. evaluate-t5-alone: the same without the first stage
-    13. register-opt: let the model through the gate into the registry
-    14. register-t5: let the model through the gate into the registry
-    15. report: put figures, curves and pictures on one page
+    4. features: keep the features that the first stage trains on, if its settings ask for them
+    5. stage1: learn to find in images what texts say
+    6. stage2-opt: let a frozen decoder-only language model read what is found
+    7. stage2-opt-alone: the same without the first stage
+    8. stage2-t5: let a frozen language model with an encoder read what is found
+    9. stage2-t5-alone: the same without the first stage
+    10. evaluate-opt: describe the test images, answer questions about them
+    11. evaluate-opt-alone: the same without the first stage
+    12. evaluate-t5: describe the test images, answer questions about them
+    13. evaluate-t5-alone: the same without the first stage
+    14. register-opt: let the model through the gate into the registry
+    15. register-t5: let the model through the gate into the registry
+    16. report: put figures, curves and pictures on one page
 
     Settings, caching, `placement` and `max_gpu_hours` are as of the bootstrap. The gate of each language model compares
     its model with the one that had no first stage, and with the champion of its name.
@@ -57,7 +59,9 @@ def blip2(
     data = small(ingest(**shared, source=source, settings=settings["ingest"]), "ingest")
     frozen = small(make_frozen(**shared, settings=settings["frozen"]), "frozen")
     inputs = {**shared, "data": data, "frozen": frozen}
-    first = large(train(**inputs, stage="blip2_stage1", settings=settings["blip2_stage1"]), "stage1")
+    first_stage = {**inputs, "stage": "blip2_stage1", "settings": settings["blip2_stage1"]}
+    features = large(cache_features(**first_stage), "features")
+    first = large(train(**{**first_stage, "data": features}), "stage1")
 
     decisions = {}
     for kind, stage in (("opt", "blip2_stage2"), ("t5", "blip2_stage2_t5")):

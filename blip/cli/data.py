@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from blip.cli.options import Data, Out, Overrides, Preset, Revision, Storage, run_context
+from blip.cli.options import Data, FrozenModels, Out, Overrides, Preset, Revision, Storage, run_context
 from blip.cli.output import print_result
 
 
@@ -35,14 +35,14 @@ def cache_features(
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
+    frozen: FrozenModels = None,
     batch: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 64,
 ) -> None:
     """Keep a frozen image encoder's features of a data set, so that training need not compute them again."""
     from blip.runs.cache_features import cache_features
 
-    print_result(
-        cache_features(run_context(preset, overrides, store, revision), stage, data=data, out=out, batch=batch)
-    )
+    run = run_context(preset, overrides, store, revision)
+    print_result(cache_features(run, stage, data=data, out=out, frozen=frozen, batch=batch))
 
 
 def write_tars(

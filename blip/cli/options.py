@@ -32,6 +32,12 @@ Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's 
 Data = Annotated[
     Path, typer.Option(callback=existing_folder, help="The folder of manifests that `ingest` or `capfilt` wrote.")
 ]
+FrozenModels = Annotated[
+    Path | None,
+    typer.Option(
+        "--frozen", callback=existing_folder, help="The folder that `make-frozen` wrote, if the settings ask for it."
+    ),
+]
 SOURCE = (
     "a model folder of ours, a folder of transformers or open_clip, a .pth of the reference, here or in a store; "
     "a hub name; models:/NAME@ALIAS or a run of MLflow"

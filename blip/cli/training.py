@@ -8,6 +8,7 @@ import typer
 from blip.cli.options import (
     Data,
     FiguresFile,
+    FrozenModels,
     Out,
     Overrides,
     Preset,
@@ -17,7 +18,7 @@ from blip.cli.options import (
     run_context,
 )
 from blip.cli.output import print_result
-from blip.cli.places import existing_folder, existing_model, writable_folder
+from blip.cli.places import existing_model, writable_folder
 
 
 def make_frozen(
@@ -43,10 +44,7 @@ def train(
             metavar="MODEL", callback=existing_model, help="The model to start from; none starts from scratch."
         ),
     ] = None,
-    frozen: Annotated[
-        Path | None,
-        typer.Option(callback=existing_folder, help="The folder that `make-frozen` wrote, if the settings ask for it."),
-    ] = None,
+    frozen: FrozenModels = None,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",

@@ -33,6 +33,8 @@ class Blip2Report(Config):
     facts: dict[str, str] = Field(default_factory=dict)
     gates: tuple[str, ...] = ()
     """The reason of each gate's decision."""
+    features: str = ""
+    """What kept features of images saved the first stage."""
     steps: tuple[ReportStep, ...] = ()
     shown: tuple[Shown, ...] = ()
     bad: dict[str, dict[str, int]] = Field(default_factory=dict)

@@ -15,6 +15,7 @@ from blip.results import (
     CapFiltResult,
     DownstreamResult,
     EvaluationResult,
+    FeaturesResult,
     FetchResult,
     FrozenResult,
     GateResult,
@@ -105,6 +106,13 @@ def frozen_page(result: FrozenResult) -> StepPage:
     charts = [(name, line_chart({name: points}, width=430)) for name, points in result.curves.items()]
     note = " · ".join(f"{name}: {place}" for name, place in result.sources.items())
     return StepPage("Frozen", note or "Others' models", result.compared(), result.mlflow, charts=charts)
+
+
+def features_page(result: FeaturesResult) -> StepPage:
+    """Shows how many images were encoded, and how fast."""
+    encoded = f"{result.images:,} images encoded, {result.found:,} found from before"
+    note = encoded if result.images or result.found else "The stage trains on images: task.features is false"
+    return StepPage("Features", note, result.compared(), result.mlflow)
 
 
 def capfilt_page(result: CapFiltResult) -> StepPage:

@@ -23,11 +23,14 @@ from blip.progress import progress
 from blip.results import FeaturesResult
 from blip.runs.config import RunConfig, features_of, training
 from blip.runs.context import RunContext
+from blip.runs.train import with_frozen
 from blip.shards.manifest import Manifest, Shard
 from blip.shards.reading import read_shard
 from blip.shards.sample import BadSample, Rejected, Sample, format_counts, one_sample
 from blip.shards.writing import write_shard
 from blip.storage import Store, open_store, writing
+from blip.tasks.blip2_stage1 import Blip2Stage1Config
+from blip.tasks.blip2_stage2 import Blip2Stage2Config
 from blip.tasks.model_folder import TOKENIZER
 
 FORMAT = 1
@@ -35,15 +38,22 @@ FORMAT = 1
 
 
 def cache_features(
-    context: RunContext, stage: str, *, data: str | Path, out: str | Path, batch: int = 64
+    context: RunContext,
+    stage: str,
+    *,
+    data: str | Path,
+    out: str | Path,
+    frozen: str | Path | None = None,
+    batch: int = 64,
 ) -> FeaturesResult:
     """Encodes the images of a stage's sources with its frozen image encoder, and writes a data folder of features.
 
     Images are whole and not augmented. Texts and metadata are kept. Shards lie in the store; those that are there from
-    before are not made again. Raises ConfigError if the stage has no frozen image encoder; ShardError.
+    before are not made again. `frozen` is the folder of models that `make_frozen` wrote, as of `train`.
+    Raises ConfigError if the stage has no frozen image encoder; ShardError.
     """
     began = time.monotonic()
-    cfg = context.settings(RunConfig, training(stage))
+    context, cfg = with_frozen(context, stage, frozen)
     if not isinstance(cfg.model, Blip2Config) or cfg.model.vision.trained:
         raise ConfigError(
             f"stage {stage}: has no frozen image encoder, whose features could be kept; name a stage of BLIP-2 that "
@@ -54,7 +64,7 @@ def cache_features(
     kept = {"format": FORMAT, "type": str(weights_type(vision.precision)), **made}
     store = open_store(context.store).join("features", value_digest(kept)[:12])
     encoder = load_image_encoder(vision).to(device()).eval()
-    folder, rejected, counts = Path(out), Rejected(), {"made": 0, "found": 0}
+    folder, rejected, counts, spent = Path(out), Rejected(), {"made": 0, "found": 0}, 0.0
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     manifests = [Manifest.load(Path(data) / f"{source}.json") for source in cfg.sources]
@@ -67,7 +77,9 @@ def cache_features(
             for shard in manifest.shards:
                 found = known_shard(store, shard)
                 counts["found" if found else "made"] += shard.samples
+                started = time.monotonic()
                 shards.append(found or make_shard(store, manifest, shard, encoder, vision, batch, rejected))
+                spent += 0.0 if found else time.monotonic() - started
                 bar.advance(shard.samples)
             meta = {**manifest.meta, META: made}
             Manifest(
@@ -84,11 +96,27 @@ def cache_features(
         log.warning("left out %s", format_counts(rejected))
     return FeaturesResult(
         images=counts["made"],
+        images_per_second=counts["made"] / spent if spent else 0.0,
         found=counts["found"],
         bytes=sum(shard.bytes for source in cfg.sources for shard in Manifest.load(folder / f"{source}.json").shards),
         rejected=dict(rejected),
         seconds=time.monotonic() - began,
     )
+
+
+def features_or_images(
+    context: RunContext, stage: str, *, data: str | Path, out: str | Path, frozen: str | Path | None = None
+) -> FeaturesResult:
+    """Writes the data folder on which a stage trains: of features if its settings ask for them (`task.features`), else
+    a copy of the folder's manifests, which name the same shards of images.
+    """
+    cfg = context.settings(RunConfig, training(stage))
+    if isinstance(cfg.task, Blip2Stage1Config | Blip2Stage2Config) and cfg.task.features:
+        return cache_features(context, stage, data=data, out=out, frozen=frozen)
+    began = time.monotonic()
+    with writing(Path(out)):
+        shutil.copytree(data, out, dirs_exist_ok=True)
+    return FeaturesResult(seconds=time.monotonic() - began)
 
 
 def record_key(shard: Shard) -> str:

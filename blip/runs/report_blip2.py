@@ -11,7 +11,16 @@ from blip.report.blip2_page import Blip2Report, Said, Shown, blip2_html
 from blip.report.blip2_summary import LANGUAGE_MODELS, Answered, Blip2Summary, LanguageModelKind, LanguageScores
 from blip.report.bootstrap_page import ReportStep
 from blip.report.capfilt_figures import thumbnail
-from blip.results import Change, EvaluationResult, FrozenResult, GateResult, IngestResult, Result, TrainResult
+from blip.results import (
+    Change,
+    EvaluationResult,
+    FeaturesResult,
+    FrozenResult,
+    GateResult,
+    IngestResult,
+    Result,
+    TrainResult,
+)
 from blip.runs.context import RunContext
 from blip.runs.evaluate import SHOWN_CAPTIONS
 from blip.runs.outputs import StepOutput
@@ -23,6 +32,7 @@ KINDS: tuple[LanguageModelKind, ...] = get_args(LanguageModelKind)
 RESULTS: dict[str, type[Result]] = {
     "ingest": IngestResult,
     "frozen": FrozenResult,
+    "features": FeaturesResult,
     "stage1": TrainResult,
     **{f"stage2-{kind}{how}": TrainResult for kind in KINDS for how in ("", "-alone")},
     **{f"evaluate-{kind}{how}": EvaluationResult for kind in KINDS for how in ("", "-alone")},
@@ -32,6 +42,7 @@ RESULTS: dict[str, type[Result]] = {
 PURPOSES = {
     "ingest": "read gold, web and test pairs into shards",
     "frozen": "make or name the frozen models",
+    "features": "keep the features that the first stage trains on",
     "stage1": "learn to find in images what texts say",
     "stage2": "let a frozen language model read what is found",
     "evaluate": "describe the test images, answer questions about them",
@@ -44,8 +55,10 @@ def parents_of(step: str) -> tuple[str, ...]:
     """Returns the steps whose outputs a step reads."""
     verb, _, rest = step.partition("-")
     match verb:
-        case "stage1":
+        case "features":
             return "ingest", "frozen"
+        case "stage1":
+            return ("features",)
         case "stage2":
             return ("ingest", "frozen") if rest.endswith("alone") else ("stage1",)
         case "evaluate":
@@ -68,13 +81,15 @@ class Blip2Outputs:
         found: dict[str, StepOutput] = {}
         for kind, decision in (("opt", opt), ("t5", t5)):
             before, after, joined = (decision.input(role) for role in ("before", "after", "model"))
+            first = joined.input("init")
             found |= {
                 f"register-{kind}": decision,
                 f"evaluate-{kind}": after,
                 f"evaluate-{kind}-alone": before,
                 f"stage2-{kind}": joined,
                 f"stage2-{kind}-alone": before.input("model"),
-                "stage1": joined.input("init"),
+                "stage1": first,
+                "features": first.input("data"),
                 "ingest": joined.input("data"),
                 "frozen": joined.input("frozen"),
             }
@@ -94,6 +109,7 @@ def report_blip2(context: RunContext, results: Mapping[str, Result], data: str |
         summary=summary,
         revision=context.revision,
         facts=facts(ingested) | gpu_hours_by_step(results),
+        features=features_saved(results),
         gates=tuple(gate.reason for gate in results.values() if isinstance(gate, GateResult)),
         steps=tuple(report_blip2_step(name, found) for name, found in results.items()),
         shown=tuple(shown_images(Path(data), results)),
@@ -146,6 +162,22 @@ def report_blip2_step(name: str, found: Result) -> ReportStep:
         alarms=tuple(map(str, trained.alarms)) if trained else (),
         digest=", ".join(f"{name} {digest}" for name, digest in made.digests.items()) if made else made_of(found),
         mlflow=found.mlflow,
+    )
+
+
+def features_saved(results: Mapping[str, Result]) -> str:
+    """Returns what kept features saved the first stage, by the speeds that were measured; empty if none were kept."""
+    made, trained = results["features"], results["stage1"]
+    assert isinstance(made, FeaturesResult)
+    assert isinstance(trained, TrainResult)
+    if not made.images_per_second or not trained.images_per_second:
+        return ""
+    encoding, training = made.images_per_second, trained.images_per_second
+    seen = trained.steps * trained.params["loader"]["batch"]
+    return (
+        f"The image encoder read each of {made.images:,} images once, at {encoding:,.0f} a second; the first stage "
+        f"took {seen:,} images from these features, at {training:,.0f} a second. With the encoder in every step it "
+        f"would take {1 + training / encoding:.2f} times as long."
     )
 
 

@@ -50,7 +50,7 @@ from blip.training.alarms import CaptionsAlike, ItmAtPrior
 from blip.training.checkpoint import Checkpoints
 from blip.training.engine import TRAINING_FORMAT, Engine, precision
 from blip.training.loop import every, fit, regularly
-from blip.training.meter import Meter, Profile
+from blip.training.meter import Meter, Profile, Speed
 from blip.training.optimizer import fit_warmup
 from blip.training.record import RunRecord
 from blip.training.spending import stop_when_spent
@@ -92,11 +92,8 @@ def train(
     one per GPU, or the nodes of `placed`; `profile` is a folder for a torch trace of a few steps. Raises ConfigError,
     BudgetError, NonFiniteError; exits with the processes' exit code if several were started and failed.
     """
-    cfg = context.settings(RunConfig, training(stage))
+    context, cfg = with_frozen(context, stage, frozen)
     init = our_model(init, "training") if init else None
-    if places := frozen_sources(cfg, frozen):
-        context = context.model_copy(update={"overrides": (*context.overrides, *places)})
-        cfg = context.settings(RunConfig, stage)
     # With several processes or nodes, each process runs this verb again through the command line and executes the last
     # line of this function.
     options = {"--preset": context.preset, "--store": context.store, "--revision": context.revision}
@@ -113,6 +110,15 @@ def train(
         }
         return run_in_processes(["train", stage, *argv({**options, **places}, context.overrides)], count, TrainResult)
     return train_here(context, stage, cfg, Path(data), Path(out), Path(init) if init else None, profile)
+
+
+def with_frozen(context: RunContext, stage: str, frozen: str | Path | None) -> tuple[RunContext, RunConfig]:
+    """Returns a run and its stage's settings, with the places of frozen models that `make_frozen` wrote to a folder."""
+    cfg = context.settings(RunConfig, training(stage))
+    if places := frozen_sources(cfg, frozen):
+        context = context.model_copy(update={"overrides": (*context.overrides, *places)})
+        cfg = context.settings(RunConfig, stage)
+    return context, cfg
 
 
 def str_or_none(path: str | Path | None) -> str | None:
@@ -189,7 +195,9 @@ def train_here(
                 lambda _: save_record(record, loader),
                 stop_when_spent(budget),
             ]
+            speed = Speed()
             hooks = [
+                speed,
                 lambda report: bar.advance(report.samples, report.losses),
                 Meter(engine, record, max(1, steps // CURVE_POINTS)),
                 ItmAtPrior(record, cfg.schedule.warmup_steps, weight=cfg.itm_weight),
@@ -220,6 +228,7 @@ def train_here(
             alarms=record.alarms(),
             rejected=record.rejected,
             params=cfg.model_dump(mode="json"),
+            images_per_second=speed.samples_per_second,
             digest=model_digest(out) if is_main() else "",
             gpu_hours=budget.hours,
             mlflow=run.url,

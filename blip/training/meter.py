@@ -69,6 +69,22 @@ class Meter:
         return values
 
 
+class Speed:
+    """A hook that counts the samples of all processes, and the seconds of their steps."""
+
+    def __init__(self) -> None:
+        self.samples, self.seconds = 0, 0.0
+
+    def __call__(self, report: StepReport) -> None:
+        self.samples += report.samples
+        self.seconds += report.seconds
+
+    @property
+    def samples_per_second(self) -> float:
+        """The mean speed; 0 before the first step."""
+        return self.samples / self.seconds if self.seconds else 0.0
+
+
 def peak_flops() -> float | None:
     """Returns the peak bf16 FLOP/s of this process's device, or None if unknown."""
     if not torch.cuda.is_available():

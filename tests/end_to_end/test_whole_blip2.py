@@ -33,7 +33,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 
 def test_every_step_is_done_and_the_table_compares_both_ways(finished):
     _, said = finished
-    assert said.count("✓") == 15
+    assert said.count("✓") == 16
     assert "without stage 1" in said
     assert not [word for word in ("Warning", "WARN", "INFO", "executor", "Traceback") if word in said]
 

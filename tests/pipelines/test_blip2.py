@@ -32,7 +32,8 @@ def test_the_edges_are_those_of_the_paper(text, tasks):
         for role, given in task["inputs"]["parameters"].items()
         if given.get("taskOutputParameter", {}).get("outputParameterKey") == "Output"
     }
-    expected = {("stage1", "data"): "ingest", ("stage1", "frozen"): "frozen"}
+    expected = {("features", "data"): "ingest", ("features", "frozen"): "frozen"}
+    expected |= {("stage1", "data"): "features", ("stage1", "frozen"): "frozen"}
     for kind in ("opt", "t5"):
         for step in (f"stage2-{kind}", f"stage2-{kind}-alone"):
             expected |= {(step, "data"): "ingest", (step, "frozen"): "frozen"}
@@ -57,7 +58,12 @@ def test_with_and_without_the_first_stage_differ_in_it_alone(tasks):
 
 
 def test_each_step_takes_the_settings_of_its_stage(tasks):
-    stages = {"stage1": "blip2_stage1", "stage2-opt": "blip2_stage2", "stage2-t5": "blip2_stage2_t5"}
+    stages = {
+        "features": "blip2_stage1",
+        "stage1": "blip2_stage1",
+        "stage2-opt": "blip2_stage2",
+        "stage2-t5": "blip2_stage2_t5",
+    }
     for name, task in tasks.items():
         if name == "plan":
             continue
@@ -89,7 +95,7 @@ def test_training_and_evaluation_are_placed_on_gpus_and_every_step_is_tried_agai
         for name, task in tasks.items()
         if "accelerator" in spec["deploymentSpec"]["executors"][executor_of(spec, task)]["container"]["resources"]
     }
-    assert placed == {name for name in tasks if name.startswith(("stage", "evaluate"))}
+    assert placed == {name for name in tasks if name.startswith(("features", "stage", "evaluate"))}
     windows = [int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s")) for task in tasks.values()]
     assert min(windows) >= 14 * 24 * 3600
 

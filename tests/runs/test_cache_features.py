@@ -1,5 +1,6 @@
 """Kept features of images: training on them is training on the images, without augmentation and without the encoder."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from tiny_blip2 import WIDTH, clip
 
 from blip.config import ConfigError, load_config
 from blip.data.features import read_features
-from blip.runs.cache_features import cache_features
+from blip.runs.cache_features import cache_features, features_or_images
 from blip.runs.config import RunConfig
 from blip.runs.context import RunContext
 from blip.runs.ingest import ingest
+from blip.runs.report_blip2 import features_saved
 from blip.runs.train import train
 from blip.shards.manifest import Manifest
 from blip.shards.reading import read_shard
@@ -84,6 +86,40 @@ def test_features_keep_texts_and_name_their_encoder(root: Path, features: Path):
     for before, after in pairs:
         assert (after.key, after.texts, after.meta) == (before.key, before.texts, before.meta)
         assert read_features(after.images[0]).shape == (17, WIDTH)
+
+
+def test_the_report_says_what_kept_features_saved_by_measured_speeds(root: Path, tmp_path: Path):
+    asked = context(root, "task.features=true").model_copy(update={"store": str(tmp_path / "store")})
+    made = features_or_images(asked, "blip2_stage1", data=root / "data", out=tmp_path / "kept")
+    assert made.images == 48
+    assert made.images_per_second > 0
+    trained = train(asked, "blip2_stage1", data=tmp_path / "kept", out=tmp_path / "model")
+    assert trained.images_per_second > 0
+    said = features_saved({"features": made, "stage1": trained})
+    assert "read each of 48 images once" in said
+    assert "took 48 images from these features" in said  # three steps of 16
+    factor = 1 + trained.images_per_second / made.images_per_second
+    assert f"would take {factor:.2f} times as long" in said
+
+
+def test_a_stage_that_asks_for_no_features_trains_on_the_images(root: Path, tmp_path: Path):
+    made = features_or_images(context(root), "blip2_stage1", data=root / "data", out=tmp_path / "same")
+    assert (made.images, made.images_per_second) == (0, 0.0)
+    assert Manifest.load(tmp_path / "same" / "gold.json") == Manifest.load(root / "data" / "gold.json")
+    trained = train(context(root), "blip2_stage1", data=tmp_path / "same", out=tmp_path / "model")
+    assert features_saved({"features": made, "stage1": trained}) == ""
+
+
+@pytest.mark.usefixtures("features")
+def test_the_encoder_may_be_one_that_make_frozen_wrote(root: Path, tmp_path: Path):
+    (tmp_path / "frozen.json").write_text(json.dumps({"vision": str(root / "clip")}))
+    more = ("model.vision.source=frozen:vision",)
+    with pytest.raises(ConfigError, match="name the folder that `blip make-frozen` wrote"):
+        cache_features(context(root, *more), "blip2_stage1", data=root / "data", out=tmp_path / "kept")
+    made = cache_features(
+        context(root, *more), "blip2_stage1", data=root / "data", out=tmp_path / "kept", frozen=tmp_path
+    )
+    assert (made.images, made.found) == (0, 48)  # the same encoder's features, by its digest
 
 
 def test_shards_that_are_done_are_not_made_again(root: Path, features: Path, tmp_path: Path):
