@@ -60,17 +60,19 @@ def is_reporting() -> bool:
 def quiet() -> None:
     """Hides messages of libraries below errors, in this process and its children, unless `BLIP_LOG=debug`.
 
+    `BLIP_LOG=quiet` hides this project's messages and progress too, but for warnings and errors.
     Must be called before the libraries are imported, since some read their variables then. Secrets are removed from
     log messages and from the traceback that ends the process.
     """
     sys.excepthook = print_redacted
-    debug = os.environ.get("BLIP_LOG", "").lower() == "debug"
+    wanted = os.environ.get("BLIP_LOG", "").lower()
     log.handlers = [log_handler()]
     log.propagate = False
-    if debug:
+    if wanted == "debug":
         log.setLevel(logging.DEBUG)
         return
-    log.setLevel(logging.INFO if is_reporting() else logging.ERROR)
+    told = logging.WARNING if wanted == "quiet" else logging.INFO
+    log.setLevel(told if is_reporting() else logging.ERROR)
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")

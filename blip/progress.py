@@ -1,6 +1,7 @@
 """Progress of a long operation: a live bar on a terminal, lines in a log, records for a parent process."""
 
 import json
+import logging
 import os
 import time
 from collections import deque
@@ -130,7 +131,7 @@ def view() -> Iterator[Show]:
 
             yield write
     else:
-        with live(console) if console.is_terminal else in_lines(log.info) as show:
+        with live(console) if console.is_terminal and log.isEnabledFor(logging.INFO) else in_lines(log.info) as show:
             yield show
 
 

@@ -2,14 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blip.cli.mistakes import mistake
 from blip.cli.options import SOURCE, Out, Overrides, Preset, Revision, Storage, run_context
-from blip.cli.output import print_result
 from blip.cli.places import existing_folder, existing_model, writable_file
-from blip.config import ConfigError
+
+if TYPE_CHECKING:
+    from blip.results import Result
 
 
 def capfilt(
@@ -37,12 +39,12 @@ def capfilt(
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
-) -> None:
+) -> "Result":
     """Caption every web image and score every text, skipping finished shards; `select` keeps what matches."""
     from blip.runs.capfilt import capfilt
 
     run = run_context(preset, overrides, store, revision)
-    print_result(capfilt(run, data=data, captioner=captioner, filter=named(filters), out=out))
+    return capfilt(run, data=data, captioner=captioner, filter=named(filters), out=out)
 
 
 def named(filters: list[str]) -> dict[str, str] | None:
@@ -52,7 +54,7 @@ def named(filters: list[str]) -> dict[str, str] | None:
         match = re.fullmatch(r"(?:(\w[\w-]*)=)?(.+)", text)
         name, model = (match[1] or "filter", match[2]) if match else ("filter", text)
         if name in found:
-            raise ConfigError(f"--filter {text}: there is a filter {name!r} already; name this one as clip={model}")
+            raise mistake(f"--filter {text}: there is a filter {name!r} already; name this one as clip={model}")
         found[name] = model
     return found or None
 
@@ -92,10 +94,10 @@ def select(
     preset: Annotated[str, typer.Option(help="Whose settings; none: as the selection that made --data.")] = "",
     overrides: Overrides = [],  # noqa: B006
     revision: Revision = "",
-) -> None:
+) -> "Result":
     """Select matching texts by the stored scores, in seconds, without models or images."""
     from blip.runs.context import RunContext
     from blip.runs.select import select
 
     run = RunContext(preset=preset, overrides=tuple(overrides), revision=revision)
-    print_result(select(run, data=data, out=out, page=page, threshold=threshold, by=by, precision=precision))
+    return select(run, data=data, out=out, page=page, threshold=threshold, by=by, precision=precision)

@@ -1,11 +1,13 @@
 """The verbs that read and write data sets."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blip.cli.options import Data, FrozenModels, Out, Overrides, Preset, Revision, Storage, run_context
-from blip.cli.output import print_result
+
+if TYPE_CHECKING:
+    from blip.results import Result
 
 
 def ingest(
@@ -20,11 +22,11 @@ def ingest(
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
-) -> None:
+) -> "Result":
     """Read a data set once, into shards with manifests and a tokenizer."""
     from blip.runs.ingest import ingest
 
-    print_result(ingest(run_context(preset, overrides, store, revision), source, out=out))
+    return ingest(run_context(preset, overrides, store, revision), source, out=out)
 
 
 def cache_features(
@@ -37,12 +39,12 @@ def cache_features(
     revision: Revision = "",
     frozen: FrozenModels = None,
     batch: Annotated[int, typer.Option(min=1, help="Images of a forward pass.")] = 64,
-) -> None:
+) -> "Result":
     """Keep a frozen image encoder's features of a data set, so that training need not compute them again."""
     from blip.runs.cache_features import cache_features
 
     run = run_context(preset, overrides, store, revision)
-    print_result(cache_features(run, stage, data=data, out=out, frozen=frozen, batch=batch))
+    return cache_features(run, stage, data=data, out=out, frozen=frozen, batch=batch)
 
 
 def write_tars(
@@ -53,8 +55,8 @@ def write_tars(
     each_text: Annotated[
         bool, typer.Option(help="A sample, with its image, for every text: for tools that read txt alone.")
     ] = False,
-) -> None:
+) -> "Result":
     """Write a data set or a selection as self-contained WebDataset tars, for other tools."""
     from blip.runs.write_tars import write_tars
 
-    print_result(write_tars(data, source, out, per_shard, each_text=each_text))
+    return write_tars(data, source, out, per_shard, each_text=each_text)

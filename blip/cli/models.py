@@ -1,7 +1,7 @@
 """The verbs that fetch, convert, judge and register models."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,8 +17,11 @@ from blip.cli.options import (
     required_preset,
     run_context,
 )
-from blip.cli.output import print_result
+from blip.cli.output import Shown
 from blip.cli.places import existing_file, writable_folder
+
+if TYPE_CHECKING:
+    from blip.results import Result
 
 
 def fetch_weights(
@@ -36,7 +39,7 @@ def fetch_weights(
         list[str],
         typer.Option(help="A stage whose models to fetch in place of a pipeline's; may be repeated."),
     ] = [],  # noqa: B006
-) -> None:
+) -> "Result":
     """Copy the weights and vocabularies that a preset names on the hub into a store, for machines without a network.
 
     Every verb looks there first if BLIP_WEIGHTS names the store.
@@ -44,7 +47,7 @@ def fetch_weights(
     from blip.runs.fetch_weights import fetch_weights
     from blip.runs.stages import PIPELINES
 
-    print_result(fetch_weights(required_preset(preset), overrides, to, stage or PIPELINES[pipeline]))
+    return fetch_weights(required_preset(preset), overrides, to, stage or PIPELINES[pipeline])
 
 
 def evaluate(
@@ -63,12 +66,12 @@ def evaluate(
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
-) -> None:
+) -> "Result":
     """Score a model on a split, and write the files that the data sets' servers take."""
     from blip.runs.evaluate import evaluate
 
     chosen = [f"tasks=[{','.join(task)}]"] if task else []
-    print_result(evaluate(run_context(preset, chosen + overrides, store, revision), data=data, model=model, out=out))
+    return evaluate(run_context(preset, chosen + overrides, store, revision), data=data, model=model, out=out)
 
 
 def register(
@@ -81,11 +84,11 @@ def register(
     preset: Annotated[str, typer.Option(help="Whose gate; that of all presets is the same.")] = "base",
     overrides: Overrides = [],  # noqa: B006
     revision: Revision = "",
-) -> None:
+) -> "Result":
     """Register a model as champion, only if it beats the first model and the champion so far."""
     from blip.runs.register import register
 
-    print_result(register(run_context(preset, overrides, "", revision), name, model=model, before=before, after=after))
+    return register(run_context(preset, overrides, "", revision), name, model=model, before=before, after=after)
 
 
 def export(
@@ -94,12 +97,12 @@ def export(
     format: Annotated[
         Literal["official", "hf"], typer.Option(help="The reference implementation's, or transformers'.")
     ],
-) -> None:
+) -> Shown:
     """Write a model in another implementation's format."""
     from blip.runs.export import export
 
-    for folder in export(model, out, format):
-        typer.echo(folder)
+    folders = [str(folder) for folder in export(model, out, format)]
+    return Shown({"folders": folders}, "\n".join(folders))
 
 
 def import_model(
@@ -114,8 +117,9 @@ def import_model(
             "--set", metavar="KEY=VALUE", help="What the files do not tell: model.vision.heads=12, task.prompt=..."
         ),
     ] = [],  # noqa: B006
-) -> None:
+) -> Shown:
     """Write a released or exported checkpoint of BLIP as a model folder of ours."""
     from blip.runs.import_model import import_model
 
-    typer.echo(import_model(source, out, tokenizer, overrides))
+    line = import_model(source, out, tokenizer, overrides)
+    return Shown({"folder": str(out), "model": line.removeprefix(f"{out}: ")}, line)

@@ -5,15 +5,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blip.cli.mistakes import mistake
 from blip.cli.places import existing_folder, existing_model, writable_file, writable_folder
-from blip.config import ConfigError, presets
 
 if TYPE_CHECKING:
     from blip.runs.context import RunContext
 
+
+def preset_names() -> list[str]:
+    from blip.config import presets
+
+    return presets()
+
+
+def training_stage_names() -> list[str]:
+    from blip.config import training_stages
+
+    return training_stages()
+
+
 Preset = Annotated[
     str,
     typer.Option(
+        autocompletion=preset_names,
         metavar="NAME",
         help="Settings: base or large (the paper's), reference (with the quirks of its code), shapes (debug size); "
         "or a .yaml file that changes one of them. There is no default.",
@@ -60,7 +74,7 @@ def run_context(preset: str, overrides: list[str], store: str, revision: str) ->
 def required_preset(value: str) -> str:
     """Returns the preset. Raises ConfigError if it is empty."""
     if not value:
-        raise ConfigError(
-            f"--preset is missing: one of {', '.join(presets())}, or a .yaml file that changes one of them"
-        )
+        from blip.config import presets
+
+        raise mistake(f"--preset is missing: one of {', '.join(presets())}, or a .yaml file that changes one of them")
     return value

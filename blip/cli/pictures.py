@@ -1,13 +1,16 @@
 """The verbs for images that are in no data set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blip.cli.options import ModelFolder
-from blip.cli.output import print_result
+from blip.cli.output import Shown, table
 from blip.cli.places import existing_model, writable_file
+
+if TYPE_CHECKING:
+    from blip.results import Result
 
 ImagePaths = Annotated[list[str], typer.Argument(help="Images: files, folders, tars.")]
 Table = Annotated[Path, typer.Option(callback=writable_file, help="The table to write: .jsonl, .csv or .parquet.")]
@@ -30,11 +33,11 @@ def caption(
         ),
     ] = None,
     overrides: LabelOverrides = [],  # noqa: B006
-) -> None:
+) -> "Result":
     """Caption images at once; an interrupted call goes on where it was."""
     from blip.runs.label import caption
 
-    print_result(caption(images, model=model, out=out, filter=filter, overrides=overrides))
+    return caption(images, model=model, out=out, filter=filter, overrides=overrides)
 
 
 def match(
@@ -48,11 +51,18 @@ def match(
         typer.Option(callback=writable_file, help="A table, .jsonl, .csv or .parquet, in place of the terminal."),
     ] = None,
     overrides: LabelOverrides = [],  # noqa: B006
-) -> None:
+) -> "Result | Shown":
     """Score how well texts match images: p(match) and similarity."""
-    from blip.runs.label import match, shown_match
+    from blip.runs.label import match, match_rows
 
     if out is None:
-        typer.echo(shown_match(images, texts or [], model, overrides))
-    else:
-        print_result(match([images], texts or [], model=model, out=out, overrides=overrides))
+        return shown_rows(match_rows(images, texts or [], model, overrides))
+    return match([images], texts or [], model=model, out=out, overrides=overrides)
+
+
+def shown_rows(rows: list[dict[str, Any]]) -> Shown:
+    """Returns scores as a table, with the images where there are several."""
+    columns = ["match", "similarity", "text", "error"]
+    if len({row["image"] for row in rows}) > 1:
+        columns.insert(0, "image")
+    return Shown({"rows": rows}, table(columns, rows))

@@ -10,9 +10,7 @@ from typing import Any
 
 import typer
 
-from blip.cli.mistakes import mount_point
-from blip.config import ConfigError, one_line
-from blip.storage.scratch import DISK_ERRORS
+from blip.cli.mistakes import full_disk, mistake
 
 MAX_NAME_BYTES = 255
 """Bytes of a file's name on common file systems."""
@@ -30,9 +28,7 @@ def existing_model(param: typer.CallbackParam, value: Any) -> Any:
     for source in [value] if isinstance(value, str) else value or []:
         name = source.rpartition("=")[2]
         if not re.search(r"[/:]|^[0-9a-f]{32}$", name) and not Path(name).exists():
-            raise ConfigError(
-                f"{option_name(param)} {name}: No such file or directory, and no hub name as owner/{name}"
-            )
+            raise mistake(f"{option_name(param)} {name}: No such file or directory, and no hub name as owner/{name}")
     return value
 
 
@@ -56,7 +52,7 @@ def writable_folder(param: typer.CallbackParam, value: Any) -> Any:
 def writable_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
     """Returns an option's file, which need not exist. Raises ConfigError if it cannot be written."""
     if value is not None and value.is_dir():
-        raise ConfigError(f"{option_name(param)} {value}: is a folder, not a file")
+        raise mistake(f"{option_name(param)} {value}: is a folder, not a file")
     if value is not None:
         check_access(param, value, lambda: check_folder_writable(value.parent))
     return value
@@ -80,8 +76,8 @@ def check_access(param: typer.CallbackParam, value: Any, access: Callable[[], ob
     try:
         access()
     except OSError as error:
-        disk = f" on the disk at {mount_point(Path(value))}" if error.errno in DISK_ERRORS else ""
-        raise ConfigError(one_line(f"{option_name(param)} {value}: {error.strerror}{disk}")) from None
+        shown = " ".join(f"{option_name(param)} {value}".split())
+        raise mistake(f"{shown}: {error.strerror}{full_disk(error, str(value))}") from None
 
 
 def option_name(param: typer.CallbackParam) -> str:

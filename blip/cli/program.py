@@ -1,76 +1,97 @@
 """The program `blip`: its verbs, and what becomes of their errors."""
 
-import re
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from blip.cli import cleaning, data, models, pictures, project, training
-from blip.cli.mistakes import user_error
-from blip.config import EXIT_CONFIG
+from blip.cli.output import print_error
+from blip.cli.verb import JSON, AsJson, Quiet, as_verb
+
+PROGRAM = "blip"
+"""What usage and completion call it, however it was started."""
+VERBS = {
+    "Images and texts": {
+        "caption": pictures.caption,
+        "match": pictures.match,
+    },
+    "Data sets": {
+        "ingest": data.ingest,
+        "capfilt": cleaning.capfilt,
+        "select": cleaning.select,
+        "write-tars": data.write_tars,
+        "cache-features": data.cache_features,
+    },
+    "Training": {
+        "train": training.train,
+        "make-frozen": training.make_frozen,
+    },
+    "Models": {
+        "evaluate": models.evaluate,
+        "register": models.register,
+        "import": models.import_model,
+        "export": models.export,
+        "fetch-weights": models.fetch_weights,
+    },
+    "Projects": {
+        "summary": project.summary,
+    },
+}
 
 
 class Verbs(TyperGroup):
     """Prints user errors as one line, with an exit code that tells whether a retry can help."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[JSON] = "--json" in args  # before anything can be wrong
+        if not args:
+            return super().parse_args(ctx, args)  # which prints the help
+        with reported(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with reported(ctx):
             return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            extra = extra_of(error.name or "")
-            if not extra:
-                raise
-            verb = ctx.invoked_subcommand
-            typer.echo(f"blip: {verb} needs {error.name}: pip install 'blip-bootstrap[{extra}]'", err=True)
-            raise typer.Exit(EXIT_CONFIG) from None
-        except Exception as error:
-            found = user_error(error)
-            if found is None:
-                raise
-            line, code = found
-            typer.echo(f"blip: {line}", err=True)
-            raise typer.Exit(code) from None
+
+
+@contextmanager
+def reported(ctx: Any) -> Iterator[None]:
+    """Ends the program with a line for an error that users can resolve."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        from blip.cli.mistakes import user_error
+
+        found = user_error(error, ctx.invoked_subcommand or "")
+        if found is None:
+            raise
+        line, code = found
+        print_error(line, code, ctx.meta[JSON])
+        raise typer.Exit(code) from None
 
 
 app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="The pipeline's verbs on the command line.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="BLIP's bootstrapping on the command line: caption, match, clean, train, judge.",
 )
-app.command("fetch-weights")(models.fetch_weights)
-app.command("ingest")(data.ingest)
-app.command("make-frozen")(training.make_frozen)
-app.command("cache-features")(data.cache_features)
-app.command("train")(training.train)
-app.command("capfilt")(cleaning.capfilt)
-app.command("select")(cleaning.select)
-app.command("write-tars")(data.write_tars)
-app.command("evaluate")(models.evaluate)
-app.command("register")(models.register)
-app.command("export")(models.export)
-app.command("import")(models.import_model)
-app.command("caption")(pictures.caption)
-app.command("match")(pictures.match)
-app.command("summary")(project.summary)
+for panel, verbs in VERBS.items():
+    for name, function in verbs.items():
+        app.command(name, rich_help_panel=panel)(as_verb(function))
 
 
 @app.callback()
-def prepare() -> None:
-    from blip.logs import quiet
+def prepare(as_json: AsJson = False, quiet: Quiet = False) -> None:  # noqa: ARG001
+    from blip import logs
 
-    quiet()
-
-
-def extra_of(module: str) -> str:
-    """Returns the extra of this package that installs a module, or an empty string where none does."""
-    package = module.partition(".")[0]
-    lines = metadata.requires("blip-bootstrap") or []
-    found = [re.fullmatch(rf"{re.escape(package)}\b.*extra == \W(\w+)\W", line) for line in lines]
-    return next((match[1] for match in found if match), "")
+    logs.quiet()
 
 
 def main() -> None:
@@ -78,4 +99,4 @@ def main() -> None:
     from blip.logs import use_utf8
 
     use_utf8()
-    app()
+    app(prog_name=PROGRAM)

@@ -1,7 +1,7 @@
 """The verbs that train."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +16,12 @@ from blip.cli.options import (
     Revision,
     Storage,
     run_context,
+    training_stage_names,
 )
-from blip.cli.output import print_result
 from blip.cli.places import existing_model, writable_folder
+
+if TYPE_CHECKING:
+    from blip.results import Result
 
 
 def make_frozen(
@@ -27,15 +30,22 @@ def make_frozen(
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
-) -> None:
+) -> "Result":
     """Train small frozen models for BLIP-2 on the world of shapes, once for the same settings."""
     from blip.runs.make_frozen import make_frozen
 
-    print_result(make_frozen(run_context(preset, overrides, store, revision), out=out))
+    return make_frozen(run_context(preset, overrides, store, revision), out=out)
 
 
 def train(
-    stage: Annotated[str, typer.Argument(help="pretrain, captioner or filter.")],
+    stage: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=training_stage_names,
+            help="pretrain, captioner, filter; for a task of the papers retrieval, captioning, vqa, nlvr, dialog; or "
+            "one of BLIP-2's, such as blip2_stage1.",
+        ),
+    ],
     data: Data,
     out: Out,
     init: Annotated[
@@ -54,12 +64,15 @@ def train(
         Path | None, typer.Option(callback=writable_folder, help="A folder for a torch trace of a few steps.")
     ] = None,
     figures: FiguresFile = None,
-) -> None:
+) -> "Result | None":
     """Train one stage; an interrupted run resumes from its newest checkpoint."""
-    from blip.distributed import shutdown_distributed
+    from blip.distributed import is_main, shutdown_distributed
     from blip.runs.train import train
 
     run = run_context(preset, overrides, store, revision)
     places = {"data": data, "out": out, "init": init, "frozen": frozen, "profile": profile}
-    print_result(train(run, stage, **places, processes=processes), figures)
+    result = train(run, stage, **places, processes=processes)
+    if figures and is_main():
+        result.save(figures)
     shutdown_distributed()
+    return None if figures else result

@@ -19,6 +19,11 @@ def stages() -> list[str]:
     return recipe_names("recipes")
 
 
+def training_stages() -> list[str]:
+    """Returns the stages that train: their recipes name a task."""
+    return [name for name in stages() if "task" in packaged(name)]
+
+
 def presets() -> list[str]:
     """Returns the names of the packaged presets."""
     return recipe_names("recipes", "sizes")

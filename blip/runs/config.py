@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from blip.config import Config, ConfigError, stages
+from blip.config import Config, ConfigError, stages, training_stages
 from blip.data.features import META
 from blip.data.loader import LoaderConfig
 from blip.data.tokenizer import Tokenizer
@@ -25,15 +25,11 @@ from blip.training.checkpoint import CheckpointConfig
 from blip.training.engine import EngineConfig, check_teacher
 from blip.training.optimizer import OptimizerConfig, ScheduleConfig
 
-NOT_TRAINING = {"ingest", "frozen", "capfilt", "select", "evaluate", "register"}
-"""Stages that do not train."""
-
 
 def training(stage: str) -> str:
     """Returns the name of a training stage. Raises ConfigError if the stage does not train."""
-    if stage in NOT_TRAINING:
-        choices = [name for name in stages() if name not in NOT_TRAINING]
-        raise ConfigError(f"stage {stage!r} is not a training stage; choices: {', '.join(choices)}")
+    if stage in stages() and stage not in training_stages():
+        raise ConfigError(f"stage {stage!r} is not a training stage; choices: {', '.join(training_stages())}")
     return stage
 
 

@@ -130,15 +130,15 @@ def match(
     return label(images, cfg, [folder], [judge], rows, MATCH_COLUMNS, out, list(texts))
 
 
-def shown_match(image: str, texts: Sequence[str], model: str, overrides: Sequence[str] = ()) -> str:
-    """Returns the scores of images and texts as a line of JSON each, best first for one image. As `match`."""
+def match_rows(image: str, texts: Sequence[str], model: str, overrides: Sequence[str] = ()) -> list[Row]:
+    """Returns the rows that `match` writes, best first for one image."""
     with tempfile.TemporaryDirectory(prefix="blip-") as folder:
         table = Path(folder, "rows.jsonl")
         match([image], texts, model=model, out=table, overrides=overrides)
         rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
     if len({row["image"] for row in rows}) == 1:
         rows.sort(key=lambda row: -row.get("match", row.get("similarity", 0.0)))
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return rows
 
 
 def score_row(scored: object, name: str) -> Row:

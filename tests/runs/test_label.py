@@ -130,14 +130,14 @@ def test_others_models_caption_and_match(folder: Path):
 
 def test_the_command_line_shows_matches_best_first(folder: Path):
     image = str(folder / "images" / "part0" / "0.png")
-    done = CliRunner().invoke(app, ["match", image, *TEXTS[:3], "--model", str(folder / "filter")])
+    done = CliRunner().invoke(app, ["match", image, *TEXTS[:3], "--model", str(folder / "filter"), "--json"])
     assert done.exit_code == 0, done.output
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = json.loads(done.stdout)["rows"]
     assert {row["text"] for row in rows} == {*TEXTS[:3]}
     assert [row["match"] for row in rows] == sorted((row["match"] for row in rows), reverse=True)
     out = folder / "captions.csv"
     called = ["caption", str(folder / "tars"), "--model", str(folder / "model"), "--out", str(out)]
-    done = CliRunner().invoke(app, [*called, "--set", "decoding.max_length=8"])
+    done = CliRunner().invoke(app, [*called, "--json", "--set", "decoding.max_length=8"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["rows"] == 6
 
