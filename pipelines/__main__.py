@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import cron, doctor, lint, local, parameters
-from pipelines.cluster import KubeflowError, KubeflowPipelines
+from blip.launch.kubeflow import KubeflowError
+from pipelines import cron, lint, local, parameters
+from pipelines.cluster import KubeflowPipelines
 from pipelines.run_lock import RootError, root_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -229,14 +230,6 @@ def delete(title: Schedule) -> None:
     """Delete a schedule; its runs stay, and one that is active goes on."""
     with cluster() as kubeflow:
         kubeflow.delete(title)
-
-
-@app.command("doctor")
-def doctor_() -> None:
-    """Check the settings of the cluster's workflow controller, on which retries depend."""
-    if faults := doctor.faults(doctor.live_settings()):
-        raise KubeflowError("\n".join(faults))
-    screen().print("retries: as they should be")
 
 
 @contextlib.contextmanager

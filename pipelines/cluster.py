@@ -6,15 +6,12 @@ import io
 import json
 import os
 import re
-import ssl
 import tempfile
 import time
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import kfp_server_api as api
 import urllib3.exceptions
@@ -23,6 +20,7 @@ from kfp import Client, compiler
 from kfp.client import ServiceAccountTokenVolumeCredentials
 from kfp.dsl.graph_component import GraphComponent
 
+from blip.launch.kubeflow import KubeflowError, check_host, system_namespace
 from components.revision import revision
 from pipelines import cron, lint
 from pipelines.parameters import require
@@ -35,10 +33,6 @@ STATE_POLL_SECONDS = 5.0
 """Seconds between two requests for the state of a run."""
 TOKEN_PATH = "/var/run/secrets/kubeflow/pipelines/token"
 """The path of a pod's projected token for Kubeflow Pipelines, unless KF_PIPELINES_SA_TOKEN_PATH overrides it."""
-
-
-class KubeflowError(RuntimeError):
-    """Kubeflow Pipelines refuses a request or is unreachable; the message names the reason and the way out."""
 
 
 class TransientError(Exception):
@@ -272,11 +266,6 @@ class KubeflowPipelines:
         return self.client.create_experiment(EXPERIMENT, namespace=self.namespace).experiment_id
 
 
-def system_namespace() -> str:
-    """Returns the namespace of the servers of Kubeflow Pipelines, whatever namespace its users run in."""
-    return os.environ.get("KFP_SYSTEM_NAMESPACE", "kubeflow")
-
-
 def connect(host: str) -> Any:
     """Returns a `kfp.Client`, typed Any since its answers have no types. Raises KubeflowError if it has no address."""
     warnings.filterwarnings("ignore", module="kfp")
@@ -297,19 +286,6 @@ def connect(host: str) -> Any:
         kube_context=os.environ.get("KFP_CONTEXT"),
         ssl_ca_cert=os.environ.get("KFP_CA_FILE"),
     )
-
-
-def check_host(host: str) -> None:
-    """Raises KubeflowError if the host does not answer within 10 seconds; kfp would retry for half a minute."""
-    if not host.startswith(("http://", "https://")):
-        raise KubeflowError(f"KFP_HOST={host} must begin with http:// or https://")
-    try:
-        trusted = ssl.create_default_context(cafile=os.environ.get("KFP_CA_FILE"))
-        urlopen(f"{host}/apis/v2beta1/healthz", timeout=10, context=trusted).close()
-    except HTTPError:
-        return  # it answers; the token is checked by later requests
-    except OSError as error:
-        raise KubeflowError(f"Kubeflow Pipelines at {host} does not answer ({error}): correct KFP_HOST") from None
 
 
 def name_filter(name: str) -> str:

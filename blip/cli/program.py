@@ -36,7 +36,8 @@ VERBS = {
         "export": models.export,
         "fetch-weights": models.fetch_weights,
     },
-    "Projects": {
+    "Project": {
+        "doctor": project.doctor,
         "summary": project.summary,
     },
 }

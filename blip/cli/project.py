@@ -1,4 +1,4 @@
-"""The verbs that concern a project as a whole."""
+"""The verbs that concern a project and its machine as a whole."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,3 +21,42 @@ def summary(
     values = read_values(path)
     blip2 = values.get("type") == "blip2"
     return Shown(values, blip2_table(Blip2Summary.of(values, path)) if blip2 else summary_table(Summary.load(path)))
+
+
+COLOURS = {"ok": "green", "note": "dim", "warning": "yellow", "fault": "red"}
+
+
+def check_names() -> list[str]:
+    from blip.doctor.checks import NAMES
+
+    return list(NAMES)
+
+
+def doctor(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CHECK...",
+            autocompletion=check_names,
+            help="Some of: python, packages, torch, java, memory, disks, shm, store, weights, mlflow, kfp; none: all.",
+        ),
+    ] = None,
+    store: Annotated[
+        str, typer.Option("--store", help="The store to try: a folder, or s3://bucket/prefix.")
+    ] = "runs/store",
+) -> Shown:
+    """Check this machine and the services it uses, and say what to do about each; exit with 1 or 42 by the worst."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from blip.doctor.checks import examine
+    from blip.doctor.finding import exit_code
+
+    findings = list(examine(store, names or ()))
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        found = f"{finding.found}\n-> {finding.remedy}" if finding.remedy else finding.found
+        table.add_row(Text(finding.state, COLOURS[finding.state]), finding.what, Text(found))
+    return Shown({"findings": [asdict(finding) for finding in findings]}, table, exit_code(findings))

@@ -42,7 +42,7 @@ NOT_RUN = {
     "for kind in ": "makes node pools, for money",
     "for account in ": "needs a cluster on EKS",
     "kubectl ": "needs a cluster; tests/k8s checks all manifests, tests/cluster applies them to a real API server",
-    ".venv/bin/python -m pipelines doctor": "asks a cluster's API server; test_submitting.py has one in memory",
+    ".venv/bin/blip doctor kfp": "asks a cluster's API server; test_submitting.py has one in memory",
     ".venv/bin/blip fetch-weights ": "asks the hub; tests/runs/test_fetch_weights.py has one on the loopback",
     "export AWS_": "the tests have keys of their own",
     "export BLIP_IMAGE=": "names the image of a registry",

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -11,12 +12,13 @@ from typer.testing import CliRunner
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 
+from blip.cli import app
+from blip.launch.kubeflow import CONTROLLER, KubeflowError
 from components.image import image
 from components.revision import revision
 from pipelines import __main__ as command
-from pipelines import doctor
 from pipelines.bootstrap import bootstrap
-from pipelines.cluster import KubeflowError, KubeflowPipelines
+from pipelines.cluster import KubeflowPipelines
 from pipelines.parameters import ParameterError, steps
 from pipelines.retrain import retrain
 
@@ -386,23 +388,34 @@ STOCK = "spec: {templateDefaults: {retryStrategy: {limit: '2', retryPolicy: OnEr
 """What Kubeflow Pipelines 2.17 installs."""
 
 
+def doctor() -> tuple[int, list[dict[str, str]]]:
+    """Returns the exit code of `blip doctor kfp`, and what it found."""
+    said = CliRunner().invoke(app, ["doctor", "kfp", "--json"])
+    return said.exit_code, json.loads(said.stdout)["findings"]
+
+
 @pytest.mark.usefixtures("kubeconfig")
 def test_the_doctor_finds_a_controller_that_does_not_retry_lost_nodes(kubeflow):
-    kubeflow.config_maps[doctor.CONTROLLER] = {"data": {"workflowDefaults": STOCK}}
-    said = CliRunner().invoke(command.app, ["doctor"])
-    assert "under retryPolicy OnError" in str(said.exception)
-    assert "kubectl apply --server-side --force-conflicts --field-manager=blip -k k8s/platform" in str(said.exception)
+    kubeflow.config_maps[CONTROLLER] = {"data": {"workflowDefaults": STOCK}}
+    code, (_, fault, *_) = doctor()
+    assert (code, fault["state"]) == (42, "fault")
+    assert "under retryPolicy OnError" in fault["found"]
+    assert fault["remedy"] == "kubectl apply --server-side --force-conflicts --field-manager=blip -k k8s/platform"
     ours = yaml.safe_load((Path(__file__).parents[2] / "k8s/platform/workflow-controller.yaml").read_text())
-    kubeflow.config_maps[doctor.CONTROLLER] = {"data": ours["data"]}
-    said = CliRunner().invoke(command.app, ["doctor"])
-    assert said.output == "retries: as they should be\n"
+    kubeflow.config_maps[CONTROLLER] = {"data": ours["data"]}
+    code, (_, right) = doctor()
+    assert (code, right["state"]) == (0, "ok")
 
 
 @pytest.mark.usefixtures("kubeconfig")
-def test_the_doctor_says_what_a_cluster_without_kubeflow_pipelines_lacks(monkeypatch):
+def test_the_doctor_says_what_a_cluster_without_kubeflow_pipelines_lacks(kubeflow, monkeypatch):
     monkeypatch.setenv("KFP_SYSTEM_NAMESPACE", "elsewhere")
-    said = CliRunner().invoke(command.app, ["doctor"])
-    assert str(said.exception) == f"the cluster answered 404 Not Found for ConfigMap elsewhere/{doctor.CONTROLLER}"
+    code, (_, lacking) = doctor()
+    assert (code, lacking["state"]) == (1, "warning")
+    assert lacking["found"] == f"the cluster answered 404 Not Found for ConfigMap elsewhere/{CONTROLLER}"
+    monkeypatch.setenv("KFP_HOST", kubeflow.uri)
+    code, (answers, lacking) = doctor()
+    assert (code, answers["state"], lacking["state"]) == (42, "ok", "fault")
 
 
 @pytest.mark.usefixtures("kubeflow")
