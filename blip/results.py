@@ -85,6 +85,15 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
+SMALLER_IS_BETTER = ("mean_rank", "median_rank")
+"""Scores of which a smaller one is better: their gain is what they are smaller by."""
+
+
+def gain(metric: str, new: float, old: float) -> float:
+    """Returns by how much a score, such as `dialog.mrr`, is better."""
+    return old - new if metric.rpartition(".")[2] in SMALLER_IS_BETTER else new - old
+
+
 class SplitResult(Config):
     """One split of an ingested data set."""
 

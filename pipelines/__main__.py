@@ -134,7 +134,13 @@ def print_tasks(latest: Path, console: Console) -> None:
     """Prints the scores of each downstream task, and what the gate said."""
     found = json.loads((latest / "summary.json").read_bytes())
     for task, scores in found["scores"].items():
-        console.print(f"[bold]{task}[/] " + ", ".join(f"{score} {value:.4g}" for score, value in scores.items()))
+        others = {"no image": found["baseline"].get(task, {}), "before CapFilt": found["first"].get(task, {})}
+        beside = {
+            score: ", ".join(f"{known[score]:.4g} {whose}" for whose, known in others.items() if score in known)
+            for score in scores
+        }
+        shown = (f"{score} {value:.4g}{f' ({beside[score]})' * bool(beside[score])}" for score, value in scores.items())
+        console.print(f"[bold]{task}[/] " + ", ".join(shown))
     for task, reason in found["reasons"].items():
         console.print(escape(f"{task}: {reason}"))
 

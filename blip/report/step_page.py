@@ -13,7 +13,6 @@ from blip.report.charts import Chart, line_chart
 from blip.report.rendering import page_template
 from blip.results import (
     CapFiltResult,
-    DownstreamResult,
     EvaluationResult,
     FeaturesResult,
     FetchResult,
@@ -144,12 +143,6 @@ def fetched_page(result: FetchResult) -> StepPage:
     """Shows which model was fetched."""
     note = f"{result.source}, a model trained for {result.task}, digest {result.digest[:12]}"
     return StepPage("Model", note, result.compared(), result.mlflow)
-
-
-def downstream_page(result: DownstreamResult) -> StepPage:
-    """Shows the scores of all downstream tasks, and what the gate decided."""
-    note = f"{sum(result.registered.values())} of {len(result.registered)} models are champions of their task"
-    return StepPage("Downstream tasks", note, result.compared(), items=result.notes())
 
 
 def gate_page(result: GateResult, before: EvaluationResult | None, after: EvaluationResult) -> StepPage:

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from blip.config import Config, ConfigError
 from blip.digest import folder_digest
-from blip.results import EvaluationResult, GateResult
+from blip.results import EvaluationResult, GateResult, gain
 from blip.runs.context import RunContext
 from blip.tasks.model_folder import load_task, read_model_config
 from blip.tracking import Champion, champion, promote, register_model, start_run
@@ -27,8 +27,6 @@ USE = (
     "Research on images and English texts of the kind that it was trained on. Not for decisions about people; captions "
     "and answers may be wrong, and repeat what is wrong in the training data."
 )
-SMALLER_IS_BETTER = ("mean_rank", "median_rank")
-"""Scores of which a smaller one is better: their gain is what they are smaller by."""
 
 
 def as_margins(value: Any) -> Any:
@@ -163,11 +161,6 @@ def not_finite(values: Mapping[str, float], whose: str) -> list[str]:
     """Describes each score that is not finite."""
     odd = {metric: value for metric, value in values.items() if not math.isfinite(value)}
     return [f"{whose}{metric} is {value}, which is no score" for metric, value in odd.items()]
-
-
-def gain(metric: str, new: float, old: float) -> float:
-    """Returns by how much a score is better."""
-    return old - new if metric.rpartition(".")[2] in SMALLER_IS_BETTER else new - old
 
 
 def not_better(
