@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import logging
 import os
 import re
 import signal
@@ -53,9 +54,10 @@ def run_locally(
 ) -> dict[str, Outputs]:
     """Runs the steps that are not in the cache under `root`, and returns the outputs of each step, in order.
 
-    A step that a condition excludes has no outputs. Steps named in `again` run in any case, and with them all steps
-    that take their outputs. Raises StepError for the first step that fails, from which the next run resumes,
-    RootError, and ParameterError if MLflow's file cannot lie in `root`.
+    Those of the second round of a loop are named as `fine-tune 2`. A step that a condition excludes has no outputs.
+    Steps named in `again` run in any case, and with them all steps that take their outputs. Raises StepError for the
+    first step that fails, from which the next run resumes, RootError, and ParameterError if MLflow's file cannot lie in
+    `root`.
     """
     check_root(root)
     numbered = steps(pipeline)
@@ -65,9 +67,9 @@ def run_locally(
         local.init(
             local.SubprocessRunner(use_venv=False), str(root), os.path.join(scratch, "workspace"), enable_caching=True
         )
-        runner = StepRunner(numbered, console, scratch, lock, again)
+        runner = StepRunner(numbered, console, root, scratch, lock, again)
         # kfp prints executor inputs and much else to standard output
-        with runner.installed(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with runner.installed(), quiet_kfp(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             try:
                 pipeline_orchestrator.run_local_pipeline(spec, arguments)
             except RuntimeError:
@@ -75,6 +77,17 @@ def run_locally(
                     raise runner.failure from None
                 raise
     return runner.outputs
+
+
+@contextlib.contextmanager
+def quiet_kfp() -> Iterator[None]:
+    """Keeps kfp.local's own log, which says again what failed in a loop, from the terminal within the context."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def mlflow_file(root: Path) -> str:
@@ -136,10 +149,16 @@ class StepRunner:
     """Replaces kfp.local's function that runs a task's process: shows its progress and writes its output to a log."""
 
     def __init__(
-        self, numbered: list[PipelineStep], console: Console, scratch: str, lock: RunLock, again: Collection[str]
+        self,
+        numbered: list[PipelineStep],
+        console: Console,
+        root: Path,
+        scratch: str,
+        lock: RunLock,
+        again: Collection[str],
     ):
         self.steps = {step.name: step for step in numbered}
-        self.console, self.scratch, self.lock, self.again = console, scratch, lock, again
+        self.console, self.root, self.scratch, self.lock, self.again = console, root, scratch, lock, again
         self.outputs: dict[str, Outputs] = {}
         self.step = numbered[0]
         self.failure: StepError | None = None
@@ -179,7 +198,8 @@ class StepRunner:
             raise self.failure
         if not self.ran:
             self.announce(f" [dim]· done before{other_revision(outputs)}[/]")
-        self.outputs[self.step.name] = outputs
+        rounds = sum(name.partition(" ")[0] == self.step.name for name in self.outputs)
+        self.outputs[f"{self.step.name} {rounds + 1}" if rounds else self.step.name] = outputs
         return outputs, status
 
     def process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
@@ -194,10 +214,10 @@ class StepRunner:
         log, records = folder / "log.txt", folder / "progress.jsonl"
         (folder / REVISION_FILE).write_text(revision(), encoding="utf-8")
         environment = {
-            "MLFLOW_TRACKING_URI": mlflow_file(folder.parent.parent),
+            "MLFLOW_TRACKING_URI": mlflow_file(self.root),
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-            "BLIP_GROUP": folder.parent.name,
+            "BLIP_GROUP": folder.relative_to(self.root).parts[0],  # the folder of a step in a loop lies deeper
             "BLIP_REVISION": revision(),
             "MLFLOW_RUN_NAME": self.step.name,
             "BLIP_PROGRESS": str(records),

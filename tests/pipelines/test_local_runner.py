@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 from kfp import dsl
+from looped_steps import looped_steps
 from rich.console import Console
 from small_disk import small_disk
 from three_steps import three_steps
@@ -95,6 +96,26 @@ def test_another_argument_runs_what_depends_on_it(go, tmp_path):
     go()
     go(trouble="slow")
     assert count(tmp_path) == {"make": 1, "work": 2, "report": 2}
+
+
+def test_the_rounds_of_a_loop_are_of_one_run_and_write_to_one_mlflow(tmp_path):
+    root = tmp_path / "root"
+
+    def outputs(words: list[str]) -> dict:
+        return local.run_locally(
+            looped_steps, {"runs": str(tmp_path), "words": words}, root, Console(file=io.StringIO())
+        )
+
+    assert list(outputs(["a", "b"])) == ["note", "note 2", "gather"]
+    assert (tmp_path / "gathered").read_text() == "aa bb"
+    noted = [line.split(" ") for line in (tmp_path / "notes").read_text().splitlines()]
+    assert [word for word, _, _ in noted] == ["a", "b"]
+    (group,) = {group for _, group, _ in noted}
+    assert group in [path.name for path in root.iterdir()]
+    assert {uri for _, _, uri in noted} == {local.mlflow_file(root)}
+    with pytest.raises(local.StepError, match="note failed: ValueError: this word is too long"):
+        outputs(["a", "trouble", "c"])
+    assert (tmp_path / "notes").read_text().split("\n")[2:] == [""]  # `a` came from the cache, `c` did not begin
 
 
 def test_a_failure_names_the_step_the_reason_and_the_log_and_the_next_run_goes_on_from_there(go, tmp_path):
