@@ -9,18 +9,20 @@ from pathlib import Path
 
 from blip.config import Config, ConfigError, load_config
 from blip.evaluation.job import TASKS, EvaluateConfig
+from blip.models.weights.files import SUFFIXES
 from blip.results import DownstreamResult, EvaluationResult, FetchResult, GateResult, IngestResult, Point, TrainResult
 from blip.runs import stages
 from blip.runs.context import RunContext
 from blip.runs.evaluate import METRICS, evaluate
 from blip.runs.ingest import IngestConfig, ShapesTask, ingest
-from blip.runs.outputs import HOME, RECORD, StepOutput
+from blip.runs.outputs import HOME, StepOutput
+from blip.runs.outputs import RECORD as OUTPUT_RECORD
 from blip.runs.plan import cache_keys, sources_are_there
 from blip.runs.register import RegisterConfig, check_name, register
 from blip.shards.manifest import Manifest
 from blip.storage import open_store, scratch
-from blip.tasks.model_folder import read_model_config
-from blip.workers.model import model_digest
+from blip.tasks.model_folder import CONFIG, TOKENIZER, read_model_config
+from blip.workers.model import RECORD, model_digest
 from blip.workers.progress import Workers
 from blip.zoo.source import our_model
 
@@ -198,12 +200,12 @@ def fetch_champion(source: str, item: str, *, store: str, out: str | Path) -> Fe
     Raises ConfigError if there is none; StoreError, TrackingError if trying again can help.
     """
     began = time.monotonic()
-    folder, first = our_model(source, "fine-tuning"), item.endswith(FROM_FIRST)
+    first = item.endswith(FROM_FIRST)
+    copy_model(our_model(source, "fine-tuning"), out)
     if first:
-        with first_model(store, model_digest(folder), source).folder() as made:
-            shutil.copytree(made, out, dirs_exist_ok=True)
-    else:
-        shutil.copytree(folder, out, dirs_exist_ok=True)
+        with first_model(store, model_digest(Path(out)), source).folder() as made:
+            shutil.rmtree(out)
+            copy_model(made, out)
     return FetchResult(
         source=source,
         task=read_model_config(out).task.type,
@@ -213,6 +215,16 @@ def fetch_champion(source: str, item: str, *, store: str, out: str | Path) -> Fe
     )
 
 
+def copy_model(folder: Path, out: str | Path) -> None:
+    """Copies the files of a model folder, without what a registry adds to them: the digest is that of the original."""
+    kept = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES} | {CONFIG, TOKENIZER, RECORD}
+
+    def others(place: str, names: list[str]) -> set[str]:
+        return set(names) - kept if Path(place) == Path(folder) else set()
+
+    shutil.copytree(folder, out, ignore=others, dirs_exist_ok=True)
+
+
 def first_model(store: str, digest: str, source: str) -> StepOutput:
     """Returns the output that is the first model of the bootstrap in a store whose second model has this digest.
 
@@ -220,8 +232,8 @@ def first_model(store: str, digest: str, source: str) -> StepOutput:
     """
     home = open_store(store).join(HOME, "register")
     for key in home.list():
-        if key.endswith(f"/{RECORD}"):
-            decision = StepOutput.load(f"{home.uri}/{key.removesuffix(f'/{RECORD}')}")
+        if key.endswith(f"/{OUTPUT_RECORD}"):
+            decision = StepOutput.load(f"{home.uri}/{key.removesuffix(f'/{OUTPUT_RECORD}')}")
             if "before" in decision.inputs and decision.input("model").result.get("digest") == digest:
                 return decision.input("before").input("model")
     raise ConfigError(

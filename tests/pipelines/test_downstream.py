@@ -1,5 +1,6 @@
 """The downstream pipeline: a loop over tasks, each planned, fine-tuned, judged and registered."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,10 @@ def test_an_item_that_ends_in_first_starts_from_the_first_model_of_the_bootstrap
     before, after = (made(store, "evaluate", judged, model=outputs[name]) for name in ("first", "second"))
     gate = GateResult(registered=True, reason="better")
     made(store, "register", gate, model=outputs["second"], before=before, after=after)
-    source = str(models["second"])
+    registered = tmp_path / "registered"
+    shutil.copytree(models["second"], registered)
+    (registered / "MLmodel").write_text("a registry adds files of its own")
+    source = str(registered)
 
     def fetched(item: str, given: str = source) -> FetchResult:
         return fetch_champion(given, item, store=str(store), out=tmp_path / f"fetched-{item}")

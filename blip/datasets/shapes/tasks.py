@@ -30,7 +30,8 @@ MOVING = {"left", "right", "top", "upper", "bottom", "lower", "middle", "centre"
 def task_samples(task: ShapesTaskName, split: Split, cfg: ShapesConfig) -> Iterator[Sample]:
     """Yields the samples of a task: of `cfg.gold` images, pairs, dialogs or clips to train on, of `cfg.test` to judge.
 
-    Questions are four an image, statements about pairs two. Images of the splits differ; those of gold and test are the bootstrap's.
+    Questions are four an image, statements about pairs two. Images of the splits differ; those of gold and test are the
+    bootstrap's.
     """
     count = cfg.gold if split == "train" else cfg.test
     match task:
