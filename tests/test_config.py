@@ -103,6 +103,7 @@ MEET = [
     ("pretrain", "sources=[gold,gold]", "sources: gold, gold: a source is named twice"),
     ("filter", "repeats={web: 2}", "repeats names 'web', which is no source of this run; sources: gold"),
     ("pretrain", "repeats={gold: 0}", "repeats.gold"),
+    ("pretrain", "lead={sources: [clean], epochs: 2}", "lead.sources names 'clean', which is no source of this run"),
     ("pretrain", "model.text.heads=7", "text.width is 64, not divisible by 7 heads"),
     ("pretrain", "model.vision.heads=7", "vision.width is 64, not divisible by 7 heads"),
     ("pretrain", "model.vision.patch=7", "vision.size is 32, not divisible by patches of 7 pixels"),

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch.utils.data import DataLoader
 
 from blip.config import Config, ConfigError
-from blip.data.plan import Plan
+from blip.data.plan import Course, Plan
 from blip.data.reader import Collate, Collated, MicroBatchReader, Prepare, Prepared, Rejection, ShardRow
 from blip.data.shared_memory import (
     REMEDY,
@@ -112,8 +112,11 @@ class Loader(Generic[Collated]):
         *,
         seed: int = 0,
         repeats: Sequence[int] = (),
+        lead: Collection[int] = (),
+        lead_epochs: float = 0.0,
     ):
-        """`repeats`: how often an epoch takes each sample of a manifest, with other draws each time, or once."""
+        """`repeats`: how often an epoch takes each sample of a manifest, with other draws each time, or once. `lead`:
+        positions of the manifests that a run begins with, for `lead_epochs` passes over them alone."""
         self.cfg = cfg
         self.rank = rank
         self.step = start_step
@@ -122,16 +125,20 @@ class Loader(Generic[Collated]):
             manifest.check_counts()
         stored: list[tuple[Store, Shard]] = []
         firsts: list[int] = []
-        for manifest, times in zip(manifests, repeats or [1] * len(manifests), strict=True):
+        leading: list[int] = []
+        for place, (manifest, times) in enumerate(zip(manifests, repeats or [1] * len(manifests), strict=True)):
             numbers = range(len(stored), len(stored) + len(manifest.shards))
+            if place in lead:
+                leading += numbers
             for _ in range(times):
                 stored += [(manifest.store, shard) for shard in manifest.shards]
                 firsts += numbers
-        self.plans = [Plan([s.samples for _, s in stored], seed, cfg.batch, cfg.streams, cfg.window) for _ in range(2)]
+        counts = [shard.samples for _, shard in stored]
+        self.courses = [plan_course(counts, seed, cfg, leading, lead_epochs) for _ in range(2)]
         """For reading and for prefetching: a plan caches the state of one epoch."""
         self.remote = not cfg.ranged and any(store.path(shard.name) is None for store, shard in stored)
         if self.remote:
-            check_cache(cfg, [shard.bytes for _, shard in stored], self.plans[0], world)
+            check_cache(cfg, [shard.bytes for _, shard in stored], self.courses[0].then, world)
         folder = private_folder() if self.remote and not cfg.cache else Path(cfg.cache or "")
         self.reader = MicroBatchReader(
             ShardCache(stored, folder, cfg.cache_bytes, cfg.ranged), prepare, collate, seed, firsts
@@ -141,12 +148,17 @@ class Loader(Generic[Collated]):
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps an epoch, the same for every number of processes."""
-        return self.plans[0].steps
+        return self.courses[0].then.steps
+
+    @property
+    def lead_steps(self) -> int:
+        """Optimizer steps before the first epoch over all data."""
+        return self.courses[0].lead
 
     @property
     def samples(self) -> int:
         """Samples of an epoch, including those that it leaves out and repeated ones."""
-        return self.plans[0].total
+        return self.courses[0].then.total
 
     @property
     def rejected(self) -> Counter[str]:
@@ -217,27 +229,27 @@ class Loader(Generic[Collated]):
     def check_first_batch(self) -> None:
         """Prepares the first batch in this process for its size. Raises ConfigError if /dev/shm is too small for all
         concurrent ones."""
-        plan = self.plans[0]
-        epoch = self.step // plan.steps
-        rows = plan.rows(self.step, *self.part(0, self.micro_batch))
+        course = self.courses[0]
+        epoch = course.epoch(self.step)
+        rows = course.rows(self.step, *self.part(0, self.micro_batch))
         batch, _ = self.reader[epoch, rows]
         local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         check_shared_memory(batch, local * (self.cfg.workers * self.cfg.prefetch + self.accumulation + 1))
 
     def tasks(self, step: int, fetchers: ThreadPoolExecutor) -> Iterator[tuple[int, np.ndarray]]:
         """Yields epoch and rows of this rank's micro-batches; starts the download of shards that are used soon."""
-        plan, ahead = self.plans
+        course, ahead = self.courses
         share = self.micro_batch * self.accumulation
-        lead = ahead.window // ahead.each // 2
+        early = ahead.then.window // ahead.then.each // 2
         sent: set[int] = set()
         for now in count(step):
             if self.remote:
-                soon = ahead.shards(now, *self.part(0, share)) | ahead.shards(now + lead, *self.part(0, share))
+                soon = ahead.shards(now, *self.part(0, share)) | ahead.shards(now + early, *self.part(0, share))
                 for number in soon - sent:
                     fetchers.submit(self.reader.cache.copy, number)
                 sent = soon
             for i in range(self.accumulation):
-                yield now // plan.steps, plan.rows(now, *self.part(i * self.micro_batch, self.micro_batch))
+                yield course.epoch(now), course.rows(now, *self.part(i * self.micro_batch, self.micro_batch))
 
     def part(self, offset: int, size: int) -> tuple[int, int]:
         """Returns the range of this rank's samples in the global batch, from `offset` on."""
@@ -273,6 +285,18 @@ def split_batch(cfg: LoaderConfig, world: int) -> tuple[int, int]:
             "make it a divisor"
         )
     return size, share // size
+
+
+def plan_course(counts: Sequence[int], seed: int, cfg: LoaderConfig, leading: Sequence[int], epochs: float) -> Course:
+    """Returns the order of a run over shards with `counts` samples, which begins with passes over the `leading` ones.
+
+    Raises ConfigError if either has fewer samples than a batch.
+    """
+    then = Plan(counts, seed, cfg.batch, cfg.streams, cfg.window)
+    if not leading or not epochs:
+        return Course(then)
+    first = Plan([counts[number] for number in leading], seed, cfg.batch, cfg.streams, cfg.window)
+    return Course(then, first, leading, round(epochs * first.steps))
 
 
 def check_cache(cfg: LoaderConfig, sizes: list[int], plan: Plan, world: int) -> None:

@@ -109,3 +109,35 @@ class Plan:
         epoch's line."""
         positions = (line + self.rotation) % self.total
         return np.stack([np.searchsorted(self.ends, positions, side="right"), positions], 1)
+
+
+class Course:
+    """The order of a run: `lead` steps of a plan over some of the shards, then the plan over all."""
+
+    def __init__(self, then: Plan, first: Plan | None = None, numbers: Sequence[int] = (), lead: int = 0):
+        """`numbers`: the number in `then` of each shard of `first`."""
+        self.then = then
+        self.first = first
+        self.numbers = np.asarray(numbers, np.int64)
+        self.lead = lead if first else 0
+
+    def rows(self, step: int, begin: int, end: int) -> np.ndarray:
+        """As `Plan.rows`."""
+        if not self.first or step >= self.lead:
+            return self.then.rows(step - self.lead, begin, end)
+        shards, rows = self.first.rows(step, begin, end).T
+        return np.stack([self.numbers[shards], rows], 1)
+
+    def shards(self, step: int, begin: int, end: int) -> set[int]:
+        """As `Plan.shards`."""
+        if not self.first or step >= self.lead:
+            return self.then.shards(step - self.lead, begin, end)
+        return {int(self.numbers[shard]) for shard in self.first.shards(step, begin, end)}
+
+    def epoch(self, step: int) -> int:
+        """Returns the epoch of a step; the lead's epochs come first, and its last one may be cut short."""
+        if not self.first:
+            return step // self.then.steps
+        if step < self.lead:
+            return step // self.first.steps
+        return -(-self.lead // self.first.steps) + (step - self.lead) // self.then.steps

@@ -33,12 +33,20 @@ def training(stage: str) -> str:
     return stage
 
 
+class LeadConfig(Config):
+    """The first part of a run, on some of its sources alone: clean pairs before noisy ones."""
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    epochs: float = Field(gt=0, le=1_000_000)
+    """Passes over these sources; may be a fraction."""
+
+
 class RunConfig(Config):
     seed: int = Field(default=42, ge=0, lt=2**63)
     epochs: float | None = Field(default=None, gt=0, le=1_000_000)
-    """Passes over the data; may be a fraction."""
+    """Passes over the data, without those of `lead`; may be a fraction."""
     steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Optimizer steps of the run, instead of `epochs`."""
+    """Optimizer steps of the run, those of `lead` included, instead of `epochs`."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """Limit of GPU hours of all steps of a run together; then training stops with a checkpoint. None sets no limit."""
     sources: tuple[str, ...] = Field(min_length=1)
@@ -47,6 +55,9 @@ class RunConfig(Config):
     """How often an epoch takes each sample of a source, by the source's name; once if it is not named.
 
     With `gold: 4` a small clean set is not lost in a large noisy one."""
+    lead: LeadConfig | None = None
+    """What a run begins with. Where most of a small data set is noise, a model that starts on all of it learns little
+    for long; after some passes over clean pairs it tells noise apart."""
     task: TaskConfig
     model: AnyModelConfig = MEDConfig()
     init: InitConfig = InitConfig()
@@ -70,11 +81,13 @@ class RunConfig(Config):
         return sources
 
     @model_validator(mode="after")
-    def repeats_name_sources(self) -> Self:
-        if unknown := sorted(set(self.repeats) - set(self.sources)):
-            raise ValueError(
-                f"repeats names {unknown[0]!r}, which is no source of this run; sources: {', '.join(self.sources)}"
-            )
+    def repeats_and_lead_name_sources(self) -> Self:
+        for setting, named in {"repeats": self.repeats, "lead.sources": self.lead.sources if self.lead else ()}.items():
+            if unknown := sorted(set(named) - set(self.sources)):
+                raise ValueError(
+                    f"{setting} names {unknown[0]!r}, which is no source of this run; "
+                    f"sources: {', '.join(self.sources)}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -152,8 +152,10 @@ def train_here(
         world(),
         seed=cfg.seed,
         repeats=[cfg.repeats.get(source, 1) for source in cfg.sources],
+        lead=[place for place, source in enumerate(cfg.sources) if cfg.lead and source in cfg.lead.sources],
+        lead_epochs=cfg.lead.epochs if cfg.lead else 0.0,
     )
-    steps = cfg.steps or count_steps(cfg.epochs or 0, loader.steps_per_epoch)
+    steps = cfg.steps or loader.lead_steps + count_steps(cfg.epochs or 0, loader.steps_per_epoch)
     cfg = cfg.model_copy(update={"schedule": fit_warmup(cfg.schedule, steps)})
     identity = identify(cfg, manifests, tokenizer, init)
     key = value_digest(identity)

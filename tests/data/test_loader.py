@@ -148,6 +148,35 @@ def test_a_repeated_source_keeps_what_holds_of_batches(manifests: list[Manifest]
     assert source.rejected == {"image cannot be decoded": 11}
 
 
+def keys_of(batches: list[list]) -> list[list[str]]:
+    return [[row[0] for row in batch] for batch in batches]
+
+
+LED = {"repeats": [1, 2], "lead": [1], "lead_epochs": 2.5}
+
+
+def test_a_run_begins_with_its_lead(manifests: list[Manifest]):
+    source = loader(manifests, **LED)
+    assert (source.lead_steps, source.steps_per_epoch, source.samples) == (8, 21, 337)
+    batches = take(source, 8 + 42)
+    assert all(row[0].startswith("gold") for batch in batches[:8] for row in batch)
+    assert len({row[0] for batch in batches[:3] for row in batch}) == 48
+    without = take(loader(manifests, repeats=[1, 2]), 42)
+    assert keys_of(batches[8:]) == keys_of(without)
+    draws = [row[2] for batch in batches[:20] for row in batch if row[0] == "gold/00007"]
+    assert len(set(draws)) == len(draws) >= 3
+
+
+def test_a_lead_keeps_what_holds_of_batches(manifests: list[Manifest]):
+    straight = take(loader(manifests, **LED), 40)
+    for start in (3, 8, 20):
+        assert take(loader(manifests, start=start, **LED), 40 - start) == straight[start:]
+    ranks = [take(loader(manifests, rank=rank, world=2, **LED), 40) for rank in range(2)]
+    assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == straight
+    in_workers = take(loader(manifests, CFG.model_copy(update={"workers": 1}), **LED), 10)
+    assert in_workers == straight[:10]
+
+
 def test_bad_samples_are_replaced_and_counted_once(manifests: list[Manifest]):
     source = loader(manifests)
     batches = take(source, 34)

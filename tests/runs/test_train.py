@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,6 +272,23 @@ def test_a_run_goes_on_after_a_fix_of_the_code(data: Path, tmp_path: Path, caplo
     assert "resumes from step 4 of 4, saved by revision first" in caplog.text
     first, fixed = (read_tensors(tmp_path / revision) for revision in ("first", "fixed"))
     assert [name for name in first if not torch.equal(first[name], fixed[name])] == []
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_lead_comes_before_the_epochs_and_takes_its_sources_alone(data: Path, tmp_path: Path):
+    run = ("lead={sources: [gold], epochs: 1.5}", "epochs=0.5", "loader.batch=16", "task.alignment.queue=8")
+    context = RunContext(preset="shapes", overrides=run, store=str(tmp_path / "store"))
+    assert train(context, "pretrain", data=data, out=tmp_path / "model").steps == 6 + 4
+    only_gold = tmp_path / "only-gold"
+    shutil.copytree(data, only_gold)
+    (only_gold / "web.json").write_bytes((data / "gold.json").read_bytes())  # as large, or alpha rises otherwise
+    led = ("steps=6", "epochs=null", "loader.batch=8", "lead={sources: [gold], epochs: 1}")
+    tensors = []
+    for place in (data, only_gold):
+        context = RunContext(preset="shapes", overrides=led, store=str(tmp_path / "store"))
+        train(context, "pretrain", data=place, out=tmp_path / f"model-{place.name}")
+        tensors.append(load_file(tmp_path / f"model-{place.name}" / "model.safetensors"))
+    assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
 
 
 @pytest.mark.usefixtures("quiet")
