@@ -93,17 +93,51 @@ class Search:
 
 def close_within(hashes: Hashes, bits: int, key: Key) -> NDArray[np.uint64]:
     """Returns pairs of positions of close hashes with equal keys: the later in the upper 32 bits, the earlier below."""
+    found = [np.empty(0, dtype=np.uint64)]
+    for one, other in close_pairs(hashes, bits, key):
+        found.append(np.maximum(one, other) << np.uint64(32) | np.minimum(one, other))
+    return np.concatenate(found)
+
+
+def close_pairs(hashes: Hashes, bits: int, key: Key) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+    """Yields the positions of pairs of close hashes with equal keys, some at a time."""
     keys, order = sorted_by_key(hashes, key)
     values = hashes[order]
     starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] + 1))
     ends = np.append(starts[1:], len(keys))
     end_of_run = np.repeat(ends, ends - starts)
-    found = [np.empty(0, dtype=np.uint64)]
     for left, right in ranges_in_chunks(np.arange(1, len(keys) + 1), end_of_run):
         close = np.bitwise_count(values[left] ^ values[right]) <= bits
-        one, other = order[left[close]], order[right[close]]
-        found.append(np.maximum(one, other) << np.uint64(32) | np.minimum(one, other))
-    return np.concatenate(found)
+        yield order[left[close]], order[right[close]]
+
+
+def near_groups(hashes: Hashes, bits: int) -> Hashes:
+    """Returns for each hash `(N,)` the smallest hash of its group, whatever the order of the hashes.
+
+    Hashes within `bits` bits of each other are in one group, and so are all that a chain of such pairs connects.
+    """
+    distinct, place = np.unique(hashes, return_inverse=True)
+    if not bits or len(distinct) < 2:
+        return hashes.copy()
+    first = np.arange(len(distinct))
+    shuffled = shuffled_bits(distinct)
+    for key in keys(len(distinct), bits):
+        for one, other in close_pairs(shuffled, bits, key):
+            first = connected(first, one.astype(np.int64), other.astype(np.int64))
+    return distinct[first][place]
+
+
+def connected(first: RowNumbers, one: RowNumbers, other: RowNumbers) -> RowNumbers:
+    """Returns for each row `(N,)` the first row of its group, after the pairs of rows are connected."""
+    while True:
+        apart = first[one] != first[other]
+        if not apart.any():
+            return first
+        one, other = one[apart], other[apart]
+        left, right = first[one], first[other]
+        np.minimum.at(first, np.maximum(left, right), np.minimum(left, right))
+        while not np.array_equal(first, flat := first[first]):
+            first = flat
 
 
 def close_to_any(hashes: Hashes, others: Hashes, bits: int, key: Key) -> NDArray[np.bool_]:

@@ -11,10 +11,9 @@ from typing import Annotated, Literal, Self, assert_never, get_args
 
 from pydantic import Field, model_validator
 
-from blip.config import Config, ConfigError, load_config
+from blip.config import Config, ConfigError, load_config, validate
 from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.datasets import shapes
-from blip.datasets.files import Files, is_files
 from blip.datasets.judge import JUDGE, SHAPES
 from blip.datasets.official import (
     AOKVQA,
@@ -30,21 +29,22 @@ from blip.datasets.official import (
     VisDial,
     VQAv2,
 )
+from blip.datasets.own import Files, forms_of, in_place
 from blip.logs import log
 from blip.models.weights.content import TOKENIZER
 from blip.models.weights.source import fetched
 from blip.progress import progress
 from blip.results import IngestResult, SplitResult
 from blip.runs.context import RunContext
-from blip.runs.split_files import split_files
+from blip.runs.own_data import read_own, split_in_place
+from blip.runs.shares import DEFAULT_SPLIT
 from blip.shards.discover import Limits, discover
 from blip.shards.manifest import Layout, Manifest
 from blip.shards.reading import samples
 from blip.shards.sample import format_counts
 from blip.shards.sharing import write_sharing_shards
-from blip.shards.sources import find_tars
 from blip.shards.writing import write_shards
-from blip.storage import Store, open_store, output_folder, probe
+from blip.storage import MissingKeyError, Store, locate, open_store, output_folder, probe
 
 SPLITS = ("gold", "web", "test")
 """Clean human pairs, noisy web pairs, and pairs for evaluation."""
@@ -77,13 +77,20 @@ class Tars(Layout, Limits):
     """Existing WebDataset tars, local or in `s3://`; they are not copied.
 
     Each split is a folder, a pattern (`web/{00000..00041}.tar`, `web/*.tar`) or a prefix of tars, a list of these, or a
-    manifest (`.json`).
+    manifest (`.json`). If `web` alone is given, shares of it become the splits, by indexes over the same tars.
     """
 
     type: Literal["tars"] = "tars"
     gold: str | tuple[str, ...] = ""
     web: str | tuple[str, ...] = ""
     test: str | tuple[str, ...] = ""
+    split: str = ""
+    """Shares of the splits where `web` alone is given, such as `0.9/0.1` or `gold=0.2/web=0.7/test=0.1`, as
+    `parse_split` reads them; empty is 0.9/0.1. Images that look alike stay together."""
+
+    @property
+    def is_one_set(self) -> bool:
+        return bool(self.web) and not self.gold and not self.test
 
     @property
     def layout(self) -> Layout:
@@ -95,11 +102,18 @@ class Tars(Layout, Limits):
 
     @model_validator(mode="after")
     def locations_are_set(self) -> Self:
+        if self.is_one_set:
+            return self
+        if self.split:
+            raise ValueError(
+                f"split is {self.split}, which divides one set, but gold or test is set, too: leave split out, or name "
+                "web alone"
+            )
         if missing := [split for split in SPLITS if not getattr(self, split)]:
             settings = ", ".join(f"data.{split}=..." for split in missing)
             raise ValueError(
                 f"set {settings} to where the tars lie: a folder, a pattern as web/{{0000..0041}}.tar, a prefix, or a "
-                f"manifest (in a pipeline ingest.data.{missing[0]}=...)"
+                f"manifest (in a pipeline ingest.data.{missing[0]}=...); or name web alone, which is then split"
             )
         return self
 
@@ -142,21 +156,26 @@ class IngestConfig(Config):
         return self.vocab_size or (256 if isinstance(self.data, Shapes | ShapesTask) else 30524)
 
 
-def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult:
+def ingest(context: RunContext, source: str | Sequence[str], *, out: str | Path) -> IngestResult:
     """Writes the shards of `source` to the store, and their manifests and the tokenizer to the folder `out`.
 
     `source` is a kind of data, such as `shapes`, `tars` for the locations in the configuration, or `coco` for the
-    official files there; or the location of the web pairs: a folder, a pattern or a prefix of tars, or a manifest
-    (`.json`). Unchanged tars are read only once per store.
+    official files there; or one or several places of own data, whose form is guessed and said. Tars of one store are
+    read in place, once if they are unchanged; what else there is is copied into shards.
     Raises ConfigError; StoreError if the store or the hub is unavailable.
     """
     began = time.monotonic()
     cfg = load_config(IngestConfig, "ingest", context.preset, with_source(source, context.overrides))
+    tell(cfg.data)
     probe(open_store(context.store), conditional=False)
     words = read_tokenizer(cfg.tokenizer) if cfg.tokenizer else None
     match cfg.data:
         case Shapes(world=world):
             manifests = make_shapes(world, context.store, cfg.per_shard, context.revision)
+        case Tars() as tars if tars.is_one_set:
+            whole = tars.manifest("web", scan_cache(context.store))
+            check_not_empty({"web": whole})
+            manifests = split_in_place(whole, tars.split, tars, context.store)
         case Tars() as tars:
             manifests = {split: tars.manifest(split, scan_cache(context.store)) for split in SPLITS}
             check_not_empty(manifests)
@@ -166,7 +185,7 @@ def ingest(context: RunContext, source: str, *, out: str | Path) -> IngestResult
                 for split in ("train", "test")
             }
         case Files() as files:
-            manifests = split_files(files, context.store, cfg.per_shard, context.revision)
+            manifests = read_own(files, context.store, cfg.per_shard, context.revision)
         case Official() as official:
             manifests = read_official(official, context.store, cfg.per_shard, context.revision)
         case _:
@@ -209,28 +228,116 @@ def split_result(manifest: Manifest) -> SplitResult:
     )
 
 
-def with_source(source: str, overrides: Sequence[str]) -> list[str]:
-    """Adds a source to the overrides.
+def with_source(source: str | Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Adds sources to the overrides.
 
-    A kind of data sets `data.type`, which the overrides may change; any other source replaces `data.web`.
-    Raises ConfigError if the source is neither of these nor a location.
+    A kind of data sets `data.type`, which the overrides may change. Places set `data.web` if they hold tars of one
+    store, a manifest, or if the overrides say that they are tars, and `data.path` for any other form.
+    Raises ConfigError if a source is neither a kind nor a place of known data.
     """
-    if source in KINDS:
-        return [f"data.type={source}", *overrides]
-    if source and is_files(Path(source)):
-        log.info("%s is a folder of images (data.type=files)", source)
-        return ["data.type=files", f"data.path={json.dumps(source, ensure_ascii=False)}", *overrides]
+    sources = [source] if isinstance(source, str) else list(source)
+    if len(sources) == 1 and sources[0] in KINDS:
+        check_foreign_keys(sources[0], overrides)
+        return [f"data.type={sources[0]}", *overrides]
+    if is_web(sources, overrides):
+        return ["data.type=tars", *overrides, f"data.web={listed(sources)}"]
+    return ["data.type=files", *overrides, f"data.path={listed(sources)}"]
+
+
+def listed(sources: Sequence[str]) -> str:
+    """Returns sources as the value of an override."""
+    return json.dumps(sources[0] if len(sources) == 1 else sources, ensure_ascii=False)
+
+
+def given(overrides: Sequence[str], key: str) -> str:
+    """Returns the value that the overrides give a key of `data`; empty if none."""
+    values = [override.partition("=")[2] for override in overrides if override.startswith(f"data.{key}=")]
+    return values[-1] if values else ""
+
+
+def is_web(sources: Sequence[str], overrides: Sequence[str]) -> bool:
+    """Returns whether sources are web pairs in tars that are read in place. Raises ConfigError if they are unknown."""
+    if given(overrides, "type") == "files" or given(overrides, "form"):
+        return False
+    if all(map(is_manifest, sources)):
+        return True
+    try:
+        found = forms_of(validate(Files, {"path": sources, **hints_of(overrides)}, "data"))
+    except ConfigError as e:
+        near = difflib.get_close_matches(sources[0], KINDS, n=1) if len(sources) == 1 else []
+        name = f"source {sources[0]!r}" if len(sources) == 1 else f"sources {', '.join(sources)}"
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"{name} is not understood{hint}: write shapes for the embedded world, or where data lie ({e}), or tars, "
+            "with data.gold, data.web and data.test set to where they lie"
+        ) from None
+    if in_place(found):
+        return True
+    if other := next((split for split in ("gold", "test") if given(overrides, split)), ""):
+        raise ConfigError(
+            f"data.{other} goes with tars that are read in place, but {', '.join(sources)} holds "
+            f"{'; '.join(form.words for form in found)}: name all sources together, and shares of them by data.split"
+        )
+    return False
+
+
+def hints_of(overrides: Sequence[str]) -> dict[str, str]:
+    """Returns the settings among the overrides on which a guess depends."""
+    return {name: given(overrides, name) for name in ("table", "image_field", "text_field") if given(overrides, name)}
+
+
+def is_manifest(source: str) -> bool:
+    """Returns whether a source is a manifest of shards, rather than a JSON file of annotations."""
     if not source.endswith(".json"):
-        try:
-            find_tars([source])
-        except ConfigError as e:
-            found = difflib.get_close_matches(source, KINDS, n=1)
-            near = f"; did you mean {found[0]}?" if found else ""
+        return False
+    store, key = locate(source)
+    try:
+        content = json.loads(store.get(key))
+    except MissingKeyError:
+        return True  # reading it says that it is missing
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "shards" in content
+
+
+def check_foreign_keys(kind: str, overrides: Sequence[str]) -> None:
+    """Raises ConfigError if settings of tars are given, but a source that has none of them."""
+    if given(overrides, "type") or kind == "tars":
+        return
+    known = next(cls for cls in get_args(get_args(Data)[0]) if cls.model_fields["type"].default == kind)
+    for split in SPLITS:
+        if given(overrides, split) and split not in known.model_fields:
             raise ConfigError(
-                f"source {source!r} is not understood{near}: write shapes for the embedded world, or where web pairs "
-                f"lie ({e}), or tars, with data.gold, data.web and data.test set to where they lie"
-            ) from None
-    return ["data.type=tars", *overrides, f"data.web={json.dumps(source, ensure_ascii=False)}"]
+                f"data.{split} says where tars lie, but the source is {kind}: say source=tars (blip ingest tars), or "
+                "data.type=tars"
+            )
+
+
+def tell(data: "Data") -> None:
+    """Logs what was found, in plain words, and the settings under which it is read."""
+    match data:
+        case Files():
+            rows = [(form.place.source, form.words, form.settings) for form in forms_of(data)]
+            common = {"type": data.type, "split": data.split or f"the data's own, else {DEFAULT_SPLIT}"}
+        case Tars() if data.is_one_set:
+            rows = [(", ".join(place_list(data.web)), "tars, read where they lie", {})]
+            common = {"type": data.type, "keys": data.keys, "split": data.split or DEFAULT_SPLIT}
+        case _:
+            return
+    log.info("%s", "\n".join(found_table(rows, common)))
+
+
+def place_list(places: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (places,) if isinstance(places, str) else places
+
+
+def found_table(rows: Sequence[tuple[str, str, Mapping[str, str]]], common: Mapping[str, str]) -> list[str]:
+    """Returns the lines of a table of what was found and of the settings that were filled in."""
+    lines = ["found"]
+    for place, words, settings in rows:
+        lines.append(f"  {place}: {words}")
+        lines += [f"    data.{name}={value}" for name, value in settings.items()]
+    return [*lines, *(f"  data.{name}={value}" for name, value in common.items())]
 
 
 def read_tokenizer(source: str) -> Tokenizer:

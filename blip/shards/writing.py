@@ -1,7 +1,7 @@
 """Writes samples to shards: tars that are named by their digest, each with its index."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,18 @@ def write_shards(
     counts: Mapping[str, int] | None = None,
     meta: Mapping[str, Any] | None = None,
     write: WriteShard | None = None,
+    done: Sequence[Shard] = (),
 ) -> Manifest:
     """Writes samples to tars `NAME-000000-DIGEST.tar` below `root` and returns their manifest, without saving it.
 
     Equal samples give equal bytes, names and manifests. `counts` is read after the last sample, so the iterable may
-    update it. `write` writes one shard, as `write_shard` does.
+    update it. `write` writes one shard, as `write_shard` does. Shards that are `done` come first; their samples are not
+    among the given ones.
     """
     store = open_store(root)
     write = write or write_shard
     rest = iter(samples)
-    shards = []
+    shards = [*done]
     while chunk := list(islice(rest, per_shard)):
         shards.append(write(store, f"{name}-{len(shards):06d}", chunk))
     return Manifest(

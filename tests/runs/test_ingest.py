@@ -51,8 +51,8 @@ def run(folder: Path, source: str, *overrides: str) -> IngestResult:
 def test_a_folder_of_tars_is_taken_for_web_pairs(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     for split in ("gold", "web #1", "test"):
         tar(tmp_path / split / "0.tar", *pairs(), ("README", b"x"))
-    with pytest.raises(ConfigError, match=r"data\.gold"):
-        run(tmp_path, str(tmp_path / "web #1"))
+    with pytest.raises(ConfigError, match=r"set data\.test=\.\.\. to where"):
+        run(tmp_path, str(tmp_path / "web #1"), f"data.gold={tmp_path / 'gold'}")
     others = [f"data.{split}={tmp_path / split}" for split in ("gold", "test")]
     for source in (
         tmp_path / "web #1",
@@ -89,11 +89,8 @@ def test_a_split_without_a_sample_is_refused(tmp_path: Path, members: list[tuple
     ("source", "said"),
     [
         ("shape", "did you mean shapes"),
-        (
-            "pictures",
-            r"no \.tar below .* \(there are 3 \.jpg, 1 \.tar\.gz; tars are read in place, so uncompress them\)",
-        ),
-        ("nothing", "where nothing is"),
+        ("papers", r"papers: holds no data that are known \(there are 1 \.pdf\); name images with a table"),
+        ("nothing", "nothing: nothing is there"),
         ("{0..9999999999}.tar", "names 10,000,000,000 tars"),
         ("{a,b}{0..99999}{0..99999}.tar", "names 20,000,000,000 tars"),
         ("{x", "is not a brace pattern"),
@@ -106,9 +103,8 @@ def test_a_source_that_is_not_understood_is_refused_with_what_would_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    for name in ("1.jpg", "2.jpg", "3.jpg", "web.tar.gz"):
-        (tmp_path / "pictures" / name).touch()
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "1.pdf").touch()
     with pytest.raises(ConfigError, match=said) as error:
         run(tmp_path, source)
     assert "write shapes for the embedded world" in str(error.value)
