@@ -1,5 +1,6 @@
 """The verbs that read and write data sets."""
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,22 +12,40 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            help="`shapes`, a manifest (.json) of web pairs, or `tars` that data.gold, data.web and data.test name."
+            metavar="SOURCE...",
+            help="Where own data lie, in one or several places: folders, tables, annotations, tars, patterns of them, "
+            "here, in a store, or at gs://, hf://, https://; or `shapes`; or `tars` that data.gold, data.web and "
+            "data.test name.",
         ),
     ],
     out: Out,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARES",
+            help="Divides one set: 0.9/0.1 (train, test), 0.2/0.7/0.1 (gold, web, test), or gold=0.2/web=0.7/test=0.1.",
+        ),
+    ] = "",
+    text_field: Annotated[
+        str, typer.Option(metavar="NAME", help="The column, or the field of a sample's json, that has the text.")
+    ] = "",
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
     store: Storage = "runs/store",
     revision: Revision = "",
 ) -> "Result":
-    """Read a data set once, into shards with manifests and a tokenizer."""
+    """Read a data set once, into shards with manifests and a tokenizer; what it is is guessed and said.
+
+    An interrupted call goes on behind the shards that are written.
+    """
     from blip.runs.ingest import ingest
 
-    return ingest(run_context(preset, overrides, store, revision), source, out=out)
+    short = {"data.split": split, "data.text_field": text_field}
+    asked = [*(f"{key}={json.dumps(value)}" for key, value in short.items() if value), *overrides]
+    return ingest(run_context(preset, asked, store, revision), sources, out=out)
 
 
 def cache_features(

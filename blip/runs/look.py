@@ -85,6 +85,7 @@ def look(forms: Sequence[Entries], journal: Store | None) -> Looked:
             bar.advance()
             if journal and len(found.verdicts) % KEPT_TOGETHER == 0:
                 write_verdicts(journal, found, len(found.verdicts) - KEPT_TOGETHER)
+        bar.total = len(found.verdicts)
     if journal:
         write_verdicts(journal, found, len(found.verdicts) // KEPT_TOGETHER * KEPT_TOGETHER)
         journal.put("complete.json", json.dumps(found.counts).encode())

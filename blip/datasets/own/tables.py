@@ -243,10 +243,13 @@ class InTable(Form):
         self.settings = column_settings(keys, columns, form)
 
     def groups(self, counts: Counter[str]) -> Iterator[list[Entry]]:
-        for key in self.keys:
+        known, seen = self.total, 0
+        for tables, key in enumerate(self.keys, start=1):
             named = split_of(key)
             rows = enumerate(read_rows(self.place.store, key, counts, used(self.columns)))
             while part := list(islice(rows, BATCH)):
+                seen += len(part)
+                self.total = known or round(seen / tables * len(self.keys))
                 yield [
                     Entry(f"{key}/{number}", partial(self.load, key, number, row), self.columns.split_of(row, named))
                     for number, row in part
