@@ -45,6 +45,7 @@ print(*get_command(app).commands, *({"torch", "pydantic", "numpy", "mlflow", "tr
         "import",
         "export",
         "fetch-weights",
+        "init",
         "doctor",
         "summary",
     ]

@@ -91,7 +91,9 @@ def select(
         Path | None,
         typer.Option(callback=writable_file, help="Where to write a page of pictures, texts, scores and decisions."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Whose settings; none: as the selection that made --data.")] = "",
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", help="Whose settings; none: as the selection that made --data.")
+    ] = "",
     overrides: Overrides = [],  # noqa: B006
     revision: Revision = "",
 ) -> "Result":

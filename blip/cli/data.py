@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def ingest(
+    out: Out,
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
             help="Where own data lie, in one or several places: folders, tables, annotations, tars, patterns of them, "
             "here, in a store, or at gs://, hf://, https://; or `shapes`; or `tars` that data.gold, data.web and "
-            "data.test name.",
+            "data.test name; none: what the settings say.",
         ),
-    ],
-    out: Out,
+    ] = None,
     split: Annotated[
         str,
         typer.Option(
@@ -45,7 +45,7 @@ def ingest(
 
     short = {"data.split": split, "data.text_field": text_field}
     asked = [*(f"{key}={json.dumps(value)}" for key, value in short.items() if value), *overrides]
-    return ingest(run_context(preset, asked, store, revision), sources, out=out)
+    return ingest(run_context(preset, asked, store, revision), sources or (), out=out)
 
 
 def cache_features(

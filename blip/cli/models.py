@@ -81,7 +81,9 @@ def register(
         Path, typer.Option(callback=existing_file, help="The first model's figures, `metrics.json` of its evaluation.")
     ],
     after: Annotated[Path, typer.Option(callback=existing_file, help="This model's figures.")],
-    preset: Annotated[str, typer.Option(help="Whose gate; that of all presets is the same.")] = "base",
+    preset: Annotated[
+        str, typer.Option("--preset", "--config", help="Whose gate; that of all presets is the same.")
+    ] = "base",
     overrides: Overrides = [],  # noqa: B006
     revision: Revision = "",
 ) -> "Result":

@@ -11,6 +11,9 @@ from blip.cli.places import existing_folder, existing_model, writable_file, writ
 if TYPE_CHECKING:
     from blip.runs.context import RunContext
 
+PROJECT = "blip.yaml"
+"""The file of settings that verbs read if none is named."""
+
 
 def preset_names() -> list[str]:
     from blip.config import presets
@@ -27,10 +30,12 @@ def training_stage_names() -> list[str]:
 Preset = Annotated[
     str,
     typer.Option(
+        "--preset",
+        "--config",
         autocompletion=preset_names,
         metavar="NAME",
         help="Settings: base or large (the paper's), reference (with the quirks of its code), shapes (debug size); "
-        "or a .yaml file that changes one of them. There is no default.",
+        "or a .yaml file that changes one of them, as `blip init` writes it; by default blip.yaml here.",
     ),
 ]
 Overrides = Annotated[
@@ -72,9 +77,17 @@ def run_context(preset: str, overrides: list[str], store: str, revision: str) ->
 
 
 def required_preset(value: str) -> str:
-    """Returns the preset. Raises ConfigError if it is empty."""
+    """Returns the preset, or the project's file of this folder. Raises ConfigError if there is neither."""
+    if not value and Path(PROJECT).is_file():
+        from blip.logs import log
+
+        log.info("settings: %s", PROJECT)
+        return PROJECT
     if not value:
         from blip.config import presets
 
-        raise mistake(f"--preset is missing: one of {', '.join(presets())}, or a .yaml file that changes one of them")
+        raise mistake(
+            f"--preset is missing: one of {', '.join(presets())}, or a .yaml file that changes one of them; "
+            f"`blip init` writes {PROJECT}, which is read by default"
+        )
     return value

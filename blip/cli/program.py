@@ -37,6 +37,7 @@ VERBS = {
         "fetch-weights": models.fetch_weights,
     },
     "Project": {
+        "init": project.init,
         "doctor": project.doctor,
         "summary": project.summary,
     },

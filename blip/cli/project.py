@@ -1,12 +1,32 @@
 """The verbs that concern a project and its machine as a whole."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from blip.cli.options import PROJECT, preset_names
 from blip.cli.output import Shown
-from blip.cli.places import existing_file
+from blip.cli.places import existing_file, writable_file
+
+
+def init(
+    path: Annotated[Path, typer.Argument(callback=writable_file, help="The file to write.")] = Path(PROJECT),
+    preset: Annotated[
+        str, typer.Option(autocompletion=preset_names, metavar="NAME", help="The preset to start from.")
+    ] = "shapes",
+    data: Annotated[str, typer.Option(metavar="SOURCE", help="The data, as `ingest` takes them.")] = "",
+    overrides: Annotated[
+        list[str], typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Changes a stage's key; may be repeated.")
+    ] = [],  # noqa: B006
+    pipeline: Annotated[Literal["bootstrap", "blip2"], typer.Option(help="Whose stages.")] = "bootstrap",
+) -> Shown:
+    """Write the settings of a project as YAML, each with its meaning; `--config` of the other verbs takes the file."""
+    from blip.runs.init import init
+    from blip.runs.stages import PIPELINES
+
+    written = init(path, preset, overrides, PIPELINES[pipeline], data, default=str(path) == PROJECT)
+    return Shown({"file": str(written)}, str(written))
 
 
 def summary(

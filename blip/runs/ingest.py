@@ -232,10 +232,13 @@ def with_source(source: str | Sequence[str], overrides: Sequence[str]) -> list[s
     """Adds sources to the overrides.
 
     A kind of data sets `data.type`, which the overrides may change. Places set `data.web` if they hold tars of one
-    store, a manifest, or if the overrides say that they are tars, and `data.path` for any other form.
+    store, a manifest, or if the overrides say that they are tars, and `data.path` for any other form. Without sources
+    all is left to the settings.
     Raises ConfigError if a source is neither a kind nor a place of known data.
     """
     sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        return [*overrides]
     if len(sources) == 1 and sources[0] in KINDS:
         check_foreign_keys(sources[0], overrides)
         return [f"data.type={sources[0]}", *overrides]
