@@ -54,5 +54,5 @@ def test_drawings_of_the_benchmark_have_the_recipe_of_the_preset():
         assert isinstance(other, RunConfig)
         sizes = {"model", "transform", "loader", "optimizer", "task"}
         assert other.model_dump(exclude=sizes) == cfg.model_dump(exclude=sizes)
-        assert other.task.model_dump(exclude={"prompt"}) == cfg.task.model_dump(exclude={"prompt"})
+        assert other.task.model_dump() == cfg.task.model_dump()
         assert other.transform.model_copy(update={"size": cfg.transform.size}) == cfg.transform
