@@ -112,6 +112,10 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "gold.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "picture.png").write_bytes(b"no picture")
+    (tmp_path / "damaged.pth").write_text("PK", encoding="utf-8")
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     (tmp_path / "other.json").write_text("[1, 2]", encoding="utf-8")
@@ -140,30 +144,29 @@ MISTAKES = {
     "ingest shapes --preset shapes --out new --set per_shard": "must read key.subkey=value",
     "ingest shapes --preset shapes --out new --set per_shard=.inf": "per_shard: Input should be a finite number",
     "nothing": "No such command 'nothing'",
-    "train nothing --preset shapes --data folder --out new": (
+    "train nothing --preset shapes --data data --out new": (
         f"there is no stage 'nothing'; choices: {', '.join(stages())}"
     ),
-    "train capfilt --preset shapes --data folder --out new": (
-        "stage 'capfilt' is not a training stage; choices: blip2_"
-    ),
+    "train capfilt --preset shapes --data data --out new": ("stage 'capfilt' is not a training stage; choices: blip2_"),
     f"{TRAIN} --data none --out new": "--data none: No such file or directory",
     f"{TRAIN} --data file --out new": "--data file: Not a directory",
-    f"{TRAIN} --data folder --out file": "--out file: Not a directory",
-    f"{TRAIN} --data folder --out new": "",
-    f"{TRAIN} --data folder --out new --init none": "--init none: No such file or directory",
-    f"{TRAIN} --data folder --out new --init folder": "",
-    f"{TRAIN} --data folder --out new --processes -1": "Invalid value for '--processes'",
-    f"{TRAIN} --data folder --out new --profile file": "--profile file: Not a directory",
-    f"{TRAIN} --data folder --out new --figures folder": "--figures folder: is a folder, not a file",
-    f"{TRAIN} --data folder --out new --figures none/none/figures.json": "",
+    f"{TRAIN} --data data --out file": "--out file: Not a directory",
+    f"{TRAIN} --data folder --out new": "--data folder: has no manifest (gold.json, web.json, ...); name the",
+    f"{TRAIN} --data data --out new": "",
+    f"{TRAIN} --data data --out new --init none": "--init none: No such file or directory",
+    f"{TRAIN} --data data --out new --init folder": "",
+    f"{TRAIN} --data data --out new --processes -1": "Invalid value for '--processes'",
+    f"{TRAIN} --data data --out new --profile file": "--profile file: Not a directory",
+    f"{TRAIN} --data data --out new --figures folder": "--figures folder: is a folder, not a file",
+    f"{TRAIN} --data data --out new --figures none/none/figures.json": "",
     f"{CAPFILT} --data folder --out new": "",
     "select --data folder --out new --page folder": "--page folder: is a folder, not a file",
     "select --data folder --out new": "has no scores.json",
     "capfilt --data folder --out new --captioner folder": "--preset is missing",
     "capfilt --preset shapes --data folder --out new --captioner none": "--captioner none: No such file or directory",
-    "evaluate --preset shapes --model none --data folder --out new": "--model none: No such file or directory",
-    "evaluate --preset shapes --model file --data folder --out new": "model file: a file of weights ends in",
-    "evaluate --preset shapes --model folder --data folder --out new": "",
+    "evaluate --preset shapes --model none --data data --out new": "--model none: No such file or directory",
+    "evaluate --preset shapes --model file --data data --out new": "model file: a file of weights ends in",
+    "evaluate --preset shapes --model folder --data data --out new": "",
     "register blip --model folder --before none.json --after other.json": (
         "--before none.json: No such file or directory"
     ),
@@ -172,6 +175,38 @@ MISTAKES = {
     "register blip --model folder --before empty.json --after other.json": "",
     "register blip --model folder --before other.json --after other.json": "",
     "register blip --model folder --before latin.json --after other.json": "",
+    "caption": "Missing argument 'images'. See blip caption --help.",
+    "caption picture.png --model none --out new.csv": "--model none: No such file or directory, and no hub name as",
+    "caption picture.png --model folder --out new.txt": "--out new.txt: must end in .jsonl, .csv, .parquet",
+    "caption none --model folder --out new.csv": "none: no such file or folder; name images, folders",
+    "caption file --model folder --out new.csv": "file: is no image (",
+    "caption picture.png --model folder --out new.csv": "model folder: is no model folder, looked for config.json",
+    "caption picture.png --model damaged.pth --out new.csv": "not a file that torch has written, or damaged",
+    "caption picture.png --model folder --out new.csv --set bacth=3": "unknown key bacth; did you mean batch?",
+    "caption picture.png --model folder --out new.csv --set captions=3 --set decoding.type=beam": "use nucleus",
+    "match picture.png text": "Missing option '--model'",
+    "match none.png text --model folder": "none.png: no such file or folder",
+    "match picture.png text --model folder --out folder": "--out folder: is a folder, not a file",
+    "import none.pth --out new": "model 'none.pth': no such file or folder, nor a hub name",
+    "import damaged.pth --out file": "--out file: Not a directory",
+    "cache-features none --data data --out new --preset shapes": "there is no stage 'none'; choices: ",
+    "cache-features pretrain --data data --out new --preset shapes": "has no frozen image encoder",
+    "cache-features blip2_stage1 --data data --out new --preset shapes --batch 0": "greater than or equal to 1. See",
+    "make-frozen --out new --preset nothing": "preset 'nothing' is neither one of",
+    "make-frozen --out new --preset shapes --set steps=0": "unknown key steps; choices: miniatures",
+    "fetch-weights --preset base": "Missing option '--to'",
+    "fetch-weights --preset base --to new --stage none": "stage 'none' is unknown; choices: ",
+    "fetch-weights --preset base --to new --pipeline none": "'none' is not one of 'bootstrap', 'blip2'",
+    "write-tars none --data data --out new": "source 'none': data/none.json does not exist; name a manifest",
+    "write-tars gold --data data --out new --per-shard 0": "greater than or equal to 1",
+    "evaluate --model folder --data data --out new --preset shapes --task none": "Input should be 'retrieval', ",
+    f"{CAPFILT} --filter folder --data folder --out new": "there is a filter 'filter' already; name this one as clip=",
+    "ingest --preset base --out new": "set data.gold=..., data.web=..., data.test=... to where the tars lie",
+    "init folder": "folder: is a folder, not a file",
+    "init file": "file: the name of a file of settings ends in .yaml",
+    "init new.yaml --preset nothing": "preset 'nothing' is neither one of",
+    "init new.yaml --set nothing.x=1": "must begin with its stage, one of: ingest, ",
+    "doctor nothing": "there is no check 'nothing'; choices: python, ",
     "export --model none --out new --format hf": "--model none: No such file or directory",
     "export --model folder --out new --format hf": "",
     "export --model folder --out new --format onnx": "Invalid value for '--format'",

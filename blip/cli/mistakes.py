@@ -32,8 +32,8 @@ def user_error(error: Exception, verb: str = "") -> tuple[str, int] | None:
     from blip.storage import MissingKeyError, StoreError
 
     if isinstance(error, typer.exceptions.TyperException):
-        message = getattr(error, "format_message", error.__str__)()
-        return one_line(f"{message} See {' '.join(['blip', verb]).strip()} --help."), EXIT_CONFIG
+        message = getattr(error, "format_message", error.__str__)().replace("Value error, ", "").rstrip(".")
+        return one_line(f"{message}. See {' '.join(['blip', verb]).strip()} --help."), EXIT_CONFIG
     if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")):
         return f"{verb} needs {error.name}: pip install 'blip-bootstrap[{extra}]'", EXIT_CONFIG
     if isinstance(error, ConfigError | MissingKeyError):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blip.cli.mistakes import mistake
-from blip.cli.places import existing_folder, existing_model, writable_file, writable_folder
+from blip.cli.places import existing_data, existing_folder, existing_model, writable_file, writable_folder
 
 if TYPE_CHECKING:
     from blip.runs.context import RunContext
@@ -49,7 +49,7 @@ Storage = Annotated[
 ]
 Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's revision, for the records.")]
 Data = Annotated[
-    Path, typer.Option(callback=existing_folder, help="The folder of manifests that `ingest` or `capfilt` wrote.")
+    Path, typer.Option(callback=existing_data, help="The folder of manifests that `ingest` or `capfilt` wrote.")
 ]
 FrozenModels = Annotated[
     Path | None,

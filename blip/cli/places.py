@@ -23,6 +23,17 @@ def existing_folder(param: typer.CallbackParam, value: Path | None) -> Path | No
     return value
 
 
+def existing_data(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Returns an option's folder of manifests. Raises ConfigError if it cannot be listed, or has none."""
+    folder = existing_folder(param, value)
+    if folder and not any(folder.glob("*.json")):
+        raise mistake(
+            f"{option_name(param)} {folder}: has no manifest (gold.json, web.json, ...); name the folder that "
+            "`blip ingest`, `blip capfilt` or `blip select` wrote"
+        )
+    return folder
+
+
 def existing_model(param: typer.CallbackParam, value: Any) -> Any:
     """Returns an option's models. Raises ConfigError for a bare word that is no file: hub names have an owner."""
     for source in [value] if isinstance(value, str) else value or []:

@@ -16,7 +16,7 @@ from blip.models.generation import Decoding, Nucleus
 from blip.progress import progress
 from blip.results import LabelResult
 from blip.runs.pictures import Picture, Sources, closing
-from blip.runs.rows import Row, RowsFile
+from blip.runs.rows import Row, RowsFile, check_format
 from blip.shards.sample import Rejected
 from blip.workers.model import model_digest
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
@@ -68,12 +68,14 @@ def caption(
     Raises ConfigError; StoreError if a source fails.
     """
     cfg = label_config(overrides)
+    if cfg.captions > 1 and not isinstance(cfg.decoding, Nucleus):
+        raise ConfigError(f"captions is {cfg.captions}, but beam search has one best text: use nucleus decoding")
+    check_format(out)
+    sources = Sources.find(images)
     writer_folder = model_folder(model)
     judge_folder = model_folder(filter) if filter else None
     writer = load_captioner(writer_folder, cfg.decoding, cfg.seed, cfg.precision, cfg.captioner)
     judge = load_filter(judge_folder, cfg.precision, cfg.filter) if judge_folder else None
-    if cfg.captions > 1 and not isinstance(cfg.decoding, Nucleus):
-        raise ConfigError(f"captions is {cfg.captions}, but beam search has one best text: use nucleus decoding")
     folders = [writer_folder, *([judge_folder] if judge_folder else [])]
 
     def rows(part: list[Picture]) -> list[list[Row]]:
@@ -96,7 +98,7 @@ def caption(
             for row, name in enumerate(names)
         ]
 
-    return label(images, cfg, folders, [writer, *([judge] if judge else [])], rows, CAPTION_COLUMNS, out)
+    return label(sources, cfg, folders, [writer, *([judge] if judge else [])], rows, CAPTION_COLUMNS, out)
 
 
 def match(
@@ -112,6 +114,10 @@ def match(
     As `caption`.
     """
     cfg = label_config(overrides)
+    if any(not text.strip() for text in texts):
+        raise ConfigError("a text is empty; give words, or no text for those beside the images")
+    check_format(out)
+    sources = Sources.find(images)
     folder = model_folder(model)
     judge = load_filter(folder, cfg.precision, cfg.filter)
 
@@ -127,7 +133,7 @@ def match(
             for one, its_texts, scores in zip(part, asked, scored, strict=True)
         ]
 
-    return label(images, cfg, [folder], [judge], rows, MATCH_COLUMNS, out, list(texts))
+    return label(sources, cfg, [folder], [judge], rows, MATCH_COLUMNS, out, list(texts))
 
 
 def match_rows(image: str, texts: Sequence[str], model: str, overrides: Sequence[str] = ()) -> list[Row]:
@@ -148,7 +154,7 @@ def score_row(scored: object, name: str) -> Row:
 
 
 def label(
-    images: Sequence[str],
+    sources: Sources,
     cfg: LabelConfig,
     folders: Sequence[Path],
     models: Sequence[Captioner | Filter],
@@ -158,7 +164,6 @@ def label(
     texts: Sequence[str] = (),
 ) -> LabelResult:
     """Writes the rows of all images in batches; an image that cannot be used has a row with the reason."""
-    sources = Sources.find(images)
     identity = [cfg.model_dump(mode="json"), [model_digest(f) for f in folders], sources.identity, list(texts)]
     file = RowsFile(Path(out), columns, identity)
     threads = os.cpu_count() or 1

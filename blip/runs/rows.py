@@ -24,8 +24,7 @@ class RowsFile:
 
     def __init__(self, path: Path, columns: Sequence[str], identity: Any):
         """Raises ConfigError if the file's ending names none of FORMATS."""
-        if path.suffix not in FORMATS:
-            raise ConfigError(f"--out {path}: must end in {', '.join(FORMATS)}")
+        check_format(path)
         self.path, self.columns = path, list(columns)
         self.partial = path.with_name(f".{path.name}.partial")
         self.head = json.dumps({"of": value_digest([self.columns, identity])})
@@ -95,3 +94,9 @@ class RowsFile:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
                     rows = []
             writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def check_format(path: str | Path) -> None:
+    """Raises ConfigError if a file's ending names none of FORMATS."""
+    if Path(path).suffix not in FORMATS:
+        raise ConfigError(f"--out {path}: must end in {', '.join(FORMATS)}")

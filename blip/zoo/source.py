@@ -55,6 +55,10 @@ def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[st
     path = local_path(str(source))
     kind = recognise(path)
     if kind not in ("blip", "official"):
+        if tokenizer or overrides:
+            raise ConfigError(
+                f"model {source}: its files tell all; leave out tokenizer and settings, which checkpoints need"
+            )
         return path
     digest = file_digest(path) if path.is_file() else folder_digest(path)
     beside = {name: file_digest(path.parent / name) for name in BESIDE if (path.parent / name).is_file()}

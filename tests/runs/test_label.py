@@ -148,6 +148,7 @@ def test_the_command_line_shows_matches_best_first(folder: Path):
         (["caption", "none.tar", "--model", "{model}", "--out", "o.jsonl"], "none.tar: no such file or folder"),
         (["caption", "{readme}", "--model", "{model}", "--out", "o.jsonl"], "is no image"),
         (["caption", "{tars}", "--model", "{filter}", "--out", "o.jsonl"], "the captioner must be trained for"),
+        (["match", "{tars}", "a", " ", "--model", "{filter}"], "a text is empty; give words"),
         (["match", "{tars}", "a", "--model", "{captioner}"], "the filter must be trained for"),
         (["caption", "{tars}", "--model", "{model}", "--out", "o.jsonl", "--set", "bach=3"], "did you mean batch"),
         (["caption", "{tars}", "--model", "./none", "--out", "o.jsonl"], "no such file or folder"),

@@ -231,3 +231,6 @@ def test_import_writes_a_folder_and_says_what_it_is(tmp_path: Path):
         import_model(str(clip(tmp_path / "clip")), tmp_path / "clip-out")
     save_model(captioner(), tmp_path / "ours-too")
     import_model(str(tmp_path / "ours-too"), tmp_path / "copy")
+    for wish in ({"tokenizer": "vocab.txt"}, {"overrides": HEADS}):
+        with pytest.raises(ConfigError, match="its files tell all; leave out tokenizer and settings"):
+            import_model(str(tmp_path / "ours-too"), tmp_path / "another", **wish)

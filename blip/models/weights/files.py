@@ -128,7 +128,7 @@ def pickle_error(path: Path, error: Exception) -> WeightsError:
     """
     code = re.search(r"GLOBAL ([\w.]+)", str(error))
     if code is None:
-        return WeightsError(f"{path}: not a file that torch has written, or damaged: {first_line(error)}; {AGAIN}")
+        return WeightsError(f"{path}: not a file that torch has written, or damaged ({type(error).__name__}); {AGAIN}")
     command = (
         f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
         "c = c.state_dict() if isinstance(c, torch.nn.Module) else c; s = c.get('model') or c.get('state_dict') or c; "
