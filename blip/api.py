@@ -15,9 +15,12 @@ from blip.config import ConfigError
 from blip.data.image_like import ImageLike, open_image
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import eval_transform, normalise
+from blip.models.blip2 import Blip2, Blip2Config
 from blip.models.generation import Beam, Decoding, Nucleus
 from blip.models.med import MEDConfig
 from blip.models.weights.load import load_weights
+from blip.tasks.blip2_stage2 import Blip2Stage2, Blip2Stage2Config
+from blip.tasks.blip2_vqa import Blip2VQA, Blip2VQAConfig
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.config import TaskConfig
 from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, as_filter, read_model_config
@@ -40,6 +43,8 @@ ABILITIES: dict[type[Task], tuple[str, ...]] = {
     Captioning: ("caption",),
     Retrieval: ("match", "embed", "embed_images", "embed_texts"),
     VQA: ("answer",),
+    Blip2Stage2: ("caption", "instruct"),
+    Blip2VQA: ("answer", "converse"),
 }
 """The methods of a model that each task supports."""
 
@@ -47,6 +52,8 @@ TRAINED_FOR = {
     Captioning: "captioning or pretraining",
     Retrieval: "retrieval or pretraining",
     VQA: "vqa",
+    Blip2Stage2: "blip2_stage2",
+    Blip2VQA: "blip2_stage2 or blip2_vqa",
 }
 """The training tasks whose models can perform each task."""
 
@@ -82,6 +89,7 @@ def load(
 ) -> "Model":
     """Loads a BLIP for inference on a device: by default the GPU if there is one.
 
+    A BLIP-2 of the second stage comes with its frozen models, which are found as in its training.
     `source` is a model folder that `blip train` or `blip import` wrote; a folder of transformers or a hub name such as
     `Salesforce/blip-image-captioning-base`; a `.pth` of the reference; `models:/NAME@ALIAS` or a run of MLflow.
     `dtype` is `float32` or `bfloat16`. `batch_size` is the number of images per forward pass; it bounds the memory of a
@@ -97,10 +105,12 @@ def load(
     folder = our_model(os.fspath(source), "blip.load")
     cfg = read_model_config(folder)
     roles = roles_of(cfg.task, folder)
-    assert isinstance(cfg.model, MEDConfig)
-    model = cfg.task.build_model(cfg.model)  # pyright: ignore[reportArgumentType]  # roles_of took a task of a MED
+    assert isinstance(cfg.model, MEDConfig | Blip2Config)
+    model = cfg.task.build_model(cfg.model)  # pyright: ignore[reportArgumentType]  # roles_of took a task of this model
     load_weights(model, str(folder / WEIGHTS), cfg.task.DIFFERENCES)
     tokenizer = Tokenizer.from_folder(folder / TOKENIZER)
+    if isinstance(model, Blip2):
+        roles = [role.fitted(model) if isinstance(role, Blip2VQAConfig) else role for role in roles]
     tasks = [role.build_task(model, tokenizer).eval() for role in roles]  # pyright: ignore[reportArgumentType]
     for task in tasks:
         if isinstance(task, Retrieval):
@@ -131,8 +141,12 @@ def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
         case VQAConfig():
             # the answer list is not part of the folder: `answer` takes it as an argument
             return [cfg.model_copy(update={"inference": "generate", "answer_list": None})]
+        case Blip2Stage2Config():
+            return [cfg, Blip2VQAConfig()]
+        case Blip2VQAConfig():
+            return [cfg]
         case _:
-            known = "captioning, pretraining, retrieval and vqa"
+            known = "captioning, pretraining, retrieval, vqa, blip2_stage2 and blip2_vqa"
             raise ConfigError(f"model {str(folder)!r} was trained for {cfg.type}; load() takes models of {known}")
 
 
@@ -191,12 +205,44 @@ class Model:
         `decoding` is `blip.Beam(...)` for the likeliest caption, or `blip.Nucleus(...)` for a random one, drawn from
         torch's global generator; the default is the decoding in the model's configuration.
         """
-        captioner = self.task(Captioning, "caption")
         captions: list[str] = []
+        if isinstance(reader := self.tasks.get(Blip2Stage2), Blip2Stage2):
+            some_images = list_images(images)
+            return self.instruct(some_images, [reader.cfg.prompt] * len(some_images), decoding=decoding)
+        captioner = self.task(Captioning, "caption")
         for part in self.batches(list_images(images)):
             texts = captioner.generate(self.pixels(part), decoding or captioner.cfg.decoding)
             captions += captioner.tokenizer.decode(texts.ids)
         return captions
+
+    @inference
+    def instruct(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        prompts: str | Sequence[str],
+        *,
+        decoding: Decoding | None = None,
+    ) -> list[str]:
+        """Returns what a language model says after each prompt, having seen the image at its position (BLIP-2).
+
+        A single image serves every prompt, and a single prompt every image, as in `instruct("a.jpg", "a photo of")`.
+        Raises ValueError if the numbers differ otherwise, ConfigError for a prompt longer than the model can read.
+        """
+        reader = self.task(Blip2Stage2, "instruct")
+        said: list[str] = []
+        for part in self.batches(pair_up(list_images(images), list_texts(prompts), "prompts")):
+            pixels, given = self.pixels([image for image, _ in part]), [prompt for _, prompt in part]
+            said += reader.instruct(pixels, given, decoding or reader.cfg.decoding)
+        return said
+
+    @inference
+    def converse(self, image: ImageLike, questions: Sequence[str]) -> list[str]:
+        """Returns the answers to questions about one image, asked one after the other (BLIP-2, figure 4).
+
+        With each question the language model reads those before and its own answers. Raises ConfigError if they are
+        longer than it can read.
+        """
+        return self.task(Blip2VQA, "converse").converse(self.pixels([image]), [list_texts(questions)])[0]
 
     @inference
     def match(self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]) -> list[Match]:
@@ -277,6 +323,10 @@ class Model:
         of `answers` is chosen. Raises ValueError if the numbers of images and questions differ otherwise, or if
         `answers` is empty.
         """
+        if isinstance(reader := self.tasks.get(Blip2VQA), Blip2VQA):
+            return self.answer_by_prompt(
+                reader, pair_up(list_images(images), list_texts(questions), "questions"), answers
+            )
         answerer = self.task(VQA, "answer")
         choices = None if answers is None else list_texts(answers)
         if choices is not None and not choices:
@@ -291,6 +341,22 @@ class Model:
             else:
                 best = answerer.rank(pixels, text, encoded)
                 found += [choices[number] for number in best.tolist()]
+        return found
+
+    def answer_by_prompt(
+        self, reader: Blip2VQA, pairs: list[tuple[ImageLike, str]], answers: Sequence[str] | None
+    ) -> list[str]:
+        """Returns the answers that a language model writes. Raises UnsupportedError for answers to choose from."""
+        if answers is not None:
+            raise UnsupportedError(
+                f"model {str(self.folder)!r} was trained for {self.trained_for}, whose language model writes its "
+                "answers; leave out answers, or load a model of vqa"
+            )
+        found: list[str] = []
+        for part in self.batches(pairs):
+            asked = [clean_question(question, reader.cfg.question.words) for _, question in part]
+            owner = torch.arange(len(part), device=self.device)
+            found += reader.answer(self.pixels([image for image, _ in part]), asked, owner)
         return found
 
     def encode_questions(self, answerer: VQA, questions: list[str]) -> Tokens:

@@ -33,7 +33,8 @@ class Service:
 
         An image is bytes, base64, a path on the server, or an address where that is allowed. A model of questions
         returns `answer`, one of matching `probability` and `similarity`, one of captions `caption`; a pre-trained one
-        matches rows with a text and captions the others. Raises ValueError that names the row.
+        matches rows with a text and captions the others, a BLIP-2 answers and captions them. Raises ValueError that
+        names the row.
         """
         rows = rows_of(model_input)
         return [self.answer(number, row) for number, row in enumerate(rows)]
@@ -44,7 +45,7 @@ class Service:
         try:
             image = image_bytes(row.get("image"))
             able = self.model.abilities
-            if "answer" in able:
+            if "answer" in able and (text is not None or "caption" not in able):
                 return {"answer": self.model.answer(image, needed(text, "a question"))[0]}
             if "match" in able and (text is not None or "caption" not in able):
                 (match,) = self.model.match(image, needed(text, "a text to match"))

@@ -10,17 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_blip2
 import torch
 from PIL import Image
 from tiny_models import SIZE, TEXTS, both, captioner, config, model_folder, picture, text_filter, tokenizer
 from tiny_others import clip
+from typer.testing import CliRunner, Result
 
 import blip
+from blip.cli import app
 from blip.data.images import decode
 from blip.data.transforms import eval_transform
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
 from blip.runs.export import export
+from blip.tasks.blip2_stage2 import Blip2Stage2, Blip2Stage2Config
+from blip.tasks.blip2_vqa import Blip2VQAConfig
 from blip.tasks.model_folder import save_model
 from blip.tasks.nlvr import NLVR, NLVRConfig
 from blip.tasks.task import Task
@@ -32,6 +37,15 @@ WIDE = (3 * SIZE, SIZE)
 def answerer() -> VQA:
     torch.manual_seed(3)
     return VQA(VQAConfig(), VQAModel(config()), tokenizer()).eval()
+
+
+def reader(folder: Path, kind: str) -> Blip2Stage2:
+    """Returns a BLIP-2 with tiny frozen models in a folder."""
+    torch.manual_seed(3)
+    language = tiny_blip2.opt(folder / "opt", positions=128) if kind == "opt" else tiny_blip2.t5(folder / "t5")
+    model = tiny_blip2.blip2_config(tiny_blip2.clip(folder / "clip"), language)
+    cfg = Blip2Stage2Config(prompt="a photo", decoding=blip.Beam(beams=1, min_length=1, max_length=5))
+    return cfg.build_task(cfg.model_from(model), tokenizer()).eval()
 
 
 def loaded(task: Task, path: Path, **options) -> blip.Model:
@@ -50,6 +64,64 @@ def test_captions_are_those_of_the_task(tmp_path: Path):
     model = loaded(task, tmp_path)
     assert model.caption(images) == expected
     assert loaded(task, tmp_path, batch_size=2).caption(images) == expected
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_a_blip2_describes_follows_prompts_answers_and_converses(tmp_path: Path, kind: str):
+    task = reader(tmp_path, kind)
+    model = loaded(task, tmp_path / "model")
+    assert model.abilities == ("caption", "instruct", "answer", "converse")
+    images = [picture(i) for i in range(3)]
+    pixels, greedy = tensors(*images), blip.Beam(beams=1, min_length=1, max_length=5)
+    assert model.caption(images, decoding=greedy) == task.instruct(pixels, ["a photo"] * 3, greedy)
+    prompts = ["a photo of", "Question: a red circle Answer:", "blue"]
+    expected = task.instruct(pixels[:1].expand(3, -1, -1, -1), prompts, greedy)
+    assert model.instruct(images[0], prompts, decoding=greedy) == expected
+    questions = ["a red circle", "a small blue square"]
+    answers = model.answer(images[1], questions)
+    assert answers == [model.answer(images[1], question)[0] for question in questions]
+    first, second = model.converse(images[1], questions)
+    assert first == answers[0]
+    form = "Question: {} Answer:" if kind == "opt" else "Question: {} Short answer:"
+    dialogue = f"{form.format(questions[0])} {first} {form.format(questions[1])}"
+    paper = Blip2VQAConfig().decoding
+    assert second == model.instruct(images[1], dialogue, decoding=paper)[0]
+    with pytest.raises(blip.UnsupportedError, match="whose language model writes its answers; leave out answers"):
+        model.answer(images[1], "a red circle", answers=["red"])
+    with pytest.raises(blip.UnsupportedError, match="match needs a model of retrieval or pretraining"):
+        model.match(images[1], "a red circle")
+
+
+def test_the_command_line_asks_in_each_of_these_ways(tmp_path: Path):
+    model = loaded(reader(tmp_path, "opt"), tmp_path / "model")
+    image = tmp_path / "a.png"
+    image.write_bytes(picture(1))
+    questions = ["a red circle", "blue"]
+    for options, answers in (
+        ([], model.answer(image, questions)),
+        (["--dialogue"], model.converse(image, questions)),
+        (["--instruct"], model.instruct(image, questions)),
+    ):
+        said = ask(str(image), *questions, "--model", str(tmp_path / "model"), "--json", *options)
+        assert [row["answer"] for row in json.loads(said.stdout)["rows"]] == answers
+    save_model(captioner(), tmp_path / "captioner")
+    said = ask(str(image), "blue", "--model", str(tmp_path / "captioner"))
+    assert isinstance(said.exception, SystemExit)
+    assert "answer needs a model of vqa" in said.output
+
+
+def ask(*words: str) -> Result:
+    return CliRunner().invoke(app, ["ask", *words])
+
+
+def test_a_prompt_longer_than_a_language_model_reads_is_an_error(tmp_path: Path):
+    model = loaded(reader(tmp_path, "opt"), tmp_path / "model")
+    with pytest.raises(
+        blip.ConfigError, match=r"the prompt with decoding\.max_length is 206 tokens, which after 4 queries"
+    ):
+        model.instruct(picture(0), "red " * 199 + "red", decoding=blip.Beam(max_length=5))
+    with pytest.raises(blip.ConfigError, match=r"a dialogue of 6 questions takes \d+ tokens"):
+        model.converse(picture(0), ["a red circle and a blue square"] * 20)
 
 
 def test_another_decoding_is_taken_and_draws_from_the_seed(tmp_path: Path):

@@ -33,6 +33,7 @@ print(*get_command(app).commands, *({"torch", "pydantic", "numpy", "mlflow", "tr
     assert said.split() == [
         "caption",
         "match",
+        "ask",
         "ingest",
         "capfilt",
         "select",

@@ -66,3 +66,31 @@ def shown_rows(rows: list[dict[str, Any]]) -> Shown:
     if len({row["image"] for row in rows}) > 1:
         columns.insert(0, "image")
     return Shown({"rows": rows}, table(columns, rows))
+
+
+def ask(
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An image.")],
+    texts: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="Questions about it.")],
+    model: ModelFolder,
+    dialogue: Annotated[
+        bool, typer.Option("--dialogue", help="Ask one after the other: the model of a BLIP-2 reads those before.")
+    ] = False,
+    instruct: Annotated[
+        bool, typer.Option("--instruct", help="Not questions but prompts, after which the model of a BLIP-2 goes on.")
+    ] = False,
+) -> Shown:
+    """Answer questions about an image."""
+    from blip.api import load
+    from blip.config import ConfigError
+
+    if dialogue and instruct:
+        raise ConfigError("--dialogue and --instruct exclude each other: give one of them")
+    asked = load(model)
+    method = asked.converse if dialogue else asked.instruct if instruct else asked.answer
+    try:
+        answers = method(image, texts)
+    except ValueError as error:  # a model that was trained for something else, a file that is no image
+        raise ConfigError(str(error)) from None
+    said = "prompt" if instruct else "question"
+    rows = [{said: text, "answer": answer} for text, answer in zip(texts, answers, strict=True)]
+    return Shown({"rows": rows}, table([said, "answer"], rows))

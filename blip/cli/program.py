@@ -17,6 +17,7 @@ VERBS = {
     "Images and texts": {
         "caption": pictures.caption,
         "match": pictures.match,
+        "ask": pictures.ask,
     },
     "Data sets": {
         "ingest": data.ingest,

@@ -13,7 +13,7 @@ from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.models.blip2 import Blip2, Blip2Config
 from blip.models.generation import Beam, Decoding, Texts
 from blip.models.image_encoder import load_image_encoder
-from blip.models.language.language_model import Spoken
+from blip.models.language.language_model import WHOLE_TEXT, Spoken
 from blip.models.language.source import load_language_model
 from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import caption_loss, spoken_targets
@@ -81,7 +81,7 @@ class Blip2Stage2(EvaluableTask[Blip2, CaptionPrediction]):
     def check(self, decoding: Decoding) -> None:
         """Raises ConfigError if prompt and caption exceed `text.tokens` or what the language model can read."""
         language, queries = self.model.language_model, self.model.cfg.queries
-        [prompt] = language.read([self.cfg.prompt], 1_000_000)
+        [prompt] = language.read([self.cfg.prompt], WHOLE_TEXT)
         if len(prompt) + 2 > self.cfg.text.tokens:
             raise ConfigError(
                 f"task.text.tokens is {self.cfg.text.tokens}, but the prompt takes {len(prompt)} of them, and a word "
@@ -143,6 +143,21 @@ class Blip2Stage2(EvaluableTask[Blip2, CaptionPrediction]):
         soft = self.model.soft_prompts(self.model.encode_image(images))
         given = prompts or [self.cfg.prompt] * len(images)
         return self.model.language_model.generate(soft, given, decoding, uniforms, self.cfg.text.tokens)
+
+    @torch.no_grad()
+    def instruct(self, images: Tensor, prompts: Sequence[str], decoding: Decoding) -> list[str]:
+        """Returns what the language model says after a prompt for each of uint8 images `(B, 3, H, W)`.
+
+        Raises ConfigError if prompt and answer are more than the language model can read.
+        """
+        language, queries = self.model.language_model, self.model.cfg.queries
+        longest = max(map(len, language.read(prompts, WHOLE_TEXT)), default=0)
+        if language.encoder_decoder:
+            language.check_room("the prompt", queries, longest)
+        else:
+            language.check_room("the prompt with decoding.max_length", queries, longest + decoding.max_length)
+        soft = self.model.soft_prompts(self.model.encode_image(images))
+        return language.decode(language.generate(soft, prompts, decoding, tokens=WHOLE_TEXT).ids)
 
     def predict(self, batch: Batch) -> list[CaptionPrediction]:
         captions = self.model.language_model.decode(self.generate(batch.images, self.cfg.decoding).ids)

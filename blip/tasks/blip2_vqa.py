@@ -4,7 +4,7 @@ and 4.3)."""
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from blip.metrics.vqa import vqa_accuracy
 from blip.models.blip2 import Blip2, Blip2Config
 from blip.models.generation import Beam, Decoding, Texts
 from blip.models.image_encoder import load_image_encoder
+from blip.models.language.language_model import WHOLE_TEXT
 from blip.models.language.source import load_language_model
 from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import spoken_targets, token_losses
@@ -29,8 +30,6 @@ from blip.tasks.text import TextLengths
 QUESTIONS = "questions"
 """The key of a sample's json with several questions about its image."""
 PROMPT, SHORT_PROMPT = "Question: {} Answer:", "Question: {} Short answer:"
-ALL_TOKENS = 1_000_000
-"""Tokens of a text that is measured, not cut."""
 
 
 class Blip2VQAConfig(TaskSettings):
@@ -68,6 +67,15 @@ class Blip2VQAConfig(TaskSettings):
             )
         language = load_language_model(model.language_model)
         return Blip2(model, load_image_encoder(model.vision), language, question=self.ask_qformer)
+
+    def fitted(self, model: Blip2) -> Self:
+        """Returns the settings with so few tokens for a prompt that the language model can read it and answer."""
+        language = model.language_model
+        if language.positions is None:
+            return self
+        answer = 0 if language.encoder_decoder else self.decoding.max_length
+        tokens = min(self.text.tokens, language.positions - model.cfg.queries - answer)
+        return self.model_copy(update={"text": self.text.model_copy(update={"tokens": max(1, tokens)})})
 
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Blip2VQA":
         assert isinstance(model, Blip2)
@@ -125,7 +133,7 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
     def check(self, decoding: Decoding) -> None:
         """Raises ConfigError if prompt and answer exceed `text.tokens` or what the language model can read."""
         language, queries = self.model.language_model, self.model.cfg.queries
-        [prompt] = language.read([self.prompt.format("?")], ALL_TOKENS)
+        [prompt] = language.read([self.prompt.format("?")], WHOLE_TEXT)
         if len(prompt) + 2 > self.cfg.text.tokens:
             raise ConfigError(
                 f"task.text.tokens is {self.cfg.text.tokens}, but the prompt takes {len(prompt)} of them, and an "
@@ -158,12 +166,12 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
         weights = [float(q.get("weight", 1.0)) for _, q in asked]
         return Batch.of(examples, None, asked=Asked(questions, said, kinds, owner, weights))
 
-    def soft_prompts(self, batch: Batch, asked: Asked) -> Tensor:
-        """Returns soft prompts `(A, Q, D)`, one row for each question."""
-        image_tokens = self.model.encode_image(batch.images)
+    def soft_prompts(self, images: Tensor, questions: Sequence[str], owner: Tensor) -> Tensor:
+        """Returns soft prompts `(A, Q, D)` of questions about uint8 images `(B, 3, H, W)`, `owner` `(A,)` of each."""
+        image_tokens = self.model.encode_image(images)
         if not self.cfg.ask_qformer:
-            return self.model.soft_prompts(image_tokens)[asked.owner]
-        return self.model.soft_prompts(image_tokens[asked.owner], self.read(asked.questions).to(batch.images.device))
+            return self.model.soft_prompts(image_tokens)[owner]
+        return self.model.soft_prompts(image_tokens[owner], self.read(questions).to(images.device))
 
     def read(self, questions: Sequence[str]) -> Tokens:
         """Returns questions as the Q-Former reads them."""
@@ -181,7 +189,8 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
         language = self.model.language_model
         spoken = language.speak(given, [answer for _, answer, _ in counted], self.cfg.text.tokens)
         spoken = spoken.to(batch.images.device)
-        logits = language.logits(self.soft_prompts(batch, asked)[rows], spoken)
+        soft = self.soft_prompts(batch.images, asked.questions, asked.owner)
+        logits = language.logits(soft[rows], spoken)
         losses = token_losses(logits, spoken_targets(spoken.said.ids, spoken.said.mask, spoken.skip), 0.0).sum(1)
         return {"vqa": (torch.tensor(weights, device=losses.device) * losses).sum() / len(asked.questions)}
 
@@ -193,18 +202,19 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
         Raises ConfigError if a dialogue is longer than `text.tokens`.
         """
         language = self.model.language_model
-        soft = self.model.soft_prompts(self.model.encode_image(images))
         said: list[list[str]] = [[] for _ in questions]
         for number in range(max(map(len, questions), default=0)):
             rows = [row for row, asked in enumerate(questions) if number < len(asked)]
             prompts = [self.dialogue(questions[row][: number + 1], said[row]) for row in rows]
-            longest = max(map(len, language.read(prompts, ALL_TOKENS)))
+            longest = max(map(len, language.read(prompts, WHOLE_TEXT)))
             if longest > self.cfg.text.tokens:
                 raise ConfigError(
                     f"a dialogue of {number + 1} questions takes {longest} tokens, task.text.tokens is "
                     f"{self.cfg.text.tokens}: raise it, or ask fewer questions"
                 )
-            answers = language.decode(self.generate(soft[rows], prompts, self.cfg.decoding).ids)
+            last = [clean_question(questions[row][number], self.cfg.question.words) for row in rows]
+            soft = self.soft_prompts(images, last, torch.tensor(rows, device=images.device))
+            answers = language.decode(self.generate(soft, prompts, self.cfg.decoding).ids)
             for row, answer in zip(rows, answers, strict=True):
                 said[row].append(answer)
         return said
@@ -219,16 +229,17 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
         """Generates texts after soft prompts `(B, Q, D)` and a prompt each."""
         return self.model.language_model.generate(soft, prompts, decoding, tokens=self.cfg.text.tokens)
 
-    def answer(self, batch: Batch, asked: Asked) -> list[str]:
-        """Returns the answers to the questions about a batch's images."""
-        prompts = [self.prompt.format(question) for question in asked.questions]
-        written = self.generate(self.soft_prompts(batch, asked), prompts, self.cfg.decoding)
+    @torch.no_grad()
+    def answer(self, images: Tensor, questions: Sequence[str], owner: Tensor) -> list[str]:
+        """Returns the answers to questions about uint8 images `(B, 3, H, W)`, `owner` `(A,)` of each question."""
+        prompts = [self.prompt.format(question) for question in questions]
+        written = self.generate(self.soft_prompts(images, questions, owner), prompts, self.cfg.decoding)
         return self.model.language_model.decode(written.ids)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Blip2VQAPrediction]:
         asked: Asked = batch.extra["asked"]
-        answers = self.answer(batch, asked) if asked.questions else []
+        answers = self.answer(batch.images, asked.questions, asked.owner) if asked.questions else []
         owners = asked.owner.tolist()
         found = []
         for row, (key, name) in enumerate(zip(batch.keys, batch.ids, strict=True)):

@@ -8,7 +8,7 @@ import torch
 from tiny_blip2 import blip2_config, clip, opt, t5
 from tiny_models import picture, tokenizer
 
-from blip.batch import Example
+from blip.batch import Batch, Example
 from blip.config import ConfigError
 from blip.models.generation import Beam
 from blip.objectives.language_modeling import IGNORED, spoken_targets
@@ -28,6 +28,11 @@ def vqa(folders: dict[str, str], kind: str = "opt", **settings) -> Blip2VQA:
     torch.manual_seed(0)
     cfg = Blip2VQAConfig(**{"decoding": GREEDY, **settings})
     return cfg.build_task(cfg.model_from(blip2_config(folders["clip"], folders[kind])), tokenizer()).train()
+
+
+def soft_prompts(task: Blip2VQA, batch: Batch) -> torch.Tensor:
+    asked = batch.extra["asked"]
+    return task.soft_prompts(batch.images, asked.questions, asked.owner)
 
 
 def image(seed: int) -> torch.Tensor:
@@ -84,7 +89,7 @@ def test_the_q_former_reads_the_question_if_it_is_asked(folders):
     for ask, same in ((False, True), (True, False)):
         task = vqa(folders, ask_qformer=ask).eval()
         one, other = (batch_of(task, text) for text in ("a red circle", "a small blue square"))
-        equal = torch.equal(*(task.soft_prompts(batch, batch.extra["asked"]) for batch in (one, other)))
+        equal = torch.equal(*(soft_prompts(task, batch) for batch in (one, other)))
         assert equal is same
 
 
@@ -95,7 +100,7 @@ def test_the_loss_weighs_each_answer_by_its_share_of_annotators(folders, kind):
     batch = task.collate([Example("a", image(0), [], {"questions": [meta]})])
     language = task.model.language_model
     spoken = language.speak(["a photo of"] * 2, ["red", "large blue"], 96)
-    soft = task.soft_prompts(batch, batch.extra["asked"])
+    soft = soft_prompts(task, batch)
     logits = language.logits(soft[[0, 0]], spoken).log_softmax(-1)
     targets = spoken_targets(spoken.said.ids, spoken.said.mask, spoken.skip)
     sums = [

@@ -12,7 +12,7 @@ from blip.config import ConfigError
 from blip.models.bert import KVCache
 from blip.models.generation import Decoding, Texts
 from blip.models.language.config import LanguageModelConfig
-from blip.models.language.language_model import LanguageModel, LanguageModelCache, Spoken
+from blip.models.language.language_model import WHOLE_TEXT, LanguageModel, LanguageModelCache, Spoken
 
 
 class DecoderOnly(LanguageModel):
@@ -50,7 +50,7 @@ class DecoderOnly(LanguageModel):
         given: Sequence[str],
         decoding: Decoding,
         uniforms: Tensor | None = None,
-        tokens: int = 1_000_000,
+        tokens: int = WHOLE_TEXT,
     ) -> Texts:
         words = self.padded(self.read([text.rstrip() for text in given], tokens)).to(soft.device)
         embeds, mask = self.with_soft(soft, words)

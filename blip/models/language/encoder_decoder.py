@@ -10,7 +10,7 @@ from blip.config import ConfigError
 from blip.models.bert import KVCache
 from blip.models.generation import Decoding, Texts
 from blip.models.language.config import LanguageModelConfig
-from blip.models.language.language_model import LanguageModel, LanguageModelCache, Spoken
+from blip.models.language.language_model import WHOLE_TEXT, LanguageModel, LanguageModelCache, Spoken
 
 
 class EncoderDecoder(LanguageModel):
@@ -62,7 +62,7 @@ class EncoderDecoder(LanguageModel):
         given: Sequence[str],
         decoding: Decoding,
         uniforms: Tensor | None = None,
-        tokens: int = 1_000_000,
+        tokens: int = WHOLE_TEXT,
     ) -> Texts:
         words = self.padded(self.read(given, tokens)).to(soft.device)
         begin = torch.full((len(soft), 1), self.first, device=soft.device)

@@ -14,6 +14,9 @@ from blip.models.bert import KVCache
 from blip.models.generation import Beam, Decoding, Nucleus, Texts, beam_search, sample
 from blip.models.language.config import LanguageModelConfig
 
+WHOLE_TEXT = 1_000_000
+"""Tokens of a text that is not cut."""
+
 
 @dataclass
 class Spoken:
@@ -80,7 +83,7 @@ class LanguageModel(nn.Module, ABC):
         given: Sequence[str],
         decoding: Decoding,
         uniforms: Tensor | None = None,
-        tokens: int = 1_000_000,
+        tokens: int = WHOLE_TEXT,
     ) -> Texts:
         """Returns generated texts after soft prompts `(B, Q, D)` and texts that are given, of at most `tokens` tokens.
 
