@@ -23,11 +23,18 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 from blip.storage import scratch
 
 SPICE_FOLDER = Path(spice.__file__).parent
-CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-"""The files of Stanford CoreNLP that SPICE needs; pycocoevalcap would fetch them from the network."""
+SPICE_JARS = (
+    "stanford-corenlp-3.6.0.jar",
+    "stanford-corenlp-3.6.0-models.jar",
+    "rhino-[0-9]*.jar",
+    "rhino-engine-*.jar",
+)
+"""The files that SPICE needs: Stanford CoreNLP, which pycocoevalcap would fetch from the network, and a JavaScript such
+as Java 8 has in itself, by which SPICE formats its results."""
 SPICE_IS_MISSING = (
-    f"SPICE was not computed: {' and '.join(CORENLP)} lie neither in captioning.spice_models nor in "
-    "pycocoevalcap/spice/lib; get them from https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
+    "SPICE was not computed: captioning.spice_models names no folder with the files of Maven's "
+    "edu.stanford.nlp:stanford-corenlp:3.6.0, the same with the classifier models, org.mozilla:rhino:1.7.15 and "
+    "org.mozilla:rhino-engine:1.7.15, nor do they lie in pycocoevalcap/spice/lib"
 )
 
 OPENED = tuple(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.lang", "java.math", "java.net",
@@ -176,11 +183,9 @@ def meteor_score(truth: dict[str, list[str]], result: dict[str, list[str]]) -> f
 
 
 def spice_folder(models: Path | None = None) -> Path | None:
-    """Returns the folder with the files of Stanford CoreNLP, `models` or pycocoevalcap's own; None if neither has
-    them.
-    """
-    places = [models] if models else [SPICE_FOLDER / "lib"]
-    return next((place for place in places if all((place / name).is_file() for name in CORENLP)), None)
+    """Returns the folder with the files of `SPICE_JARS`, `models` or pycocoevalcap's own; None if it lacks any."""
+    place = models or SPICE_FOLDER / "lib"
+    return place if all(any(place.glob(pattern)) for pattern in SPICE_JARS) else None
 
 
 def spice_score(truth: dict[str, list[str]], result: dict[str, list[str]], models: Path) -> float:
@@ -191,11 +196,9 @@ def spice_score(truth: dict[str, list[str]], result: dict[str, list[str]], model
     given = [{"image_id": key, "test": result[key][0], "refs": truth[key]} for key in result]
     with scratch("spice") as folder:
         (folder / "lib").mkdir()
-        for jar in SPICE_FOLDER.glob("lib/*.jar"):
-            (folder / "lib" / jar.name).symlink_to(jar)
-        for name in CORENLP:
-            if not (folder / "lib" / name).exists():
-                (folder / "lib" / name).symlink_to((models / name).resolve())
+        given_jars = {jar.name: jar for pattern in SPICE_JARS for jar in models.glob(pattern)}
+        for name, jar in ({jar.name: jar for jar in SPICE_FOLDER.glob("lib/*.jar")} | given_jars).items():
+            (folder / "lib" / name).symlink_to(jar.resolve())
         (folder / "spice-1.0.jar").symlink_to(SPICE_FOLDER / "spice-1.0.jar")
         (folder / "given.json").write_text(json.dumps(given), encoding="utf-8")
         # the program finds its libraries beside itself

@@ -11,7 +11,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from blip.metrics import captioning
-from blip.metrics.captioning import CORENLP, caption_scores, spice_folder, tokenize
+from blip.metrics.captioning import SPICE_JARS, caption_scores, spice_folder, tokenize
 
 
 def test_scores_by_hand():
@@ -137,8 +137,18 @@ def test_all_scores_are_those_of_pycocoevalcap_itself(monkeypatch: pytest.Monkey
 
 def test_spice_is_run_where_its_models_are_and_says_why_it_fails(tmp_path: Path):
     assert spice_folder(tmp_path) is None
-    for name in CORENLP:
-        (tmp_path / name).write_bytes(b"no library")
+    for name in SPICE_JARS:
+        assert spice_folder(tmp_path) is None
+        (tmp_path / name.replace("[0-9]", "1").replace("*", "15")).write_bytes(b"no library")
     assert spice_folder(tmp_path) == tmp_path
     with pytest.raises(RuntimeError, match=r"SPICE ended with code 1: .*edu/stanford/nlp"):
         caption_scores({"x": "a dog"}, {"x": ["a dog"]}, spice=tmp_path)
+
+
+@pytest.mark.skipif("SPICE_MODELS" not in os.environ, reason="SPICE_MODELS names no folder with the files of SPICE")
+def test_spice_compares_things_attributes_and_relations():
+    """By hand: `dog` of `dog`, `black dog`, `running dog` is precision 1 and recall 1/3; the first pair is equal."""
+    candidates = {"x": "a red ball on a table", "y": "a dog"}
+    references = {"x": ["a red ball on a table"], "y": ["a black dog runs"]}
+    scores = caption_scores(candidates, references, spice=spice_folder(Path(os.environ["SPICE_MODELS"])))
+    assert scores["spice"] == pytest.approx(100 * (1 + 0.5) / 2)
