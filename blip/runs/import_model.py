@@ -15,7 +15,7 @@ def import_model(source: str, out: str | Path, tokenizer: str = "", overrides: S
 
     Raises ConfigError if it is no BLIP, if its files leave a setting unknown, or if `out` holds something else.
     """
-    folder, target = model_folder(source, tokenizer, overrides), Path(out)
+    folder, target = model_folder(source, tokenizer, overrides, ours=True), Path(out)
     if recognise(folder) != "ours":
         raise ConfigError(
             f"model {source}: is no BLIP, so it stays as it is; name it where it is used, as in --captioner {source}"

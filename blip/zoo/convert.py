@@ -15,6 +15,7 @@ from blip.models.weights.files import read_tensors
 from blip.models.weights.load import load_weights
 from blip.models.weights.source import fetched
 from blip.tasks.alignment import AlignmentConfig
+from blip.tasks.blip2_exchange import import_transformers
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.model_folder import save_model
 from blip.tasks.nlvr import NLVRConfig
@@ -49,6 +50,9 @@ def convert(path: Path, kind: ModelKind, out: Path, tokenizer: str = "", overrid
     Raises ConfigError if they leave a setting unknown, if the tokenizer is nowhere or of another vocabulary, and if the
     checkpoint does not fit.
     """
+    if kind in ("blip2_matcher", "blip2_generator"):
+        import_transformers(path, out, queries_tokenizer(path, kind, tokenizer))
+        return
     file = path if path.is_file() else official_file(path)
     weights = path if kind == "blip" else file
     if weights is None:
@@ -160,6 +164,24 @@ def read_tokenizer(path: Path, source: str, vocabulary: int) -> Tokenizer:
     return found
 
 
+def queries_tokenizer(path: Path, kind: ModelKind, source: str) -> Tokenizer:
+    """Returns the tokenizer of the Q-Former of a BLIP-2 of transformers: BERT's, which lies beside a matcher alone.
+
+    Raises ConfigError if it is nowhere.
+    """
+    if source:
+        return fetched_tokenizer(source)
+    if kind == "blip2_matcher" and any((path / name).is_file() for name in TOKENIZER_FILES.required):
+        return Tokenizer.from_folder(path)
+    try:
+        return fetched_tokenizer(BERT)
+    except ConfigError as error:
+        raise ConfigError(
+            f"model {path}: the tokenizer of its Q-Former, BERT's, is not beside it; name one by `blip import "
+            f"--tokenizer`, and then the folder that this writes; {error}"
+        ) from None
+
+
 def fetched_tokenizer(source: str) -> Tokenizer:
     """Returns the tokenizer of a source of weights. Raises ConfigError, StoreError."""
     with fetched(source, TOKENIZER_FILES) as path:
@@ -170,7 +192,8 @@ def describe(folder: Path) -> str:
     """Returns one line on a model folder: task and sizes."""
     values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     vision, text = values["model"]["vision"], values["model"]["text"]
+    depth = f" {vision['depth']} x" if "depth" in vision else ""
     return (
-        f"{values['task']['type']}, {vision['size']} pixels, ViT {vision['depth']} x {vision['width']}, "
+        f"{values['task']['type']}, {vision['size']} pixels, ViT{depth} {vision['width']}, "
         f"text {text['depth']} x {text['width']}, {text['vocab_size']} word pieces"
     )

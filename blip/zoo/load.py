@@ -36,11 +36,11 @@ def load_captioner(
             return our_captioner(task, decoding, seed, precision)
         case "blip" | "official":
             raise not_converted("captioner", folder)
-        case "vision_language":
+        case "vision_language" | "blip2_generator":
             from blip.zoo.vision_language import VisionLanguageCaptioner
 
             return VisionLanguageCaptioner(folder, decoding, seed, cfg)
-        case "open_clip" | "dual_encoder":
+        case "open_clip" | "dual_encoder" | "blip2_matcher":
             raise ConfigError(f"captioner {folder}: this model writes no texts; name it as filter")
         case other:
             assert_never(other)
@@ -58,7 +58,7 @@ def load_filter(folder: Path, precision: Precision, cfg: DualEncoderConfig) -> F
             task = load_task(folder, as_filter(asked))
             assert isinstance(task, Retrieval)
             return our_filter(task, precision)
-        case "blip" | "official":
+        case "blip" | "official" | "blip2_matcher":
             raise not_converted("filter", folder)
         case "dual_encoder":
             from blip.zoo.dual_encoder import TransformersDualEncoder
@@ -68,7 +68,7 @@ def load_filter(folder: Path, precision: Precision, cfg: DualEncoderConfig) -> F
             from blip.zoo.dual_encoder import OpenClipDualEncoder
 
             return OpenClipDualEncoder(folder, cfg)
-        case "vision_language":
+        case "vision_language" | "blip2_generator":
             raise ConfigError(f"filter {folder}: this model writes texts but scores none; name it as captioner")
         case other:
             assert_never(other)
@@ -78,8 +78,10 @@ def check_captioner(folder: Path) -> None:
     """Raises ConfigError if the model of a folder cannot caption; loads no weights."""
     match recognise(folder):
         case "ours":
-            as_captioner(read_model_config(folder).task)
-        case "vision_language":
+            asked = read_model_config(folder).task
+            if not isinstance(asked, Blip2Stage2Config):
+                as_captioner(asked)
+        case "vision_language" | "blip2_generator":
             pass
         case _:
             raise ConfigError(f"captioner {folder}: this model writes no texts; name it as filter")
@@ -89,7 +91,9 @@ def check_filter(folder: Path) -> None:
     """Raises ConfigError if the model of a folder cannot score texts; loads no weights."""
     match recognise(folder):
         case "ours":
-            as_filter(read_model_config(folder).task)
+            asked = read_model_config(folder).task
+            if not isinstance(asked, Blip2Stage1Config):
+                as_filter(asked)
         case "open_clip" | "dual_encoder":
             pass
         case _:

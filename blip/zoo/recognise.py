@@ -7,9 +7,15 @@ from typing import Any, Literal
 from blip.config import ConfigError, read_config
 from blip.models.weights.files import SUFFIXES
 
-ModelKind = Literal["ours", "blip", "official", "open_clip", "dual_encoder", "vision_language"]
-"""A model folder of ours; BLIP of transformers; a checkpoint of the reference; CLIP and its like of open_clip or
-transformers; an image-to-text model of transformers."""
+ModelKind = Literal[
+    "ours", "blip", "official", "blip2_matcher", "blip2_generator", "open_clip", "dual_encoder", "vision_language"
+]
+"""A model folder of ours; BLIP of transformers; a checkpoint of the reference; BLIP-2 of transformers, of the first and
+of the second stage; CLIP and its like of open_clip or transformers; an image-to-text model of transformers."""
+BLIP2_CLASSES: dict[str, ModelKind] = {
+    "Blip2ForImageTextRetrieval": "blip2_matcher",
+    "Blip2ForConditionalGeneration": "blip2_generator",
+}
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 
@@ -39,6 +45,11 @@ def kind_of(values: dict[str, Any], path: Path) -> ModelKind:
         return "ours"
     if name == "blip":
         return "blip"
+    if name == "blip-2":
+        [written, *_] = values.get("architectures") or ["none"]
+        if written in BLIP2_CLASSES:
+            return BLIP2_CLASSES[written]
+        raise ConfigError(f"model {path}: its class is {written}; of BLIP-2 known are {', '.join(BLIP2_CLASSES)}")
     if not isinstance(name, str):
         if (path / OPEN_CLIP).is_file():
             return "open_clip"

@@ -43,23 +43,29 @@ class WholeModel(Content):
         return [*weights, *(name for name in small if name not in weights)]
 
 
-def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[str] = ()) -> Path:
+def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[str] = (), ours: bool = False) -> Path:
     """Returns a local folder with the model of a source; checkpoints of BLIP are converted to model folders of ours.
 
     A source is a folder of ours, of transformers or of open_clip, or a `.pth` of the reference, here or in a store; a
     name on the Hugging Face hub; `models:/name@alias`, `models:/name/3`, `runs:/ID` or a run's ID of MLflow. What is
     copied or converted stays in a cache beside the hub's own (HF_HOME). `tokenizer` and `overrides` tell of a
-    checkpoint what its files do not.
+    checkpoint what its files do not. A BLIP-2 of transformers that writes texts stays as it is, unless `ours` is set.
     Raises ConfigError that names what was looked for; StoreError, TrackingError if trying again can help.
     """
     path = local_path(str(source))
     kind = recognise(path)
-    if kind not in ("blip", "official"):
-        if tokenizer or overrides:
+    match kind:
+        case "blip" | "official":
+            pass
+        case "blip2_matcher" | "blip2_generator" if kind == "blip2_matcher" or ours:
+            if overrides:
+                raise ConfigError(f"model {source}: its files tell all but the tokenizer; leave out settings")
+        case _ if tokenizer or overrides:
             raise ConfigError(
                 f"model {source}: its files tell all; leave out tokenizer and settings, which checkpoints need"
             )
-        return path
+        case _:
+            return path
     digest = file_digest(path) if path.is_file() else folder_digest(path)
     beside = {name: file_digest(path.parent / name) for name in BESIDE if (path.parent / name).is_file()}
     known = value_digest([FORMAT, digest, beside if path.is_file() else {}, tokenizer, list(overrides)])
@@ -69,9 +75,9 @@ def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[st
 def our_model(source: str | Path, what: str) -> Path:
     """Returns the model folder of ours of a source, as `model_folder` does.
 
-    Raises ConfigError, which says `what` needs one, if its model is not a BLIP.
+    Raises ConfigError, which says `what` needs one, if its model is no BLIP and no BLIP-2.
     """
-    folder = model_folder(source)
+    folder = model_folder(source, ours=True)
     if recognise(folder) != "ours":
         raise ConfigError(f"model {source}: {what} takes models of BLIP, this one is of another kind")
     return folder
