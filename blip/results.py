@@ -293,6 +293,25 @@ class WriteTarsResult(Result):
     """Names of the tar files as a webdataset pattern."""
 
 
+class DryRunResult(Result):
+    """What an ingestion would read, of the images that were looked at."""
+
+    page: str
+    """The path of the page."""
+    found: tuple[str, ...]
+    """What each place holds, in plain words."""
+    images: int
+    """Images that were looked at."""
+    splits: dict[str, int]
+    """Those that would be used, by split."""
+    left_out: dict[str, int]
+    """Those that would not, and what belongs to no image, by reason."""
+
+    @classmethod
+    def verb(cls) -> str:
+        return "ingest --dry-run"
+
+
 class LabelResult(Result):
     """What captioning or matching wrote."""
 

@@ -1,11 +1,13 @@
 """The verbs that read and write data sets."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blip.cli.options import Data, FrozenModels, Out, Overrides, Preset, Revision, Storage, run_context
+from blip.cli.places import writable_folder
 
 if TYPE_CHECKING:
     from blip.results import Result
@@ -22,6 +24,17 @@ def ingest(
             "data.test name; none: what the settings say.",
         ),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=writable_folder, help="The folder to write; --dry-run needs none.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only write a page, dry-run.html, with ten samples as pictures, what would be left out and why, and "
+            "where the rest would go.",
+        ),
+    ] = False,
     split: Annotated[
         str,
         typer.Option(
@@ -41,10 +54,19 @@ def ingest(
 
     An interrupted call goes on behind the shards that are written.
     """
-    from blip.runs.ingest import ingest
-
     short = {"data.split": split, "data.text_field": text_field}
     asked = [*(f"{key}={json.dumps(value)}" for key, value in short.items() if value), *overrides]
+    if dry_run:
+        from blip.runs.context import RunContext
+        from blip.runs.dry_run import dry_run as look
+
+        return look(RunContext(preset=preset, overrides=tuple(asked), store=store), sources or (), out or ".")
+    if out is None:
+        from blip.config import ConfigError
+
+        raise ConfigError("Missing option '--out': the folder to write, or --dry-run to see what would be written.")
+    from blip.runs.ingest import ingest
+
     return ingest(run_context(preset, asked, store, revision), sources or (), out=out)
 
 

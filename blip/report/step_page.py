@@ -65,6 +65,8 @@ class StepPage:
     galleries: list[tuple[str, list[ImageCard]]] = field(default_factory=list)
     items: Sequence[str] = ()
     """Shown as a list below the note."""
+    tables: Sequence[tuple[str, Sequence[Sequence[str]]]] = ()
+    """Titles with rows, of which the first is the head."""
 
     def html(self) -> str:
         """Returns the self-contained page."""

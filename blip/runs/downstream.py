@@ -13,8 +13,9 @@ from blip.models.weights.files import SUFFIXES
 from blip.results import DownstreamResult, EvaluationResult, FetchResult, GateResult, IngestResult, Point, TrainResult
 from blip.runs import stages
 from blip.runs.context import RunContext
+from blip.runs.data_config import IngestConfig, ShapesTask
 from blip.runs.evaluate import METRICS, evaluate
-from blip.runs.ingest import IngestConfig, ShapesTask, ingest
+from blip.runs.ingest import ingest
 from blip.runs.outputs import HOME, StepOutput
 from blip.runs.outputs import RECORD as OUTPUT_RECORD
 from blip.runs.plan import cache_keys, sources_are_there

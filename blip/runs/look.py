@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from blip.capfilt.quality import perceptual_hash
 from blip.data.images import decode
 from blip.datasets.own import NO_TEXT, Entries, Entry
 from blip.logs import log
-from blip.progress import progress
+from blip.progress import ProgressBar, progress
 from blip.shards.sample import BadSample, Sample, one_sample
 from blip.storage import Store
 
@@ -80,7 +79,7 @@ def look(forms: Sequence[Entries], journal: Store | None) -> Looked:
     if done:
         log.info("going on behind %s images that were looked at", f"{done:,}")
     with progress(sum(form.total for form in forms), "looking", done=done) as bar:
-        for _, verdict in verdicts(forms, found.counts, skip=done, bar=bar):
+        for _, _, verdict in verdicts(forms, found.counts, skip=done, bar=bar):
             found.verdicts.append(verdict)
             bar.advance()
             if journal and len(found.verdicts) % KEPT_TOGETHER == 0:
@@ -93,9 +92,9 @@ def look(forms: Sequence[Entries], journal: Store | None) -> Looked:
 
 
 def verdicts(
-    forms: Sequence[Entries], counts: Counter[str], *, skip: int = 0, bar: Any = None
-) -> Iterator[tuple[Sample | None, Verdict]]:
-    """Yields the sample and the verdict of all but the first `skip` entries, in order, read ahead."""
+    forms: Sequence[Entries], counts: Counter[str], *, skip: int = 0, bar: ProgressBar | None = None
+) -> Iterator[tuple[Entry, Sample | None, Verdict]]:
+    """Yields all but the first `skip` entries in order, read ahead, each with its sample and the verdict on it."""
     with ThreadPoolExecutor(THREADS) as pool:
         for number, form in enumerate(forms):
             before = sum(earlier.total for earlier in forms[:number])
@@ -107,7 +106,7 @@ def verdicts(
                 yield from map_ahead(pool, judge, rest, AHEAD)
 
 
-def judge(entry: Entry) -> tuple[Sample | None, Verdict]:
+def judge(entry: Entry) -> tuple[Entry, Sample | None, Verdict]:
     """Reads an entry."""
     try:
         with one_sample(entry.name):
@@ -116,8 +115,8 @@ def judge(entry: Entry) -> tuple[Sample | None, Verdict]:
             if not sample.texts:
                 raise BadSample(sample.text_fault or NO_TEXT)
     except BadSample as error:
-        return None, Verdict(str(error))
-    return sample, Verdict("", look, entry.split)
+        return entry, None, Verdict(str(error))
+    return entry, sample, Verdict("", look, entry.split)
 
 
 def look_of(sample: Sample) -> int:

@@ -8,7 +8,8 @@ from blip.config import ConfigError
 from blip.launch.claim import claim
 from blip.logs import log
 from blip.runs.context import RunContext
-from blip.runs.ingest import IngestConfig, Tars, scan_cache
+from blip.runs.data_config import IngestConfig, Tars
+from blip.runs.ingest import scan_cache
 from blip.shards.manifest import Manifest
 from blip.storage import Store, open_store
 

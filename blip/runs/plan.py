@@ -13,7 +13,7 @@ from blip.models.weights.content import named_sources
 from blip.models.weights.files import WeightsError
 from blip.models.weights.source import check_source
 from blip.runs import stages
-from blip.runs.ingest import with_source
+from blip.runs.found import with_source
 from blip.runs.make_frozen import MINIATURES_FORMAT
 from blip.runs.register import check_name
 from blip.shards.manifest import Manifest

@@ -23,8 +23,8 @@ def config_classes() -> dict[str, type[Config]]:
     from blip.capfilt.job import CapFiltConfig
     from blip.capfilt.rules import SelectionConfig
     from blip.runs.config import RunConfig
+    from blip.runs.data_config import IngestConfig
     from blip.runs.evaluate import EvaluateConfig
-    from blip.runs.ingest import IngestConfig
     from blip.runs.make_frozen import FrozenConfig
     from blip.runs.register import RegisterConfig
 

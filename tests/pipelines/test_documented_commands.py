@@ -21,7 +21,7 @@ from tiny_models import captioner, config, model_folder, text_filter, tokenizer
 from blip.launch.resources import PLACEMENTS, Resources
 from blip.models.med import MED
 from blip.runs.export import export
-from blip.runs.ingest import with_source
+from blip.runs.found import with_source
 from blip.runs.stages import load_stages, overrides_for, without_placement
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.model_folder import load_task

@@ -15,7 +15,8 @@ from tiny_models import TEXTS, picture
 from blip.capfilt.duplicates import near_groups
 from blip.config import ConfigError
 from blip.runs.context import RunContext
-from blip.runs.ingest import ingest, with_source
+from blip.runs.found import with_source
+from blip.runs.ingest import ingest
 from blip.runs.shares import assign, parse_split
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples

@@ -40,7 +40,7 @@ class InTars(Form):
         for number, what in ((records, "records of img2dataset"), (images, "images")):
             if number:
                 self.words += f"; {number:,} {what} beside them are not read"
-        self.settings = {"form": "tars", "keys": hints.layout.keys, "lost": f"{hints.lost:g}"}
+        self.settings = {"form": "tars", "keys": hints.layout.keys}
 
     def groups(self, counts: Counter[str]) -> Iterator[list[Entry]]:
         broken: list[str] = []
