@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    out: Out,
     sources: Annotated[
         list[str] | None,
         typer.Argument(

@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 from blip.config import Config, ConfigError
 from blip.config.presets import EXTENDS
 from blip.config.schema import type_tag, union_members
-from blip.runs.ingest import with_source
+from blip.runs.found import with_source
 from blip.runs.stages import load_stages
 from blip.storage import write_file
 
