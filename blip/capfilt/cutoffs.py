@@ -2,12 +2,24 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from blip.capfilt.rules import Combined, Limit, SelectionConfig, faulty, is_web, score_column, score_columns
+from blip.capfilt.rules import (
+    Combined,
+    Limit,
+    SelectionConfig,
+    SumLimit,
+    Weighted,
+    faulty,
+    is_web,
+    score_column,
+    score_columns,
+    weighted_sums,
+)
 from blip.capfilt.table import decoy_column
 from blip.logs import log
 from blip.results import SOURCES, Source
@@ -25,12 +37,34 @@ def with_values(cfg: SelectionConfig, tables: Tables) -> SelectionConfig:
 
     Holds four bytes of each score in memory.
     """
-    rule = cfg.rule
-    if not isinstance(rule, Combined) or all(limit.least is not None for limit in (*rule.web, *rule.synthetic)):
-        return cfg
-    scores = read_scores(cfg, rule, tables)
-    limits = {source: tuple(with_value(limit, scores[source]) for limit in getattr(rule, source)) for source in SOURCES}
+    match cfg.rule:
+        case Combined() as rule if any(limit.least is None for limit in (*rule.web, *rule.synthetic)):
+            scores = read_scores(cfg, rule, tables)
+            limits: dict[str, Any] = {
+                source: tuple(with_value(limit, scores[source]) for limit in getattr(rule, source))
+                for source in SOURCES
+            }
+        case Weighted() as rule if rule.web.least is None or rule.synthetic.least is None:
+            sums = read_sums(cfg, rule, tables)
+            limits = {source: with_least(getattr(rule, source), joined(sums[source])) for source in SOURCES}
+        case _:
+            return cfg
     return cfg.model_copy(update={"rule": rule.model_copy(update=limits)})
+
+
+def read_sums(cfg: SelectionConfig, rule: Weighted, tables: Tables) -> dict[Source, list[NDArray[np.float32]]]:
+    """Returns the weighted sums by source of the texts that no fault drops."""
+    found: dict[Source, list[NDArray[np.float32]]] = {source: [] for source in SOURCES}
+    for table in tables(["source", "faults", *rule.weights]):
+        sums = weighted_sums(table, rule)
+        for source, rows in by_source(is_web(table), (faulty(table, cfg) == 0) & ~np.isnan(sums)):
+            found[source].append(sums[rows])
+    return found
+
+
+def with_least(limit: SumLimit, sums: NDArray[np.float32]) -> SumLimit:
+    """Returns a limit of sums, ascending, with the value that leaves its share of them."""
+    return limit if limit.share is None else SumLimit(least=least_of(sums, count_of(limit.share, len(sums))))
 
 
 def read_scores(cfg: SelectionConfig, rule: Combined, tables: Tables) -> dict[Source, Values]:
@@ -58,15 +92,23 @@ def with_value(limit: Limit, values: Values) -> Limit:
         return limit
     scores = joined(values[limit.score])
     if limit.share is not None:
-        kept = math.floor(limit.share * len(scores) + 1e-9)  # 0.3 of 10 is 3, which arithmetic makes 2.9999999
+        kept = count_of(limit.share, len(scores))
     else:
         decoys = joined(values[decoy_column(limit.score)])
         kept = count_precise(scores, decoys, limit.precision or 0.0)
         log.info("%s: %d of %d texts are kept for a precision of %g", limit.score, kept, len(scores), limit.precision)
+    return Limit(score=limit.score, least=least_of(scores, kept))
+
+
+def count_of(share: float, total: int) -> int:
+    return math.floor(share * total + 1e-9)  # 0.3 of 10 is 3, which arithmetic makes 2.9999999
+
+
+def least_of(scores: NDArray[np.float32], kept: int) -> float:
+    """Returns the score from which on the `kept` best of ascending scores are."""
     if kept:
-        return Limit(score=limit.score, least=float(scores[len(scores) - kept]))
-    above = np.nextafter(scores[-1], np.float32(np.inf)) if len(scores) else 0
-    return Limit(score=limit.score, least=float(above))
+        return float(scores[len(scores) - kept])
+    return float(np.nextafter(scores[-1], np.float32(np.inf))) if len(scores) else 0.0
 
 
 def joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -75,7 +75,32 @@ class Combined(Config):
         return self
 
 
-Rule = Annotated[Matched | Best | Combined, Field(discriminator="type")]
+class SumLimit(Config):
+    """The least weighted sum of kept texts: a value, or the one that leaves a share of them."""
+
+    least: float | None = None
+    share: float | None = Field(default=None, ge=0, le=1)
+    """Keeps the best texts up to this share, 0 to 1, of those of the source, as a limit of one score does."""
+
+    @model_validator(mode="after")
+    def one_is_set(self) -> Self:
+        if (self.least is None) == (self.share is None):
+            raise ValueError("limit of the weighted sum: set one of least and share")
+        return self
+
+
+class Weighted(Config):
+    """Keeps texts whose weighted sum of scores, of one filter or of several side by side, reaches a limit."""
+
+    type: Literal["weighted"] = "weighted"
+    weights: dict[str, float] = Field(min_length=1)
+    """Weight by column of the scores, such as `{match: 1, clip.similarity: 3}`: similarities of CLIP differ less than
+    p(match) does. A text without one of the scores is dropped as unscored."""
+    web: SumLimit = SumLimit(share=0.5)
+    synthetic: SumLimit = SumLimit(share=0.5)
+
+
+Rule = Annotated[Matched | Best | Combined | Weighted, Field(discriminator="type")]
 Fault = ImageFault | TextFault
 ALL_FAULTS: tuple[Fault, ...] = (*get_args(ImageFault), *get_args(TextFault))
 FATAL: frozenset[Fault] = frozenset({"undecodable", "truncated", "too_large", "empty", "not_utf8"})
@@ -121,6 +146,11 @@ def drop_reasons(table: pa.Table, cfg: SelectionConfig, scored: bool) -> NDArray
             scored_enough, reached = combined(table, cfg.rule)
             mark(reasons, ~scored_enough, "unscored")
             mark(reasons, ~reached, "unmatched")
+        case Weighted():
+            sums = weighted_sums(table, cfg.rule)
+            needed = np.where(is_web(table), cfg.rule.web.least or 0.0, cfg.rule.synthetic.least or 0.0)
+            mark(reasons, np.isnan(sums), "unscored")
+            mark(reasons, sums < needed.astype(np.float32), "unmatched")
         case _:
             assert_never(cfg.rule)
     return reasons
@@ -135,6 +165,8 @@ def score_columns(rule: Rule) -> tuple[str, ...]:
             return (rule.by,)
         case Combined():
             return tuple(dict.fromkeys(limit.score for limit in (*rule.web, *rule.synthetic)))
+        case Weighted():
+            return tuple(rule.weights)
         case _:
             assert_never(rule)
 
@@ -150,6 +182,12 @@ def combined(table: pa.Table, rule: Combined) -> tuple[NDArray[np.bool_], NDArra
         scored[of_source] = over([~np.isnan(column) for column in columns], axis=0)
         reached[of_source] = over([column >= np.float32(limit.least or 0) for column, limit in pairs], axis=0)
     return scored, reached
+
+
+def weighted_sums(table: pa.Table, rule: Weighted) -> NDArray[np.float32]:
+    """Returns the weighted sum of each text's scores `(rows,)`, NaN where one is missing."""
+    columns = [score_column(table, name) * np.float32(weight) for name, weight in rule.weights.items()]
+    return np.asarray(np.sum(columns, axis=0), dtype=np.float32)
 
 
 def mark(reasons: NDArray[np.int8], where: NDArray[np.bool_], reason: str) -> None:

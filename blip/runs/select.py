@@ -110,9 +110,12 @@ def settings(
 def with_threshold(rule: dict[str, Any], text: str, by: str = "") -> dict[str, Any]:
     """Returns a rule with other thresholds: `0.6` for both sources, `web=0.7` for one, `30%` for a share to keep.
 
-    They are of the score `by`, or of p(match). Raises ConfigError.
+    They are of the score `by`, or of p(match); of the weighted sum if the rule is one. Raises ConfigError.
     """
     given = parse_threshold(text)
+    if rule["type"] == "weighted" and not by:
+        sums = {source: limit.model_dump(include={"least", "share"}) for source, limit in given.items()}
+        return {**rule, **sums}
     values = {source: limit.least for source, limit in given.items() if limit.least is not None}
     if not by and len(values) == len(given):
         return with_values(rule, text, values)
@@ -143,7 +146,7 @@ def with_precision(rule: dict[str, Any], precision: float, threshold: str, by: s
         raise ConfigError(f"threshold {threshold!r} and precision {precision:g}: name one of them")
     if not 0 < precision < 1:
         raise ConfigError(f"precision {precision:g}: must be above 0 and below 1, such as 0.9")
-    if rule["type"] == "best" or rule.get("origins"):
+    if rule["type"] not in ("matched", "combined") or rule.get("origins"):
         raise ConfigError(
             f"precision {precision:g}: the rule so far has no one threshold of synthetic texts to keep; set the whole "
             f"rule by rule='{{type: combined, web: [{{precision: {precision:g}}}]}}'"

@@ -444,6 +444,13 @@ def test_a_chat_model_captions_and_scores_of_two_filters_combine(folder: Path):
     assert Manifest.load(folder / "out" / "web.json").meta["selection"]["rule"]["synthetic"][0]["share"] == 0.25
     again = choose(folder, data="out", out="half", threshold="50%", by="clip.similarity")
     assert (again.counts["web.kept"], again.counts["synthetic.kept"]) == (12, 12)
+    rule = "rule={type: weighted, weights: {match: 1, clip.similarity: 3}, web: {share: 0.25}, synthetic: {least: 9}}"
+    summed = choose(folder, rule, out="summed", page=folder / "summed.html")
+    assert (summed.counts["web.kept"], summed.counts["synthetic.kept"]) == (6, 0)
+    other = choose(folder, data="summed", out="other", threshold="synthetic=50%")
+    assert (other.counts["web.kept"], other.counts["synthetic.kept"]) == (6, 12)
+    with pytest.raises(ConfigError, match="siglip"):
+        choose(folder, "rule={type: weighted, weights: {siglip.match: 1}}", out="none")
 
 
 def test_web_texts_are_kept_by_the_precision_that_decoys_promise(folder: Path):

@@ -8,7 +8,18 @@ import pytest
 
 from blip.capfilt.cutoffs import with_values
 from blip.capfilt.duplicates import near_duplicates
-from blip.capfilt.rules import ALL_FAULTS, REASONS, Best, Combined, Limit, Matched, SelectionConfig, Thresholds
+from blip.capfilt.rules import (
+    ALL_FAULTS,
+    REASONS,
+    Best,
+    Combined,
+    Limit,
+    Matched,
+    SelectionConfig,
+    SumLimit,
+    Thresholds,
+    Weighted,
+)
 from blip.capfilt.selection import Selection, select_texts
 from blip.capfilt.table import SCORES_SCHEMA, from_parquet, schema_of, to_parquet
 from blip.config import ConfigError, validate
@@ -83,6 +94,37 @@ def test_a_share_keeps_the_best_texts_of_its_source(share: float, kept: int):
     found = chosen(rows, rule=Combined(web=(Limit(share=share),), synthetic=(Limit(least=0.5),)))
     assert reasons(found)[:10] == ["unmatched"] * (10 - kept) + [""] * kept
     assert reasons(found)[10:] == ["empty", "", "unmatched"]
+
+
+def test_a_weighted_sum_of_several_filters_decides():
+    rows = [
+        row("a", "web", 0.5, **{"clip.similarity": 0.25}),  # 0.5 + 2 x 0.25 = 1.0
+        row("b", "web", 0.9, **{"clip.similarity": 0.0}),  # 0.9
+        row("c", "web", 0.0, **{"clip.similarity": 0.5}),  # 1.0
+        row("d", "web", 0.9),
+        row("e", "web", 1.0, **{"clip.similarity": 1.0}, faults="empty"),
+        row("a", "synthetic", 0.4, **{"clip.similarity": 0.1}),  # 0.6
+        row("b", "synthetic", 0.4, **{"clip.similarity": 0.0}),  # 0.4
+    ]
+    weights = {"match": 1.0, "clip.similarity": 2.0}
+    by_value = Weighted(weights=weights, web=SumLimit(least=1.0), synthetic=SumLimit(least=0.5))
+    expected = ["", "unmatched", "", "unscored", "empty", "", "unmatched"]
+    assert reasons(chosen(rows, rule=by_value)) == expected
+    # of three web texts that are sound and have both scores the best two, which tie; of two others the best
+    by_share = Weighted(weights=weights, web=SumLimit(share=0.67), synthetic=SumLimit(share=0.5))
+    assert reasons(chosen(rows, rule=by_share)) == expected
+    one_less = Weighted(weights=weights, web=SumLimit(share=0.34), synthetic=SumLimit(share=0.0))
+    assert reasons(chosen(rows, rule=one_less)) == ["", "unmatched", "", "unscored", "empty", "unmatched", "unmatched"]
+    alone = Weighted(weights={"match": 1.0}, web=SumLimit(least=0.5), synthetic=SumLimit(least=0.4))
+    assert reasons(chosen(rows, rule=alone)) == reasons(chosen(rows, rule=Matched(web=0.5, synthetic=0.4)))
+
+
+@pytest.mark.parametrize("limit", [{}, {"least": 0.5, "share": 0.5}])
+def test_a_limit_of_a_weighted_sum_is_a_value_or_a_share(limit: dict):
+    with pytest.raises(ConfigError, match="limit of the weighted sum: set one of least and share"):
+        validate(SelectionConfig, {"rule": {"type": "weighted", "weights": {"match": 1}, "web": limit}}, "select")
+    with pytest.raises(ConfigError, match="at least 1 item"):
+        validate(SelectionConfig, {"rule": {"type": "weighted", "weights": {}}}, "select")
 
 
 def test_a_share_is_of_all_shards_together():
