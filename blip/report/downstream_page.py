@@ -82,5 +82,9 @@ def task_sections(result: DownstreamResult) -> list[TaskSection]:
 
 
 def loss_charts(result: DownstreamResult) -> list[tuple[str, Chart]]:
-    """Returns a chart for each fine-tuning, with a line for each of its losses."""
-    return [(item, line_chart(curves)) for item, curves in result.curves.items() if curves]
+    """Returns a chart for each fine-tuning, with a line for each of its losses; their sum only if there are several."""
+    charts = []
+    for item, curves in result.curves.items():
+        parts = {name: curve for name, curve in curves.items() if name != "loss"}
+        charts += [(item, line_chart(parts if len(parts) == 1 else curves))] if curves else []
+    return charts

@@ -173,6 +173,7 @@ def judge(
     result = result.model_copy(
         update={
             "scores": {**result.scores, **clips.scores},
+            "baseline": {**result.baseline, **clips.baseline},
             "seconds": result.seconds + clips.seconds,
             "gpu_hours": result.gpu_hours + clips.gpu_hours,
         }

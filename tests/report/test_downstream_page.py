@@ -2,7 +2,7 @@
 
 import re
 
-from blip.report.downstream_page import downstream_html, task_sections
+from blip.report.downstream_page import downstream_html, loss_charts, task_sections
 from blip.results import DownstreamResult
 
 RESULT = DownstreamResult(
@@ -11,7 +11,7 @@ RESULT = DownstreamResult(
     baseline={"vqa": {"accuracy": 33.0, "accuracy_colour": 20.0}, "dialog": {"mrr": 15.0, "mean_rank": 12.0}},
     registered={"vqa@first": False, "vqa": True, "dialog": True},
     reasons={"vqa@first": "not registered: a < b", "vqa": "registered as version 1", "dialog": "registered"},
-    curves={"vqa": {"loss": [(1, 2.0), (5, 0.5)]}},
+    curves={"vqa": {"vqa": [(1, 2.0), (5, 0.5)], "loss": [(1, 2.0), (5, 0.5)]}, "dialog": {}},
     seconds_by_task={"vqa": 61.0, "dialog": 9.0},
 )
 
@@ -30,14 +30,21 @@ def cells(page: str) -> list[list[str]]:
     return [[re.sub(r"<.*?>", "", cell) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in rows]
 
 
+def test_the_only_loss_is_drawn_once():
+    ((item, chart),) = loss_charts(RESULT)
+    assert item == "vqa"
+    assert [line.name for line in chart.lines] == ["vqa"]
+
+
 def test_the_page_has_the_table_before_and_after_and_what_the_gate_said():
     page = downstream_html(RESULT)
     assert ["Visual question answering", "accuracy", "33", "70.5", "80", "+9.5"] in cells(page)
     assert ["accuracy_colour", "20", "", "90", "+70"] in cells(page)
+    assert not [row for row in cells(page) if row[:2] == ["Visual dialog", "mrr"]]  # it has no model before CapFilt
     assert ["vqa@first", "not registered: a &lt; b", ""] in cells(page)
     assert ["vqa", "registered as version 1", "1:01 min"] in cells(page)
     assert "http" not in page.replace("http-equiv", "")
-    assert "2 of 3 models are the champions" in page
+    assert "2 of 3 models passed the gate" in page
 
 
 def test_a_page_without_a_model_before_capfilt_has_no_such_table():

@@ -17,6 +17,7 @@ from blip.evaluation.job import run_evaluation_worker
 from blip.models.med import MEDConfig
 from blip.results import EvaluationResult
 from blip.runs.context import RunContext
+from blip.runs.downstream import ingest_settings, ingest_task, judge
 from blip.runs.evaluate import METRICS, evaluate
 from blip.shards.writing import write_shards
 from blip.storage import open_store
@@ -129,3 +130,17 @@ def test_one_process_two_workers_and_killed_ones_find_the_same(folder: Path):
     assert list(result.scores) == tasks
     assert set(result.baseline) == set(tasks)
     assert {SUBMISSIONS[task] for task in tasks if task in SUBMISSIONS} <= set(files)
+
+
+def test_a_model_of_questions_is_judged_on_clips_too(tmp_path: Path):
+    cfg = VQAConfig()
+    save_model(cfg.build_task(cfg.build_model(sizes()), tokenizer()), tmp_path / "model")
+    world = ["ingest.data.world.gold=1", "ingest.data.world.test=2", "ingest.data.world.size=16"]
+    context = RunContext(preset="shapes", overrides=tuple(ingest_settings("vqa", world)), store=str(tmp_path / "store"))
+    ingested = ingest_task(context, "vqa", out=tmp_path / "data")
+    assert {name: split.samples for name, split in ingested.splits.items()} == {"train": 4, "test": 8, "clips": 2}
+    context = context.model_copy(update={"overrides": RUN})
+    found = judge(context, "vqa", data=tmp_path / "data", model=tmp_path / "model", out=tmp_path / "out")
+    assert set(found.scores) == set(found.baseline) == {"vqa", "video_qa"}
+    assert found.baseline["video_qa"].keys() == found.scores["video_qa"].keys()
+    assert EvaluationResult.load(tmp_path / "out" / METRICS).scores == found.scores
