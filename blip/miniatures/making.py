@@ -35,7 +35,7 @@ class MiniaturesConfig(Config):
 
 
 def make_miniatures(cfg: MiniaturesConfig, out: Path) -> dict[str, list[Point]]:
-    """Trains `opt`, `t5` and `vision`, saves each in its folder below `out`, and returns the curve of each one's loss.
+    """Trains `vision`, `t5` and `opt`, saves each in its folder below `out`, and returns the curve of each one's loss.
 
     Each trains on one thread, so that the result does not depend on the machine's number of cores.
     """
@@ -43,10 +43,10 @@ def make_miniatures(cfg: MiniaturesConfig, out: Path) -> dict[str, list[Point]]:
     texts = (f"{document.context} {document.continuation}{NEWLINE}" for document in read)
     words = train_words(texts, cfg.vocabulary)
     shared = {"seed": cfg.seed, "two_objects": cfg.two_objects}
-    jobs = {
-        "opt": partial(train_opt, cfg.opt, words, **shared, out=out / "opt"),
-        "t5": partial(train_t5, cfg.t5, words, **shared, out=out / "t5"),
+    jobs = {  # the longest first
         "vision": partial(train_vision, cfg.vision, **shared, out=out / "vision"),
+        "t5": partial(train_t5, cfg.t5, words, **shared, out=out / "t5"),
+        "opt": partial(train_opt, cfg.opt, words, **shared, out=out / "opt"),
     }
     processes = min(len(jobs), len(os.sched_getaffinity(0)))
     pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
@@ -56,4 +56,4 @@ def make_miniatures(cfg: MiniaturesConfig, out: Path) -> dict[str, list[Point]]:
         for done in as_completed(started):
             curves[started[done]] = done.result()
             bar.advance(1)
-    return {name: curves[name] for name in jobs}
+    return {name: curves[name] for name in sorted(jobs)}

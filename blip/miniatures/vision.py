@@ -32,9 +32,9 @@ class MiniatureVisionConfig(Config):
     width: int = Field(default=64, ge=1, le=65536)
     depth: int = Field(default=4, ge=1, le=1000)
     heads: int = Field(default=4, ge=1, le=1024)
-    images: int = Field(default=4000, ge=1)
+    images: int = Field(default=8000, ge=1)
     """Scenes that are rendered and seen again and again."""
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=1000, ge=1)
     batch: int = Field(default=128, ge=1)
     lr: float = Field(default=3e-3, gt=0, le=1)
 

@@ -37,6 +37,9 @@ class Blip2Config(Config):
     tokens: SpecialTokens = SpecialTokens()
     language_model: LanguageModelConfig | None = None
     """The frozen language model of the second stage."""
+    projection_std: float = Field(default=0.02, gt=0, le=10)
+    """Standard deviation of the initial projection to the language model; soft prompts learn soonest if they begin at
+    the scale of its word embeddings, which is this times the root of `text.width`."""
 
     def located(self, folder: Path) -> Self:
         """Returns the configuration with sources that begin with `./` found in a folder, that of the model."""
@@ -143,7 +146,7 @@ class Blip2(QueriedImages):
         super().__init__(cfg, encoder, text=question)
         assert cfg.language_model is not None
         self.projection = nn.Linear(cfg.text.width, cfg.language_model.width)
-        initialise(self.projection, cfg.text.init_std)
+        initialise(self.projection, cfg.projection_std)
         if language is not None:
             self.frozen_language_model = Frozen(language)
 

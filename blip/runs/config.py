@@ -157,7 +157,7 @@ class RunConfig(Config):
     @property
     def itm_weight(self) -> float:
         """The weight of the ITM loss."""
-        return (self.task.weights.itm or 1.0) if isinstance(self.task, PretrainingConfig) else 1.0
+        return (self.task.weights.itm or 1.0) if isinstance(self.task, PretrainingConfig | Blip2Stage1Config) else 1.0
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
         """Returns a copy whose model has the tokenizer's vocabulary size and special tokens."""

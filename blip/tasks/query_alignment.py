@@ -33,6 +33,8 @@ class QueryAlignmentConfig(Config):
     """Role in ITC of other texts of the same image; the reference's pre-training uses `negative`."""
     negatives: Literal["rank", "world"] = "world"
     """Compare with this process's micro-batch, or with those of all processes."""
+    floor: float = Field(default=0.0, ge=0)
+    """Added to the probability of every candidate for an ITM negative; about 0.03 lets small models leave the prior."""
     most_likely_negatives: bool = False
     """Take the most likely candidate for ITM instead of sampling; for parity tests."""
 
@@ -126,6 +128,6 @@ class QueryAlignment(nn.Module):
             ids,
             same_image=self.cfg.same_image,
             world=self.cfg.negatives == "world",
-            floor=0.0,
+            floor=self.cfg.floor,
             most_likely=self.cfg.most_likely_negatives,
         )

@@ -51,6 +51,17 @@ def test_a_causal_model_says_the_text_and_its_end(folders: dict[str, str]):
     assert counted.int().tolist() == [[0, 0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("std", [0.02, 0.5])
+def test_soft_prompts_begin_at_the_scale_that_the_projection_is_given(folders: dict[str, str], std: float):
+    torch.manual_seed(0)
+    cfg = Blip2Stage2Config()
+    model = cfg.model_from(blip2_config(folders["clip"], folders["opt"]).model_copy(update={"projection_std": std}))
+    assert model.projection.weight.std().item() == pytest.approx(std, rel=0.15)
+    soft = model.soft_prompts(model.encode_image(images(4)))
+    expected = std * model.cfg.text.width**0.5  # what the queries found is normalised
+    assert soft.pow(2).mean().sqrt().item() == pytest.approx(expected, rel=0.3)
+
+
 def test_an_encoder_decoder_is_given_the_first_words_and_says_the_rest(folders: dict[str, str]):
     task = stage2(folders, "t5")
     sample = Sample("k", [picture(0)], ["a large red circle"], {})
