@@ -47,12 +47,13 @@ class Step:
         self.inputs[role] = uri
         return self.files.enter_context(StepOutput.load(uri).folder())
 
-    def finish(self, result: R, html: Callable[[R], str], page: Artifact) -> str:
+    def finish(self, result: R, html: Callable[[R], str], page: Artifact, *, same: bool = False) -> str:
         """Publishes the folder `out`, writes the page, and returns the URI of the output.
 
-        `seconds` of the result becomes the time of the whole step.
+        `seconds` of the result becomes the time of the whole step. With `same` it becomes 0, so that an equal result
+        has the URI of the earlier one, and what was made from that comes from the cache.
         """
-        result = result.model_copy(update={"seconds": process_seconds()})
+        result = result.model_copy(update={"seconds": 0.0 if same else process_seconds()})
         write_page(html(result), page)
         if isinstance(result, TrainResult) and result.alarms:
             page.metadata["alarms"] = [str(alarm) for alarm in result.alarms]

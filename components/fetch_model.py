@@ -14,4 +14,4 @@ def fetch_model(model: str, task: str, preset: str, store: str, model_page: Outp
 
     with at_work("fetch-model", preset, [], store) as step:
         result = fetch_champion(model, task, store=store, out=step.out)
-        return step.finish(result, lambda made: fetched_page(made).html(), model_page)
+        return step.finish(result, lambda made: fetched_page(made).html(), model_page, same=True)

@@ -10,7 +10,7 @@ from kfp import dsl
 
 from blip.config import ConfigError
 from blip.launch.resources import Resources
-from blip.results import Alarm, GateResult, TrainResult
+from blip.results import Alarm, FetchResult, GateResult, TrainResult
 from blip.runs.outputs import FOLDER, StepOutput
 from blip.storage import StoreError, open_store
 from components.context import at_work, write_page
@@ -111,6 +111,23 @@ def test_the_same_step_again_makes_another_output(tmp_path):
     first, second = (finished(tmp_path, page(tmp_path)) for _ in range(2))
     assert first.uri != second.uri, "or a cache would not see that what was made again may differ"
     assert Path(first.uri).parent == Path(second.uri).parent == tmp_path / "store" / "made" / "pretrain"
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_step_that_fetches_the_same_again_makes_the_same_output(place, tmp_path, s3):
+    store = s3 if place == "bucket" else str(tmp_path / "store")
+
+    def fetched(digest: str) -> str:
+        with at_work("fetch-model", "shapes", [], store) as step:
+            (step.out / "weights").write_bytes(digest.encode())
+            found = FetchResult(source="models:/blip@champion", task="pretraining", digest=digest, seconds=time.time())
+            return step.finish(found, lambda _: "", page(tmp_path), same=True)
+
+    first = fetched("a")
+    assert fetched("a") == first
+    assert fetched("b") != first
+    with StepOutput.load(first).folder() as folder:
+        assert (folder / "weights").read_bytes() == b"a"
 
 
 def test_a_deleted_output_is_named_with_the_way_out(tmp_path):
