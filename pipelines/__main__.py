@@ -58,6 +58,12 @@ def find_pipeline(name: str) -> GraphComponent:
     return getattr(importlib.import_module(f"pipelines.{name}"), name)
 
 
+Own = Annotated[
+    list[str],
+    typer.Option("--data", metavar="PLACE", help="Own data, in one or several places; their size chooses a preset."),
+]
+
+
 @app.command("compile")
 def compile_(names: Names = [*PIPELINES], out: Path = Path("build")) -> None:  # noqa: B006
     """Write the YAML for Kubeflow Pipelines; it is linted first."""
@@ -75,6 +81,7 @@ def compile_(names: Names = [*PIPELINES], out: Path = Path("build")) -> None:  #
 def run(
     name: Name = "bootstrap",
     settings: Settings = [],  # noqa: B006
+    data: Own = [],  # noqa: B006
     root: Path = Path("runs"),
     no_cache: NoCache = False,
     again: Again = [],  # noqa: B006
@@ -82,7 +89,7 @@ def run(
     """Run the pipeline on this machine; steps that ran with the same inputs come from the cache."""
     pipeline, console = find_pipeline(name), screen()
     repeated = steps_to_repeat(pipeline, no_cache, again)
-    arguments = parameters.values(pipeline, settings)
+    arguments = parameters.values(pipeline, with_data(pipeline, settings, data))
     if "store" in (pipeline.component_spec.inputs or {}):
         arguments.setdefault("store", str(root.resolve() / "store"))
     parameters.require(pipeline, arguments)
@@ -114,6 +121,30 @@ def run(
         for alarm in local.alarms(made):
             console.print(f"[yellow]! {step}: {escape(alarm)}[/]")
     console.print(f"report  {latest / 'report.html'}\nMLflow  make mlflow")
+
+
+def with_data(pipeline: GraphComponent, settings: list[str], data: list[str]) -> list[str]:
+    """Returns the settings with the source that own data are, and the preset chosen for them, both of which it prints.
+
+    Raises ParameterError if the pipeline takes no source, the settings name another, or the data are not understood.
+    """
+    if not data:
+        return settings
+    given = {name: value for name, _, value in (setting.partition("=") for setting in settings)}
+    if "source" not in (pipeline.component_spec.inputs or {}):
+        raise parameters.ParameterError(f"DATA: the pipeline {pipeline.name} takes no data of one's own; leave it out")
+    if "source" in given:
+        raise parameters.ParameterError(f"DATA names the data, and so does source={given['source']}: leave one out")
+    own = [setting.removeprefix("ingest.") for setting in settings if setting.startswith("ingest.data.")]
+    # in a process of its own: the pipelines do not know the library
+    command = [sys.executable, "-m", "blip.runs.choice", given.get("preset", ""), *own, "--", *data]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["DATA cannot be read"]
+        raise parameters.ParameterError(lines[-1])
+    choice = json.loads(done.stdout)
+    screen().print("\n".join(["data", *map(escape, choice["said"])]))
+    return [f"source={choice['source']}", f"preset={choice['preset']}", *settings]
 
 
 def steps_to_repeat(pipeline: GraphComponent, no_cache: bool, again: list[str]) -> list[str]:
@@ -167,6 +198,7 @@ def publish(report: local.Outputs, root: Path, link: str = "latest") -> Path:
 def submit(
     name: Name = "bootstrap",
     settings: Settings = [],  # noqa: B006
+    data: Own = [],  # noqa: B006
     wait: Annotated[float, typer.Option(help="Hours to wait for.")] = 0,
     no_cache: NoCache = False,
     again: Again = [],  # noqa: B006
@@ -174,7 +206,7 @@ def submit(
     """Run the pipeline on the cluster at KFP_HOST; it is published first unless --no-cache or --again is given."""
     pipeline = find_pipeline(name)
     repeated = steps_to_repeat(pipeline, no_cache, again)
-    arguments = parameters.values(pipeline, settings)
+    arguments = parameters.values(pipeline, with_data(pipeline, settings, data))
     with cluster() as kubeflow:
         run = kubeflow.submit(pipeline, arguments, repeated)
         screen().print(f"run {run}\n{kubeflow.page(run)}")

@@ -21,7 +21,7 @@ def with_source(source: str | Sequence[str], overrides: Sequence[str]) -> list[s
     all is left to the settings.
     Raises ConfigError if a source is neither a kind nor a place of known data.
     """
-    sources = [source] if isinstance(source, str) else list(source)
+    sources = several(source) if isinstance(source, str) else list(source)
     if not sources:
         return [*overrides]
     if len(sources) == 1 and sources[0] in KINDS:
@@ -32,9 +32,22 @@ def with_source(source: str | Sequence[str], overrides: Sequence[str]) -> list[s
     return ["data.type=files", *overrides, f"data.path={listed(sources)}"]
 
 
-def listed(sources: Sequence[str]) -> str:
-    """Returns sources as the value of an override."""
+def listed(sources: Sequence[str], bare: bool = False) -> str:
+    """Returns sources as the value of an override, or `bare` as one text that `several` reads."""
+    if bare and len(sources) == 1:
+        return sources[0]
     return json.dumps(sources[0] if len(sources) == 1 else sources, ensure_ascii=False)
+
+
+def several(source: str) -> list[str]:
+    """Returns the sources in the text of a pipeline's parameter: one, or a list in JSON."""
+    if not source.startswith("["):
+        return [source]
+    try:
+        found = json.loads(source)
+    except ValueError:
+        return [source]  # a pattern
+    return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else [source]
 
 
 def given(overrides: Sequence[str], key: str) -> str:

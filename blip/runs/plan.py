@@ -17,9 +17,9 @@ from blip.runs.found import with_source
 from blip.runs.make_frozen import MINIATURES_FORMAT
 from blip.runs.register import check_name
 from blip.shards.manifest import Manifest
-from blip.shards.sources import WILDCARD, find_tars
+from blip.shards.sources import WILDCARD, find_objects, find_tars
 from blip.storage import locate, open_store
-from blip.storage.remote import remote_schemes
+from blip.storage.remote import WEB, remote_schemes
 from blip.training import engine
 
 FORMATS = {
@@ -129,8 +129,13 @@ def listing(place: str) -> dict[str, str]:
     """
     if not is_place(place):
         return {}
-    if WILDCARD.search(place) or "{" in place or place.endswith(".tar"):
+    if place.endswith(".tar"):
         return find_tars([place])[1]
+    if not os.path.exists(place) and (WILDCARD.search(place) or "{" in place):
+        return find_objects(place)[1]
+    if place.partition("://")[0] in WEB:
+        store, key = locate(place.rstrip("/"))
+        return store.stamps(key)
     below = open_store(place.rstrip("/") or "/").stamps()
     if below or place.endswith("/"):
         tars = {key: stamp for key, stamp in below.items() if key.endswith(".tar")}

@@ -29,6 +29,7 @@ from blip.tasks.pretraining import Pretraining, PretrainingConfig
 
 ROOT = Path(__file__).parents[2]
 NOT_RUN = {
+    "make run-pipeline DATA=photos ": "tests/pipelines/test_data_parameter.py runs it",
     "make run-pipeline     #": "tests/end_to_end runs it, in minutes",
     "make run-pipeline PRESET=benchmarks/pictures.yaml ": "an hour; tests/end_to_end/test_real_pictures.py is short",
     ".venv/bin/python benchmarks/pictures.py": "fetches packages by npm; tests/benchmarks makes small ones",
@@ -198,6 +199,10 @@ def test_the_readmes_own_data_recipe_runs_as_it_is_written(tmp_path: Path, monke
     for key, first, count in tars:
         bucket.put_object(Key=key, Body=tar_of(first, count))
     prepare(tmp_path, monkeypatch)
+    (tmp_path / "photos").mkdir()
+    for i in range(12):
+        Image.new("RGB", (64, 48), (20 * i, 0, 0)).save(tmp_path / "photos" / f"{i}.jpg")
+        (tmp_path / "photos" / f"{i}.txt").write_text(f"a red of {i}")
     try:
         for command in VERBS:
             if command not in RELEASED:
