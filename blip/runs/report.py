@@ -15,6 +15,7 @@ from blip.results import (
     CapFiltResult,
     Change,
     EvaluationResult,
+    FrozenResult,
     GateResult,
     IngestResult,
     Result,
@@ -120,7 +121,7 @@ def report(context: RunContext, results: BootstrapResults, *, kept: str | Path) 
         revision=context.revision,
         facts=facts(results.ingest) | gpu_hours_by_step(results.steps()),
         gate=results.register.reason,
-        steps=tuple(report_step(name, found) for name, found in results.steps().items()),
+        steps=tuple(report_step(name, found, *STEP_PURPOSES[name]) for name, found in results.steps().items()),
         threshold=results.select.threshold,
         histograms=results.select.histograms,
         galleries=galleries(pictures, "web") + galleries(pictures, "synthetic"),
@@ -173,19 +174,19 @@ def gpu_hours_by_step(results: Mapping[str, Result]) -> dict[str, str]:
     return {"GPU hours": f"{sum(hours.values()):.2f} ({shares})"} if hours else {}
 
 
-def report_step(name: str, found: Result) -> ReportStep:
-    """Returns a step as the report shows it."""
-    purpose, parents = STEP_PURPOSES[name]
+def report_step(name: str, found: Result, purpose: str, parents: tuple[str, ...]) -> ReportStep:
+    """Returns a step as a report shows it."""
     trained = found if isinstance(found, TrainResult) else None
+    made = found if isinstance(found, FrozenResult) else None
     return ReportStep(
         name=name,
         purpose=purpose,
         parents=parents,
         seconds=found.seconds,
         curves=trained.curves if trained else {},
-        params=trained.params if trained else {},
+        params=trained.params if trained else dict(made.sources) if made else {},
         alarms=tuple(map(str, trained.alarms)) if trained else (),
-        digest=made_of(found),
+        digest=", ".join(f"{name} {digest}" for name, digest in made.digests.items()) if made else made_of(found),
         mlflow=found.mlflow,
     )
 

@@ -9,7 +9,6 @@ from typing import Self, get_args
 from blip.datasets.judge import judge_of
 from blip.report.blip2_page import Blip2Report, Said, Shown, blip2_html
 from blip.report.blip2_summary import LANGUAGE_MODELS, Answered, Blip2Summary, LanguageModelKind, LanguageScores
-from blip.report.bootstrap_page import ReportStep
 from blip.report.capfilt_figures import thumbnail
 from blip.results import (
     Change,
@@ -24,7 +23,7 @@ from blip.results import (
 from blip.runs.context import RunContext
 from blip.runs.evaluate import SHOWN_CAPTIONS
 from blip.runs.outputs import StepOutput
-from blip.runs.report import facts, gpu_hours_by_step, made_of
+from blip.runs.report import facts, gpu_hours_by_step, report_step
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 
@@ -111,7 +110,7 @@ def report_blip2(context: RunContext, results: Mapping[str, Result], data: str |
         facts=facts(ingested) | gpu_hours_by_step(results),
         features=features_saved(results),
         gates=tuple(gate.reason for gate in results.values() if isinstance(gate, GateResult)),
-        steps=tuple(report_blip2_step(name, found) for name, found in results.items()),
+        steps=tuple(report_step(name, found, purpose_of(name), parents_of(name)) for name, found in results.items()),
         shown=tuple(shown_images(Path(data), results)),
         bad=left_out(results),
     )
@@ -148,21 +147,9 @@ def language_scores(found: EvaluationResult) -> LanguageScores:
     )
 
 
-def report_blip2_step(name: str, found: Result) -> ReportStep:
-    """Returns a step as the report shows it."""
-    trained = found if isinstance(found, TrainResult) else None
-    made = found if isinstance(found, FrozenResult) else None
-    return ReportStep(
-        name=name,
-        purpose=PURPOSES[name.partition("-")[0]] + (", without the first stage" if name.endswith("alone") else ""),
-        parents=parents_of(name),
-        seconds=found.seconds,
-        curves=trained.curves if trained else {},
-        params=trained.params if trained else dict(made.sources) if made else {},
-        alarms=tuple(map(str, trained.alarms)) if trained else (),
-        digest=", ".join(f"{name} {digest}" for name, digest in made.digests.items()) if made else made_of(found),
-        mlflow=found.mlflow,
-    )
+def purpose_of(step: str) -> str:
+    """Returns what a step is for."""
+    return PURPOSES[step.partition("-")[0]] + (", without the first stage" if step.endswith("alone") else "")
 
 
 def features_saved(results: Mapping[str, Result]) -> str:

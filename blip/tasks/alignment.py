@@ -13,8 +13,7 @@ from blip.models.bert import KeysValues, TextTransformer
 from blip.models.med import MED
 from blip.objectives.contrastive import FeatureQueue, contrastive_loss
 from blip.objectives.momentum import ema_update, momentum_copy
-from blip.tasks.matching import SameImage, itm_loss
-from blip.tasks.text import TextLengths
+from blip.tasks.matching import SameImage, itm_loss, relations
 
 
 class AlignmentConfig(Config):
@@ -60,15 +59,6 @@ class AlignmentConfig(Config):
                 f"alignment.temperature_bounds are {low} and {high}: the first must be above 0 and not above the second"
             )
         return self
-
-
-def check_padding(alignment: AlignmentConfig, text: TextLengths) -> None:
-    """Raises ValueError if processes would exchange texts of different lengths."""
-    if alignment.negatives == "world" and text.pad == "longest":
-        raise ValueError(
-            "alignment.negatives is world, but text.pad is longest: texts that processes exchange need one length; "
-            "set text.pad to max, or alignment.negatives to rank"
-        )
 
 
 class Alignment(nn.Module):
@@ -197,13 +187,7 @@ class Alignment(nn.Module):
         own = torch.eye(len(ids), len(keys), dtype=torch.bool, device=ids.device)
         same = ids[:, None] == keys[None, :]
         empty = torch.cat([torch.ones_like(ids, dtype=torch.bool), written]).logical_not().expand(len(ids), -1)
-        match self.cfg.same_image:
-            case "masked":
-                return own, empty | (same & ~own)
-            case "positive":
-                return (same | own) & ~empty, empty
-            case "negative":
-                return own, empty
+        return relations(same, own, empty, self.cfg.same_image)
 
     def itm_loss(
         self,

@@ -13,6 +13,7 @@ from blip.models.generation import Beam, check_room
 from blip.models.image_encoder import load_image_encoder
 from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import caption_loss, next_token_targets
+from blip.tasks.matching import check_padding
 from blip.tasks.pretraining import LossWeights
 from blip.tasks.query_alignment import QueryAlignment, QueryAlignmentConfig
 from blip.tasks.task import Task, TaskSettings
@@ -37,7 +38,7 @@ class Blip2Stage1Config(TaskSettings):
 
     @model_validator(mode="after")
     def processes_can_exchange_texts(self) -> Self:
-        self.alignment.check_padding(self.text)
+        check_padding(self.alignment.negatives, self.text)
         return self
 
     def build_model(self, model: Blip2Config) -> QFormerModel:

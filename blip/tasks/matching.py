@@ -10,6 +10,7 @@ from blip.batch import Tokens
 from blip.distributed import all_gather, all_gather_with_grad, rank
 from blip.models.bert import KeysValues
 from blip.objectives.matching import hard_negatives, matching_loss
+from blip.tasks.text import TextLengths
 
 SameImage = Literal["masked", "positive", "negative"]
 """Role in ITC of other texts of the same image: ignored, positives or negatives; in ITM only `negative` draws them."""
@@ -27,6 +28,29 @@ def allowed_negatives(ids: Tensor, candidates: Tensor, same_image: SameImage, wo
     if same_image == "negative":
         return ~own_columns(ids, candidates, world)
     return ids[:, None] != candidates[None, :]
+
+
+def relations(same: Tensor, own: Tensor, empty: Tensor, same_image: SameImage) -> tuple[Tensor, Tensor]:
+    """Returns two masks `(B, N)`: the positive keys of each row in ITC, and the keys excluded from the softmax.
+
+    `same` is True for keys of the row's image, `own` for the row itself, `empty` for keys that hold nothing.
+    """
+    match same_image:
+        case "masked":
+            return own, empty | (same & ~own)
+        case "positive":
+            return (same | own) & ~empty, empty
+        case "negative":
+            return own, empty
+
+
+def check_padding(negatives: Literal["rank", "world"], text: TextLengths) -> None:
+    """Raises ValueError if processes would exchange texts of different lengths."""
+    if negatives == "world" and text.pad == "longest":
+        raise ValueError(
+            "alignment.negatives is world, but text.pad is longest: texts that processes exchange need one length; "
+            "set text.pad to max, or alignment.negatives to rank"
+        )
 
 
 def own_columns(ids: Tensor, candidates: Tensor, world: bool) -> Tensor:

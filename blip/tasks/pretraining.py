@@ -14,7 +14,8 @@ from blip.models.generation import Beam, check_room
 from blip.models.med import MED, MEDConfig
 from blip.models.weights.load import TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import caption_loss, next_token_targets
-from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
+from blip.tasks.alignment import Alignment, AlignmentConfig
+from blip.tasks.matching import check_padding
 from blip.tasks.task import Task, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_count
 
@@ -40,7 +41,7 @@ class PretrainingConfig(TaskSettings):
 
     @model_validator(mode="after")
     def processes_can_exchange_texts(self) -> Self:
-        check_padding(self.alignment, self.text)
+        check_padding(self.alignment.negatives, self.text)
         return self
 
     def build_model(self, model: MEDConfig) -> MED:

@@ -13,8 +13,7 @@ from blip.distributed import all_gather
 from blip.models.bert import KeysValues
 from blip.models.blip2 import QFormerModel, best_query
 from blip.objectives.contrastive import smoothed_targets, soft_cross_entropy
-from blip.tasks.matching import SameImage, itm_loss, own_columns
-from blip.tasks.text import TextLengths
+from blip.tasks.matching import SameImage, itm_loss, own_columns, relations
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +31,16 @@ class QueryAlignmentConfig(Config):
     same_image: SameImage = "masked"
     """Role in ITC of other texts of the same image; the reference's pre-training uses `negative`."""
     negatives: Literal["rank", "world"] = "world"
-    """Compare with this process's micro-batch, or with those of all processes."""
+    """Compare with this process's micro-batch, or with those of all processes.
+
+    With `world` and without accumulation these are the whole batch, whatever the number of processes; with accumulation
+    (`loader.micro_batch` times processes below `loader.batch`), and with `rank`, there are fewer the fewer processes
+    there are, and the loss is smaller. To go on with fewer processes and as many negatives raise `loader.micro_batch`.
+    """
     floor: float = Field(default=0.0, ge=0)
     """Added to the probability of every candidate for an ITM negative; about 0.03 lets small models leave the prior."""
     most_likely_negatives: bool = False
     """Take the most likely candidate for ITM instead of sampling; for parity tests."""
-
-    def check_padding(self, text: TextLengths) -> None:
-        """Raises ValueError if processes would exchange texts of different lengths."""
-        if self.negatives == "world" and text.pad == "longest":
-            raise ValueError(
-                "alignment.negatives is world, but text.pad is longest: texts that processes exchange need one "
-                "length; set text.pad to max, or alignment.negatives to rank"
-            )
 
 
 class QueryAlignment(nn.Module):
@@ -98,13 +94,7 @@ class QueryAlignment(nn.Module):
         """Returns two masks `(B, N)`: the positive keys of each row, and the keys excluded from the softmax."""
         own = own_columns(ids, keys, self.cfg.negatives == "world")
         same = ids[:, None] == keys[None, :]
-        match self.cfg.same_image:
-            case "masked":
-                return own, same & ~own
-            case "positive":
-                return same | own, torch.zeros_like(own)
-            case "negative":
-                return own, torch.zeros_like(own)
+        return relations(same, own, torch.zeros_like(own), self.cfg.same_image)
 
     def itm_loss(
         self,

@@ -12,7 +12,8 @@ from blip.data.transforms import normalise
 from blip.models.bert import KeysValues
 from blip.models.med import MED, MEDConfig
 from blip.models.weights.load import TRAINING_STATE, Allowed
-from blip.tasks.alignment import Alignment, AlignmentConfig, check_padding
+from blip.tasks.alignment import Alignment, AlignmentConfig
+from blip.tasks.matching import check_padding
 from blip.tasks.ranking import Ranking
 from blip.tasks.task import TaskSettings
 from blip.tasks.text import TextLengths
@@ -37,7 +38,7 @@ class RetrievalConfig(TaskSettings):
 
     @model_validator(mode="after")
     def processes_can_exchange_texts(self) -> Self:
-        check_padding(self.alignment, self.text)
+        check_padding(self.alignment.negatives, self.text)
         return self
 
     def build_model(self, model: MEDConfig) -> MED:
