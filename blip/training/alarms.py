@@ -40,7 +40,8 @@ class ItmAtPrior:
                 "itm_at_prior",
                 f"ITM at its prior: the mean loss of the last {len(self.recent)} steps is {mean:.4f}, and "
                 f"{ITM_PRIOR:.4f} is what a model "
-                "gets that does not look; a held temperature, a longer warmup or a smaller learning rate have helped",
+                "gets that does not look; a held temperature, a longer warmup, a smaller learning rate or, on noisy "
+                "pairs, a lead of clean ones have helped",
             )
 
 
