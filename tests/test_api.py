@@ -24,6 +24,7 @@ from blip.data.transforms import eval_transform
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
 from blip.runs.export import export
+from blip.serving import Service
 from blip.tasks.blip2_stage2 import Blip2Stage2, Blip2Stage2Config
 from blip.tasks.blip2_vqa import Blip2VQAConfig
 from blip.tasks.model_folder import save_model
@@ -86,6 +87,8 @@ def test_a_blip2_describes_follows_prompts_answers_and_converses(tmp_path: Path,
     dialogue = f"{form.format(questions[0])} {first} {form.format(questions[1])}"
     paper = Blip2VQAConfig().decoding
     assert second == model.instruct(images[1], dialogue, decoding=paper)[0]
+    served = Service(model).predict([{"image": images[1]}, {"image": images[1], "text": questions[0]}])
+    assert served == [{"caption": model.caption(images[1])[0]}, {"answer": answers[0]}]
     with pytest.raises(blip.UnsupportedError, match="whose language model writes its answers; leave out answers"):
         model.answer(images[1], "a red circle", answers=["red"])
     with pytest.raises(blip.UnsupportedError, match="match needs a model of retrieval or pretraining"):
