@@ -274,6 +274,11 @@ class SelectResult(Result):
     dead: dict[str, str] = Field(default_factory=dict)
     """Reason by shard for each shard without scores."""
 
+    @property
+    def score_name(self) -> str:
+        """The score in words, for people."""
+        return "p(match)" if self.score == "match" else self.score
+
     def compared(self) -> dict[str, float]:
         known = {"kept": {}, "precision": {}, "recall": {}}
         for source in SOURCES:

@@ -91,6 +91,8 @@ class BootstrapReport(Config):
     """The reason why the new model was registered or not."""
     steps: tuple[ReportStep, ...] = ()
     threshold: float | None = None
+    score: str = "p(match)"
+    """What the histograms and the numbers beside texts are of."""
     histograms: tuple[MatchHistogram, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     described: tuple[Described, ...] = ()

@@ -18,5 +18,5 @@ def capfilt_html(result: SelectResult, pictures: Sequence[ReportPicture]) -> str
         charts=[(part.source, chart_of(part, result.threshold)) for part in drawn],
         galleries=list(chain.from_iterable(galleries(pictures, source) for source in SOURCES)),
         picture=picture,
-        score="p(match)" if result.score == "match" else result.score,
+        score=result.score_name,
     )

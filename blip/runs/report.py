@@ -123,6 +123,7 @@ def report(context: RunContext, results: BootstrapResults, *, kept: str | Path) 
         gate=results.register.reason,
         steps=tuple(report_step(name, found, *STEP_PURPOSES[name]) for name, found in results.steps().items()),
         threshold=results.select.threshold,
+        score=results.select.score_name,
         histograms=results.select.histograms,
         galleries=galleries(pictures, "web") + galleries(pictures, "synthetic"),
         described=captioned_images(Path(kept), results.evaluate_before.described, results.evaluate_after.described),

@@ -268,3 +268,13 @@ def test_galleries_show_the_surest_the_least_sure_and_the_mistakes():
 )
 def test_durations_are_read_by_people(seconds, words):
     assert minutes(seconds) == words
+
+
+def test_the_page_names_the_score_that_the_rule_reads():
+    low = ScoredText(text="a cat", match=-0.25, kept=False, reason="unmatched")
+    odd = picture(Random(0), next(iter(shapes.web_samples(WORLD)))).model_copy(update={"web": (low,)})
+    page = bootstrap_page.bootstrap_html(report(score="similarity", galleries=bootstrap_page.galleries([odd])))
+    assert 'title="similarity -0.2500"><i style="width:0%">' in page
+    assert "The similarity of every text" in page
+    assert "p(match)" not in page
+    assert "The p(match) of every text" in bootstrap_page.bootstrap_html(report())
