@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from blip.launch.kubeflow import KubeflowError
+from components.settings import mistakes
 from pipelines import cron, lint, local, parameters
 from pipelines.cluster import KubeflowPipelines
 from pipelines.run_lock import RootError, root_errors
@@ -224,6 +225,9 @@ def schedule(
     """Run the pipeline's newest version on a schedule, in place of the schedule of the same name."""
     pipeline, when = find_pipeline(name), cron.check_cron(when)
     arguments = parameters.values(pipeline, settings)
+    parameters.require(pipeline, arguments)
+    if wrong := mistakes(name, {**parameters.defaults(pipeline), **arguments}):
+        raise parameters.ParameterError(wrong)
     with cluster() as kubeflow:
         kubeflow.schedule(pipeline, title or name, when, arguments)
     screen().print(f"{title or name} runs at {when} (UTC, unless the controller says otherwise)")

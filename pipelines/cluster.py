@@ -23,7 +23,7 @@ from kfp.dsl.graph_component import GraphComponent
 from blip.launch.kubeflow import KubeflowError, check_host, system_namespace
 from components.revision import revision
 from pipelines import cron, lint
-from pipelines.parameters import require
+from pipelines.parameters import defaults, require
 
 EXPERIMENT = "blip"
 PAGE_SIZE = 100
@@ -326,9 +326,3 @@ def pipeline_of(schedule: Any) -> str:
 def is_named(entry: Any, version: str) -> bool:
     """Whether an uploaded version has this name, or was uploaded again as `version.1` and so on."""
     return re.fullmatch(rf"{re.escape(version)}(\.\d+)?", entry.display_name) is not None
-
-
-def defaults(pipeline: GraphComponent) -> dict[str, Any]:
-    """Returns the default values of the pipeline's parameters."""
-    inputs = pipeline.component_spec.inputs or {}
-    return {name: spec.default for name, spec in inputs.items() if spec.default is not None}

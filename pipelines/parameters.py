@@ -56,6 +56,12 @@ def values(pipeline: GraphComponent, settings: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def defaults(pipeline: GraphComponent) -> dict[str, Any]:
+    """Returns the default values of the pipeline's parameters."""
+    inputs = pipeline.component_spec.inputs or {}
+    return {name: spec.default for name, spec in inputs.items() if spec.default is not None}
+
+
 def require(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
     """Raises ParameterError if a parameter without a default has no value: the run would fail in its first step."""
     if missing := [name for name in pipeline.required_inputs if not arguments.get(name)]:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -314,6 +315,25 @@ def test_a_retraining_is_told_what_it_lacks_since_no_default_could_work(kubeflow
     said = CliRunner().invoke(command.app, ["schedule", "0 0 3 * * 0", "--set", "store=s3://b"])
     lacks = "retrain needs preset, overrides: --set preset=..., --set STAGE.KEY=..., such as ingest.data.web="
     assert str(said.exception).startswith(lacks)
+    assert kubeflow.recurring == kubeflow.pipelines == []
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "settings", "mistake"),
+    [
+        ("retrain", ["preset=shapes", "ingest.data.web=s3://b/web/"], "ingest .*unknown key data.web; choices"),
+        ("bootstrap", ["source=shaps"], "source 'shaps' is not understood; did you mean shapes"),
+        ("bootstrap", ["pretrain.epochz=1", "pretain.epochs=1"], "pretain.epochs=1.*\n.*did you mean epochs"),
+        ("blip2", ["pretrain.epochs=1"], "must begin with its stage, one of: ingest, frozen"),
+        ("downstream", ["tasks=[vqa]", "vqa.epochs=none"], "vqa .*epochs"),
+    ],
+)
+def test_a_mistake_in_settings_is_told_before_a_schedule_is_made(kubeflow, pipeline, settings, mistake):
+    """A run's first step would tell it, in the night of the first Sunday."""
+    given = [word for setting in ["store=s3://b", *settings] for word in ("--set", setting)]
+    said = CliRunner().invoke(command.app, ["schedule", "0 0 3 * * 0", pipeline, *given])
+    assert isinstance(said.exception, ParameterError)
+    assert re.search(mistake, str(said.exception)), str(said.exception)
     assert kubeflow.recurring == kubeflow.pipelines == []
 
 
