@@ -17,7 +17,7 @@ from blip.capfilt.scores import Scores
 from blip.capfilt.selection import SELECTION_COLUMNS, Selection, select_texts
 from blip.config import ConfigError
 from blip.shards.index import Index
-from blip.shards.manifest import Manifest, Shard
+from blip.shards.manifest import ANONYMOUS, Manifest, Shard
 from blip.storage import Store
 from blip.workers.queue import READERS
 
@@ -64,7 +64,7 @@ def write_selection(scores: Scores, cfg: SelectionConfig, revision: str, visit: 
             "shards.dead": len(scores.dead),
         },
         meta={
-            **{name: value for name, value in job.input.meta.items() if name == "judge"},
+            **{name: value for name, value in job.input.meta.items() if name in ("judge", ANONYMOUS)},
             "job": job.identity,
             **job.digests,
             "selection": cfg.model_dump(mode="json"),

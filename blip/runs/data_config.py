@@ -24,7 +24,7 @@ from blip.datasets.official import (
 from blip.datasets.own import Files
 from blip.models.weights.content import TOKENIZER
 from blip.shards.discover import Limits, discover
-from blip.shards.manifest import Layout, Manifest
+from blip.shards.manifest import ANONYMOUS, Layout, Manifest
 from blip.shards.sharing import write_sharing_shards
 from blip.storage import Store
 
@@ -68,6 +68,9 @@ class Tars(Layout, Limits):
     """Shares of the splits where `web` alone is given, such as `0.9/0.1` or `gold=0.2/web=0.7/test=0.1`, as
     `parse_split` reads them; empty is 0.9/0.1. Images that look alike stay together."""
 
+    anonymous: bool = False
+    """Whether buckets of S3 are read without keys, as public ones can be; the manifests say so to later steps."""
+
     @property
     def is_one_set(self) -> bool:
         return bool(self.web) and not self.gold and not self.test
@@ -78,7 +81,10 @@ class Tars(Layout, Limits):
 
     def manifest(self, split: str, memory: Store, known: Collection[str] = ()) -> Manifest:
         """Returns the manifest of a split's tars, without those whose digests are in `known`. Raises as `discover`."""
-        return discover(getattr(self, split), split, memory=memory, known=known, layout=self.layout, limits=self)
+        found = discover(getattr(self, split), split, memory=memory, known=known, layout=self.layout, limits=self)
+        if not self.anonymous:
+            return found
+        return found.model_copy(update={"meta": {**found.meta, ANONYMOUS: True}})
 
     @model_validator(mode="after")
     def locations_are_set(self) -> Self:

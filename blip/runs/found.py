@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -11,6 +13,7 @@ from blip.logs import log
 from blip.runs.data_config import KINDS, SPLITS, Data, Tars
 from blip.runs.shares import DEFAULT_SPLIT
 from blip.storage import MissingKeyError, locate
+from blip.storage.store import UNSIGNED_BUCKETS
 
 
 def with_source(source: str | Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -22,6 +25,8 @@ def with_source(source: str | Sequence[str], overrides: Sequence[str]) -> list[s
     Raises ConfigError if a source is neither a kind nor a place of known data.
     """
     sources = several(source) if isinstance(source, str) else list(source)
+    if given(overrides, "anonymous").lower() == "true":
+        read_without_keys([*sources, *(override.partition("=")[2] for override in overrides)])
     if not sources:
         return [*overrides]
     if len(sources) == 1 and sources[0] in KINDS:
@@ -37,6 +42,13 @@ def listed(sources: Sequence[str], bare: bool = False) -> str:
     if bare and len(sources) == 1:
         return sources[0]
     return json.dumps(sources[0] if len(sources) == 1 else sources, ensure_ascii=False)
+
+
+def read_without_keys(places: Sequence[str]) -> None:
+    """Has this process read the buckets among the places without keys; later steps do so as their manifests say."""
+    buckets = {bucket for place in places for bucket in re.findall(r"s3://([^/\s\"\],]+)", place)}
+    known = os.environ.get(UNSIGNED_BUCKETS, "")
+    os.environ[UNSIGNED_BUCKETS] = ",".join(sorted(buckets | set(filter(None, known.split(",")))))
 
 
 def several(source: str) -> list[str]:

@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 import tarfile
+import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from blip.config import Config, ConfigError, validate
 from blip.digest import file_digest
+from blip.progress import progress
 from blip.shards.index import Index
 from blip.shards.manifest import Layout, Manifest, Shard
 from blip.shards.names import HARMLESS
@@ -24,6 +26,8 @@ from blip.storage import MissingKeyError, Store, StoreError
 
 THREADS = 8
 """Tars that are read concurrently."""
+SAVE_SECONDS = 20.0
+"""Seconds after which the readings so far are kept, for a call after one that was killed."""
 NO_TEXT = "no text"
 log = logging.getLogger(__name__)
 
@@ -103,20 +107,23 @@ def discover(
 
     found: list[Reading] = []
     broken: list[str] = []
+    saved = time.monotonic()
     try:
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool, progress(len(stamps), "reading tars", "tars") as bar:
             for key, made in zip(stamps, pool.map(reading, stamps), strict=True):
+                bar.advance()
                 if isinstance(made, ShardError):
                     broken.append(str(made))
                     continue
                 read[key] = made
                 if made.shard.sha256 not in known:
                     found.append(made)
+                if memory and made is not before.get(key) and time.monotonic() - saved >= SAVE_SECONDS:
+                    save_readings(memory, store.uri, read)
+                    saved = time.monotonic()
     finally:
         if memory and read != before:
-            memory.put(
-                readings_key(store.uri), json.dumps([reading.model_dump() for reading in read.values()]).encode()
-            )
+            save_readings(memory, store.uri, read)
     check_limits(store, found, broken, len(stamps), limits)
     counts = sum(
         (Counter(reading.rejected) + Counter(reading.without_text) for reading in found),
@@ -169,6 +176,10 @@ def load_readings(memory: Store, root: str) -> dict[str, Reading]:
         raise ConfigError(f"{origin} is not a list of readings; delete it to read the tars again")
     readings = [validate(Reading, values, origin) for values in found]
     return {reading.shard.name: reading for reading in readings}
+
+
+def save_readings(memory: Store, root: str, read: Mapping[str, Reading]) -> None:
+    memory.put(readings_key(root), json.dumps([reading.model_dump() for reading in read.values()]).encode())
 
 
 def readings_key(root: str) -> str:

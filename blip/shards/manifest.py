@@ -31,6 +31,10 @@ class Layout(Config):
         return value.removeprefix(".").lower()
 
 
+ANONYMOUS = "anonymous"
+"""The field of a manifest's `meta` that says that its shards lie in a public bucket, which is read without keys."""
+
+
 class Shard(Config):
     """One tar of a data set."""
 
@@ -71,7 +75,7 @@ class Manifest(Config):
 
     @property
     def store(self) -> Store:
-        return open_store(self.root)
+        return open_store(self.root, anonymous=self.meta.get(ANONYMOUS, False) is True)
 
     @property
     def digest(self) -> str:

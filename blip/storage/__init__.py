@@ -25,13 +25,14 @@ __all__ = [
 ]
 
 
-def open_store(uri: str | Path) -> Store:
+def open_store(uri: str | Path, anonymous: bool = False) -> Store:
     """Returns the store of a URI: a folder (a path or `file://`) or `s3://bucket/prefix`. Does no I/O.
 
     Other schemes that fsspec knows, such as `gs://`, `hf://` and `https://`, are stores that are only read.
 
     boto3 reads the endpoint, region, keys and profile of S3 from the environment, `AWS_ENDPOINT_URL` among them.
     `AWS_NO_SIGN_REQUEST` lists public buckets, separated by commas, that are read without keys; 1 means all of them.
+    With `anonymous` this one is.
     Raises StoreError for an unknown scheme.
     """
     scheme, separator, rest = str(uri).partition("://")
@@ -47,7 +48,7 @@ def open_store(uri: str | Path) -> Store:
                 raise StoreError(
                     f"store {str(uri)!r} needs {error.name}: pip install 'blip-bootstrap[train]'"
                 ) from None
-            return S3Store(str(uri))
+            return S3Store(str(uri), anonymous=anonymous)
         case _ if scheme in remote_schemes():
             return RemoteStore(str(uri))
         case _:

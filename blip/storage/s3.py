@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
-from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check_key, hidden
+from blip.storage.store import OLD_SECONDS, UNSIGNED_BUCKETS, MissingKeyError, Store, StoreError, check_key, hidden
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,17 @@ class S3Store(Store):
     Conditional writes use `If-None-Match` and `If-Match`; `probe` tests whether a server supports them.
     """
 
-    def __init__(self, uri: str, attempts: int = 8, timeout: float = 60.0):
-        """`attempts` of each call, on top of the client's own quick retries; `timeout` in seconds without a byte."""
+    def __init__(self, uri: str, attempts: int = 8, timeout: float = 60.0, anonymous: bool = False):
+        """`attempts` of each call, on top of the client's own quick retries; `timeout` in seconds without a byte.
+
+        `anonymous` sends no keys, which public buckets accept; UNSIGNED_BUCKETS does the same for buckets by name.
+        """
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         if not self.bucket:
             raise StoreError(f"store {uri!r} names no bucket; write s3://bucket/prefix")
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        self.attempts, self.timeout = attempts, timeout
+        self.attempts, self.timeout, self.anonymous = attempts, timeout, anonymous
 
     def get(self, key: str) -> bytes:
         return self.call(key, lambda s3: s3.get_object(**self.at(key))["Body"].read())
@@ -178,7 +181,8 @@ class S3Store(Store):
             return None
 
     def join(self, *parts: str) -> Self:
-        return type(self)("/".join([self.uri, *map(check_key, parts)]), self.attempts, self.timeout)
+        place = "/".join([self.uri, *map(check_key, parts)])
+        return type(self)(place, self.attempts, self.timeout, self.anonymous)
 
     def at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
@@ -187,7 +191,7 @@ class S3Store(Store):
         """Returns the result of `request`, which reads the body too; retries transient failures with random backoff."""
         for attempt in range(self.attempts):
             try:
-                return request(s3_client(self.timeout, self.bucket))
+                return request(s3_client(self.timeout, self.bucket, self.anonymous))
             except (BotoCoreError, ClientError, *INTERRUPTED) as e:
                 if not is_transient(e) or attempt == self.attempts - 1:
                     raise self.error(key, e) from None  # the cause may contain secrets
@@ -199,7 +203,7 @@ class S3Store(Store):
         if isinstance(e, NoCredentialsError):
             return StoreError(
                 f"{uri}: {e}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                f"or {UNSIGNED_BUCKETS}=1 for a public bucket"
+                f"or {UNSIGNED_BUCKETS}=1 for a public bucket (data.anonymous=true for own data in one)"
             )
         if not isinstance(e, ClientError):
             return StoreError(f"{uri}: {e}")
@@ -219,8 +223,6 @@ class RefusedError(StoreError):
     """A conditional write whose condition was not met."""
 
 
-UNSIGNED_BUCKETS = "AWS_NO_SIGN_REQUEST"
-"""The variable that lists buckets, separated by commas, for requests without a signature; 1, true or yes means all."""
 CLIENT_VARIABLES = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -236,13 +238,14 @@ sessions: dict[tuple[Any, ...], tuple[boto3.session.Session, threading.Lock]] = 
 """By process and variables. Sessions are slow to make; the lock guards making a client, which is not thread-safe."""
 
 
-def s3_client(timeout: float, bucket: str) -> Any:
+def s3_client(timeout: float, bucket: str, anonymous: bool = False) -> Any:
     """Returns the client of this thread and process; forks and other threads do not share its connections.
 
     Raises StoreError if the endpoint is not a valid URL.
     """
     settings = os.getpid(), *map(os.environ.get, CLIENT_VARIABLES)
-    key = timeout, is_unsigned(bucket), *settings
+    unsigned = anonymous or is_unsigned(bucket)
+    key = timeout, unsigned, *settings
     clients = vars(local).setdefault("clients", {})
     if key not in clients:
         if settings not in sessions:
@@ -256,7 +259,7 @@ def s3_client(timeout: float, bucket: str) -> Any:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"addressing_style": addressing_style(session)},
-            signature_version=UNSIGNED if is_unsigned(bucket) else None,
+            signature_version=UNSIGNED if unsigned else None,
         )
         try:
             with lock:

@@ -7,6 +7,8 @@ from typing import Self
 
 from blip.redaction import redact
 
+UNSIGNED_BUCKETS = "AWS_NO_SIGN_REQUEST"
+"""The variable that lists buckets, separated by commas, for requests without a signature; 1, true or yes means all."""
 OLD_SECONDS = 6 * 3600.0
 """Age in seconds from which unfinished temporary data counts as left behind by a killed process."""
 

@@ -7,6 +7,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +21,7 @@ from blip.runs.ingest import ingest
 from blip.runs.shares import assign, parse_split
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
-from blip.storage import open_store
+from blip.storage import StoreError, open_store
 
 SAVED = Path(__file__).parents[1] / "datasets" / "saved_splits"
 
@@ -247,3 +248,31 @@ def test_the_source_says_what_it_needs(tmp_path: Path):
         with_source(str(folder), ["data.gold=x"])
     with pytest.raises(ConfigError, match=r"6 of 6 images have no text .*set data\.text_extension, data\.text_field"):
         run(tmp_path, folder, settings=("data.text_extension=cap",))
+
+
+def test_a_public_bucket_is_read_without_keys_by_all_steps(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bucket = boto3.resource("s3").Bucket(s3.removeprefix("s3://"))
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for i in range(10):
+            for ending, data in (("png", encoded(drawing(i), format="PNG")), ("txt", f"a {i}".encode())):
+                member = tarfile.TarInfo(f"{i:04d}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    bucket.put_object(Key="web/0.tar", Body=file.getvalue(), ACL="public-read")
+    bucket.put_object(Key="photos/0.png", Body=encoded(drawing(0), format="PNG"), ACL="public-read")
+    bucket.put_object(Key="photos/1.png", Body=encoded(drawing(1), format="PNG"), ACL="public-read")
+    bucket.put_object(Key="photos/t.csv", Body=b"image,text\n0.png,one\n1.png,two\n", ACL="public-read")
+    with monkeypatch.context() as without_keys:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            without_keys.delenv(name)
+        without_keys.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        without_keys.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+        without_keys.setenv("AWS_NO_SIGN_REQUEST", "")
+        with pytest.raises(StoreError, match=r"data\.anonymous=true for own data"):
+            run(tmp_path, f"{s3}/web")
+        result = run(tmp_path, f"{s3}/web", settings=("data.anonymous=true",))
+        assert (result.splits["web"].samples, result.splits["test"].samples) == (9, 1)
+        run(tmp_path, f"{s3}/photos", settings=("data.anonymous=true",), name="photos")
+        without_keys.setenv("AWS_NO_SIGN_REQUEST", "")  # a later step knows the manifest alone
+        assert len(list(samples(manifests(tmp_path)["web"]))) == 9

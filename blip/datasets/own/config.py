@@ -33,6 +33,9 @@ class Files(Layout, Limits):
     """Shares of the splits, such as `0.9/0.1` or `gold=0.2/web=0.7/test=0.1`, as `Shares` reads them; images that look
     alike stay together. Empty keeps the splits of the data, or if they have none is 0.9/0.1."""
 
+    anonymous: bool = False
+    """Whether buckets of S3 are read without keys, as public ones can be."""
+
     @property
     def places(self) -> tuple[str, ...]:
         return (self.path,) if isinstance(self.path, str) else self.path
