@@ -155,10 +155,12 @@ class KubeflowPipelines:
         return f"http://localhost:8080{path} ({forward})"
 
     def state(self, run: str) -> str:
-        """Returns a run's current state. Raises TransientError if Kubeflow Pipelines is unavailable or overloaded."""
+        """Returns a run's current state. Raises TransientError if Kubeflow Pipelines is unavailable or overloaded.
+
+        A run that was terminated is CANCELED; the server itself says FAILED, after its workflow.
+        """
         try:
-            # a run has none between its start and its first report
-            return str(self.client.get_run(run).state or "PENDING").upper()
+            found = self.client.get_run(run)
         except api.ApiException as error:
             status = error.status or 0
             if status == 401:
@@ -168,6 +170,10 @@ class KubeflowPipelines:
             raise TransientError from None
         except urllib3.exceptions.HTTPError:
             raise TransientError from None
+        # a run has none between its start and its first report
+        state = str(found.state or "PENDING").upper()
+        was_terminated = any(entry.state == "CANCELING" for entry in found.state_history or [])
+        return "CANCELED" if state == "FAILED" and was_terminated else state
 
     def schedule(self, pipeline: GraphComponent, name: str, when: str, arguments: dict[str, Any]) -> str:
         """Runs the pipeline's newest version on a schedule, and returns the schedule's id.

@@ -266,6 +266,13 @@ def test_a_wait_ends_however_the_run_ends(kubeflow, monkeypatch, end):
     assert KubeflowPipelines().wait(the_run(kubeflow, "PENDING", "RUNNING", "CANCELING", end), 60) == end
 
 
+def test_a_terminated_run_is_not_called_failed(kubeflow):
+    run = KubeflowPipelines().submit(bootstrap, STORE)
+    kubeflow.runs[-1] = {**ANSWERS["run_terminated"], "run_id": run}
+    assert kubeflow.runs[-1]["state"] == "FAILED"
+    assert KubeflowPipelines().wait(run, 1) == "CANCELED"
+
+
 def test_a_run_that_nobody_has_reported_on_is_waited_for(kubeflow, monkeypatch):
     monkeypatch.setattr("pipelines.cluster.STATE_POLL_SECONDS", 0.01)
     run = KubeflowPipelines().submit(bootstrap, STORE)
