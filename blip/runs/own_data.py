@@ -114,7 +114,10 @@ def journal_of(store: str, data: Files, forms: Sequence[Form]) -> Store | None:
 
     None where a listing does not tell when a file changes.
     """
-    places = [(form.place.store.uri, {**form.place.around, **form.place.chosen}) for form in forms]
+    places = [
+        (form.place.store.uri, {**(form.place.around if form.reads_around else {}), **form.place.chosen})
+        for form in forms
+    ]
     if not all(stamp for _, stamps in places for stamp in stamps.values()):
         return None
     read = data.model_dump(mode="json", exclude={"split", "unusable", "without_text"})

@@ -73,6 +73,8 @@ class Form(Entries):
     """What was found, in plain words."""
     settings: dict[str, str]
     """The settings, by name, under which the place is read in this way."""
+    reads_around: bool = True
+    """Whether files around those that the source names are read, too."""
 
 
 def split_of(path: str) -> Split:

@@ -133,7 +133,10 @@ def is_captions(key: str) -> bool:
 
 def is_record(place: Place, key: str) -> bool:
     """Returns whether a Parquet file says how img2dataset downloaded a tar or a folder."""
-    return key.endswith(".parquet") and key.replace(".parquet", "_stats.json") in place.around
+    if not key.endswith(".parquet"):
+        return False
+    record = key.replace(".parquet", "_stats.json")
+    return record in place.chosen or (not place.whole and place.store.exists(record))
 
 
 def find_columns(place: Place, key: str, hints: Hints) -> Columns:
@@ -235,6 +238,8 @@ class NamedByTable(Named):
 
 class InTable(Form):
     """Images that are in the tables themselves, as data sets on the hub have them."""
+
+    reads_around = False
 
     def __init__(self, place: Place, keys: list[str], columns: Columns, form: str):
         self.place, self.keys, self.columns = place, keys, columns
