@@ -70,7 +70,7 @@ def require(pipeline: GraphComponent, arguments: Mapping[str, Any]) -> None:
         raise ParameterError(f"{pipeline.name} needs {', '.join(missing)}: {', '.join(ways)}")
 
 
-KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
+PARAMETER_TYPES = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """The Python types of kfp's parameter types; kfp does not convert, and refuses an integer for a float."""
 
 
@@ -78,7 +78,7 @@ def parse_argument(name: str, kind: str, text: str) -> Any:
     """Returns a parameter's value from its text. Raises ParameterError if it is not of the parameter's type."""
     from blip.config import one_line, parse_value
 
-    wanted = KINDS[kind.partition("[")[0]]
+    wanted = PARAMETER_TYPES[kind.partition("[")[0]]
     try:
         found = wanted(text) if wanted in (str, int, float) else parse_value(text, name)
     except ValueError as error:

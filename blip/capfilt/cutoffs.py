@@ -28,7 +28,7 @@ Tables = Callable[[list[str]], Iterable[pa.Table]]
 """Maps columns to the tables of all shards, reduced to them."""
 
 
-Values = dict[str, list[NDArray[np.float32]]]
+ScoreLists = dict[str, list[NDArray[np.float32]]]
 """Scores by column, in the order of the tables."""
 
 
@@ -67,11 +67,11 @@ def with_least(limit: SumLimit, sums: NDArray[np.float32]) -> SumLimit:
     return limit if limit.share is None else SumLimit(least=least_of(sums, count_of(limit.share, len(sums))))
 
 
-def read_scores(cfg: SelectionConfig, rule: Combined, tables: Tables) -> dict[Source, Values]:
+def read_scores(cfg: SelectionConfig, rule: Combined, tables: Tables) -> dict[Source, ScoreLists]:
     """Returns the scores by source and column of the texts that no fault drops, and what decoys needs to be read."""
     decoys = {decoy_column(limit.score) for limit in rule.web if limit.precision is not None}
     columns = [*score_columns(rule), *sorted(decoys)]
-    found: dict[Source, Values] = {source: {column: [] for column in columns} for source in SOURCES}
+    found: dict[Source, ScoreLists] = {source: {column: [] for column in columns} for source in SOURCES}
     for table in tables(["source", "faults", *columns]):
         web, sound = is_web(table), faulty(table, cfg) == 0
         for source, rows in by_source(web, sound):
@@ -86,7 +86,7 @@ def by_source(web: NDArray[np.bool_], sound: NDArray[np.bool_]) -> Iterator[tupl
     yield "synthetic", ~web & sound
 
 
-def with_value(limit: Limit, values: Values) -> Limit:
+def with_value(limit: Limit, values: ScoreLists) -> Limit:
     """Returns a limit with the value that leaves its share, or its precision, of the texts of a source."""
     if limit.least is not None:
         return limit

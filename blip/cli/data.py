@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blip.cli.options import Data, FrozenModels, Out, Overrides, Preset, Revision, Storage, run_context
+from blip.cli.options import DataFolder, FrozenModels, Out, Overrides, Preset, Revision, Storage, run_context
 from blip.cli.places import writable_folder
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def ingest(
 
 def cache_features(
     stage: Annotated[str, typer.Argument(help="A stage of BLIP-2, such as blip2_stage1.")],
-    data: Data,
+    data: DataFolder,
     out: Out,
     preset: Preset = "",
     overrides: Overrides = [],  # noqa: B006
@@ -89,7 +89,7 @@ def cache_features(
 
 def write_tars(
     source: Annotated[str, typer.Argument(help="The manifest of the data folder: web, gold, test.")],
-    data: Data,
+    data: DataFolder,
     out: Annotated[str, typer.Option(help="Where the tars go: a folder, or s3://bucket/prefix.")],
     per_shard: Annotated[int, typer.Option(min=1, help="Samples of a tar.")] = 10_000,
     each_text: Annotated[

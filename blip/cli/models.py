@@ -7,7 +7,7 @@ import typer
 
 from blip.cli.options import (
     SOURCE,
-    Data,
+    DataFolder,
     ModelFolder,
     Out,
     Overrides,
@@ -17,7 +17,7 @@ from blip.cli.options import (
     required_preset,
     run_context,
 )
-from blip.cli.output import Shown
+from blip.cli.output import Printed
 from blip.cli.places import existing_file, writable_folder
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def fetch_weights(
 
 def evaluate(
     model: ModelFolder,
-    data: Data,
+    data: DataFolder,
     out: Out,
     task: Annotated[
         list[str],
@@ -99,12 +99,12 @@ def export(
     format: Annotated[
         Literal["official", "hf"], typer.Option(help="The reference implementation's, or transformers'.")
     ],
-) -> Shown:
+) -> Printed:
     """Write a model in another implementation's format."""
     from blip.runs.export import export
 
     folders = [str(folder) for folder in export(model, out, format)]
-    return Shown({"folders": folders}, "\n".join(folders))
+    return Printed({"folders": folders}, "\n".join(folders))
 
 
 def import_model(
@@ -119,9 +119,9 @@ def import_model(
             "--set", metavar="KEY=VALUE", help="What the files do not tell: model.vision.heads=12, task.prompt=..."
         ),
     ] = [],  # noqa: B006
-) -> Shown:
+) -> Printed:
     """Write a released or exported checkpoint of BLIP as a model folder of ours."""
     from blip.runs.import_model import import_model
 
     line = import_model(source, out, tokenizer, overrides)
-    return Shown({"folder": str(out), "model": line.removeprefix(f"{out}: ")}, line)
+    return Printed({"folder": str(out), "model": line.removeprefix(f"{out}: ")}, line)

@@ -48,7 +48,7 @@ Storage = Annotated[
     ),
 ]
 Revision = Annotated[str, typer.Option(envvar="BLIP_REVISION", help="The code's revision, for the records.")]
-Data = Annotated[
+DataFolder = Annotated[
     Path, typer.Option(callback=existing_data, help="The folder of manifests that `ingest` or `capfilt` wrote.")
 ]
 FrozenModels = Annotated[

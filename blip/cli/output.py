@@ -18,7 +18,7 @@ NOT_SHOWN = {"curves", "params"}
 
 
 @dataclass(frozen=True)
-class Shown:
+class Printed:
     """A result with its own form on the terminal."""
 
     value: Any
@@ -29,11 +29,11 @@ class Shown:
     """The exit code."""
 
 
-def print_result(result: "Result | Shown | None", as_json: bool) -> None:
+def print_result(result: "Result | Printed | None", as_json: bool) -> None:
     """Prints a result as text, or as one JSON value. Raises Exit if its exit code is not 0."""
     if result is None:
         return
-    if isinstance(result, Shown):
+    if isinstance(result, Printed):
         if as_json:
             print_json(result.value)
         elif isinstance(result.text, str):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blip.cli.options import ModelFolder
-from blip.cli.output import Shown, table
+from blip.cli.output import Printed, table
 from blip.cli.places import existing_model, writable_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def match(
         typer.Option(callback=writable_file, help="A table, .jsonl, .csv or .parquet, in place of the terminal."),
     ] = None,
     overrides: LabelOverrides = [],  # noqa: B006
-) -> "Result | Shown":
+) -> "Result | Printed":
     """Score how well texts match images: p(match) and similarity."""
     from blip.runs.label import match, match_rows
 
@@ -60,12 +60,12 @@ def match(
     return match([images], texts or [], model=model, out=out, overrides=overrides)
 
 
-def shown_rows(rows: list[dict[str, Any]]) -> Shown:
+def shown_rows(rows: list[dict[str, Any]]) -> Printed:
     """Returns scores as a table, with the images where there are several."""
     columns = ["match", "similarity", "text", "error"]
     if len({row["image"] for row in rows}) > 1:
         columns.insert(0, "image")
-    return Shown({"rows": rows}, table(columns, rows))
+    return Printed({"rows": rows}, table(columns, rows))
 
 
 def ask(
@@ -78,7 +78,7 @@ def ask(
     instruct: Annotated[
         bool, typer.Option("--instruct", help="Not questions but prompts, after which the model of a BLIP-2 goes on.")
     ] = False,
-) -> Shown:
+) -> Printed:
     """Answer questions about an image."""
     from blip.api import load
     from blip.config import ConfigError
@@ -93,4 +93,4 @@ def ask(
         raise ConfigError(str(error)) from None
     said = "prompt" if instruct else "question"
     rows = [{said: text, "answer": answer} for text, answer in zip(texts, answers, strict=True)]
-    return Shown({"rows": rows}, table([said, "answer"], rows))
+    return Printed({"rows": rows}, table([said, "answer"], rows))

@@ -13,7 +13,7 @@ from blip.cli.verb import JSON, AsJson, Quiet, as_verb
 
 PROGRAM = "blip"
 """What usage and completion call it, however it was started."""
-VERBS = {
+PANELS = {
     "Images and texts": {
         "caption": pictures.caption,
         "match": pictures.match,
@@ -85,7 +85,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="BLIP's bootstrapping on the command line: caption, match, clean, train, judge.",
 )
-for panel, verbs in VERBS.items():
+for panel, verbs in PANELS.items():
     for name, function in verbs.items():
         app.command(name, rich_help_panel=panel)(as_verb(function))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blip.cli.options import (
-    Data,
+    DataFolder,
     FiguresFile,
     FrozenModels,
     Out,
@@ -46,7 +46,7 @@ def train(
             "one of BLIP-2's, such as blip2_stage1.",
         ),
     ],
-    data: Data,
+    data: DataFolder,
     out: Out,
     init: Annotated[
         str | None,

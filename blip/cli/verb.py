@@ -13,7 +13,7 @@ JSON = "blip.json"
 """Whether results are printed as JSON, in the `meta` of the program's context."""
 
 
-def quiet(value: bool) -> bool:
+def log_less(value: bool) -> bool:
     """Leaves out messages and progress, in the processes that this one starts too."""
     if value:
         from blip import logs
@@ -27,7 +27,7 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON value. Logs and progress go to standard error.")
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", callback=quiet, help="Log warnings and errors alone, and show no progress.")
+    bool, typer.Option("--quiet", callback=log_less, help="Log warnings and errors alone, and show no progress.")
 ]
 
 

@@ -18,7 +18,7 @@ from blip.config import Config, ConfigError
 from blip.data.plan import Course, Plan
 from blip.data.reader import Collate, Collated, MicroBatchReader, Prepare, Prepared, Rejection, ShardRow
 from blip.data.shared_memory import (
-    REMEDY,
+    SHM_REMEDY,
     check_shared_memory,
     exit_on_send_error,
     format_megabytes,
@@ -224,7 +224,7 @@ class Loader(Generic[Collated]):
                 iterator._shutdown_workers()  # pyright: ignore[reportAttributeAccessIssue]
             free = format_megabytes(free_bytes())
             size = format_megabytes(size_bytes())
-            raise StoreError(f"{message}; {free} of {size} in /dev/shm were free. If it was full, {REMEDY}") from e
+            raise StoreError(f"{message}; {free} of {size} in /dev/shm were free. If it was full, {SHM_REMEDY}") from e
 
     def check_first_batch(self) -> None:
         """Prepares the first batch in this process for its size. Raises ConfigError if /dev/shm is too small for all

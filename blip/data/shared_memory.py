@@ -13,7 +13,7 @@ from torch import Tensor
 from blip.config import ConfigError
 
 SHM = Path("/dev/shm")
-REMEDY = (
+SHM_REMEDY = (
     "set loader.workers=0, lower loader.prefetch or loader.micro_batch, or make it larger "
     "(docker run --shm-size, an emptyDir in memory)"
 )
@@ -27,7 +27,7 @@ def check_shared_memory(batch: Any, batches: int) -> None:
         raise ConfigError(
             f"loader.workers pass batches through {SHM}, which has {format_megabytes(free)} free of "
             f"{format_megabytes(size_bytes())}, but {batches} batches at a time take {format_megabytes(needed)}: "
-            f"{REMEDY}"
+            f"{SHM_REMEDY}"
         )
 
 

@@ -16,7 +16,7 @@ def checks(store: str) -> dict[str, Callable[[], Iterator[Finding]]]:
         "java": machine.check_java,
         "memory": machine.check_memory,
         "disks": lambda: machine.check_disks(store),
-        "shm": machine.check_shared_memory,
+        "shm": machine.check_shm,
         "store": lambda: services.check_store(store),
         "weights": services.check_weights,
         "mlflow": services.check_tracking,
@@ -24,7 +24,7 @@ def checks(store: str) -> dict[str, Callable[[], Iterator[Finding]]]:
     }
 
 
-NAMES = tuple(checks(""))
+CHECK_NAMES = tuple(checks(""))
 
 
 def examine(store: str, names: Sequence[str] = ()) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ PYTHON = (3, 11)
 GB = 1e9
 ROOM, LITTLE_ROOM = 20 * GB, 2 * GB
 """Free bytes of a disk below which a data set or a checkpoint may not fit, and below which hardly anything does."""
-SHARED_MEMORY = 1 * GB
+LOADERS_NEED = 1 * GB
 """Free bytes of /dev/shm that loaders need for a few large batches."""
 NVIDIA = Path("/proc/driver/nvidia/version")
 EXTRAS = {
@@ -143,7 +143,7 @@ def check_disks(store: str) -> Iterator[Finding]:
     if "://" not in store:
         places = {"store": (store, "--store"), **places}
     for what, (place, setting) in places.items():
-        folder = existing_folder(Path(place))
+        folder = nearest_folder(Path(place))
         free = shutil.disk_usage(folder).free
         found = f"{free / GB:.1f} GB free at {folder}"
         remedy = f"free some space, or let {setting} name a folder on another disk"
@@ -157,7 +157,7 @@ def check_disks(store: str) -> Iterator[Finding]:
             yield Finding(f"disk: {what}", "ok", found)
 
 
-def existing_folder(path: Path) -> Path:
+def nearest_folder(path: Path) -> Path:
     """Returns a folder, or its nearest parent that exists."""
     folder = path.absolute()
     while not folder.is_dir():
@@ -165,14 +165,14 @@ def existing_folder(path: Path) -> Path:
     return folder
 
 
-def check_shared_memory() -> Iterator[Finding]:
+def check_shm() -> Iterator[Finding]:
     from blip.data.shared_memory import SHM, free_bytes, size_bytes
 
     if not SHM.is_dir():
         yield Finding(str(SHM), "warning", "is not there", "set loader.workers=0")
         return
     found = f"{free_bytes() / GB:.2f} of {size_bytes() / GB:.2f} GB free"
-    if free_bytes() < SHARED_MEMORY:
+    if free_bytes() < LOADERS_NEED:
         remedy = "loaders pass batches through it: docker run --shm-size=8g, an emptyDir in memory, or loader.workers=0"
         yield Finding(str(SHM), "warning", found, remedy)
     else:

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from blip.doctor.finding import Finding
-from blip.doctor.machine import existing_folder
-from blip.launch.kubeflow import REMEDY, KubeflowError, check_host, controller_settings, retry_faults
+from blip.doctor.machine import nearest_folder
+from blip.launch.kubeflow import RETRY_REMEDY, KubeflowError, check_host, controller_faults, controller_settings
 from blip.storage import StoreError, open_store, probe
 from blip.storage.folder import LOCK
 from blip.tracking.server import SQLITE, TrackingError, check_reachable, tracking_uri
@@ -81,7 +81,7 @@ def check_tracking(root: str = "runs") -> Iterator[Finding]:
     uri = tracking_uri(root)
     path = Path(uri.removeprefix(SQLITE))
     if uri.startswith(SQLITE) and not path.exists():
-        folder = existing_folder(path.parent)
+        folder = nearest_folder(path.parent)
         if os.access(folder, os.W_OK):
             yield Finding("MLflow", "ok", f"the first run makes {path}")
         else:
@@ -112,7 +112,7 @@ def check_kubeflow() -> Iterator[Finding]:
         yield Finding("KFP: retries", "note", "no cluster to look at", "set KUBECONFIG, if there is one")
         return
     try:
-        faults = retry_faults(controller_settings())
+        faults = controller_faults(controller_settings())
     except ModuleNotFoundError:
         yield Finding("KFP: retries", "note", "not looked at", "pip install 'blip-bootstrap[cluster]'")
         return
@@ -121,7 +121,7 @@ def check_kubeflow() -> Iterator[Finding]:
         yield Finding("KFP: retries", "fault" if host else "warning", str(error), remedy)
         return
     for fault in faults:
-        yield Finding("KFP: retries", "fault", fault, REMEDY)
+        yield Finding("KFP: retries", "fault", fault, RETRY_REMEDY)
     if not faults:
         yield Finding("KFP: retries", "ok", "steps that lose their node are tried again")
 

@@ -10,7 +10,7 @@ import yaml
 
 CONTROLLER = "workflow-controller-configmap"
 """The ConfigMap of the workflow controller of Kubeflow Pipelines."""
-REMEDY = "kubectl apply --server-side --force-conflicts --field-manager=blip -k k8s/platform"
+RETRY_REMEDY = "kubectl apply --server-side --force-conflicts --field-manager=blip -k k8s/platform"
 
 
 class KubeflowError(RuntimeError):
@@ -35,7 +35,7 @@ def check_host(host: str) -> None:
         raise KubeflowError(f"Kubeflow Pipelines at {host} does not answer ({error}): correct KFP_HOST") from None
 
 
-def retry_faults(data: dict[str, str]) -> list[str]:
+def controller_faults(data: dict[str, str]) -> list[str]:
     """Returns what is wrong with the settings of the workflow controller, a line each.
 
     The platform must try steps again that lose their node; the manifests of k8s/platform make it so.

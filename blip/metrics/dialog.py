@@ -6,7 +6,7 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-KS = (1, 5, 10)
+from blip.metrics.retrieval import KS
 
 
 def ranking(scores: Tensor) -> Tensor:

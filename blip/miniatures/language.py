@@ -23,10 +23,9 @@ from blip.config import Config
 from blip.miniatures.documents import Document, documents
 from blip.miniatures.training import descend
 from blip.miniatures.words import END, NEWLINE, PAD, as_transformers, id_of
+from blip.objectives.language_modeling import IGNORED
 from blip.results import Point
 
-IGNORED = -100
-"""The target of a position without a loss."""
 LONG_DIALOGUES = 0.3
 """Share of dialogues that the encoder reads as a whole; shorter texts are faster to learn from."""
 TokenPair = tuple[list[int], list[int]]

@@ -77,7 +77,7 @@ def ingest_page(result: IngestResult, folder: str | Path) -> StepPage:
     """Shows the first decodable samples of each split of a data folder."""
     galleries = []
     for split in result.splits:
-        first = filter(is_image, islice(samples(Manifest.load(Path(folder, f"{split}.json"))), IMAGES_SHOWN))
+        first = filter(has_image, islice(samples(Manifest.load(Path(folder, f"{split}.json"))), IMAGES_SHOWN))
         galleries.append(
             (split.capitalize(), [ImageCard(s.key, s.images[0], [(text, "") for text in s.texts]) for s in first])
         )
@@ -85,7 +85,7 @@ def ingest_page(result: IngestResult, folder: str | Path) -> StepPage:
     return StepPage("Data", " · ".join(sizes), result.compared(), result.mlflow, galleries=galleries)
 
 
-def is_image(sample: Sample) -> bool:
+def has_image(sample: Sample) -> bool:
     """Returns whether a sample's image can be decoded; training and CapFilt count those that cannot."""
     try:
         decode(sample.images[0])

@@ -33,7 +33,7 @@ from blip.tasks.blip2_stage1 import Blip2Stage1Config
 from blip.tasks.blip2_stage2 import Blip2Stage2Config
 from blip.tasks.model_folder import TOKENIZER
 
-FORMAT = 1
+FEATURES_FORMAT = 1
 """Part of the key of what was made; raised when a change of the code changes it."""
 
 
@@ -61,7 +61,7 @@ def cache_features(
         )
     vision = with_digest(cfg.model.vision)
     made = features_of(vision)
-    kept = {"format": FORMAT, "type": str(weights_type(vision.precision)), **made}
+    kept = {"format": FEATURES_FORMAT, "type": str(weights_type(vision.precision)), **made}
     store = open_store(context.store).join("features", value_digest(kept)[:12])
     encoder = load_image_encoder(vision).to(device()).eval()
     folder, rejected, counts, spent = Path(out), Rejected(), {"made": 0, "found": 0}, 0.0

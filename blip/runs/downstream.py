@@ -16,14 +16,13 @@ from blip.runs.context import RunContext
 from blip.runs.data_config import IngestConfig, ShapesTask
 from blip.runs.evaluate import METRICS, evaluate
 from blip.runs.ingest import ingest
-from blip.runs.outputs import HOME, StepOutput
-from blip.runs.outputs import RECORD as OUTPUT_RECORD
+from blip.runs.outputs import HOME, OUTPUT_RECORD, StepOutput
 from blip.runs.plan import cache_keys, sources_are_there
 from blip.runs.register import RegisterConfig, check_name, register
 from blip.shards.manifest import Manifest
 from blip.storage import open_store, scratch
 from blip.tasks.model_folder import CONFIG, TOKENIZER, read_model_config
-from blip.workers.model import RECORD, model_digest
+from blip.workers.model import RUN_RECORD, model_digest
 from blip.workers.progress import Workers
 from blip.zoo.source import our_model
 
@@ -219,7 +218,7 @@ def fetch_champion(source: str, item: str, *, store: str, out: str | Path) -> Fe
 
 def copy_model(folder: Path, out: str | Path) -> None:
     """Copies the files of a model folder, without what a registry adds to them: the digest is that of the original."""
-    kept = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES} | {CONFIG, TOKENIZER, RECORD}
+    kept = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES} | {CONFIG, TOKENIZER, RUN_RECORD}
 
     def others(place: str, names: list[str]) -> set[str]:
         return set(names) - kept if Path(place) == Path(folder) else set()

@@ -12,7 +12,7 @@ from blip.digest import file_digest, value_digest
 from blip.logs import log
 from blip.models.weights.content import Content, NotHereError, named_sources
 from blip.models.weights.files import WeightsError
-from blip.models.weights.mirror import RECORD, FileRecord, MirrorRecord, copies_folder, folder_of
+from blip.models.weights.mirror import MIRROR_RECORD, FileRecord, MirrorRecord, copies_folder, folder_of
 from blip.models.weights.places import CachedModel, HubModel, Repository, StoreFolder
 from blip.models.weights.source import is_hub_name
 from blip.progress import progress
@@ -144,7 +144,7 @@ def copy(transfer: Transfer, file: str, advance: Callable[[int], None]) -> None:
     record = mirror.record or MirrorRecord(name=transfer.name)
     files = {**record.files, file: found}
     mirror.record = record.model_copy(update={"files": files, "revision": repository.revision})
-    mirror.store.put(RECORD, (mirror.record.model_dump_json(indent=1) + "\n").encode())
+    mirror.store.put(MIRROR_RECORD, (mirror.record.model_dump_json(indent=1) + "\n").encode())
     partial.unlink(missing_ok=True)
     log.info("%s/%s: %s bytes stored, SHA-256 %s", transfer.name, file, f"{found.size:,}", found.sha256)
 

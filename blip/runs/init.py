@@ -18,11 +18,11 @@ from blip.storage import write_file
 
 WIDTH = 110
 """Characters of a comment's line."""
-HEAD = """\
+PREAMBLE = """\
 The settings of this project. The verbs read them by `--config {name}`{default}.
 Change a value, or delete a line: what is not here is as the preset below says. A setting is explained where it comes
 first. `--set KEY=VALUE` changes one for one call."""
-Seen = set[tuple[type, str]]
+Explained = set[tuple[type, str]]
 """The settings that were explained, by class and name."""
 
 
@@ -44,17 +44,17 @@ def init(
         raise ConfigError(f"{path}: the name of a file of settings ends in .yaml")
     if path.exists():
         raise ConfigError(f"{path} exists already: delete it, or name another file")
-    head = HEAD.format(name=path.name, default=", and in this folder without it" if default else "")
-    seen: Seen = set()
+    head = PREAMBLE.format(name=path.name, default=", and in this folder without it" if default else "")
+    seen: Explained = set()
     data = [f"ingest.{override}" for override in with_source([source] if source else [], [])]
     parts = [comment(head), f"{EXTENDS}: {preset}\n"]
     for stage, config in load_stages(preset, [*data, *overrides], names).items():
-        parts.append(f"\n{stage}:\n" + textwrap.indent("".join(settings(config, seen)), "  "))
+        parts.append(f"\n{stage}:\n" + textwrap.indent("".join(setting_lines(config, seen)), "  "))
     write_file(path, "".join(parts))
     return path
 
 
-def settings(config: BaseModel, seen: Seen, choices: str = "") -> Iterator[str]:
+def setting_lines(config: BaseModel, seen: Explained, choices: str = "") -> Iterator[str]:
     """Yields the settings of a section in YAML, each behind its explanation; `choices` are those of its `type`."""
     cls = type(config)
     for name, field in cls.model_fields.items():
@@ -68,7 +68,7 @@ def settings(config: BaseModel, seen: Seen, choices: str = "") -> Iterator[str]:
         if explained and not known:
             yield comment(explained)
         if isinstance(value, BaseModel):
-            yield f"{name}:\n" + textwrap.indent("".join(settings(value, seen, tags(field.annotation))), "  ")
+            yield f"{name}:\n" + textwrap.indent("".join(setting_lines(value, seen, tags(field.annotation))), "  ")
         else:
             yield f"{name}: {on_one_line(to_jsonable_python(value))}\n"
 

@@ -163,7 +163,7 @@ def label(
     out: str | Path,
     texts: Sequence[str] = (),
 ) -> LabelResult:
-    """Writes the rows of all images in batches; an image that cannot be used has a row with the reason."""
+    """Writes the rows of all images in picture_batches; an image that cannot be used has a row with the reason."""
     identity = [cfg.model_dump(mode="json"), [model_digest(f) for f in folders], sources.identity, list(texts)]
     file = RowsFile(Path(out), columns, identity)
     threads = os.cpu_count() or 1
@@ -171,20 +171,20 @@ def label(
     with ThreadPoolExecutor(threads) as pool, progress(len(sources), "images", done=file.done) as bar:
         found = sources.pictures(views, pool, 2 * cfg.batch, file.done)
         with closing(found) as pictures:
-            for part in batches(pictures, cfg.batch):
-                file.append(in_order(part, rows))
+            for part in picture_batches(pictures, cfg.batch):
+                file.append(rows_in_order(part, rows))
                 bar.advance(len(part))
     result = count(file)
     file.finish()
     return result
 
 
-def batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+def picture_batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
     while part := list(islice(pictures, size)):
         yield part
 
 
-def in_order(part: list[Picture], rows: Callable[[list[Picture]], list[list[Row]]]) -> list[list[Row]]:
+def rows_in_order(part: list[Picture], rows: Callable[[list[Picture]], list[list[Row]]]) -> list[list[Row]]:
     """Returns the rows of the images of a batch, in which only sound ones are shown to the models."""
     sound = [one for one in part if not one.error]
     found = iter(rows(sound) if sound else [])

@@ -17,7 +17,7 @@ from blip.tracking import start_run
 
 MINIATURES_FORMAT = 1
 """Part of the key of what was made; raised when a change of the code changes it."""
-SOURCES = "frozen.json"
+SOURCES_FILE = "frozen.json"
 """The file with the place of each model by name."""
 
 
@@ -40,7 +40,7 @@ def make_frozen(context: RunContext, *, out: str | Path) -> FrozenResult:
         run.params(cfg.model_dump(mode="json"))
         made = made_once(context.store, cfg.miniatures) if cfg.miniatures else FrozenResult()
         run.metrics({f"{name}/loss": curve[-1][1] for name, curve in made.curves.items() if curve})
-        write_file(folder / SOURCES, json.dumps(made.sources, indent=1) + "\n")
+        write_file(folder / SOURCES_FILE, json.dumps(made.sources, indent=1) + "\n")
         return made.model_copy(update={"mlflow": run.url, "seconds": time.monotonic() - began})
 
 
@@ -49,9 +49,9 @@ def made_once(store: str, cfg: MiniaturesConfig) -> FrozenResult:
     home = open_store(store).join(
         "frozen", value_digest({"format": MINIATURES_FORMAT, **cfg.model_dump(mode="json")})[:12]
     )
-    if home.exists(SOURCES):
+    if home.exists(SOURCES_FILE):
         log.info("the frozen models were made before, as %s says; delete that to make them anew", home.uri)
-        return FrozenResult.model_validate_json(home.get(SOURCES))
+        return FrozenResult.model_validate_json(home.get(SOURCES_FILE))
     with scratch("frozen") as folder:
         curves = make_miniatures(cfg, folder)
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -61,7 +61,7 @@ def made_once(store: str, cfg: MiniaturesConfig) -> FrozenResult:
             digests={name: frozen_digest(folder / name) for name in curves},
             curves=curves,
         )
-    home.put(SOURCES, made.model_dump_json(indent=1).encode())
+    home.put(SOURCES_FILE, made.model_dump_json(indent=1).encode())
     return made
 
 
@@ -78,9 +78,11 @@ def frozen_sources(cfg: Config, folder: str | Path | None) -> list[str]:
         setting, source = next(iter(wanted.items()))
         raise ConfigError(f"{setting} is {source}: name the folder that `blip make-frozen` wrote by --frozen")
     try:
-        places = json.loads((Path(folder) / SOURCES).read_bytes())
+        places = json.loads((Path(folder) / SOURCES_FILE).read_bytes())
     except (OSError, ValueError):
-        raise ConfigError(f"--frozen {folder}: has no {SOURCES}; name a folder that `blip make-frozen` wrote") from None
+        raise ConfigError(
+            f"--frozen {folder}: has no {SOURCES_FILE}; name a folder that `blip make-frozen` wrote"
+        ) from None
     found = []
     for setting, source in wanted.items():
         name = source.removeprefix(MADE_HERE)

@@ -16,7 +16,7 @@ from blip.storage import FolderStore, MissingKeyError, open_store, scratch
 
 HOME = "made"
 """The folder of all outputs in the store."""
-RECORD = "output.json"
+OUTPUT_RECORD = "output.json"
 """The file of an output that holds its record; it is written last."""
 FOLDER = "output"
 """The name under which an output's files are uploaded."""
@@ -40,14 +40,14 @@ class StepOutput(Config):
         record = json.dumps({"inputs": dict(inputs), "result": json.loads(result.model_dump_json())})
         home = open_store(store).join(HOME, stage, value_digest(record)[:16])
         upload_folders({FOLDER: folder}, home)
-        home.put(RECORD, record.encode())
+        home.put(OUTPUT_RECORD, record.encode())
         return cls.load(home.uri)
 
     @classmethod
     def load(cls, uri: str) -> Self:
         """Reads a record. Raises ConfigError if the store has no output of this URI."""
         try:
-            values = json.loads(open_store(uri).get(RECORD))
+            values = json.loads(open_store(uri).get(OUTPUT_RECORD))
         except MissingKeyError:
             raise ConfigError(
                 f"{uri} is no output of a step, or was deleted: run the step that made it again (--again STEP)"

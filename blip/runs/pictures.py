@@ -57,9 +57,9 @@ class Sources:
         found = cls([], [])
         for source in sources:
             path = Path(source)
-            if path.is_file() and is_image(path):
+            if path.is_file() and is_image_file(path):
                 found.files.append(path)
-            elif path.is_dir() and (files := sorted(file for file in path.rglob("*") if is_image(file))):
+            elif path.is_dir() and (files := sorted(file for file in path.rglob("*") if is_image_file(file))):
                 found.files += files
             elif path.is_file() and path.suffix != ".tar" and path.suffix != ".json":
                 raise ConfigError(f"{source}: is no image ({', '.join(IMAGE_EXTENSIONS)}) and no tar")
@@ -97,7 +97,7 @@ class Sources:
             yield from map_ahead(pool, lambda entry: picture(entry, views), rest, ahead)
 
 
-def is_image(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
     return path.suffix[1:].lower() in IMAGE_EXTENSIONS and path.is_file()
 
 

@@ -16,10 +16,10 @@ from blip.results import EvaluationResult, GateResult, gain
 from blip.runs.context import RunContext
 from blip.tasks.model_folder import load_task, read_model_config
 from blip.tracking import Champion, champion, promote, register_model, start_run
-from blip.workers.model import RECORD, model_digest
+from blip.workers.model import RUN_RECORD, model_digest
 from blip.zoo.source import our_model
 
-NAME = re.compile(r"[^\W_](?:[\w .-]{0,98}[\w.-])?")
+MODEL_NAME = re.compile(r"[^\W_](?:[\w .-]{0,98}[\w.-])?")
 """Valid model names: they become names and search filters in MLflow, and folders in the store."""
 
 
@@ -106,7 +106,7 @@ def register(
 
 def card_facts(cfg: RegisterConfig, model: Path, evaluated: EvaluationResult, revision: str) -> dict[str, str]:
     """Returns what the card of a model says: its origin as the model folder records it, its use, and licences."""
-    record = json.loads((model / RECORD).read_bytes()) if (model / RECORD).is_file() else {}
+    record = json.loads((model / RUN_RECORD).read_bytes()) if (model / RUN_RECORD).is_file() else {}
     origin = record.get("made_from", {})
     parents = "\n".join(f"- {name}: `{digest}`" for name, digest in origin.items()) or "Not recorded."
     return {
@@ -120,7 +120,7 @@ def card_facts(cfg: RegisterConfig, model: Path, evaluated: EvaluationResult, re
 
 def check_name(name: str) -> str:
     """Returns a valid model name. Raises ConfigError if the registry or the store cannot take it."""
-    if NAME.fullmatch(name):
+    if MODEL_NAME.fullmatch(name):
         return name
     raise ConfigError(
         f"model name {name!r}: use at most 100 letters, digits, spaces and . _ -, with a letter or digit first and "

@@ -27,15 +27,15 @@ from blip.runs.report import facts, gpu_hours_by_step, report_step
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 
-KINDS: tuple[LanguageModelKind, ...] = get_args(LanguageModelKind)
+LANGUAGE_KINDS: tuple[LanguageModelKind, ...] = get_args(LanguageModelKind)
 RESULTS: dict[str, type[Result]] = {
     "ingest": IngestResult,
     "frozen": FrozenResult,
     "features": FeaturesResult,
     "stage1": TrainResult,
-    **{f"stage2-{kind}{how}": TrainResult for kind in KINDS for how in ("", "-alone")},
-    **{f"evaluate-{kind}{how}": EvaluationResult for kind in KINDS for how in ("", "-alone")},
-    **{f"register-{kind}": GateResult for kind in KINDS},
+    **{f"stage2-{kind}{how}": TrainResult for kind in LANGUAGE_KINDS for how in ("", "-alone")},
+    **{f"evaluate-{kind}{how}": EvaluationResult for kind in LANGUAGE_KINDS for how in ("", "-alone")},
+    **{f"register-{kind}": GateResult for kind in LANGUAGE_KINDS},
 }
 """The class of each step's result, by step name, in order."""
 PURPOSES = {
@@ -121,7 +121,7 @@ def summarise_blip2(results: Mapping[str, Result]) -> Blip2Summary:
     """Returns the summary of a run of BLIP-2."""
     seconds = {name: round(found.seconds, 1) for name, found in results.items()}
     return Blip2Summary(
-        models={kind: answered(kind, results) for kind in KINDS},
+        models={kind: answered(kind, results) for kind in LANGUAGE_KINDS},
         seconds={**seconds, "total": round(sum(seconds.values()), 1)},
     )
 
@@ -170,7 +170,7 @@ def features_saved(results: Mapping[str, Result]) -> str:
 
 def shown_images(data: Path, results: Mapping[str, Result]) -> Iterator[Shown]:
     """Yields test images with what each language model said of them, judged if the truth is known."""
-    found = {kind: results[f"evaluate-{kind}"] for kind in KINDS}
+    found = {kind: results[f"evaluate-{kind}"] for kind in LANGUAGE_KINDS}
     described = {kind: r.described for kind, r in found.items() if isinstance(r, EvaluationResult)}
     manifest = Manifest.load(data / "test.json")
     judge = judge_of(manifest)

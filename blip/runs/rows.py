@@ -12,7 +12,7 @@ from blip.digest import value_digest
 from blip.logs import log
 
 Row = dict[str, Any]
-FORMATS = (".jsonl", ".csv", ".parquet")
+TABLE_ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
 class RowsFile:
@@ -23,7 +23,7 @@ class RowsFile:
     """
 
     def __init__(self, path: Path, columns: Sequence[str], identity: Any):
-        """Raises ConfigError if the file's ending names none of FORMATS."""
+        """Raises ConfigError if the file's ending names none of TABLE_ENDINGS."""
         check_format(path)
         self.path, self.columns = path, list(columns)
         self.partial = path.with_name(f".{path.name}.partial")
@@ -97,6 +97,6 @@ class RowsFile:
 
 
 def check_format(path: str | Path) -> None:
-    """Raises ConfigError if a file's ending names none of FORMATS."""
-    if Path(path).suffix not in FORMATS:
-        raise ConfigError(f"--out {path}: must end in {', '.join(FORMATS)}")
+    """Raises ConfigError if a file's ending names none of TABLE_ENDINGS."""
+    if Path(path).suffix not in TABLE_ENDINGS:
+        raise ConfigError(f"--out {path}: must end in {', '.join(TABLE_ENDINGS)}")

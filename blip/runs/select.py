@@ -118,7 +118,7 @@ def with_threshold(rule: dict[str, Any], text: str, by: str = "") -> dict[str, A
         return {**rule, **sums}
     values = {source: limit.least for source, limit in given.items() if limit.least is not None}
     if not by and len(values) == len(given):
-        return with_values(rule, text, values)
+        return with_least_matches(rule, text, values)
     if rule.get("origins"):
         raise ConfigError(
             f"threshold {text!r}: the rule so far has thresholds by collection, which only those of p(match) have; set "
@@ -156,7 +156,7 @@ def with_precision(rule: dict[str, Any], precision: float, threshold: str, by: s
     return Combined.model_validate({"web": [limit], "synthetic": synthetic}).model_dump(mode="json")
 
 
-def with_values(rule: dict[str, Any], text: str, values: dict[str, float]) -> dict[str, Any]:
+def with_least_matches(rule: dict[str, Any], text: str, values: dict[str, float]) -> dict[str, Any]:
     """Returns a rule with these least p(match) by source. Raises ConfigError."""
     for value in values.values():
         if not 0 <= value <= 1:

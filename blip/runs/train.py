@@ -54,7 +54,7 @@ from blip.training.meter import Meter, Profile, Speed
 from blip.training.optimizer import fit_warmup
 from blip.training.record import RunRecord
 from blip.training.spending import stop_when_spent
-from blip.workers.model import RECORD, model_digest
+from blip.workers.model import RUN_RECORD, model_digest
 from blip.zoo.source import our_model
 
 OPERATION = {
@@ -220,7 +220,7 @@ def train_here(
                 with output_folder(out) as folder:
                     save_model(task, folder)
                     settings = {**cfg.model_dump(mode="json"), "made_from": parents, "revision": context.revision}
-                    write_file(folder / RECORD, json.dumps(settings, indent=1) + "\n")
+                    write_file(folder / RUN_RECORD, json.dumps(settings, indent=1) + "\n")
         if is_main():
             run.artifacts(out, "model")
         return TrainResult(

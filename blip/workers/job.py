@@ -34,10 +34,10 @@ class WorkConfig(Config):
         return self.model_dump(mode="json", exclude=set(self.OPERATION))
 
 
-ConfigT = TypeVar("ConfigT", bound=WorkConfig)
+WorkConfigT = TypeVar("WorkConfigT", bound=WorkConfig)
 
 
-class Job(Config, Generic[ConfigT]):
+class Job(Config, Generic[WorkConfigT]):
     """Processing of the shards of one manifest with some models; subclasses set `type`."""
 
     FORMAT: ClassVar[int] = 1
@@ -45,7 +45,7 @@ class Job(Config, Generic[ConfigT]):
 
     type: str
     """The kind of job; it selects the code of the workers and the folder in the store."""
-    config: ConfigT
+    config: WorkConfigT
     input: Manifest
     models: dict[str, ModelSource]
     """Models by role."""

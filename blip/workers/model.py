@@ -11,7 +11,7 @@ from blip.models.weights.content import SIDE_FILE
 from blip.models.weights.files import SUFFIXES, WEIGHTS, tensors_digest
 from blip.storage import FolderStore, Store, check_key, open_store, scratch
 
-RECORD = "run.json"
+RUN_RECORD = "run.json"
 """A file with the settings of the training, for the record; it is never read."""
 
 
@@ -38,7 +38,7 @@ class ModelSource(Config):
             return cls(digest=digest, at=str(Path(folder).resolve()))
         home = root.join("models", digest)
         there = set(home.list())
-        paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name not in (SIDE_FILE, RECORD))
+        paths = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name not in (SIDE_FILE, RUN_RECORD))
         files = {path.relative_to(folder).as_posix(): path for path in paths}
         for key in files.keys() - there:
             home.put_file(key, files[key])
@@ -67,6 +67,6 @@ def model_digest(folder: Path) -> str:
     """
     weights = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES}
     if weights and not (folder / WEIGHTS[0]).is_file():
-        return folder_digest(folder, leave_out={RECORD})
-    others = folder_digest(folder, leave_out={*weights, *WEIGHTS, RECORD})
+        return folder_digest(folder, leave_out={RUN_RECORD})
+    others = folder_digest(folder, leave_out={*weights, *WEIGHTS, RUN_RECORD})
     return value_digest([tensors_digest(folder), others])

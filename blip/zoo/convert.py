@@ -27,7 +27,7 @@ from blip.zoo.sniff import SniffedCheckpoint
 
 BERT, BERT_VOCABULARY = "google-bert/bert-base-uncased", 30524
 """The tokenizer of all released checkpoints, and the size of its vocabulary with [DEC] and [ENC]."""
-TASKS = {
+CLASS_TASKS = {
     "BlipForConditionalGeneration": "captioning",
     "BlipForImageTextRetrieval": "retrieval",
     "BlipForQuestionAnswering": "vqa",
@@ -68,7 +68,7 @@ def convert(path: Path, kind: ModelKind, out: Path, tokenizer: str = "", overrid
                 f"model {path}: the number of attention heads of its {part} part stands in no file; say it by --set "
                 f"model.{part}.heads=N"
             )
-    words = read_tokenizer(path, tokenizer, values["model"]["text"]["vocab_size"])
+    words = checkpoint_tokenizer(path, tokenizer, values["model"]["text"]["vocab_size"])
     tokens = {"pad": words.pad, "cls": words.cls, "sep": words.sep, "dec": words.dec, "enc": words.enc}
     cfg = validate(ImportConfig, merged(values, {"model": {"tokens": tokens}}), f"model {path}")
     settings = with_short_texts(cfg, changes).task
@@ -105,8 +105,8 @@ def transformers_values(folder: Path) -> dict[str, Any]:
     from transformers import BlipConfig  # takes a second, and knows the defaults that a folder leaves out
 
     classes = settings_beside(folder, CONFIG).get("architectures") or ["none"]
-    if classes[0] not in TASKS:
-        raise ConfigError(f"model {folder}: its class is {classes[0]}; known are {', '.join(TASKS)}")
+    if classes[0] not in CLASS_TASKS:
+        raise ConfigError(f"model {folder}: its class is {classes[0]}; known are {', '.join(CLASS_TASKS)}")
     cfg = BlipConfig.from_pretrained(folder, local_files_only=True)
     text: Any = cfg.text_config
     vision: Any = cfg.vision_config
@@ -132,10 +132,10 @@ def transformers_values(folder: Path) -> dict[str, Any]:
     # a folder of transformers begins texts as its tokenizer does; [ENC] stands there only if it was trained so
     begins = settings_beside(folder, "tokenizer_config.json").get("cls_token")
     begins = begins.get("content") if isinstance(begins, dict) else begins
-    return {"task": {"type": TASKS[classes[0]]}, "model": {**values, "enc_token": begins == "[ENC]"}}
+    return {"task": {"type": CLASS_TASKS[classes[0]]}, "model": {**values, "enc_token": begins == "[ENC]"}}
 
 
-def read_tokenizer(path: Path, source: str, vocabulary: int) -> Tokenizer:
+def checkpoint_tokenizer(path: Path, source: str, vocabulary: int) -> Tokenizer:
     """Returns the tokenizer of a source, or the one beside a checkpoint, or BERT's.
 
     Raises ConfigError if its vocabulary is not that of the checkpoint.

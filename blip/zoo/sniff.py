@@ -19,7 +19,7 @@ CheckpointTask = Literal["pretraining", "captioning", "retrieval", "vqa", "nlvr"
 
 PATCHES = "visual_encoder.patch_embed.proj.weight"
 POSITIONS = "visual_encoder.pos_embed"
-WORDS = ("text_encoder.embeddings.word.weight", "text_decoder.embeddings.word.weight")
+WORD_EMBEDDINGS = ("text_encoder.embeddings.word.weight", "text_decoder.embeddings.word.weight")
 
 
 class SniffedCheckpoint:
@@ -30,7 +30,7 @@ class SniffedCheckpoint:
         self.path = path
         for stripped in (without_prefix(tensors, prefix) for prefix in ("", *prefixes(tensors))):
             for spelling in (own, official, huggingface):
-                if spelling(PATCHES)[0] in stripped and any(spelling(name)[0] in stripped for name in WORDS):
+                if spelling(PATCHES)[0] in stripped and any(spelling(name)[0] in stripped for name in WORD_EMBEDDINGS):
                     self.tensors, self.spelling = stripped, spelling
                     return
         raise ConfigError(

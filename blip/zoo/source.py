@@ -24,7 +24,7 @@ SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".yaml")
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 BESIDE = ("med_config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
 """Files beside a checkpoint that tell of it."""
-FORMAT = 1
+CONVERSION_FORMAT = 1
 """Raised when a conversion writes another folder from the same files, so that earlier ones are not used again."""
 
 
@@ -68,7 +68,7 @@ def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[st
             return path
     digest = file_digest(path) if path.is_file() else folder_digest(path)
     beside = {name: file_digest(path.parent / name) for name in BESIDE if (path.parent / name).is_file()}
-    known = value_digest([FORMAT, digest, beside if path.is_file() else {}, tokenizer, list(overrides)])
+    known = value_digest([CONVERSION_FORMAT, digest, beside if path.is_file() else {}, tokenizer, list(overrides)])
     return made(known, lambda folder: convert(path, kind, folder, tokenizer, overrides))
 
 

@@ -25,7 +25,7 @@ from blip.zoo.contract import Determinism, ImageBatch, View, Written
 from blip.zoo.draws import sample_uniforms
 from blip.zoo.transformers_folder import from_folder
 
-QUESTION = "Describe this image in one short sentence."
+CHAT_QUESTION = "Describe this image in one short sentence."
 """Asked of models with a chat template unless a prompt is set."""
 
 
@@ -102,7 +102,7 @@ class VisionLanguageCaptioner:
         if self.processor is None:
             found = self.image_processor(images=pictures, return_tensors="pt")
         elif self.chats:
-            chats = [self.chat(picture, prompt or QUESTION) for picture in pictures]
+            chats = [self.chat(picture, prompt or CHAT_QUESTION) for picture in pictures]
             template = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
             found = self.processor.apply_chat_template(chats, processor_kwargs={"padding": True}, **template)
         elif prompt is None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from blip.cli import app
 from blip.config import EXIT_CONFIG, presets
 from blip.models.weights.content import named_sources
-from blip.models.weights.mirror import RECORD, VARIABLE, folder_of, read_mirror_record
+from blip.models.weights.mirror import MIRROR_RECORD, VARIABLE, folder_of, read_mirror_record
 from blip.models.weights.source import check_source
 from blip.runs.fetch_weights import fetch_weights, wanted_models
 from blip.runs.stages import config_classes, load_stages
@@ -57,8 +57,8 @@ def test_a_store_is_filled_once_with_what_is_wanted_and_its_digests(hub: FakeHub
     assert found.models[BERT].settings == ("ingest.tokenizer", "pretrain.init.text")
     assert found.models[DEIT].settings == ("pretrain.init.vision",)
     assert set(open_store(uri).list()) == {
-        *(f"{BERT}/{file}" for file in ("tokenizer.json", "vocab.txt", "model.safetensors", RECORD)),
-        *(f"{DEIT}/{file}" for file in ("model.safetensors", RECORD)),
+        *(f"{BERT}/{file}" for file in ("tokenizer.json", "vocab.txt", "model.safetensors", MIRROR_RECORD)),
+        *(f"{DEIT}/{file}" for file in ("model.safetensors", MIRROR_RECORD)),
     }
     assert found.fetched_bytes == sum(len(hub.models[n][file]) for n in (BERT, DEIT) for file in found.models[n].files)
     for name in (BERT, DEIT):
@@ -233,7 +233,7 @@ def test_mistakes_are_one_line_with_a_way_out(hub: FakeHub, tmp_path: Path, monk
         code, said = blip(*words)
         assert code in (EXIT_CONFIG, 1)
         assert "\n" not in said
-    assert not any(key.endswith(RECORD) for key in open_store(tmp_path / "store").list())
+    assert not any(key.endswith(MIRROR_RECORD) for key in open_store(tmp_path / "store").list())
 
 
 @pytest.mark.usefixtures("hub")
@@ -241,4 +241,4 @@ def test_places_are_left_where_they_are(tmp_path: Path):
     (tmp_path / "bert").mkdir()
     overrides = [f"pretrain.init.text={tmp_path}/bert", "ingest.tokenizer=s3://bucket/vocab.txt"]
     assert fetch_weights("base", [*DATA, *overrides], str(tmp_path / "store")).models.keys() == {DEIT}
-    assert json.loads(open_store(tmp_path / "store").get(f"{DEIT}/{RECORD}"))["revision"] == COMMIT
+    assert json.loads(open_store(tmp_path / "store").get(f"{DEIT}/{MIRROR_RECORD}"))["revision"] == COMMIT

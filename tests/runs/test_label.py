@@ -80,7 +80,7 @@ def test_an_interrupted_call_goes_on_where_it_was(folder: Path, monkeypatch: pyt
     sources, model = [str(folder / "images"), str(folder / "tars")], str(folder / "model")
     caption(sources, model=model, out=folder / "whole.jsonl", overrides=FAST)
     shown: list[int] = []
-    in_order = label.in_order
+    in_order = label.rows_in_order
 
     def counted(part, rows):
         shown.append(len(part))
@@ -88,7 +88,7 @@ def test_an_interrupted_call_goes_on_where_it_was(folder: Path, monkeypatch: pyt
             raise KeyboardInterrupt
         return in_order(part, rows)
 
-    monkeypatch.setattr(label, "in_order", counted)
+    monkeypatch.setattr(label, "rows_in_order", counted)
     with pytest.raises(KeyboardInterrupt):
         caption(sources, model=model, out=folder / "out.jsonl", overrides=FAST)
     assert not (folder / "out.jsonl").exists()

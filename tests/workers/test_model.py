@@ -10,7 +10,7 @@ from blip.config import ConfigError
 from blip.models.weights.content import SIDE_FILE
 from blip.storage import open_store
 from blip.storage.s3 import S3Store
-from blip.workers.model import RECORD, ModelSource, model_digest
+from blip.workers.model import RUN_RECORD, ModelSource, model_digest
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 def test_equal_tensors_are_the_same_model_and_other_settings_another(model: Path, tmp_path: Path):
     found = ModelSource.publish(open_store(tmp_path), "model", model).digest
     save_file({"b": torch.zeros(1), "a": torch.ones(2)}, model / "model.safetensors", metadata={"y": "2"})
-    for name in (SIDE_FILE, RECORD):
+    for name in (SIDE_FILE, RUN_RECORD):
         (model / name).write_text("of another training")
     assert model_digest(model) == found
     (model / "tokenizer/vocab.txt").write_text("other words")

@@ -16,7 +16,7 @@ from blip.storage import Store, StoreError, open_store, writing
 
 VARIABLE = "BLIP_WEIGHTS"
 """The variable with the URI of the mirror in which names on the hub are looked up first."""
-RECORD = "fetched.json"
+MIRROR_RECORD = "fetched.json"
 """The name of the record in the folder of a name."""
 
 
@@ -50,10 +50,10 @@ def folder_of(mirror: str, name: str) -> Store:
 
 def read_mirror_record(store: Store) -> MirrorRecord | None:
     """Returns the record in a folder of a store, or None without one. Raises StoreError if it is not valid."""
-    found = store.get_tagged(RECORD)
+    found = store.get_tagged(MIRROR_RECORD)
     if found is None:
         return None
-    where = f"{store.uri}/{RECORD}"
+    where = f"{store.uri}/{MIRROR_RECORD}"
     try:
         values = json.loads(found[0])
         return validate(MirrorRecord, values if isinstance(values, dict) else {}, where)

@@ -30,7 +30,7 @@ from huggingface_hub.utils import build_hf_headers
 from blip.digest import file_digest
 from blip.models.weights.content import NotHereError
 from blip.models.weights.files import first_line
-from blip.models.weights.mirror import RECORD, check_digest, copy_of_mirror, read_mirror_record
+from blip.models.weights.mirror import MIRROR_RECORD, check_digest, copy_of_mirror, read_mirror_record
 from blip.storage import Store, StoreError, scratch, writing
 
 DENIED = (401, 403)
@@ -66,7 +66,7 @@ class StoreFolder(Place):
         self.record = read_mirror_record(store)
 
     def names(self) -> Set[str]:
-        here = self.store.path(RECORD)
+        here = self.store.path(MIRROR_RECORD)
         if here:
             return file_names(here.parent)
         return {key for key in self.store.list() if "/" not in key}
@@ -77,7 +77,7 @@ class StoreFolder(Place):
     @contextmanager
     def opened(self, names: Sequence[str]) -> Iterator[Path]:
         known = {name: self.record.files[name] for name in names if self.record and name in self.record.files}
-        here = self.store.path(RECORD)
+        here = self.store.path(MIRROR_RECORD)
         if here:
             for name, expected in known.items():
                 check_digest(here.parent / name, expected, str(here.parent / name))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blip.models.weights.content import MADE_HERE, MODEL, Content, NotHereError
 from blip.models.weights.files import SUFFIXES, WeightsError
-from blip.models.weights.mirror import RECORD, VARIABLE, folder_of, mirror_uri
+from blip.models.weights.mirror import MIRROR_RECORD, VARIABLE, folder_of, mirror_uri
 from blip.models.weights.places import CachedModel, HubModel, Place, StoreFolder
 from blip.storage import MissingKeyError, locate, open_store
 
@@ -57,7 +57,7 @@ def is_one_file(source: str) -> bool:
 @contextmanager
 def opened_file(source: str) -> Iterator[Path]:
     """Yields the local file of a source that is one file. Raises StoreError."""
-    if "://" not in source and not (Path(source).parent / RECORD).is_file():
+    if "://" not in source and not (Path(source).parent / MIRROR_RECORD).is_file():
         yield Path(source)
         return
     store, key = locate(source)

@@ -12,7 +12,7 @@ from blip.config import Config
 from blip.models.weights import mirror
 from blip.models.weights.content import IMAGE_ENCODER, MODEL, TOKENIZER, TRANSFORMERS_MODEL, Content, named_sources
 from blip.models.weights.files import WeightsError
-from blip.models.weights.mirror import RECORD, FileRecord, MirrorRecord
+from blip.models.weights.mirror import MIRROR_RECORD, FileRecord, MirrorRecord
 from blip.models.weights.source import check_source, fetched
 from blip.storage import StoreError, open_store
 
@@ -57,7 +57,7 @@ def fill(uri: str, name: str, files: dict[str, bytes]) -> None:
     for file, data in files.items():
         store.put(file, data)
     found = {file: FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for file, data in files.items()}
-    store.put(RECORD, MirrorRecord(name=name, files=found).model_dump_json().encode())
+    store.put(MIRROR_RECORD, MirrorRecord(name=name, files=found).model_dump_json().encode())
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ def test_a_local_copy_is_made_once_and_again_when_it_was_altered(s3: str, monkey
 )
 def test_a_record_that_is_none_is_named(uri: str, content: bytes, monkeypatch):
     fill(uri, NAME, {"model.safetensors": b"right"})
-    open_store(uri).join(*NAME.split("/")).put(RECORD, content)
+    open_store(uri).join(*NAME.split("/")).put(MIRROR_RECORD, content)
     monkeypatch.setenv(mirror.VARIABLE, uri)
-    with pytest.raises(StoreError, match=rf"{RECORD}.*delete it") as raised, fetched(NAME):
+    with pytest.raises(StoreError, match=rf"{MIRROR_RECORD}.*delete it") as raised, fetched(NAME):
         pass
     assert "\n" not in str(raised.value)
 
