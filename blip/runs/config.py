@@ -19,6 +19,7 @@ from blip.shards.manifest import Manifest
 from blip.tasks.blip2_stage1 import Blip2Stage1Config
 from blip.tasks.blip2_stage2 import Blip2Stage2Config
 from blip.tasks.config import TaskConfig
+from blip.tasks.matching import check_padding
 from blip.tasks.pretraining import PretrainingConfig
 from blip.tasks.retrieval import RetrievalConfig
 from blip.training.checkpoint import CheckpointConfig
@@ -123,6 +124,12 @@ class RunConfig(Config):
                 "task.features is true, but model.vision.trained is too: an image encoder that changes needs images; "
                 "set one of them to false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def processes_can_exchange_texts(self) -> Self:
+        if isinstance(self.task, Blip2Stage1Config):  # here, as a model folder does not say what training compared
+            check_padding(self.task.alignment.negatives, self.task.text)
         return self
 
     @model_validator(mode="after")

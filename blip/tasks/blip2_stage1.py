@@ -1,9 +1,9 @@
 """The first stage of BLIP-2: a Q-Former learns to find in images what texts say (BLIP-2, section 3.2)."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example
@@ -13,7 +13,6 @@ from blip.models.generation import Beam, check_room
 from blip.models.image_encoder import load_image_encoder
 from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import caption_loss, next_token_targets
-from blip.tasks.matching import check_padding
 from blip.tasks.pretraining import LossWeights
 from blip.tasks.query_alignment import QueryAlignment, QueryAlignmentConfig
 from blip.tasks.task import Task, TaskSettings
@@ -35,11 +34,6 @@ class Blip2Stage1Config(TaskSettings):
     """Mean of the LM loss: over all tokens of an optimizer step, or, as in the reference, over each process's batch."""
     features: bool = False
     """The data hold the image encoder's features instead of images, so that it is not loaded."""
-
-    @model_validator(mode="after")
-    def processes_can_exchange_texts(self) -> Self:
-        check_padding(self.alignment.negatives, self.text)
-        return self
 
     def build_model(self, model: Blip2Config) -> QFormerModel:
         return QFormerModel(model, None if self.features else load_image_encoder(model.vision))

@@ -77,7 +77,9 @@ def official(name: str) -> tuple[str, ...]:
 def huggingface(name: str) -> tuple[str, ...]:
     """Returns the name in transformers, which differs from the reference's in the image encoder only."""
     part, _, rest = name.partition(".")
-    return (f"vision_model.{vision_name(rest)}",) if part == "visual_encoder" else official(name)
+    if part == "visual_encoder":
+        return tuple(f"vision_model.{found}" for found in vision_names(rest))
+    return official(name)
 
 
 def lavis(name: str) -> tuple[str, ...]:
@@ -117,7 +119,7 @@ def huggingface_blip2(name: str) -> tuple[str, ...]:
         case "vision_proj" | "text_proj":
             return (f"{part}ection.{rest}",)
         case "visual_encoder":
-            return (f"vision_model.{vision_name(rest.removeprefix('network.'))}",)
+            return tuple(f"vision_model.{found}" for found in vision_names(rest.removeprefix("network.")))
         case "lm_head":
             return ()
         case _:
@@ -165,12 +167,18 @@ def lm_head_names(rest: str) -> tuple[str, ...]:
     return (name, "cls.predictions.bias") if rest == "decoder.bias" else (name,)
 
 
-def vision_name(rest: str) -> str:
-    """Maps `blocks.0.attn.proj.weight` to `encoder.layers.0.self_attn.projection.weight`."""
+def vision_names(rest: str) -> tuple[str, ...]:
+    """Maps `blocks.0.attn.proj.weight` to `encoder.layers.0.self_attn.projection.weight`.
+
+    A parameter of another image encoder than timm's ViT has no name.
+    """
     if rest in VISION:
-        return VISION[rest]
-    block, inner, kind = split_name(rest, "blocks")
-    return f"encoder.layers.{block}.{VISION[inner]}.{kind}" if block else f"{VISION[inner]}.{kind}"
+        return (VISION[rest],)
+    found = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)\.(weight|bias)", rest)
+    if found is None or found[2] not in VISION:
+        return ()
+    name = f"{VISION[found[2]]}.{found[3]}"
+    return (f"encoder.layers.{found[1]}.{name}" if found[1] else name,)
 
 
 def split_name(rest: str, stack: str) -> tuple[str, str, str]:
