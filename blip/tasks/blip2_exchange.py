@@ -12,7 +12,6 @@ from blip.models.blip2 import Blip2, Blip2Config, QFormerModel
 from blip.models.image_encoder import ImageEncoderConfig
 from blip.models.language.config import LanguageModelConfig
 from blip.models.med import SpecialTokens
-from blip.models.weights.export import renamed_tensors
 from blip.models.weights.load import Allowed, load_weights
 from blip.models.weights.names import lavis
 from blip.tasks.blip2_stage1 import Blip2Stage1, Blip2Stage1Config
@@ -126,6 +125,8 @@ def export_transformers(model: Blip2 | QFormerModel, out: str | Path) -> Path:
 
 def lavis_tensors(task: Blip2Stage1 | Blip2Stage2) -> dict[str, Tensor]:
     """Returns the tensors of a file of LAVIS: what is trained, without the frozen models."""
+    from blip.models.weights.export import renamed_tensors  # local import: it needs transformers, too
+
     tensors = renamed_tensors(task.model, lavis)
     if isinstance(task, Blip2Stage1):
         return tensors | {"temp": task.alignment.temperature.detach()[0]}
