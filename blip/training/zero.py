@@ -143,7 +143,9 @@ def moment_of(engine: Any, parameter: torch.nn.Parameter, moment: str) -> Tensor
         found = safe_get_full_optimizer_state(parameter, moment)
         assert found is not None
         return found
-    return engine.optimizer.state[parameter][moment]
+    # a parameter that no loss reaches, such as the final norm of an image encoder cut after a layer, has none
+    found = engine.optimizer.state[parameter].get(moment)
+    return torch.zeros_like(parameter) if found is None else found
 
 
 def whole(parameters: list[torch.nn.Parameter]) -> Any:

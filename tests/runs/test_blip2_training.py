@@ -241,3 +241,16 @@ def test_only_what_is_trained_has_gradients_and_optimizer_state(folders: dict[st
     assert 4 * trained + 200_000 < frozen / 10, "the bound would tell if frozen weights had gradients"
     state = engine.state()
     assert sum(tensor.nbytes for tensor in state.values()) < 4 * trained
+
+
+def test_an_image_encoder_is_trained_on_from_the_first_stage_saved_and_resumed(folders: dict[str, str], first: Any):
+    assert first.steps == STEPS
+    init = f"{folders['root']}/first/model"
+    overrides = settings(folders, "epochs=null", "task.alignment.negatives=rank", "model.vision.trained=true")
+    done = train(folders, "blip2_retrieval", overrides, "tuned", init=init)
+    assert train(folders, "blip2_retrieval", overrides, "tuned again", init=init, until=FAILED) is None
+    again = train(folders, "blip2_retrieval", overrides, "tuned again", init=init)
+    assert again.losses == done.losses
+    expected, found = weights(folders, "tuned"), weights(folders, "tuned again")
+    assert any(name.startswith("visual_encoder.") for name in expected)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
