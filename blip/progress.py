@@ -73,8 +73,9 @@ Show = Callable[[ProgressRecord], None]
 class ProgressBar:
     """Counts units and shows the count, at most every LIVE_SECONDS."""
 
-    def __init__(self, total: int, what: str, unit: str, done: int, show: Show):
+    def __init__(self, total: int, what: str, unit: str, done: int, show: Show, patience: float):
         self.total, self.what, self.unit, self.done, self.show = total, what, unit, done, show
+        self.patience = patience
         self.losses: Mapping[str, SupportsFloat] = {}
         self.began = self.shown = time.monotonic()
         self.start = done
@@ -85,12 +86,18 @@ class ProgressBar:
         self.done += n
         self.losses = losses or self.losses
         now = time.monotonic()
-        if now - self.shown >= LIVE_SECONDS:
+        if now - self.shown >= LIVE_SECONDS and now - self.began >= self.patience:
             self.shown = now
             self.recent.append((now, self.done))
             while now - self.recent[0][0] > WINDOW_SECONDS:
                 self.recent.popleft()
             self.show(self.record(now))
+
+    def end(self) -> None:
+        """Shows the last count, unless the operation ended within its first seconds of patience."""
+        now = time.monotonic()
+        if now - self.began >= self.patience:
+            self.show(self.record(now, last=True))
 
     def record(self, now: float, last: bool = False) -> ProgressRecord:
         then, before = (self.began, self.start) if last else self.recent[0]
@@ -101,17 +108,21 @@ class ProgressBar:
 
 
 @contextmanager
-def progress(total: int, what: str, unit: str = "images", done: int = 0) -> Iterator[ProgressBar]:
+def progress(
+    total: int, what: str, unit: str = "images", done: int = 0, patience: float = 0.0
+) -> Iterator[ProgressBar]:
     """Yields a bar over `total` units, of which `done` are finished; ranks other than 0 show nothing.
+
+    Nothing is shown in the first `patience` seconds, nor of an operation that ends in them.
 
     A terminal shows a live bar, a log gets a line every `BLIP_PROGRESS_SECONDS` (10). If `BLIP_PROGRESS` is the path
     of a file, every record and alarm is appended to it as a line of JSON, which `follow_progress` reads.
     """
     with ExitStack() as stack:
         show = stack.enter_context(view()) if is_reporting() else ignore
-        bar = ProgressBar(total, what, unit, done, show)
+        bar = ProgressBar(total, what, unit, done, show, patience)
         yield bar
-        bar.show(bar.record(time.monotonic(), last=True))
+        bar.end()
 
 
 def ignore(record: ProgressRecord) -> None:

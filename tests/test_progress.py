@@ -79,7 +79,8 @@ def test_other_ranks_are_silent(plain, monkeypatch):
     assert plain.messages == []
 
 
-def test_a_terminal_gets_a_moving_bar_and_keeps_a_line(monkeypatch):
+def test_a_terminal_gets_a_moving_bar_and_keeps_a_line(monkeypatch, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "blip")
     screen = Console(file=StringIO(), force_terminal=True, width=120, _environ={})
     monkeypatch.setattr(progress, "LIVE_SECONDS", 0.0)
     monkeypatch.setattr(progress, "console", screen)
@@ -122,3 +123,12 @@ def test_an_alarm_reaches_the_log_and_the_screen_of_who_follows(plain, tmp_path,
     shown = screen.file.getvalue()
     assert shown.count("! step 5: alarm: captions [all] alike") == 1
     assert "pretrain 5/10" in shown
+
+
+def test_what_ends_at_once_is_worth_no_line(plain):
+    with progress.progress(2, "reading tars", "tars", patience=60.0) as bar:
+        bar.advance(2)
+    with progress.progress(2, "pretrain", done=2):
+        pass
+    (line,) = plain.messages
+    assert line.startswith("pretrain 2/2")

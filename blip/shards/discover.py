@@ -28,6 +28,8 @@ THREADS = 8
 """Tars that are read concurrently."""
 SAVE_SECONDS = 20.0
 """Seconds after which the readings so far are kept, for a call after one that was killed."""
+PATIENCE = 1.0
+"""Seconds of reading tars before it is worth a line."""
 NO_TEXT = "no text"
 log = logging.getLogger(__name__)
 
@@ -109,7 +111,10 @@ def discover(
     broken: list[str] = []
     saved = time.monotonic()
     try:
-        with ThreadPoolExecutor(THREADS) as pool, progress(len(stamps), "reading tars", "tars") as bar:
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            progress(len(stamps), "reading tars", "tars", patience=PATIENCE) as bar,
+        ):
             for key, made in zip(stamps, pool.map(reading, stamps), strict=True):
                 bar.advance()
                 if isinstance(made, ShardError):

@@ -74,6 +74,7 @@ def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobCon
     train(context, "pretrain", data=tmp_path / "data", out=tmp_path / "model", placed=placed(nodes="2", workers="4"))
     args = [arg.replace("/scratch", str(tmp_path / "scratch")) for arg in jobs[0].args]
     (tmp_path / "scratch" / "in" / "data").mkdir(parents=True)
+    (tmp_path / "scratch" / "in" / "data" / "gold.json").write_text("{}")
     (tmp_path / "scratch" / "out" / "made").mkdir(parents=True)
     done = CliRunner().invoke(app, [*args, "--set", "no.such.key=1"])
     assert done.exit_code == 42

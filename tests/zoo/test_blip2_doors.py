@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_hub import use_hub
 from PIL import Image
 from tiny_blip2 import blip2_config, clip, opt, shuffle, words
 from tiny_models import captioner, model_folder, picture, tokenizer
@@ -146,7 +147,8 @@ def test_a_generator_of_transformers_captions_as_it_is(tmp_path: Path):
         check_captioner(matcher(tmp_path / "matcher"))
 
 
-def test_a_generator_becomes_a_model_of_ours_where_one_is_needed(tmp_path: Path):
+def test_a_generator_becomes_a_model_of_ours_where_one_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    use_hub(tmp_path / "hub", "http://127.0.0.1:9", monkeypatch, offline=True)
     source = generator(tmp_path / "generator")
     with pytest.raises(ConfigError, match=r"the tokenizer of its Q-Former, BERT's, is not beside it; name one by"):
         our_model(source, "evaluation")
