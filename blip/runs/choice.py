@@ -14,7 +14,7 @@ from itertools import islice
 from blip.config import EXIT_CONFIG, Config, ConfigError, validate
 from blip.datasets.own import Files, Form, forms_of
 from blip.runs.data_config import KINDS
-from blip.runs.found import HEAD, aligned, found_row, given, hints_of, is_manifest, listed, read_without_keys
+from blip.runs.found import HEAD, aligned, found_row, hints_of, is_manifest, listed, read_without_keys
 from blip.shards.manifest import Manifest
 from blip.storage import StoreError
 
@@ -37,8 +37,7 @@ def choose(data: Sequence[str], preset: str = "", overrides: Sequence[str] = ())
     Raises ConfigError if a place is not understood, StoreError if it is away.
     """
     read = [place for one in data for place in places_in(one)]
-    if given(overrides, "anonymous").lower() == "true":
-        read_without_keys(read)
+    read_without_keys(read, overrides)
     sources = [os.path.abspath(place) if "://" not in place else place for place in read]
     if all(map(is_manifest, sources)):
         images, rows = sum(Manifest.load(source).samples for source in sources), []

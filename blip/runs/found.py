@@ -25,8 +25,7 @@ def with_source(source: str | Sequence[str], overrides: Sequence[str]) -> list[s
     Raises ConfigError if a source is neither a kind nor a place of known data.
     """
     sources = several(source) if isinstance(source, str) else list(source)
-    if given(overrides, "anonymous").lower() == "true":
-        read_without_keys([*sources, *(override.partition("=")[2] for override in overrides)])
+    read_without_keys(sources, overrides)
     if not sources:
         return [*overrides]
     if len(sources) == 1 and sources[0] in KINDS:
@@ -44,8 +43,14 @@ def listed(sources: Sequence[str], bare: bool = False) -> str:
     return json.dumps(sources[0] if len(sources) == 1 else sources, ensure_ascii=False)
 
 
-def read_without_keys(places: Sequence[str]) -> None:
-    """Has this process read the buckets among the places without keys; later steps do so as their manifests say."""
+def read_without_keys(sources: Sequence[str], overrides: Sequence[str]) -> None:
+    """Has this process read the buckets that are named without keys if `data.anonymous` is among the overrides.
+
+    Later steps do so as their manifests say.
+    """
+    if given(overrides, "anonymous").lower() != "true":
+        return
+    places = [*sources, *(override.partition("=")[2] for override in overrides)]
     buckets = {bucket for place in places for bucket in re.findall(r"s3://([^/\s\"\],]+)", place)}
     known = os.environ.get(UNSIGNED_BUCKETS, "")
     os.environ[UNSIGNED_BUCKETS] = ",".join(sorted(buckets | set(filter(None, known.split(",")))))
