@@ -10,6 +10,10 @@ from tiny_models import SIZE, TEXTS, tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
+    AutoConfig,
+    Blip2ForConditionalGeneration,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
     CLIPVisionConfig,
     CLIPVisionModel,
     OPTConfig,
@@ -20,6 +24,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers import Blip2Config as TheirConfig
 
 from blip.models.bert import TextConfig
 from blip.models.blip2 import Blip2Config
@@ -127,6 +132,27 @@ def t5(folder: Path, seed: int = 0, spare: int = 0) -> str:
     shuffle(T5ForConditionalGeneration(cfg), seed).save_pretrained(folder)
     vocabulary.save_pretrained(folder)
     return str(folder)
+
+
+def their_generator(
+    folder: Path, language: Path, vision: Blip2VisionConfig, qformer: Blip2QFormerConfig, queries: int, seed: int = 0
+) -> nn.Module:
+    """A BLIP-2 of transformers around a language model, with its tokenizer beside; its image token is a new one."""
+    text = AutoConfig.from_pretrained(language)
+    number = len(words())
+    text.vocab_size = number + 1
+    config = TheirConfig(
+        vision_config=vision,
+        qformer_config=qformer,
+        text_config=text,
+        num_query_tokens=queries,
+        image_token_index=number,
+    )
+    model = shuffle(Blip2ForConditionalGeneration(config), seed)
+    model.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).write_bytes((language / file).read_bytes())
+    return model
 
 
 def blip2_config(vision: str, language: str | None = None, width: int = WIDTH) -> Blip2Config:

@@ -8,11 +8,10 @@ import torch
 from golden_files import Golden, assert_close
 from safetensors.torch import load_file
 from test_golden_qformer import stage1
-from tiny_blip2 import clip, opt, shuffle, t5, timm_model, words
+from tiny_blip2 import clip, opt, shuffle, t5, their_generator, timm_model
 from tiny_models import TEXTS, tokenizer
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
@@ -68,24 +67,10 @@ def sizes(seed: int, text: bool) -> tuple[Blip2VisionConfig, Blip2QFormerConfig]
     return vision, qformer
 
 
-def their_generator(seed: int, kind: str, folder: Path) -> PreTrainedModel:
+def drawn_generator(seed: int, kind: str, folder: Path) -> PreTrainedModel:
     vision, qformer = sizes(seed, text=False)
     LANGUAGES[kind](folder / "language")
-    language = AutoConfig.from_pretrained(folder / "language")
-    number = len(words())
-    language.vocab_size = number + 1
-    config = Blip2Config(
-        vision_config=vision,
-        qformer_config=qformer,
-        text_config=language,
-        num_query_tokens=seed + 2,
-        image_token_index=number,
-    )
-    theirs = shuffle(Blip2ForConditionalGeneration(config), seed)
-    theirs.save_pretrained(folder / "theirs")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / "theirs" / file).write_bytes((folder / "language" / file).read_bytes())
-    return theirs
+    return their_generator(folder / "theirs", folder / "language", vision, qformer, seed + 2, seed)
 
 
 def generated(
@@ -154,7 +139,7 @@ def agree(task: Blip2Stage2, theirs: PreTrainedModel, image_token: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
 def test_generators_of_transformers_can_be_read(seed: int, kind: str, tmp_path: Path):
-    theirs = their_generator(seed, kind, tmp_path)
+    theirs = drawn_generator(seed, kind, tmp_path)
     task = import_transformers(tmp_path / "theirs", tmp_path / "ours", tokenizer())
     assert isinstance(task, Blip2Stage2)
     agree(task, theirs, theirs.config.image_token_index)

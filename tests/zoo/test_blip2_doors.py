@@ -7,10 +7,9 @@ import pytest
 import torch
 from fake_hub import use_hub
 from PIL import Image
-from tiny_blip2 import blip2_config, clip, opt, shuffle, words
+from tiny_blip2 import blip2_config, clip, opt, shuffle, their_generator
 from tiny_models import captioner, model_folder, picture, tokenizer
 from transformers import (
-    AutoConfig,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2ForImageTextRetrieval,
@@ -87,19 +86,7 @@ def generator(folder: Path) -> Path:
     """Writes a Blip2ForConditionalGeneration with the tokenizer of its language model alone."""
     vision, qformer = parts(text=False)
     opt(folder / "language")
-    language = AutoConfig.from_pretrained(folder / "language")
-    number = len(words())
-    language.vocab_size = number + 1
-    config = Blip2Config(
-        vision_config=vision,
-        qformer_config=qformer,
-        text_config=language,
-        num_query_tokens=3,
-        image_token_index=number,
-    )
-    shuffle(Blip2ForConditionalGeneration(config)).save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / file).write_bytes((folder / "language" / file).read_bytes())
+    their_generator(folder, folder / "language", vision, qformer, queries=3)
     statistics(folder)
     return folder
 
