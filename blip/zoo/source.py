@@ -17,7 +17,7 @@ from blip.models.weights.source import fetched, is_hub_name, is_one_file
 from blip.storage import check_key, locate, open_store
 from blip.tracking.models import download_model, is_tracked
 from blip.zoo.convert import convert
-from blip.zoo.recognise import recognise
+from blip.zoo.recognise import BLIP2_CLASSES, recognise
 
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".yaml")
 """Endings of configurations, vocabularies and chat templates."""
@@ -54,18 +54,14 @@ def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[st
     """
     path = local_path(str(source))
     kind = recognise(path)
-    match kind:
-        case "blip" | "official":
-            pass
-        case "blip2_matcher" | "blip2_generator" if kind == "blip2_matcher" or ours:
-            if overrides:
-                raise ConfigError(f"model {source}: its files tell all but the tokenizer; leave out settings")
-        case _ if tokenizer or overrides:
+    if kind not in ("blip", "official", "blip2_matcher") and not (kind == "blip2_generator" and ours):
+        if tokenizer or overrides:
             raise ConfigError(
                 f"model {source}: its files tell all; leave out tokenizer and settings, which checkpoints need"
             )
-        case _:
-            return path
+        return path
+    if kind in BLIP2_CLASSES.values() and overrides:
+        raise ConfigError(f"model {source}: its files tell all but the tokenizer; leave out settings")
     digest = file_digest(path) if path.is_file() else folder_digest(path)
     beside = {name: file_digest(path.parent / name) for name in BESIDE if (path.parent / name).is_file()}
     known = value_digest([CONVERSION_FORMAT, digest, beside if path.is_file() else {}, tokenizer, list(overrides)])
