@@ -1,6 +1,5 @@
-"""The public API: a trained model that captions images, matches images with texts, and answers questions."""
+"""A trained model that captions images, matches images with texts, and answers questions."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
@@ -9,30 +8,20 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from blip import distributed
+from blip.api.arguments import list_images, list_texts, pair_up
 from blip.batch import Tokens
-from blip.config import ConfigError
 from blip.data.image_like import ImageLike, open_image
-from blip.data.tokenizer import Tokenizer, clean_question
+from blip.data.tokenizer import clean_question
 from blip.data.transforms import eval_transform, normalise
-from blip.models.blip2 import Blip2, Blip2Config
-from blip.models.generation import Beam, Decoding, Nucleus
-from blip.models.med import MEDConfig
-from blip.models.weights.load import load_weights
-from blip.tasks.blip2_stage2 import Blip2Stage2, Blip2Stage2Config
-from blip.tasks.blip2_vqa import Blip2VQA, Blip2VQAConfig
-from blip.tasks.captioning import Captioning, CaptioningConfig
-from blip.tasks.config import TaskConfig
-from blip.tasks.model_folder import TOKENIZER, WEIGHTS, as_captioner, as_filter, read_model_config
-from blip.tasks.pretraining import PretrainingConfig
-from blip.tasks.retrieval import Retrieval, RetrievalConfig
+from blip.models.generation import Decoding
+from blip.tasks.blip2_stage2 import Blip2Stage2
+from blip.tasks.blip2_vqa import Blip2VQA
+from blip.tasks.captioning import Captioning
+from blip.tasks.retrieval import Retrieval
 from blip.tasks.task import Task
-from blip.tasks.vqa import VQA, VQAConfig
+from blip.tasks.vqa import VQA
 from blip.zoo.image_model import Precision
-from blip.zoo.ours import OurCaptioner, OurFilter, to_bfloat16
-from blip.zoo.source import our_model
-
-__all__ = ["Beam", "ConfigError", "Embeddings", "ImageLike", "Match", "Model", "Nucleus", "UnsupportedError", "load"]
+from blip.zoo.ours import OurCaptioner, OurFilter
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -78,76 +67,6 @@ class Embeddings(NamedTuple):
     """`(N, E)`; empty if no images were given."""
     texts: Tensor
     """`(M, E)`; empty if no texts were given."""
-
-
-def load(
-    source: str | os.PathLike[str],
-    *,
-    device: str | torch.device | None = None,
-    dtype: Precision | torch.dtype = "float32",
-    batch_size: int = 32,
-) -> "Model":
-    """Loads a BLIP for inference on a device: by default the GPU if there is one.
-
-    A BLIP-2 of the second stage comes with its frozen models, which are found as in its training.
-    `source` is a model folder that `blip train` or `blip import` wrote; a folder of transformers or a hub name such as
-    `Salesforce/blip-image-captioning-base`; a `.pth` of the reference; `models:/NAME@ALIAS` or a run of MLflow.
-    `dtype` is `float32` or `bfloat16`. `batch_size` is the number of images per forward pass; it bounds the memory of a
-    call.
-
-    Raises ConfigError if the model is missing, incomplete, no BLIP, or of a task that this API does not cover.
-    """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}, must be 1 or more")
-    precision = DTYPES.get(dtype)
-    if precision is None:
-        raise ConfigError(f"dtype is {dtype}, must be float32 or bfloat16")
-    folder = our_model(os.fspath(source), "blip.load")
-    cfg = read_model_config(folder)
-    roles = roles_of(cfg.task, folder)
-    assert isinstance(cfg.model, MEDConfig | Blip2Config)
-    model = cfg.task.build_model(cfg.model)  # pyright: ignore[reportArgumentType]  # roles_of took a task of this model
-    load_weights(model, str(folder / WEIGHTS), cfg.task.DIFFERENCES)
-    tokenizer = Tokenizer.from_folder(folder / TOKENIZER)
-    if isinstance(model, Blip2):
-        roles = [role.fitted(model) if isinstance(role, Blip2VQAConfig) else role for role in roles]
-    tasks = [role.build_task(model, tokenizer).eval() for role in roles]  # pyright: ignore[reportArgumentType]
-    for task in tasks:
-        if isinstance(task, Retrieval):
-            del task.alignment  # training's momentum copy of the model
-    model.to(distributed.device() if device is None else torch.device(device))
-    if precision == "bfloat16":
-        to_bfloat16(model)
-    return Model(Path(source), cfg.task.type, tasks, cfg.model.vision.size, batch_size, precision)
-
-
-DTYPES: dict[object, Precision] = {
-    "float32": "float32",
-    torch.float32: "float32",
-    "bfloat16": "bfloat16",
-    torch.bfloat16: "bfloat16",
-}
-
-
-def roles_of(cfg: TaskConfig, folder: Path) -> list[TaskConfig]:
-    """Returns the tasks that a model trained for `cfg` can perform. Raises ConfigError if there are none."""
-    match cfg:
-        case PretrainingConfig():
-            return [as_captioner(cfg), as_filter(cfg)]
-        case CaptioningConfig():
-            return [cfg]
-        case RetrievalConfig():
-            return [as_filter(cfg)]
-        case VQAConfig():
-            # the answer list is not part of the folder: `answer` takes it as an argument
-            return [cfg.model_copy(update={"inference": "generate", "answer_list": None})]
-        case Blip2Stage2Config():
-            return [cfg, Blip2VQAConfig()]
-        case Blip2VQAConfig():
-            return [cfg]
-        case _:
-            known = "captioning, pretraining, retrieval, vqa, blip2_stage2 and blip2_vqa"
-            raise ConfigError(f"model {str(folder)!r} was trained for {cfg.type}; load() takes models of {known}")
 
 
 def inference(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate["Model", P], R]:
@@ -382,34 +301,3 @@ class Model:
         transform = eval_transform(self.image_size)
         scaled = [transform(open_image(image)) for image in images]
         return torch.stack(scaled).to(self.device)
-
-
-def list_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
-    """Returns a sequence of images as a list, and one image as a list of one."""
-    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
-        return list(images)
-    return [images]
-
-
-def list_texts(texts: str | Sequence[str]) -> list[str]:
-    """Returns a sequence of texts as a list, and one text as a list of one. Raises TypeError for what is no string."""
-    if isinstance(texts, str):
-        return [texts]
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"a text must be a string, is {type(text).__name__}")
-    return list(texts)
-
-
-def pair_up(images: list[ImageLike], texts: list[str], what: str) -> list[tuple[ImageLike, str]]:
-    """Returns pairs of images and texts; a single value is paired with every value of the other side.
-
-    Raises ValueError if the numbers differ otherwise.
-    """
-    if len(images) == 1:
-        images = images * len(texts)
-    elif len(texts) == 1:
-        texts = texts * len(images)
-    if len(images) != len(texts):
-        raise ValueError(f"{len(images)} images and {len(texts)} {what}: give as many of both, or one of either")
-    return list(zip(images, texts, strict=True))
