@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,8 @@ from blip.launch.kubeflow import KubeflowError
 from components.settings import mistakes
 from pipelines import cron, lint, local, parameters
 from pipelines.cluster import KubeflowPipelines
-from pipelines.run_lock import RootError, root_errors
+from pipelines.outcome import print_summary, print_tasks, publish
+from pipelines.run_lock import RootError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -155,44 +155,6 @@ def steps_to_repeat(pipeline: GraphComponent, no_cache: bool, again: list[str]) 
         if name not in names:
             raise parameters.ParameterError(f"--again {name}: there is no such step; choices: {', '.join(names)}")
     return names if no_cache else again
-
-
-def print_summary(latest: Path) -> None:
-    """Prints the table of before and after, in a process of its own since the import takes seconds."""
-    subprocess.run([sys.executable, "-m", "blip.cli", "summary", latest / "summary.json"], check=True)
-
-
-def print_tasks(latest: Path, console: Console) -> None:
-    """Prints the scores of each downstream task, and what the gate said."""
-    found = json.loads((latest / "summary.json").read_bytes())
-    for task, scores in found["scores"].items():
-        others = {"no image": found["baseline"].get(task, {}), "before CapFilt": found["first"].get(task, {})}
-        beside = {
-            score: ", ".join(f"{known[score]:.4g} {whose}" for whose, known in others.items() if score in known)
-            for score in scores
-        }
-        shown = (f"{score} {value:.4g}{f' ({beside[score]})' * bool(beside[score])}" for score, value in scores.items())
-        console.print(f"[bold]{task}[/] " + ", ".join(shown))
-    for task, reason in found["reasons"].items():
-        console.print(escape(f"{task}: {reason}"))
-
-
-def publish(report: local.Outputs, root: Path, link: str = "latest") -> Path:
-    """Copies the report to its run's folder, points a link to that folder, and returns the link.
-
-    Raises RootError if the disk is full.
-    """
-    (page,), metrics = local.pages(report), local.artifacts(report)["metrics"]
-    folder = metrics.parent.parent
-    latest, new = root / link, root / f".{link}"
-    with root_errors(root):
-        for made, name in ((page.path, "report.html"), (metrics, "summary.json")):
-            shutil.copy2(made, folder / f".{name}")
-            (folder / f".{name}").replace(folder / name)
-        new.unlink(missing_ok=True)
-        new.symlink_to(folder.name)
-        new.replace(latest)
-    return latest
 
 
 @app.command()

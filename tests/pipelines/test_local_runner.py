@@ -21,7 +21,7 @@ from three_steps import three_steps
 from typer.testing import CliRunner
 
 from pipelines import __main__ as command
-from pipelines import local, processes, run_lock
+from pipelines import local, outcome, processes, run_lock
 from pipelines.bootstrap import bootstrap
 from pipelines.parameters import ParameterError, steps
 
@@ -301,13 +301,13 @@ def test_a_report_that_does_not_fit_leaves_the_former_one(tmp_path: Path):
     }
     (made / "metrics.json").write_text("{}", encoding="utf-8")
     (made / "page.html").write_text("former", encoding="utf-8")
-    assert command.publish(report, tmp_path) == tmp_path / "latest"
+    assert outcome.publish(report, tmp_path) == tmp_path / "latest"
     (made / "page.html").write_bytes(bytes(8192))
     with small_disk(4096), pytest.raises(run_lock.RootError, match=f"make {tmp_path} a folder .* has room") as full:
-        command.publish(report, tmp_path)
+        outcome.publish(report, tmp_path)
     assert "\n" not in str(full.value)
     assert (tmp_path / "latest" / "report.html").read_text(encoding="utf-8") == "former"
-    command.publish(report, tmp_path)
+    outcome.publish(report, tmp_path)
     assert (tmp_path / "latest" / "report.html").read_bytes() == bytes(8192)
 
 
