@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
+from torch.special import ndtr, ndtri
 
 from blip.capfilt.rules import (
     Combined,
@@ -119,24 +121,54 @@ def joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
 def count_precise(scores: NDArray[np.float32], decoys: NDArray[np.float32], precision: float) -> int:
     """Returns how many of the best texts can be kept so that a share `precision` of them is estimated to be true.
 
-    `scores` `(N,)` are those of texts, true and wrong, `decoys` `(M,)` those of wrong pairs, both ascending. Wrong
-    texts are taken to score as decoys do. Their number is estimated from the texts that score below the decoys' median,
-    where true ones are few (Storey, 2002); with one decoy more than there are, a few lucky texts are not believed
-    (target-decoy counting of proteomics; Elias and Gygi, 2007).
+    `scores` `(N,)` are those of texts, true and wrong, `decoys` `(M,)` those of wrong pairs, both ascending. The number
+    of wrong texts that pass a threshold is estimated from the decoys that pass it (`Wrong`); with one decoy more than
+    there are, a few lucky texts are not believed (target-decoy counting of proteomics; Elias and Gygi, 2007).
     """
     if not len(scores) or not len(decoys):
         return 0
-    wrong = wrong_share(scores, decoys) * len(scores)
+    wrong = Wrong.among(scores, decoys)
+    passing = wrong.passing(np.arange(1, len(decoys) + 2) / (len(decoys) + 1))
     above = len(decoys) - np.searchsorted(decoys, scores, side="left")
-    passing = wrong * (above + 1) / (len(decoys) + 1)
     kept = len(scores) - np.searchsorted(scores, scores, side="left")
-    enough = np.flatnonzero(passing <= (1 - precision) * kept)
+    enough = np.flatnonzero(wrong.share * len(scores) * passing[above] <= (1 - precision) * kept)
     return int(kept[enough[0]]) if len(enough) else 0
 
 
-def wrong_share(scores: NDArray[np.float32], decoys: NDArray[np.float32]) -> float:
-    """Returns the estimated share of wrong texts, 0 to 1, of ascending scores of texts `(N,)` and decoys `(M,)`."""
-    median = decoys[len(decoys) // 2]
-    below = np.searchsorted(scores, median, side="right") / len(scores)
-    of_decoys = np.searchsorted(decoys, median, side="right") / len(decoys)
-    return min(1.0, below / of_decoys)
+class Wrong(NamedTuple):
+    """What the scores of decoys tell about those of wrong texts."""
+
+    share: float
+    """Of the texts, 0 to 1."""
+    lead: float
+    """By how many standard deviations wrong texts score higher than decoys, on a scale where decoys are normal.
+
+    A training has seen the wrong texts with their images, but no decoy."""
+
+    @classmethod
+    def among(cls, scores: NDArray[np.float32], decoys: NDArray[np.float32]) -> "Wrong":
+        """Returns the estimate of scores of texts `(N,)` and of decoys `(M,)`, both ascending.
+
+        Up to the decoys' median true texts are few (Storey, 2002); how many texts there are in the lowest tenth of
+        decoys tells the lead. The few true ones make both estimates rather too high, so that less is kept than could
+        be, not more.
+        """
+        marks = decoys[[len(decoys) // 10, len(decoys) // 2]]
+        texts = (np.searchsorted(scores, marks, side="right") + 1) / (len(scores) + 1)
+        of_decoys = np.searchsorted(decoys, marks, side="right") / len(decoys)
+        leads = np.arange(0.0, MOST_LEAD, 0.005)
+        low, middle = (share_below(share, leads) for share in of_decoys)
+        best = int(np.argmin(np.abs(low / middle - texts[0] / texts[1])))
+        return cls(min(1.0, float(texts[1] / middle[best])), float(leads[best]))
+
+    def passing(self, decoys: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the shares of wrong texts that pass thresholds which these shares of decoys pass."""
+        return 1 - share_below(1 - decoys, self.lead)
+
+
+MOST_LEAD = 1.0
+
+
+def share_below(decoys: NDArray[np.float64] | float, leads: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Returns the shares of wrong texts below thresholds which these shares of decoys are below."""
+    return ndtr(ndtri(torch.as_tensor(decoys)) - torch.as_tensor(leads)).numpy()

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from blip.capfilt.cutoffs import with_values
+from blip.capfilt.cutoffs import Wrong, count_precise, with_values
 from blip.capfilt.duplicates import near_duplicates
 from blip.capfilt.rules import (
     ALL_FAULTS,
@@ -155,6 +155,24 @@ def test_a_precision_keeps_as_many_texts_as_leave_that_share_of_true_ones(precis
     best = np.argsort(-scores)
     reachable = np.flatnonzero(np.cumsum(true[best]) / np.arange(1, 4001) >= precision)[-1] + 1
     assert kept.sum() == pytest.approx(reachable, rel=0.15)
+
+
+@pytest.mark.parametrize("lead", [0.1, 0.3])
+@pytest.mark.parametrize("precision", [0.8, 0.9, 0.95])
+@pytest.mark.parametrize("curve", [np.tanh, np.exp])
+def test_a_precision_is_not_promised_too_high_where_training_has_seen_the_wrong_texts(lead, precision, curve):
+    draws = np.random.default_rng(1)
+    true = draws.random(10_000) >= 0.5
+    scores = curve(np.where(true, draws.normal(2.5, 1.0, 10_000), draws.normal(lead, 1.0, 10_000)))
+    decoys = np.sort(curve(draws.normal(0.0, 1.0, 10_000)))
+    kept = count_precise(np.sort(scores), decoys, precision)
+    best = true[np.argsort(-scores)]
+    assert best[:kept].mean() >= precision - 0.005
+    reachable = np.flatnonzero(np.cumsum(best) / np.arange(1, 10_001) >= precision)[-1] + 1
+    assert kept >= 0.75 * reachable
+    wrong = Wrong.among(np.sort(scores), decoys)
+    assert wrong.share == pytest.approx(0.5, abs=0.06)
+    assert wrong.lead == pytest.approx(lead, abs=0.12)
 
 
 def test_a_precision_that_no_score_reaches_keeps_nothing():
