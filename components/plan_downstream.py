@@ -38,6 +38,4 @@ def plan_downstream(
     stage, settings = plan_downstream(name, task, tasks, preset, without_placement(overrides))
     resources = Resources.of(placement, overrides_for("placement", overrides), max_gpu_hours)
     resources.save(store)
-    pod = resources.placement.own_pod()
-    requests = (str(pod.gpus), pod.gpu_type, pod.cpu, pod.memory)
-    return (stage, settings, *requests, pod.pool, list(pod.tolerations))
+    return (stage, settings, *resources.placement.requests())
