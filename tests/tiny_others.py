@@ -9,10 +9,15 @@ from safetensors.torch import save_file
 from tiny_models import TEXTS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    BartConfig,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPVisionConfig,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    GemmaConfig,
     GitConfig,
     GitForCausalLM,
     GitProcessor,
@@ -20,6 +25,9 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -29,6 +37,7 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
+    SiglipVisionConfig,
 )
 
 SIDE = 32
@@ -38,7 +47,7 @@ CHAT = (
 )
 
 
-def words(*special: str) -> PreTrainedTokenizerFast:
+def words(*special: str, image_token: str = "") -> PreTrainedTokenizerFast:
     """A tokenizer of whole words."""
     known = [
         "<pad>",
@@ -56,7 +65,8 @@ def words(*special: str) -> PreTrainedTokenizerFast:
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     tokens = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=list(special), **tokens)
+    own = {"model_specific_special_tokens": {"image_token": image_token}} if image_token else {}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, extra_special_tokens=list(special), **tokens, **own)
 
 
 def sizes(width: int = 16) -> dict[str, int]:
@@ -147,6 +157,48 @@ def qwen(folder: Path) -> Path:
     chat = CHAT.replace("<image> ", "<|vision_start|> <|image_pad|> <|vision_end|> ")
     images, videos = Qwen2VLImageProcessor(**pixels), Qwen2VLVideoProcessor(**pixels)
     Qwen2VLProcessor(images, tokenizer, videos, chat_template=chat).save_pretrained(folder)
+    return folder
+
+
+def florence(folder: Path) -> Path:
+    """Reads an image and the name of a task by an encoder, and writes by a decoder."""
+    tokenizer = words("<image>", image_token="<image>")
+    vision = {
+        "depths": [1, 1],
+        "patch_size": [7, 3],
+        "patch_stride": [4, 4],
+        "patch_padding": [3, 1],
+        "patch_prenorm": [False, True],
+        "embed_dim": [8, 16],
+        "num_heads": [2, 2],
+        "num_groups": [2, 2],
+        "window_size": 4,
+        "projection_dim": 16,
+    }
+    layers = {f"{side}_{what}": 1 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 2}
+    widths = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64}
+    text = BartConfig(**layers, **tokens, **widths, vocab_size=len(tokenizer))
+    cfg = Florence2Config(vision_config=vision, text_config=text.to_dict(), image_token_id=4)
+    spread(Florence2ForConditionalGeneration(cfg), 11).save_pretrained(folder)
+    side = {"height": SIDE, "width": SIDE}
+    images = CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False, image_seq_length=5)
+    Florence2Processor(images, tokenizer, num_additional_image_tokens=1).save_pretrained(folder)
+    return folder
+
+
+def paligemma(folder: Path) -> Path:
+    """Reads a prompt, without a chat."""
+    tokenizer = words("<image>")
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    vision = SiglipVisionConfig(**sizes(), image_size=SIDE, patch_size=16, projection_dim=16)
+    text = GemmaConfig(**sizes(), num_key_value_heads=1, head_dim=8, vocab_size=len(tokenizer), **tokens)
+    parts = {"vision_config": vision.to_dict(), "text_config": text.to_dict()}
+    cfg = PaliGemmaConfig(**parts, image_token_index=4, projection_dim=16, hidden_size=16)
+    spread(PaliGemmaForConditionalGeneration(cfg), 12).save_pretrained(folder)
+    images = SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    images.image_seq_length = 4
+    PaliGemmaProcessor(images, tokenizer).save_pretrained(folder)
     return folder
 
 

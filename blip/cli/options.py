@@ -59,7 +59,7 @@ FrozenModels = Annotated[
 ]
 SOURCE = (
     "a model folder of ours, a folder of transformers or open_clip, a .pth of the reference, here or in a store; "
-    "a hub name; models:/NAME@ALIAS or a run of MLflow"
+    "a hub name; open_clip:ARCHITECTURE:WEIGHTS; models:/NAME@ALIAS or a run of MLflow"
 )
 ModelFolder = Annotated[str, typer.Option(metavar="MODEL", callback=existing_model, help=f"The model: {SOURCE}.")]
 Processes = Annotated[int, typer.Option(min=0, help="Processes of this machine; 0 is one for each GPU.")]

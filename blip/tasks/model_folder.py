@@ -125,7 +125,9 @@ def as_captioner(cfg: TaskConfig) -> CaptioningConfig:
         case PretrainingConfig():
             return CaptioningConfig(prompt="", text=cfg.text)
         case _:
-            raise ConfigError(f"the captioner must be trained for captioning or pretraining, not for {cfg.type}")
+            raise ConfigError(
+                f"the captioner must be trained for captioning or pretraining, not for {cfg.type}; name another model"
+            )
 
 
 def as_filter(cfg: TaskConfig) -> RetrievalConfig:
@@ -139,4 +141,6 @@ def as_filter(cfg: TaskConfig) -> RetrievalConfig:
         case PretrainingConfig():
             return RetrievalConfig(alignment=AlignmentConfig(queue=1), text=cfg.text)
         case _:
-            raise ConfigError(f"the filter must be trained for retrieval or pretraining, not for {cfg.type}")
+            raise ConfigError(
+                f"the filter must be trained for retrieval or pretraining, not for {cfg.type}; name another model"
+            )

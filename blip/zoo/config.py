@@ -13,8 +13,8 @@ class VisionLanguageConfig(Config):
     """How a captioner of transformers is asked. BLIP's own models read none of it."""
 
     prompt: str | None = None
-    """What the model is asked. None asks models with a chat template for one short sentence, and others nothing.
-    Florence-2 takes the name of a task, such as `<CAPTION>`."""
+    """What the model is asked. None asks models with a chat template for one short sentence, Florence-2 for its task
+    `<CAPTION>`, PaliGemma and InstructBLIP as their papers do, and others nothing."""
     chat: Literal["auto", "on", "off"] = "auto"
     """Whether the prompt goes through the chat template of the model's processor; `auto` is on where there is one. If
     it is off, the prompt is passed as it is, with the model's own image token."""

@@ -14,11 +14,16 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from PIL import Image
 
+from blip.shards.sample import BadSample
+
 Determinism = Literal["sample", "shard"]
 """What a text or a score depends on, besides model and settings: its sample alone, or also the samples that share its
 batch, which are those of its shard."""
 ScoreName = Literal["match", "similarity"]
 """p(match), 0 to 1; cosine similarity, -1 to 1."""
+
+MOST_OBLONG = 100
+"""The largest ratio of an image's sides for models that keep it, whose memory it multiplies."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,13 @@ class View:
     name: str
     """Views of one name are equal, and are made once for all models that ask for them."""
     make: Callable[[Image.Image], Any]
-    """Maps an RGB image of any size to the view."""
+    """Maps an RGB image of any size to the view. Raises BadSample for one that the model cannot take."""
+
+
+def check_proportions(image: Image.Image) -> None:
+    """Raises BadSample if an image is longer than MOST_OBLONG times its width."""
+    if max(image.size) > MOST_OBLONG * min(image.size):
+        raise BadSample(f"image is more than {MOST_OBLONG} times as long as wide")
 
 
 class Written(NamedTuple):

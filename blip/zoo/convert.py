@@ -12,7 +12,7 @@ from blip.data.tokenizer import Tokenizer
 from blip.models.med import MEDConfig
 from blip.models.weights.content import TOKENIZER as TOKENIZER_FILES
 from blip.models.weights.files import read_tensors
-from blip.models.weights.load import load_weights
+from blip.models.weights.load import Allowed, load_weights
 from blip.models.weights.source import fetched
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.blip2_exchange import import_transformers
@@ -27,6 +27,10 @@ from blip.zoo.sniff import SniffedCheckpoint
 
 BERT, BERT_VOCABULARY = "google-bert/bert-base-uncased", 30524
 """The tokenizer of all released checkpoints, and the size of its vocabulary with [DEC] and [ENC]."""
+TOKENIZER_WAY_OUT = (
+    "name one by `blip import --tokenizer` (a folder, a vocab.txt, a store's URI or a name on the hub), and then the "
+    "folder that this writes"
+)
 CLASS_TASKS = {
     "BlipForConditionalGeneration": "captioning",
     "BlipForImageTextRetrieval": "retrieval",
@@ -42,6 +46,10 @@ class ImportConfig(Config):
         PretrainingConfig | CaptioningConfig | RetrievalConfig | VQAConfig | NLVRConfig, Field(discriminator="type")
     ]
     model: MEDConfig
+    allow_unused: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
+    """Names, or patterns, of tensors of the checkpoint that the model lacks, and of the model that the checkpoint does,
+    if that is intended."""
 
 
 def convert(path: Path, kind: ModelKind, out: Path, tokenizer: str = "", overrides: Sequence[str] = ()) -> None:
@@ -76,7 +84,7 @@ def convert(path: Path, kind: ModelKind, out: Path, tokenizer: str = "", overrid
     if isinstance(settings, PretrainingConfig | RetrievalConfig):
         settings = settings.model_copy(update={"alignment": AlignmentConfig(queue=1)})  # only training uses the queue
     model = settings.build_model(cfg.model)
-    load_weights(model, str(weights), settings.DIFFERENCES)
+    load_weights(model, str(weights), settings.DIFFERENCES | Allowed(cfg.allow_unused, cfg.allow_missing))
     save_model(settings.build_task(model, words), out, training_state=False)
 
 
@@ -150,16 +158,15 @@ def checkpoint_tokenizer(path: Path, source: str, vocabulary: int) -> Tokenizer:
         try:
             found = fetched_tokenizer(BERT)
         except ConfigError as error:
-            raise ConfigError(f"model {path}: has no tokenizer beside it, name one by --tokenizer; {error}") from None
+            raise ConfigError(f"model {path}: has no tokenizer beside it; {TOKENIZER_WAY_OUT}; {error}") from None
     else:
         raise ConfigError(
-            f"model {path}: its {vocabulary} word pieces have no tokenizer beside it; name one by --tokenizer: a "
-            "folder, a vocab.txt, a store's URI or a name on the hub"
+            f"model {path}: its {vocabulary} word pieces have no tokenizer beside it; {TOKENIZER_WAY_OUT}"
         )
     if found.vocab_size != vocabulary:
         raise ConfigError(
             f"model {path}: has embeddings of {vocabulary} word pieces, its tokenizer {source or folder} has "
-            f"{found.vocab_size} with [DEC] and [ENC]; name another one by --tokenizer"
+            f"{found.vocab_size} with [DEC] and [ENC]; name another one by `blip import --tokenizer`"
         )
     return found
 
@@ -177,8 +184,7 @@ def queries_tokenizer(path: Path, kind: ModelKind, source: str) -> Tokenizer:
         return fetched_tokenizer(BERT)
     except ConfigError as error:
         raise ConfigError(
-            f"model {path}: the tokenizer of its Q-Former, BERT's, is not beside it; name one by `blip import "
-            f"--tokenizer`, and then the folder that this writes; {error}"
+            f"model {path}: the tokenizer of its Q-Former, BERT's, is not beside it; {TOKENIZER_WAY_OUT}; {error}"
         ) from None
 
 

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from blip.config import ConfigError
 from blip.distributed import device
 from blip.zoo.config import DualEncoderConfig
-from blip.zoo.contract import Determinism, ImageBatch, Scored, ScoreName, View
+from blip.zoo.contract import Determinism, ImageBatch, Scored, ScoreName, View, check_proportions
 from blip.zoo.ours import padded
-from blip.zoo.transformers_folder import from_folder
+from blip.zoo.transformers_folder import from_folder, image_processor_of, tokenizer_of
 
 
 class DualEncoder(ABC):
@@ -91,15 +91,16 @@ class TransformersDualEncoder(DualEncoder):
         if not hasattr(self.model, "get_image_features") or not hasattr(self.model, "get_text_features"):
             kind = type(self.model).__name__
             raise ConfigError(f"filter {folder}: {kind} does not embed images and texts, as CLIP and SigLIP do")
-        self.image_processor = from_folder(AutoImageProcessor, folder)
-        self.tokenizer = from_folder(AutoTokenizer, folder)
+        self.image_processor = image_processor_of(folder)
+        self.tokenizer = tokenizer_of(folder)
         self.length = self.model.config.text_config.max_position_embeddings
         self.scale = getattr(self.model, "logit_scale", None)
         self.bias = getattr(self.model, "logit_bias", None)
         self.view = View(f"{folder} by transformers", self.prepare)
 
     def prepare(self, image: Image.Image) -> dict[str, Tensor]:
-        """Returns the model's input of one image."""
+        """Returns the model's input of one image. Raises BadSample."""
+        check_proportions(image)
         return {name: value[0] for name, value in self.image_processor(images=[image], return_tensors="pt").items()}
 
     def encode_images(self, views: list[dict[str, Tensor]]) -> Tensor:
@@ -133,7 +134,13 @@ class OpenClipDualEncoder(DualEncoder):
         model, transform = loaded
         self.model: Any = model.eval()
         self.scale, self.bias = self.model.logit_scale, getattr(self.model, "logit_bias", None)
-        self.view = View(f"{folder} by open_clip", transform)
+        self.transform = transform
+        self.view = View(f"{folder} by open_clip", self.prepare)
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Returns the model's input of one image. Raises BadSample."""
+        check_proportions(image)
+        return self.transform(image)
 
     def encode_images(self, views: list[Tensor]) -> Tensor:
         weights = next(self.model.parameters())

@@ -17,6 +17,7 @@ from blip.models.weights.source import fetched, is_hub_name, is_one_file
 from blip.storage import check_key, locate, open_store
 from blip.tracking.models import download_model, is_tracked
 from blip.zoo.convert import convert
+from blip.zoo.open_clip_name import OPEN_CLIP_NAME, OpenClipName
 from blip.zoo.recognise import BLIP2_CLASSES, recognise
 
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".yaml")
@@ -47,9 +48,10 @@ def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[st
     """Returns a local folder with the model of a source; checkpoints of BLIP are converted to model folders of ours.
 
     A source is a folder of ours, of transformers or of open_clip, or a `.pth` of the reference, here or in a store; a
-    name on the Hugging Face hub; `models:/name@alias`, `models:/name/3`, `runs:/ID` or a run's ID of MLflow. What is
-    copied or converted stays in a cache beside the hub's own (HF_HOME). `tokenizer` and `overrides` tell of a
-    checkpoint what its files do not. A BLIP-2 of transformers that writes texts stays as it is, unless `ours` is set.
+    name on the Hugging Face hub; `open_clip:ARCHITECTURE:WEIGHTS`; `models:/name@alias`, `models:/name/3`, `runs:/ID`
+    or a run's ID of MLflow. What is copied or converted stays in a cache beside the hub's own (HF_HOME). `tokenizer`
+    and `overrides` tell of a checkpoint what its files do not. A BLIP-2 of transformers that writes texts stays as it
+    is, unless `ours` is set.
     Raises ConfigError that names what was looked for; StoreError, TrackingError if trying again can help.
     """
     path = local_path(str(source))
@@ -83,6 +85,8 @@ def local_path(source: str) -> Path:
     """Returns the local folder or file of a source, copied into the cache if it is not on this machine."""
     if not source.strip():
         raise ConfigError("model '': name a folder, a file, a store's URI, a name on the hub, or a model of MLflow")
+    if source.startswith(OPEN_CLIP_NAME):
+        return open_clip_folder(OpenClipName.of(source))
     if is_tracked(source):
         return copied(lambda folder: download_model(source, folder))
     if "://" in source:
@@ -94,6 +98,17 @@ def local_path(source: str) -> Path:
     with fetched(source, WholeModel("model")) as path:
         stays = any(path.is_relative_to(place) for place in (constants.HF_HUB_CACHE, copies_folder()))
         return path if stays else copied(lambda folder: Path(shutil.copytree(path, folder, dirs_exist_ok=True)))
+
+
+def open_clip_folder(name: OpenClipName) -> Path:
+    """Returns the folder of a model of open_clip. Raises ConfigError."""
+    if on_hub := name.hub_name:
+        return local_path(on_hub)
+    file = local_path(name.weights)
+    if not file.is_file():
+        raise ConfigError(f"model {name.weights}: is a folder; name the file of weights in it")
+    known = value_digest([OPEN_CLIP_NAME, CONVERSION_FORMAT, name.architecture, file_digest(file)])
+    return made(known, lambda folder: name.write(file, folder))
 
 
 def fetch_file(uri: str, folder: Path) -> Path:

@@ -3,11 +3,36 @@
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from blip.config import ConfigError, one_line
 
 disable_progress_bar()
+
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Files of which a folder has at least one if it has a tokenizer, and settings of its images."""
+
+
+def image_processor_of(folder: Path) -> Any:
+    """Returns the image processor of a folder. Raises ConfigError if it has none."""
+    check_files(folder, PROCESSORS, "the settings of its images")
+    return from_folder(AutoImageProcessor, folder)
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """Returns the tokenizer of a folder. Raises ConfigError if it has none."""
+    check_files(folder, TOKENIZERS, "its tokenizer")  # for some models transformers would make up an empty one
+    return from_folder(AutoTokenizer, folder)
+
+
+def check_files(folder: Path, names: tuple[str, ...], what: str) -> None:
+    """Raises ConfigError if none of the files that tell something is in a folder."""
+    if not any((folder / name).is_file() for name in names):
+        raise ConfigError(
+            f"model {folder}: lacks {what}, none of {', '.join(names)} is there; copy it from where the model came from"
+        )
 
 
 def from_folder(kind: Any, folder: Path, **options: Any) -> Any:

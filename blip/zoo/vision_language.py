@@ -8,25 +8,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
-    AutoTokenizer,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
 )
 
-from blip.config import ConfigError
+from blip.config import ConfigError, one_line
 from blip.distributed import device
 from blip.models.generation import Beam, Decoding, Nucleus, draw, penalise_repetition
 from blip.zoo.config import VisionLanguageConfig
-from blip.zoo.contract import Determinism, ImageBatch, View, Written
+from blip.zoo.contract import Determinism, ImageBatch, View, Written, check_proportions
 from blip.zoo.draws import sample_uniforms
-from blip.zoo.transformers_folder import from_folder
+from blip.zoo.transformers_folder import PROCESSORS, check_files, from_folder, image_processor_of, tokenizer_of
 
 CHAT_QUESTION = "Describe this image in one short sentence."
 """Asked of models with a chat template unless a prompt is set."""
+PROMPTS = {
+    "florence2": "<CAPTION>",
+    "paligemma": "caption en",
+    "instructblip": "A short image description:",
+}
+"""What other models want to read unless a prompt is set, by model_type."""
 
 
 class VisionLanguageCaptioner:
@@ -38,16 +42,17 @@ class VisionLanguageCaptioner:
 
     def __init__(self, folder: Path, decoding: Decoding, seed: int = 42, cfg: VisionLanguageConfig | None = None):
         """Raises ConfigError if the folder is no image-to-text model, or the prompt does not suit it."""
-        self.cfg = cfg or VisionLanguageConfig()
+        self.folder, self.cfg = folder, cfg or VisionLanguageConfig()
         self.decoding, self.seed = decoding, seed
         self.determinism: Determinism = "sample"
         self.view = View(f"picture of at most {self.cfg.longest} pixels a side", self.scaled)
         self.model = from_folder(AutoModelForImageTextToText, folder, dtype=self.cfg.dtype).eval().to(device())
+        check_files(folder, PROCESSORS, "the settings of its images")
         processor = from_folder(AutoProcessor, folder)
         both = hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")
         self.processor = processor if both else None
-        self.tokenizer = processor.tokenizer if both else from_folder(AutoTokenizer, folder)
-        self.image_processor = processor.image_processor if both else from_folder(AutoImageProcessor, folder)
+        self.tokenizer = processor.tokenizer if both else tokenizer_of(folder)
+        self.image_processor = processor.image_processor if both else image_processor_of(folder)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -57,9 +62,14 @@ class VisionLanguageCaptioner:
         self.chats = bool(template) and self.cfg.chat != "off"
         if self.processor is None and self.cfg.prompt:
             raise ConfigError(f"captioner {folder}: takes no prompt, set captioner.prompt=null")
+        if getattr(processor, "num_query_tokens", 0) is None:  # BLIP-2's of old: the prompt would be read without image
+            processor.num_query_tokens = self.model.config.num_query_tokens
+        self.prompt = default_prompt(self.model.config) if self.cfg.prompt is None else self.cfg.prompt
+        self.works = False
 
     def scaled(self, image: Image.Image) -> Image.Image:
-        """Returns an image whose longer side is at most `longest`."""
+        """Returns an image whose longer side is at most `longest`. Raises BadSample."""
+        check_proportions(image)
         if max(image.size) <= self.cfg.longest:
             return image
         smaller = image.copy()
@@ -74,7 +84,22 @@ class VisionLanguageCaptioner:
             missing = size - len(part)  # results depend on the shape of the batch in their last digits
             with images.timed("decode"):
                 padded = [*part, *part[-1:] * missing]
-                found += self.generate(padded, [*part_keys, *[""] * missing], number)[: len(part)]
+                found += self.tried(padded, [*part_keys, *[""] * missing], number)[: len(part)]
+        return found
+
+    def tried(self, pictures: list[Image.Image], keys: Sequence[str], number: int) -> list[Written]:
+        """As `generate`. Raises ConfigError if the model does not get through its first batch."""
+        try:
+            found = self.generate(pictures, keys, number)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if self.works:
+                raise
+            kind, reason = type(self.model).__name__, one_line(f"{type(error).__name__}: {error}")[:300]
+            raise ConfigError(
+                f"captioner {self.folder}: {kind} of transformers writes nothing for its first images ({reason}); see "
+                "captioner.prompt, captioner.chat and captioner.batch, or name another model"
+            ) from error
+        self.works = True
         return found
 
     def generate(self, pictures: list[Image.Image], keys: Sequence[str], number: int) -> list[Written]:
@@ -98,7 +123,7 @@ class VisionLanguageCaptioner:
 
     def inputs(self, pictures: list[Image.Image]) -> dict[str, Tensor]:
         """Returns what `generate` takes for a batch of pictures."""
-        prompt = self.cfg.prompt
+        prompt = self.prompt
         if self.processor is None:
             found = self.image_processor(images=pictures, return_tensors="pt")
         elif self.chats:
@@ -153,6 +178,13 @@ class VisionLanguageCaptioner:
         ends = self.generation().eos_token_id
         ended = torch.isin(ids, torch.tensor([] if ends is None else ends, device=ids.device).reshape(-1).to(ids))
         return ended.cumsum(1) - ended.long() == 0
+
+
+def default_prompt(config: Any) -> str | None:
+    """Returns what a model without a chat template reads unless it is set; None for nothing."""
+    if config.model_type == "blip-2" and config.text_config.is_encoder_decoder:
+        return ""  # its encoder wants the end of a text, and has no word that begins one
+    return PROMPTS.get(config.model_type)
 
 
 class Draw(LogitsProcessor):

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 
 from blip.config import ConfigError, validate
 from blip.data.images import decode
+from blip.shards.sample import BadSample
 from blip.zoo.config import DualEncoderConfig
 from blip.zoo.contract import ImageBatch, Scored
 from blip.zoo.dual_encoder import DualEncoder, OpenClipDualEncoder, TransformersDualEncoder
@@ -85,6 +86,23 @@ def test_the_template_goes_around_the_text(tmp_path: Path):
     assert found == scores(TransformersDualEncoder(folder), pictures()[:1], [["a large red circle"]], batch=1)
     with pytest.raises(ConfigError, match=r"template is 'a photo', must hold \{\} once"):
         validate(DualEncoderConfig, {"template": "a photo"}, "filter")
+
+
+@pytest.mark.parametrize(("kind", "make"), [(TransformersDualEncoder, clip), (OpenClipDualEncoder, openai_clip)])
+def test_a_strip_that_would_fill_the_memory_is_no_image_for_it(kind, make, tmp_path: Path):
+    judge = kind(make(tmp_path / "model"))
+    with pytest.raises(BadSample, match="more than 100 times as long as wide"):
+        judge.view.make(Image.new("RGB", (60_000, 1)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"), [("token*", "its tokenizer"), ("*processor*", "the settings of its images")]
+)
+def test_files_that_are_missing_are_named(pattern: str, what: str, tmp_path: Path):
+    for file in clip(tmp_path).glob(pattern):
+        file.unlink()
+    with pytest.raises(ConfigError, match=f"lacks {what}, none of .*json.* is there; copy it from where"):
+        TransformersDualEncoder(tmp_path)
 
 
 def test_a_model_that_embeds_nothing_is_refused(tmp_path: Path):

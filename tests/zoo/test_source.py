@@ -98,13 +98,21 @@ def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path):
         folder_of(path)
     (path.parent / "vocab.txt").unlink()
     (path.parent / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError, match="word pieces have no tokenizer beside it; name one by --tokenizer"):
+    with pytest.raises(ConfigError, match="word pieces have no tokenizer beside it; name one by `blip import"):
         folder_of(path, overrides=HEADS)
     other = tmp_path / "vocab.txt"
     other.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
     with pytest.raises(ConfigError, match=r"has embeddings of \d+ word pieces, its tokenizer .* has 8 with"):
         folder_of(path, tokenizer=str(other), overrides=HEADS)
     assert equal(load_task(folder_of(path, str(tmp_path / "ours" / "tokenizer"), HEADS)), captioner())
+
+
+def test_further_tensors_are_left_out_where_that_is_said(tmp_path: Path):
+    path = official(captioner(), tmp_path)
+    write_tensors(read_tensors(path) | {"aesthetic.weight": torch.zeros(2)}, path)
+    with pytest.raises(ConfigError, match=r"not in the model: aesthetic\.weight.*`blip import --set allow_unused"):
+        folder_of(path, overrides=HEADS)
+    assert equal(load_task(folder_of(path, overrides=(*HEADS, "allow_unused=[aesthetic.*]"))), captioner())
 
 
 def test_wide_models_have_heads_of_the_usual_width():

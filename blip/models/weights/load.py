@@ -232,7 +232,8 @@ def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed)
         raise WeightsError(
             f"{report.source} does not fit the model (tensors that fit: {len(report.loaded)}): "
             f"{'; '.join(problems)}. If this is "
-            "intended, allow unused or missing tensors by name or pattern (init.allow_unused, init.allow_missing)"
+            "intended, allow unused or missing tensors by name or pattern (init.allow_unused and init.allow_missing in "
+            "training; `blip import --set allow_unused=[NAME]`)"
         )
 
 
