@@ -233,7 +233,7 @@ def check_report(report: LoadReport, differing: Sequence[str], allowed: Allowed)
             f"{report.source} does not fit the model (tensors that fit: {len(report.loaded)}): "
             f"{'; '.join(problems)}. If this is "
             "intended, allow unused or missing tensors by name or pattern (init.allow_unused and init.allow_missing in "
-            "training; `blip import --set allow_unused=[NAME]`)"
+            "training, `blip import --set allow_unused=[NAME]`)"
         )
 
 
