@@ -20,10 +20,11 @@ from rich.table import Table
 
 from blip.launch.kubeflow import KubeflowError
 from components.settings import mistakes
-from pipelines import cron, lint, local, parameters
+from pipelines import cron, lint, local, parameters, step_outputs
 from pipelines.cluster import KubeflowPipelines
 from pipelines.outcome import print_summary, print_tasks, publish
 from pipelines.run_lock import RootError
+from pipelines.step_runner import StepError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -96,7 +97,7 @@ def run(
     parameters.require(pipeline, arguments)
     try:
         outputs = local.run_locally(pipeline, arguments, root.resolve(), console, repeated)
-    except local.StepError as error:
+    except StepError as error:
         way_on = (
             "correct the setting; what was done stays done"
             if error.is_mistake
@@ -119,7 +120,7 @@ def run(
         latest = publish(outputs["report"], root)
         print_summary(latest)
     for step, made in outputs.items():
-        for alarm in local.alarms(made):
+        for alarm in step_outputs.alarms(made):
             console.print(f"[yellow]! {step}: {escape(alarm)}[/]")
     console.print(f"report  {latest / 'report.html'}\nMLflow  make mlflow")
 

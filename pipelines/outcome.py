@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.local import Outputs, artifacts, pages
 from pipelines.run_lock import root_errors
+from pipelines.step_outputs import Outputs, artifacts, pages
 
 
 def print_summary(latest: Path) -> None:

@@ -3,11 +3,10 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 STEP_GRACE_SECONDS = 20.0
 """Seconds from SIGTERM to SIGKILL, in which a step saves its state."""
@@ -36,7 +35,18 @@ def start_time(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def end_process(child: subprocess.Popen[Any]) -> None:
+class Child(Protocol):
+    """A process that leads a process group; its methods are those of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+
+def end_process(child: Child) -> None:
     """Ends a child and its process group: by SIGTERM, so that it saves its state, then by SIGKILL."""
     # a second Ctrl-C skips the grace period
     with contextlib.suppress(KeyboardInterrupt):

@@ -7,9 +7,13 @@ from kfp import dsl
 def note(word: str, runs: str) -> str:
     import os
     import pathlib
+    import time
 
     if word == "trouble":
         raise ValueError("this word is too long")
+    if word == "slow":
+        (pathlib.Path(runs) / "pids").write_text(str(os.getpid()), encoding="utf-8")
+        time.sleep(100)
     told = [word, os.environ["BLIP_GROUP"], os.environ["MLFLOW_TRACKING_URI"]]
     with (pathlib.Path(runs) / "notes").open("a") as file:
         file.write(" ".join(told) + "\n")

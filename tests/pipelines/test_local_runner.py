@@ -21,7 +21,7 @@ from three_steps import three_steps
 from typer.testing import CliRunner
 
 from pipelines import __main__ as command
-from pipelines import local, outcome, processes, run_lock
+from pipelines import local, outcome, processes, run_lock, step_outputs, step_runner
 from pipelines.bootstrap import bootstrap
 from pipelines.parameters import ParameterError, steps
 
@@ -35,7 +35,7 @@ def go(tmp_path: Path):
         given = {"runs": str(tmp_path), **arguments}
         try:
             local.run_locally(three_steps, given, tmp_path / "root", Console(file=screen, soft_wrap=True), again)
-        except local.StepError as error:
+        except step_runner.StepError as error:
             return screen.getvalue(), str(error)
         return screen.getvalue(), ""
 
@@ -112,8 +112,8 @@ def test_the_rounds_of_a_loop_are_of_one_run_and_write_to_one_mlflow(tmp_path):
     assert [word for word, _, _ in noted] == ["a", "b"]
     (group,) = {group for _, group, _ in noted}
     assert group in [path.name for path in root.iterdir()]
-    assert {uri for _, _, uri in noted} == {local.mlflow_file(root)}
-    with pytest.raises(local.StepError, match="note failed: ValueError: this word is too long"):
+    assert {uri for _, _, uri in noted} == {step_runner.mlflow_file(root)}
+    with pytest.raises(step_runner.StepError, match="note failed: ValueError: this word is too long"):
         outputs(["a", "trouble", "c"])
     assert (tmp_path / "notes").read_text().split("\n")[2:] == [""]  # `a` came from the cache, `c` did not begin
 
@@ -162,12 +162,13 @@ def test_two_runs_do_not_share_a_folder(go, tmp_path):
 
 
 SCRIPT = """
-import sys; from pathlib import Path
-from pipelines import __main__ as command; from three_steps import three_steps
-command.find_pipeline = lambda _: three_steps
+import os, sys; from pathlib import Path
+from pipelines import __main__ as command; from looped_steps import looped_steps; from three_steps import three_steps
+command.find_pipeline = lambda name: looped_steps if name == 'looped-steps' else three_steps
 command.print_summary = lambda _: None
 root, runs = sys.argv[1] + '/root', 'runs=' + sys.argv[1]
-sys.argv = ['pipelines', 'run', 'three-steps', '--root', root, '--set', runs, *sys.argv[2:]]
+name = os.environ.get('PIPELINE', 'three-steps')
+sys.argv = ['pipelines', 'run', name, '--root', root, '--set', runs, *sys.argv[2:]]
 command.main()
 """
 
@@ -209,6 +210,17 @@ def test_a_run_that_is_told_to_end_lets_its_step_save_and_says_how_to_go_on(star
     assert "stopping double, which saves its state" in said
     assert "stopped; nothing is left running\nthe same command goes on from there" in said
     assert "Traceback" not in said
+
+
+def test_a_step_in_a_loop_ends_as_any_other_and_no_further_round_begins(start, tmp_path):
+    run = start("--set", "words=[a,slow,c]", PIPELINE="looped-steps")
+    (there,) = pids(tmp_path)
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=30)
+    assert run.returncode == 130, said
+    assert "stopping note, which saves its state" in said
+    assert not is_alive(there)
+    assert [line[0] for line in (tmp_path / "notes").read_text().splitlines()] == ["a"]
 
 
 def test_a_second_ctrl_c_does_not_wait(start, tmp_path):
@@ -275,7 +287,7 @@ def test_a_place_that_takes_nothing_is_one_line(tmp_path, root):
 def test_a_full_disk_is_one_line(tmp_path):
     """Limits the size of files to a few bytes, as a full disk does."""
     limited = SCRIPT.replace(
-        "import sys;", "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);", 1
+        "import os, sys;", "import os, resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);", 1
     )
     limited = limited.replace("command.main()", "resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8)); command.main()")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -295,7 +307,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 def test_a_report_that_does_not_fit_leaves_the_former_one(tmp_path: Path):
     made = tmp_path / "run-1" / "report"
     made.mkdir(parents=True)
-    report: local.Outputs = {
+    report: step_outputs.Outputs = {
         "report_page": dsl.HTML(uri=str(made / "page.html")),
         "metrics": dsl.Metrics(uri=str(made / "metrics.json")),
     }
@@ -350,8 +362,10 @@ def test_a_wrong_setting_ends_with_the_code_for_mistakes(start, tmp_path):
 
 def test_the_alarms_of_a_step_are_those_of_its_page():
     page = dsl.HTML(uri="page", metadata={"alarms": ["itm at prior at step 40"]})
-    assert local.alarms({"training_page": page, "Output": "s3://b/made/pretrain/1"}) == ["itm at prior at step 40"]
-    assert local.alarms({"training_page": dsl.HTML(uri="page")}) == local.alarms({"Output": 3}) == []
+    assert step_outputs.alarms({"training_page": page, "Output": "s3://b/made/pretrain/1"}) == [
+        "itm at prior at step 40"
+    ]
+    assert step_outputs.alarms({"training_page": dsl.HTML(uri="page")}) == step_outputs.alarms({"Output": 3}) == []
 
 
 def test_the_image_of_a_cluster_is_not_what_the_cache_of_a_machine_compares():
@@ -383,7 +397,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File ...\n"
     ],
 )
 def test_reason(log, code, expected):
-    assert local.failure_reason(log, code) == expected
+    assert step_runner.failure_reason(log, code) == expected
 
 
 def test_a_step_finds_the_components_of_the_checkout_from_any_folder(go, tmp_path, monkeypatch):
@@ -398,7 +412,7 @@ def test_a_step_finds_the_components_of_the_checkout_from_any_folder(go, tmp_pat
     [(0.04, "0.0 s"), (41.3, "41 s"), (59.9, "1 min 00 s"), (125, "2 min 05 s"), (4320, "1 h 12 min")],
 )
 def test_duration(seconds, expected):
-    assert local.format_duration(seconds) == expected
+    assert step_runner.format_duration(seconds) == expected
 
 
 def test_the_command_says_what_failed_and_ends_with_1_then_goes_on_and_points_to_the_report(tmp_path, monkeypatch):
