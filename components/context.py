@@ -1,6 +1,7 @@
 """A step at work: its settings and resources, its inputs and its output in the store, and its page."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -61,18 +62,36 @@ class Step:
 
 
 @contextmanager
-def at_work(stage: str, preset: str, settings: Sequence[str], store: str) -> Iterator[Step]:
-    """Yields a step with a temporary folder for what it makes."""
-    with scratch(stage) as folder, ExitStack() as files:
+def at_work(stage: str, preset: str, settings: Sequence[str], store: str, item: str = "") -> Iterator[Step]:
+    """Yields a step with a temporary folder for what it makes.
+
+    A loop's `item` is put before the step's name, in MLflow alike, which tells `vqa fine-tune` and `nlvr fine-tune`
+    apart.
+    """
+    with scratch(stage) as folder, ExitStack() as files, named(item, stage):
         out = folder / "out"
         out.mkdir()
         yield Step(stage, preset, settings, store, out, files)
 
 
+@contextmanager
+def named(item: str, stage: str) -> Iterator[None]:
+    """Puts a loop's item before the step's name within the context."""
+    before = os.environ.get(NAME)
+    if item:
+        os.environ[NAME] = f"{item} {before or stage}"
+    try:
+        yield
+    finally:
+        if item:
+            os.environ.pop(NAME)
+            os.environ.update({NAME: before} if before else {})
+
+
 def write_page(html: str, page: Artifact) -> None:
     """Writes a step's page under the step's name, which is also the name that the interface shows."""
     name = os.environ.get(NAME) or page.name or "page"
-    page.uri = f"{page.uri}/{name}.html"
+    page.uri = f"{page.uri}/{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.html"
     page.metadata["display_name"] = name
     write_file(page.path, html)
 

@@ -12,6 +12,6 @@ def fetch_model(model: str, task: str, preset: str, store: str, model_page: Outp
     from blip.runs.downstream import fetch_champion
     from components.context import at_work
 
-    with at_work("fetch-model", preset, [], store) as step:
+    with at_work("fetch-model", preset, [], store, task) as step:
         result = fetch_champion(model, task, store=store, out=step.out)
         return step.finish(result, lambda made: fetched_page(made).html(), model_page, same=True)

@@ -12,7 +12,7 @@ def ingest_task(task: str, preset: str, settings: list[str], store: str, data_pa
     from blip.runs.downstream import ingest_settings, ingest_task
     from components.context import at_work
 
-    with at_work("ingest", preset, [], store) as step:
+    with at_work("ingest", preset, [], store, task) as step:
         run = step.run.model_copy(update={"overrides": tuple(ingest_settings(task, settings))})
         result = ingest_task(run, task, out=step.out)
         return step.finish(result, lambda made: ingest_page(made, step.out).html(), data_page)

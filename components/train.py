@@ -18,10 +18,11 @@ def train(
 ) -> str:
     """Returns the URI of the model, trained from the initial one or from scratch, with checkpoints in the store."""
     from blip.report.step_page import train_page
+    from blip.runs.downstream import item_of
     from blip.runs.train import train
     from components.context import at_work
 
-    with at_work(stage, preset, settings, store) as step:
+    with at_work(stage, preset, settings, store, item_of(stage, init)) as step:
         result = train(
             step.run,
             stage,

@@ -73,7 +73,8 @@ def downstream(
     Steps 1 to 6 run for each of the `tasks`. The data of a task are the world of shapes unless settings name others,
     such as `ingest_vqa.data.type=vqav2 ingest_vqa.data.annotations=s3://bucket/vqa ingest_vqa.data.images=...`. The
     models are registered as `NAME-TASK`. A task such as `vqa@first` starts from the first model of the bootstrap that
-    made `model`, so that `tasks=[vqa@first,vqa]` reports what CapFilt is worth for that task (BLIP, table 1).
+    made `model`, so that `tasks=[vqa@first,vqa]` reports what CapFilt is worth for that task (BLIP, table 1); it is
+    not registered.
     `placement` and `max_gpu_hours` are as in the bootstrap.
     """
     shared = {"name": name, "preset": preset, "overrides": overrides, "store": store, "placement": placement}

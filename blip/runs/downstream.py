@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from blip.config import Config, ConfigError, load_config
+from blip.digest import folder_digest
 from blip.evaluation.job import TASKS, EvaluateConfig
 from blip.models.weights.files import SUFFIXES
 from blip.results import DownstreamResult, EvaluationResult, FetchResult, GateResult, IngestResult, Point, TrainResult
@@ -54,6 +55,16 @@ def stage_of(item: str) -> str:
             f"tasks=[vqa{FROM_FIRST},vqa] to compare with the bootstrap's first model"
         )
     return task
+
+
+def item_of(stage: str, init: str) -> str:
+    """Returns the item of `tasks` that a training is of, given the URI of the model that it starts from.
+
+    Empty for a training of another pipeline.
+    """
+    if stage not in stages.TASKS or not init:
+        return ""
+    return f"{stage}{FROM_FIRST}" if StepOutput.load(init).result.get("first") else stage
 
 
 def judged_tasks(task: str) -> list[str]:
@@ -181,12 +192,19 @@ def judge(
     return result
 
 
-def register_task(context: RunContext, name: str, task: str, *, model: str | Path, after: str | Path) -> GateResult:
-    """Registers the model of a task as `NAME-TASK` if it beats the champion of that name.
+def register_task(context: RunContext, name: str, item: str, *, model: str | Path, after: str | Path) -> GateResult:
+    """Registers the model of an item of `tasks` as `NAME-TASK` if it beats the champion of that name.
 
-    The gate's scores of this task count, or the task's own one if the settings name none of it.
+    The gate's scores of this task count, or the task's own one if the settings name none of it. What started from the
+    first model is not registered: nobody asks a comparison for a champion.
     """
     cfg = context.settings(RegisterConfig, "register")
+    task = stage_of(item)
+    if item != task:
+        reason = f"not registered: {item} starts from the bootstrap's first model, to be compared with {task}"
+        return GateResult(
+            registered=False, version=None, reason=reason, digest=folder_digest(our_model(model, "register"))
+        )
     video = CLIPS.get(task, task)
     own = {metric: margin for metric, margin in cfg.gate.items() if metric.partition(".")[0] in (task, video)}
     gate = json.dumps(own or {GATES[task]: 0.0})

@@ -72,8 +72,9 @@ def evaluate(
     processes = 0 if workers else local_process_count(cfg.workers)
     inputs = [DataInput(cfg.split, manifest.digest, manifest.root, "evaluation", manifest.samples)]
     parents = {"data": manifest.digest, "model": models["model"].digest}
+    tags = {"revision": context.revision, "tasks": ", ".join(tasks)}
     with (
-        start_run("evaluate", tags={"revision": context.revision}, parents=parents, key=home.uri, inputs=inputs) as run,
+        start_run("evaluate", tags=tags, parents=parents, key=home.uri, inputs=inputs) as run,
         progress(total, "evaluation", done=done) as bar,
     ):
         run.params(cfg.model_dump(mode="json"))

@@ -18,8 +18,17 @@ from blip.results import (
     Result,
     TrainResult,
 )
-from blip.runs.downstream import fetch_champion, ingest_settings, plan_downstream, summarise
+from blip.runs.context import RunContext
+from blip.runs.downstream import (
+    fetch_champion,
+    ingest_settings,
+    item_of,
+    plan_downstream,
+    register_task,
+    summarise,
+)
 from blip.runs.outputs import StepOutput
+from blip.tracking import champion
 from blip.workers.model import model_digest
 from pipelines import lint
 from pipelines.downstream import downstream
@@ -170,6 +179,15 @@ def test_the_report_has_the_scores_and_the_reason_of_every_task_from_both_models
     assert "nlvr: reason of nlvr" in result.notes()
 
 
+def test_a_training_knows_its_item_from_the_model_that_it_starts_from(tmp_path: Path):
+    fetched = [
+        made(tmp_path, "fetch-model", FetchResult(source="m", task="pretraining", first=first, seconds=1))
+        for first in (True, False)
+    ]
+    assert [item_of("vqa", uri) for uri in fetched] == ["vqa@first", "vqa"]
+    assert item_of("captioner", fetched[0]) == item_of("vqa", "") == ""
+
+
 def test_an_item_that_ends_in_first_starts_from_the_first_model_of_the_bootstrap(tmp_path: Path):
     store = tmp_path / "store"
     store.mkdir()
@@ -195,6 +213,26 @@ def test_an_item_that_ends_in_first_starts_from_the_first_model_of_the_bootstrap
     assert model_digest(tmp_path / "fetched-vqa@first") == first.digest
     with pytest.raises(ConfigError, match=r"no bootstrap in .* made model .*: run the bootstrap with this store first"):
         fetched("nlvr@first", str(models["first"]))
+
+
+def test_what_starts_from_the_first_model_is_compared_and_never_becomes_the_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    better, other = (Path(model_folder(both(number), tmp_path / str(number))) for number in range(2))
+
+    def registered(item: str, model: Path, score: float) -> GateResult:
+        file = tmp_path / "metrics.json"
+        digest = model_digest(model)
+        EvaluationResult(split="test", scores={"captioning": {"cider": score}}, digest=digest).save(file)
+        run = RunContext(preset="shapes", store=str(tmp_path / "store"))
+        return register_task(run, "blip", item, model=model, after=file)
+
+    compared = registered("captioning@first", better, 90.0)
+    assert not compared.registered
+    assert compared.reason.startswith("not registered: captioning@first starts from the bootstrap's first model")
+    assert champion("blip-captioning") is None
+    assert registered("captioning", other, 80.0).version == 1
 
 
 def test_what_is_no_model_is_refused_with_what_was_looked_for(tmp_path: Path):

@@ -1,5 +1,6 @@
 """What a component makes of a verb's result: a page, a record in the store, and the lineage of both."""
 
+import os
 import subprocess
 import sys
 import time
@@ -49,6 +50,17 @@ def test_a_page_has_the_name_of_its_step_as_file_and_in_the_interface(tmp_path, 
     assert made.uri == str(tmp_path / "artifacts" / "page" / "pretrain-again.html"), "below the path that KFP gave"
     assert made.metadata == {"display_name": "pretrain-again"}
     assert Path(made.path).read_text(encoding="utf-8").startswith("<p>")
+
+
+def test_an_item_of_a_loop_stands_before_the_name_of_the_step_in_mlflow_and_on_its_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_NAME", "fine-tune")
+    made = page(tmp_path)
+    with at_work("vqa", "shapes", [], str(tmp_path / "store"), "vqa@first") as step:
+        assert step.name == os.environ["MLFLOW_RUN_NAME"] == "vqa@first fine-tune"
+        step.finish(TRAINED, lambda _: "<p>", made)
+    assert os.environ["MLFLOW_RUN_NAME"] == "fine-tune"
+    assert made.metadata["display_name"] == "vqa@first fine-tune"
+    assert made.uri.endswith("/page/vqa-first-fine-tune.html")
 
 
 def test_alarms_stand_in_the_metadata_of_the_page(tmp_path):
