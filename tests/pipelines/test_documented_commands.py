@@ -33,6 +33,7 @@ NOT_RUN = {
     "make run-pipeline     #": "tests/end_to_end runs it, in minutes",
     "make run-pipeline PRESET=benchmarks/pictures.yaml ": "an hour; tests/end_to_end/test_real_pictures.py is short",
     ".venv/bin/python benchmarks/pictures.py": "fetches packages by npm; tests/benchmarks makes small ones",
+    ".venv/bin/python -m benchmarks.folders": "fetches packages of Debian; tests/benchmarks makes small ones",
     "make run-pipeline PIPELINE=downstream": "tests/end_to_end/test_whole_downstream.py runs it, in minutes",
     "make test ": "it is this",
     "make mlflow ": "a server that runs until it is stopped",
