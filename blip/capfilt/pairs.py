@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from blip.capfilt.quality import Facts, QualityConfig, TextFault, inspect, text_faults
 from blip.config import Config
 from blip.results import Source
-from blip.shards.layout import select_members
+from blip.shards.layout import NOT_UTF8, select_members
 from blip.shards.names import Members
 from blip.shards.reading import OpenShard
 from blip.shards.sample import BadSample, Rejected, Sample, one_sample
@@ -107,7 +107,7 @@ def make_pair(
 def web_texts(sample: Sample, quality: QualityConfig) -> list[Text]:
     """Returns the texts that came with the image, or one empty text if there is none."""
     if not sample.texts:
-        return [Text("web", "", ["not_utf8" if sample.text_fault == "text is not UTF-8" else "empty"])]
+        return [Text("web", "", ["not_utf8" if sample.text_fault == NOT_UTF8 else "empty"])]
     return [Text("web", text, text_faults(text, quality)) for text in sample.texts]
 
 

@@ -43,6 +43,8 @@ class DryRunResult(Result):
     """Those that would be used, by split."""
     left_out: dict[str, int]
     """Those that would not, and what belongs to no image, by reason."""
+    refused: str = ""
+    """Why the ingestion would end, with the setting to change; empty if it would not."""
 
     @classmethod
     def verb(cls) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from blip.config import ConfigError, load_config
 from blip.datasets.own import Entries, Files, forms_of
+from blip.datasets.own.tars import InTars
 from blip.progress import progress
 from blip.report.step_page import ImageCard, StepPage
 from blip.results import DryRunResult
@@ -17,8 +18,9 @@ from blip.runs.context import RunContext
 from blip.runs.data_config import SPLITS, IngestConfig, Tars
 from blip.runs.found import HEAD, common_row, found_row, place_list, with_source
 from blip.runs.look import Looked, verdicts
-from blip.runs.own_data import InManifest, divide
+from blip.runs.own_data import InManifest, check_usable, divide
 from blip.runs.shares import DEFAULT_SPLIT
+from blip.shards.discover import UNREADABLE_TAR
 from blip.shards.manifest import Manifest
 from blip.shards.sample import Sample
 from blip.storage import write_file
@@ -61,16 +63,18 @@ def dry_run(context: RunContext, sources: Sequence[str], folder: str | Path) -> 
     if one is not None:
         parts, why = parts_of(one.looked, data.split)
     splits = {name: len(numbers) for name, numbers in parts.items()} or {
-        name: int(found.looked.good.sum()) for name, found in seen.items()
+        name or "images": int(found.looked.good.sum()) for name, found in seen.items()
     }
     number = sum(len(found.looked.verdicts) for found in seen.values())
     total = sum(max(entries.total, 0) for found in sets.values() for entries in found)
     left_out = sum((found.looked.left_out for found in seen.values()), Counter())
+    refused = refusal(sets, seen, data)
     place = Path(folder, PAGE)
     page = StepPage(
         "What would be read",
         f"Of about {max(total, number):,} images {number:,} were looked at. Nothing was written but this page.",
         tables=[
+            *([("Ingestion would end here", [("reason",), (refused,)])] if refused else []),
             ("Found", [HEAD, *rows_of(sets), common_row(data)]),
             ("Left out", [("images", "reason", "such as"), *reasons(left_out, seen)] if left_out else [("nothing",)]),
             (f"Splits: {why}", [("split", "images", "where they would go"), *places(splits, data, context.store)]),
@@ -84,14 +88,30 @@ def dry_run(context: RunContext, sources: Sequence[str], folder: str | Path) -> 
         images=number,
         splits=splits,
         left_out=dict(left_out),
+        refused=refused,
         seconds=time.monotonic() - began,
     )
+
+
+def refusal(sets: Mapping[str, Sequence[Entries]], seen: Mapping[str, "Seen"], data: Files | Tars) -> str:
+    """Returns why ingestion would end, with the setting to change; empty if it would not."""
+    for split, found in seen.items():
+        places = ", ".join(place for place, _, _ in rows_of({split: sets[split]}))
+        tars = sum(len(form.keys) for form in sets[split] if isinstance(form, InTars))
+        broken = found.looked.counts[UNREADABLE_TAR]
+        if broken > data.lost * tars:
+            return f"{places}: {broken} of {tars} tars cannot be read, more than data.lost={data.lost:g} allows"
+        try:
+            check_usable(found.looked, data, places)
+        except ConfigError as error:
+            return str(error)
+    return ""
 
 
 def sets_of(data: Files | Tars) -> dict[str, list[Entries]]:
     """Returns the entries of each set by the split that it is named as; one set has no name."""
     if isinstance(data, Files):
-        return {"": [*forms_of(data)]}
+        return {"": [*forms_of(data.model_copy(update={"lost": 1.0}))]}  # broken tars are counted
     if data.is_one_set:
         return {"": of_tars(data, "web")}
     return {split: of_tars(data, split) for split in SPLITS}
@@ -101,7 +121,7 @@ def of_tars(data: Tars, split: str) -> list[Entries]:
     places = place_list(getattr(data, split))
     if len(places) == 1 and places[0].endswith(".json"):
         return [InManifest(Manifest.load(places[0]))]
-    hints = {**data.layout.model_dump(), "lost": data.lost, "form": "tars"}
+    hints = {**data.layout.model_dump(), "lost": 1.0, "form": "tars"}
     return [*forms_of(Files(path=places, **hints))]
 
 

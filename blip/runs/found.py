@@ -86,8 +86,8 @@ def is_web(sources: Sequence[str], overrides: Sequence[str]) -> bool:
         name = f"source {sources[0]!r}" if len(sources) == 1 else f"sources {', '.join(sources)}"
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"{name} is not understood{hint}: write shapes for the embedded world, or where data lie ({e}), or tars, "
-            "with data.gold, data.web and data.test set to where they lie"
+            f"{name} is not understood{hint}: {e}. Or write shapes for the embedded world, or tars, with data.gold, "
+            "data.web and data.test set to where they lie"
         ) from None
     if in_place(found):
         return True
@@ -101,7 +101,7 @@ def is_web(sources: Sequence[str], overrides: Sequence[str]) -> bool:
 
 def hints_of(overrides: Sequence[str]) -> dict[str, str]:
     """Returns the settings among the overrides on which a guess depends."""
-    return {name: given(overrides, name) for name in ("table", "image_field", "text_field") if given(overrides, name)}
+    return {name: given(overrides, name) for name in HINTS if given(overrides, name)}
 
 
 def is_manifest(source: str) -> bool:
@@ -131,6 +131,8 @@ def check_foreign_keys(kind: str, overrides: Sequence[str]) -> None:
             )
 
 
+HINTS = ("table", "image_field", "text_field", "encoding")
+"""Settings of data on which a guess depends."""
 HEAD = ("place", "what it holds", "settings")
 
 

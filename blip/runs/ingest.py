@@ -1,5 +1,6 @@
 """Ingest: turns a data set into shards, manifests and a tokenizer for all later steps."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,8 @@ def ingest(context: RunContext, source: str | Sequence[str], *, out: str | Path)
     began = time.monotonic()
     cfg = load_config(IngestConfig, "ingest", context.preset, with_source(source, context.overrides))
     tell(cfg.data)
+    if isinstance(cfg.data, Files):
+        check_apart(cfg.data.places, {"--out": str(out), "--store": context.store})
     probe(open_store(context.store), conditional=False)
     words = read_tokenizer(cfg.tokenizer) if cfg.tokenizer else None
     match cfg.data:
@@ -86,6 +89,18 @@ def ingest(context: RunContext, source: str | Sequence[str], *, out: str | Path)
             )
     seconds = time.monotonic() - began
     return IngestResult(splits=splits, vocabulary=tokenizer.vocab_size, unknown=unknown, seconds=seconds)
+
+
+def check_apart(places: Sequence[str], written: Mapping[str, str]) -> None:
+    """Raises ConfigError if what is written lies in a folder of the data, of which it would then be a part."""
+    folders = [place for place in places if os.path.isdir(place)]
+    for option, folder in written.items():
+        for place in folders if "://" not in folder else ():
+            if Path(folder).resolve().is_relative_to(Path(place).resolve()):
+                raise ConfigError(
+                    f"{option} {folder}: lies in {place}, whose files are read, so that the next call would read what "
+                    "this one writes; name a folder outside of it"
+                )
 
 
 def check_not_empty(manifests: Mapping[str, Manifest]) -> None:

@@ -114,10 +114,7 @@ def journal_of(store: str, data: Files, forms: Sequence[Form]) -> Store | None:
 
     None where a listing does not tell when a file changes.
     """
-    places = [
-        (form.place.store.uri, {**(form.place.around if form.reads_around else {}), **form.place.chosen})
-        for form in forms
-    ]
+    places = [(form.place.store.uri, form.stamps()) for form in forms]
     if not all(stamp for _, stamps in places for stamp in stamps.values()):
         return None
     read = data.model_dump(mode="json", exclude={"split", "unusable", "without_text"})
@@ -149,7 +146,7 @@ def divide(looked: Looked, split: str) -> tuple[Parts, NDArray[np.int8]]:
     """Returns the parts, and that of each good entry `(N,)`: the data's own splits, or shares. Raises ConfigError."""
     own = looked.splits
     if not split and "train" in own and {"test", "val"} & set(own):
-        names = ("train", "test", "val") if "test" in own else ("train", "test")
+        names = ("train", "test", "val") if {"test", "val"} <= set(own) else ("train", "test")
         part = {"train": 0, "": 0, "test": 1, "val": len(names) - 1}
         return Parts(names=names, why="splits of the data's own"), np.array([part[name] for name in own], np.int8)
     shares = parse_split(split or DEFAULT_SPLIT)

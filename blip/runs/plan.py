@@ -7,6 +7,7 @@ from typing import Any
 
 from blip.capfilt.job import CapFiltJob
 from blip.config import Config, ConfigError
+from blip.datasets.own import Files, forms_of
 from blip.digest import value_digest
 from blip.evaluation.job import EvaluationJob
 from blip.models.weights.content import named_sources
@@ -71,14 +72,24 @@ def cache_keys(configs: Mapping[str, Config | None]) -> dict[str, str]:
     found = {}
     for stage, config in configs.items():
         values = config.model_dump(mode="json") if config else {}
-        places = sorted(set(place_names(values)))
+        own = getattr(config, "data", None)
+        read = what_is_read(own) if isinstance(own, Files) else {}
+        places = sorted(set(place_names({**values, "data": {}} if read else values)))
         for place in places:
             if place not in listings:
                 listings[place] = listing(place)
-        seen = {place: listings[place] for place in places if listings[place]}
+        seen = {place: listings[place] for place in places if listings[place]} | read
         format = FORMATS.get(stage, engine.TRAINING_FORMAT)  # further stages train
         found[stage] = value_digest({"format": format, "config": values, "seen": seen})[:16]
     return found
+
+
+def what_is_read(data: Files) -> dict[str, dict[str, str]]:
+    """Returns the stamps by key of all files that own data are read from, images that a table names among them.
+
+    Raises ConfigError if the data are not understood.
+    """
+    return {form.place.source: form.stamps() for form in forms_of(data)}
 
 
 def sources_are_there(configs: Mapping[str, Config | None]) -> None:

@@ -14,6 +14,7 @@ MAX_IMAGE_BYTES, MAX_JSON_BYTES, MAX_TEXT_BYTES = 256 << 20, 16 << 20, 1 << 20
 """Largest members that are read, in bytes."""
 MAX_TEXTS = 1000
 """Largest number of texts of a sample."""
+NOT_UTF8 = "text is not UTF-8"
 MAX_JSON_DEPTH = 64
 """Deepest nesting of a sample's json: values that are nested too deeply cannot be written again."""
 
@@ -123,7 +124,7 @@ def decode_text(data: bytes) -> tuple[list[str], str]:
     try:
         return usable_texts([data.decode("utf-8-sig")])
     except UnicodeDecodeError:
-        return [], "text is not UTF-8"
+        return [], NOT_UTF8
 
 
 def usable_texts(values: Sequence[Any]) -> tuple[list[str], str]:
@@ -131,9 +132,16 @@ def usable_texts(values: Sequence[Any]) -> tuple[list[str], str]:
         return [], "more texts than can be read"
     strings = [value for value in values if isinstance(value, str)]
     texts = [text for text in strings if text.strip()]
+    if sound := [text for text in texts if not has_surrogates(text)]:
+        return sound, ""
     if texts:
-        return texts, ""
+        return [], NOT_UTF8
     return [], "empty text" if strings else "texts are no list of texts"
+
+
+def has_surrogates(text: str) -> bool:
+    """Returns whether a text has lone surrogates, which stand for bytes that are not of its encoding."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def parse_json(data: bytes) -> tuple[dict[str, Any], str]:
@@ -144,9 +152,7 @@ def parse_json(data: bytes) -> tuple[dict[str, Any], str]:
     try:
         meta = json.loads(data, parse_constant=lambda _: None)
         if b"\\ud" in data.lower():
-            meta = json.loads(
-                json.dumps(meta, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            )
+            meta = without_surrogates(meta)
     except (ValueError, RecursionError):
         return {}, "json cannot be decoded"
     if not isinstance(meta, dict):
@@ -154,6 +160,12 @@ def parse_json(data: bytes) -> tuple[dict[str, Any], str]:
     if data.count(b"{") + data.count(b"[") > MAX_JSON_DEPTH and json_depth(meta) > MAX_JSON_DEPTH:
         return {}, "json is nested too deeply"
     return meta, ""
+
+
+def without_surrogates(value: Any) -> Any:
+    """Returns a JSON value with U+FFFD in place of lone surrogates."""
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def json_depth(value: Any) -> int:

@@ -88,7 +88,7 @@ def find_objects(source: str, wanted: Wanted = is_any) -> tuple[Store, Stamps]:
         return store, {key: store.stamps(key).get(key, "")}
     store = open_store(source)
     stamps = list_objects(store, wanted)
-    if not stamps and not source.endswith("/"):
+    if not stamps and not source.endswith("/") and not os.path.isdir(source):
         store, prefix = locate(source)
         stamps = list_objects(store, wanted, prefix)
     if not stamps and WILDCARD.search(rest):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from blip.storage.folder import FolderStore
+from blip.storage.object_file import ObjectFile
 from blip.storage.output import output_folder, write_file
 from blip.storage.probe import probe
 from blip.storage.remote import RemoteStore, remote_schemes
@@ -12,6 +13,7 @@ from blip.storage.store import MissingKeyError, Store, StoreError, check_key
 __all__ = [
     "FolderStore",
     "MissingKeyError",
+    "ObjectFile",
     "Store",
     "StoreError",
     "check_key",

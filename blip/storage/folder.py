@@ -1,5 +1,6 @@
 """A store over a folder."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -15,6 +16,9 @@ from typing import Self
 from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check_key, hidden
 
 LOCK = ".lock"
+LEADS_NOWHERE = (errno.ENOENT, errno.ELOOP)
+NOWHERE = "nowhere"
+"""The stamp of a link that leads nowhere, or of a file that went away meanwhile."""
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 """The hidden name of an object until it is complete."""
 
@@ -67,12 +71,22 @@ class FolderStore(Store):
     def exists(self, key: str) -> bool:
         return self.path(key).is_file()
 
+    def size(self, key: str) -> int:
+        with self.errors(key):
+            return self.path(key).stat().st_size
+
     def list(self, prefix: str = "") -> list[str]:
         top = self.folder / prefix.rpartition("/")[0]
         found = []
-        for folder, folders, names in os.walk(top):
+        seen: set[tuple[int, int]] = set()  # of folders, since links may lead back to one
+        for folder, folders, names in os.walk(top, followlinks=True):
+            status = os.stat(folder)
+            if (place := (status.st_dev, status.st_ino)) in seen:
+                folders[:] = []
+                continue
+            seen.add(place)
             inside = Path(folder).relative_to(self.folder)
-            folders[:] = [name for name in folders if (inside / name).as_posix().startswith(prefix)]
+            folders[:] = [name for name in sorted(folders) if (inside / name).as_posix().startswith(prefix)]
             keys = [(inside / name).as_posix() for name in names]
             found += [key for key in keys if key.startswith(prefix) and not hidden(key)]
         return sorted(found)
@@ -80,9 +94,14 @@ class FolderStore(Store):
     def stamps(self, prefix: str = "") -> dict[str, str]:
         found = {}
         for key in self.list(prefix):
-            with self.errors(key):
+            try:
                 status = self.path(key).stat()
-            found[key] = f"{status.st_size}-{status.st_mtime_ns}"
+            except OSError as error:
+                if error.errno not in LEADS_NOWHERE:
+                    raise StoreError(f"{self.uri}/{key}: {error}") from error
+                found[key] = NOWHERE
+            else:
+                found[key] = f"{status.st_size}-{status.st_mtime_ns}"
         return found
 
     def ages(self, prefix: str = "") -> dict[str, float]:
@@ -159,7 +178,7 @@ class FolderStore(Store):
         except StoreError:
             raise
         except OSError as e:
-            if isinstance(e, FileNotFoundError) and str(e.filename) == str(self.path(key)):
+            if e.errno in LEADS_NOWHERE and str(e.filename) == str(self.path(key)):
                 raise MissingKeyError(f"{self.uri}/{key} does not exist") from e
             raise StoreError(f"{self.uri}/{key}: {e}") from e
 

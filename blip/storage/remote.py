@@ -80,6 +80,16 @@ class RemoteStore(Store):
         except MissingKeyError:
             return False
 
+    def size(self, key: str) -> int:
+        found = self.info(key).get("size")
+        if found is None:
+            raise StoreError(f"{self.uri}/{key}: its size is not told")
+        return int(found)
+
+    def reads_parts(self, key: str) -> bool:
+        entry = self.info(key)
+        return entry.get("size") is not None and (self.scheme not in WEB or bool(entry.get("partial")))
+
     def list(self, prefix: str = "") -> list[str]:
         return [*self.stamps(prefix)]
 

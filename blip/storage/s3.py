@@ -100,6 +100,12 @@ class S3Store(Store):
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
 
+    def size(self, key: str) -> int:
+        found = self.head(key)
+        if found is None:
+            raise MissingKeyError(f"{self.uri}/{key} does not exist")
+        return found["ContentLength"]
+
     def list(self, prefix: str = "") -> list[str]:
         return [*self.stamps(prefix)]
 

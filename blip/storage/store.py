@@ -59,6 +59,10 @@ class Store(ABC):
         """Returns whether the object exists."""
 
     @abstractmethod
+    def size(self, key: str) -> int:
+        """Returns the number of the object's bytes."""
+
+    @abstractmethod
     def list(self, prefix: str = "") -> list[str]:
         """Returns the sorted keys that begin with `prefix`, which is any text, not only a folder's name."""
 
@@ -93,6 +97,10 @@ class Store(ABC):
     @abstractmethod
     def join(self, *parts: str) -> Self:
         """Returns the store one or more folders below."""
+
+    def reads_parts(self, key: str) -> bool:  # noqa: ARG002
+        """Returns whether `read` transfers only what is asked for."""
+        return True
 
     def path(self, key: str) -> Path | None:
         """Returns the local file of the object, which can be read in place, or None if objects are not local files."""

@@ -82,6 +82,24 @@ def test_a_set_too_small_to_split_is_said(tmp_path: Path):
     assert "1 images cannot be split in 2" in (tmp_path / "dry-run.html").read_text()
 
 
+def test_what_would_end_the_ingestion_is_said(tmp_path: Path):
+    (tmp_path / "silent").mkdir()
+    for i in range(3):
+        (tmp_path / "silent" / f"{i}.png").write_bytes(picture(i))
+    found = dry_run(RunContext(), [str(tmp_path / "silent")], tmp_path)
+    assert found.splits == {"images": 0}
+    assert re.search(r"3 of 3 images have no text .* set data\.text_extension", found.refused)
+    assert "Ingestion would end here" in (tmp_path / "dry-run.html").read_text()
+    (tmp_path / "tars").mkdir()
+    tar(tmp_path / "tars" / "0.tar", *range(12))
+    (tmp_path / "tars" / "1.tar").write_bytes(b"")
+    found = dry_run(RunContext(), [str(tmp_path / "tars")], tmp_path)
+    assert found.left_out == {"tar that cannot be read": 1}
+    assert "1 of 2 tars cannot be read, more than data.lost=0 allows" in found.refused
+    allowed = dry_run(RunContext(overrides=("data.lost=0.5",)), [str(tmp_path / "tars")], tmp_path)
+    assert (allowed.refused, allowed.splits) == ("", {"train": 11, "test": 1})
+
+
 def test_made_data_have_no_dry_run(tmp_path: Path):
     with pytest.raises(ConfigError, match="--dry-run looks at own data, but shapes is read by rules of its own"):
         dry_run(RunContext(preset="shapes"), ["shapes"], tmp_path)

@@ -234,6 +234,15 @@ def test_what_changed_is_read_anew(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize("option", ["out", "store"])
+def test_what_is_written_lies_apart_from_what_is_read(option: str, tmp_path: Path):
+    folder = photos(tmp_path / "photos", 4)
+    places = {"out": tmp_path / "data", "store": tmp_path / "store", option: folder / "below"}
+    context = RunContext(preset="shapes", store=str(places["store"]))
+    with pytest.raises(ConfigError, match=f"--{option} .*: lies in .*photos, whose files are read"):
+        ingest(context, str(folder), out=places["out"])
+
+
 def test_the_source_says_what_it_needs(tmp_path: Path):
     folder = photos(tmp_path / "photos", 2)
     assert with_source(str(folder), ["data.split=0.5/0.5"]) == [

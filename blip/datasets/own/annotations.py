@@ -26,7 +26,7 @@ class Annotations(Named):
         self.words = f"{' and '.join(kinds)} in {', '.join(keys)}"
         self.settings = {"form": "annotations", **({"table": keys[0]} if len(keys) == 1 else {})}
 
-    def records(self, counts: Counter[str]) -> list[Record]:  # noqa: ARG002
+    def read(self, counts: Counter[str]) -> list[Record]:  # noqa: ARG002
         return [record for key in self.keys for record in read_annotations(self.place.store, key)]
 
 

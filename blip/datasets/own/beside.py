@@ -10,6 +10,7 @@ from blip.datasets.own.place import MISSING, Place, is_image
 from blip.shards.layout import select_members, unpack
 from blip.shards.names import TEXT_EXTENSIONS, group_members, image_extensions
 from blip.shards.sample import BadSample, Sample
+from blip.shards.sources import Stamps
 from blip.shards.tar import Member
 from blip.storage import MissingKeyError
 
@@ -25,6 +26,9 @@ class TextsBeside(Form):
         texts = [f".{ending}" for ending in (*TEXT_EXTENSIONS, "json", wanted) if endings[ending]] or ["none"]
         self.words = f"{self.total:,} images with texts beside them ({', '.join(dict.fromkeys(texts))})"
         self.settings = {"form": "texts", "keys": hints.layout.keys}
+
+    def stamps(self) -> Stamps:
+        return self.place.around
 
     def groups(self, counts: Counter[str]) -> Iterator[list[Entry]]:
         keys = [*self.place.around]

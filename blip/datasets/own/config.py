@@ -1,8 +1,9 @@
 """What is read of own data, and how; what is not set is guessed from the files."""
 
+import codecs
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from blip.config import Config
 from blip.shards.discover import Limits
@@ -29,12 +30,22 @@ class Files(Layout, Limits):
     """The table or the annotation file, where a folder has several: its path in the folder."""
     image_field: str = ""
     """The table's column of image paths, or of the images themselves; empty guesses it."""
+    encoding: str = ""
+    """The encoding of tables of text, such as `cp1252`; empty guesses UTF-8, UTF-16 or Windows-1252."""
     split: str = ""
     """Shares of the splits, such as `0.9/0.1` or `gold=0.2/web=0.7/test=0.1`, as `Shares` reads them; images that look
     alike stay together. Empty keeps the splits of the data, or if they have none is 0.9/0.1."""
 
     anonymous: bool = False
     """Whether buckets of S3 are read without keys, as public ones can be."""
+
+    @field_validator("encoding")
+    @classmethod
+    def is_known(cls, value: str) -> str:
+        try:
+            return codecs.lookup(value).name if value else ""
+        except LookupError:
+            raise ValueError(f"encoding is {value!r}, must be one that Python knows, such as utf-8 or cp1252") from None
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -48,8 +59,11 @@ class Hints(Config):
     lost: float = Field(default=0.0, ge=0, le=1)
     table: str = ""
     image_field: str = ""
+    encoding: str = ""
 
     @classmethod
     def of(cls, data: Files) -> "Hints":
         layout = Layout(**{name: getattr(data, name) for name in Layout.model_fields})
-        return cls(layout=layout, lost=data.lost, table=data.table, image_field=data.image_field)
+        return cls(
+            layout=layout, lost=data.lost, table=data.table, image_field=data.image_field, encoding=data.encoding
+        )

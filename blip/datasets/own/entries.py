@@ -10,6 +10,7 @@ from typing import Literal
 from blip.datasets.own.place import Place
 from blip.shards.names import IMAGE_EXTENSIONS
 from blip.shards.sample import Sample
+from blip.shards.sources import Stamps
 
 Split = Literal["", "train", "val", "test"]
 """The split of the data's own that an entry is in; empty if it is in none."""
@@ -73,8 +74,10 @@ class Form(Entries):
     """What was found, in plain words."""
     settings: dict[str, str]
     """The settings, by name, under which the place is read in this way."""
-    reads_around: bool = True
-    """Whether files around those that the source names are read, too."""
+
+    def stamps(self) -> Stamps:
+        """Returns what is read, with the entries of the store's listing that tell when it changes."""
+        return self.place.chosen
 
 
 def split_of(path: str) -> Split:

@@ -3,14 +3,13 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 from blip.datasets.own.entries import Entry, Form, Split, extension_of_image
-from blip.datasets.own.place import MISSING
 from blip.shards.layout import usable_texts
 from blip.shards.sample import BadSample, Sample
-from blip.storage import MissingKeyError
+from blip.shards.sources import Stamps
 
 GROUP = 1000
 """Entries of a group."""
@@ -27,12 +26,32 @@ class Record(NamedTuple):
 class Named(Form):
     """A place whose images are named by records."""
 
+    keys: list[str]
+    """The files that have the records."""
+
     @abstractmethod
-    def records(self, counts: Counter[str]) -> list[Record]:
-        """Returns the records, one for each image. Raises ConfigError."""
+    def read(self, counts: Counter[str]) -> list[Record]:
+        """Returns the records, one for each image, and counts what is none by reason. Raises ConfigError."""
+
+    @cached_property
+    def known(self) -> tuple[list[Record], Counter[str]]:
+        """The records, and what is none by reason."""
+        counts: Counter[str] = Counter()
+        return self.read(counts), counts
+
+    def stamps(self) -> Stamps:
+        records, _ = self.known
+        found = {key: self.place.chosen[key] for key in self.keys}
+        for record in records:
+            try:
+                found |= self.place.image_stamp(record.name, record.folder)
+            except BadSample:
+                continue
+        return found
 
     def groups(self, counts: Counter[str]) -> Iterator[list[Entry]]:
-        records = self.records(counts)
+        records, others = self.known
+        counts.update(others)
         self.total = len(records)
         for start in range(0, len(records), GROUP):
             yield [
@@ -41,10 +60,6 @@ class Named(Form):
             ]
 
     def load(self, record: Record) -> Sample:
-        key = self.place.image(record.name, record.folder)
-        try:
-            data = self.place.store.get(key)
-        except MissingKeyError:  # the listing is older
-            raise BadSample(MISSING) from None
+        data, key = self.place.read_image(record.name, record.folder)
         texts, fault = usable_texts(record.texts) if record.texts else ([], "")
         return Sample("0", [data], texts, {"file": key}, extension_of_image(data, key), fault)

@@ -1,14 +1,16 @@
 """Places: the files that a source names, and what lies around them."""
 
+import os
 import posixpath
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from blip.shards.names import IMAGE_EXTENSIONS
 from blip.shards.sample import BadSample
 from blip.shards.sources import Stamps, find_source, is_any, is_tar
-from blip.storage import Store, open_store
+from blip.storage import FolderStore, MissingKeyError, Store, open_store
 from blip.storage.remote import WEB
 
 MISSING = "image file is missing"
@@ -61,14 +63,14 @@ class Place:
         """Returns the key of an image by the path that a table in `folder` has of it. Raises BadSample.
 
         A path is relative to the table's folder, or to the place; or it is the end of the path of one image alone, in
-        any case and with or without its extension.
+        any case and with or without its extension. One that leads out of a folder of this machine stays as it is.
         """
         path = name.strip().replace("\\", "/").removeprefix(f"{self.store.uri}/")
         if "://" in path:
             raise BadSample(ADDRESS)
         direct = [posixpath.normpath(posixpath.join(folder, path)), posixpath.normpath(path)]
         if path.startswith("/") or all(key.startswith("..") for key in direct):
-            raise BadSample(OUTSIDE)
+            return self.outside(posixpath.normpath(posixpath.join(self.store.uri, folder, path)))
         for key in direct:
             if key in self.around:
                 return key
@@ -79,6 +81,30 @@ class Place:
         if not near:
             raise BadSample(MISSING)
         return near[0]
+
+    def outside(self, path: str) -> str:
+        """Returns a file's path on this machine. Raises BadSample if the place is in a store, or nothing is there."""
+        if not isinstance(self.store, FolderStore):
+            raise BadSample(OUTSIDE)
+        if not os.path.isfile(path):
+            raise BadSample(MISSING)
+        return path
+
+    def image_stamp(self, name: str, folder: str) -> Stamps:
+        """Returns the entry of an image, as `image` finds it, in the listing. Raises BadSample."""
+        key = self.image(name, folder)
+        if key in self.around:
+            return {key: self.around[key]}
+        status = os.stat(key)
+        return {key: f"{status.st_size}-{status.st_mtime_ns}"}
+
+    def read_image(self, name: str, folder: str) -> tuple[bytes, str]:
+        """Returns an image's bytes, and its key as `image` finds it. Raises BadSample."""
+        key = self.image(name, folder)
+        try:
+            return (self.store.get(key) if key in self.around else Path(key).read_bytes()), key
+        except (MissingKeyError, FileNotFoundError):  # the listing is older
+            raise BadSample(MISSING) from None
 
 
 def is_end(end: str, key: str) -> bool:

@@ -1,5 +1,6 @@
 """Tables of images and their texts: which column is which, and the images by path or in the table itself."""
 
+import base64
 import json
 import re
 from collections import Counter
@@ -16,9 +17,11 @@ from blip.datasets.own.place import Place
 from blip.datasets.own.rows import (
     BATCH,
     TABLES,
+    UTF8,
     WITH_NUMBER,
     TableRow,
     ending_of,
+    guessed_encoding,
     is_image_name,
     number_of_rows,
     read_rows,
@@ -56,6 +59,10 @@ TEXT_FIELDS = (
 )
 """Usual names of a table's columns, the likeliest first."""
 SPLIT_FIELD = "split"
+SHORTEST_BASE64 = 64
+"""Characters of an image in base64; names are shorter or begin in another way."""
+BASE64_SIGNATURES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkq", "TU0AKg", "Qk")
+"""The first characters of a JPEG, PNG, GIF, WebP, TIFF or BMP in base64."""
 PEEKED = 20
 """Rows by which the columns are guessed."""
 DOWNLOADED = ("url", "status")
@@ -71,6 +78,8 @@ class Columns(NamedTuple):
     """The column of the split; empty if there is none."""
     embedded: bool
     """Whether images are in the table itself."""
+    encoding: str
+    """That of a table of text, empty for other formats."""
 
     def texts_of(self, row: TableRow) -> list[str]:
         return [text for name in self.texts for text in texts_in(row.get(name))]
@@ -141,11 +150,17 @@ def is_record(place: Place, key: str) -> bool:
 
 def find_columns(place: Place, key: str, hints: Hints) -> Columns:
     """Returns the columns of a table, as set, by their usual names, or by what they hold. Raises ConfigError."""
-    rows = list(islice(read_rows(place.store, key, Counter()), PEEKED))
+    encoding = hints.encoding or guessed_encoding(place.store, key)
+    rows = list(islice(read_rows(place.store, key, Counter(), encoding=encoding), PEEKED))
     names = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
     if not names:
         raise ConfigError(f"{place.store.uri}/{key}: has no row; name another table by data.table")
     image = hints.image_field or usual(names, IMAGE_FIELDS) or by_content(place, key, names, rows)
+    if not image and (addresses := next((name for name in names if is_address(rows[0].get(name))), "")):
+        raise ConfigError(
+            f"{place.store.uri}/{key}: its column {addresses!r} has web addresses, which are not fetched; download "
+            "them, by img2dataset for example, and name the folder that it writes"
+        )
     require(image, "image", names, f"{place.store.uri}/{key}", hints.image_field)
     rest = [name for name in names if name not in (image, SPLIT_FIELD)]
     wanted = hints.layout.text_field
@@ -155,7 +170,7 @@ def find_columns(place: Place, key: str, hints: Hints) -> Columns:
         texts = tuple(words) if len(words) == 1 else ()
     require(texts[0] if texts else "", "text", names, f"{place.store.uri}/{key}", wanted)
     embedded = any(image_bytes(row.get(image)) for row in rows)
-    return Columns(image, texts, SPLIT_FIELD if SPLIT_FIELD in names else "", embedded)
+    return Columns(image, texts, SPLIT_FIELD if SPLIT_FIELD in names else "", embedded, encoding)
 
 
 def require(name: str, what: str, names: Sequence[str], table: str, given: str) -> None:
@@ -200,9 +215,21 @@ def by_content(place: Place, key: str, names: Sequence[str], rows: Sequence[Tabl
     return next((name for name, whole in tries if any(is_there(row.get(name), whole) for row in rows)), "")
 
 
+def is_address(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("http://", "https://"))
+
+
 def image_bytes(value: Any) -> bytes | None:
-    """Returns the encoded image in a cell: bytes, or a mapping with `bytes` as Hugging Face's library writes it."""
+    """Returns the encoded image in a cell; None if there is none.
+
+    It is there as bytes, as a mapping with `bytes`, which Hugging Face's library writes, or in base64.
+    """
     found = value.get("bytes") if isinstance(value, Mapping) else value
+    if isinstance(found, str) and len(found) >= SHORTEST_BASE64 and found.startswith(BASE64_SIGNATURES):
+        try:
+            found = base64.b64decode(found, validate=True)
+        except ValueError:
+            return None
     return bytes(found) if isinstance(found, bytes | bytearray) else None
 
 
@@ -217,15 +244,14 @@ class NamedByTable(Named):
 
     def __init__(self, place: Place, keys: list[str], columns: Columns):
         self.place, self.keys, self.columns = place, keys, columns
-        self.words = f"images that {shown(keys)} names"
+        self.words = f"images that {shown(keys)} {'names' if len(keys) == 1 else 'name'}"
         self.settings = column_settings(keys, columns, "table")
-        self.found: list[Record] | None = None
 
-    def records(self, counts: Counter[str]) -> list[Record]:
+    def read(self, counts: Counter[str]) -> list[Record]:
         found: dict[tuple[str, str], Record] = {}
         for key in self.keys:
             folder, named = key.rpartition("/")[0], split_of(key)
-            for row in read_rows(self.place.store, key, counts, used(self.columns)):
+            for row in read_rows(self.place.store, key, counts, used(self.columns), self.columns.encoding):
                 name = image_name(row.get(self.columns.image))
                 if not name:
                     counts[NO_IMAGE] += 1
@@ -239,8 +265,6 @@ class NamedByTable(Named):
 class InTable(Form):
     """Images that are in the tables themselves, as data sets on the hub have them."""
 
-    reads_around = False
-
     def __init__(self, place: Place, keys: list[str], columns: Columns, form: str):
         self.place, self.keys, self.columns = place, keys, columns
         self.total = sum(number_of_rows(place.store, key) for key in keys)
@@ -251,7 +275,7 @@ class InTable(Form):
         known, seen = self.total, 0
         for tables, key in enumerate(self.keys, start=1):
             named = split_of(key)
-            rows = enumerate(read_rows(self.place.store, key, counts, used(self.columns)))
+            rows = enumerate(read_rows(self.place.store, key, counts, used(self.columns), self.columns.encoding))
             while part := list(islice(rows, BATCH)):
                 seen += len(part)
                 self.total = known or round(seen / tables * len(self.keys))
@@ -266,7 +290,7 @@ class InTable(Form):
         if data is None:
             if not name:
                 raise BadSample(NO_IMAGE)
-            data = self.place.store.get(self.place.image(name, key.rpartition("/")[0]))
+            data, _ = self.place.read_image(name, key.rpartition("/")[0])
         found = self.columns.texts_of(row)
         texts, fault = usable_texts(found) if found else ([], "")
         meta = {"file": f"{key}/{number}", **({"name": name} if name else {})}
@@ -284,7 +308,8 @@ def used(columns: Columns) -> list[str]:
 def column_settings(keys: Sequence[str], columns: Columns, form: str) -> dict[str, str]:
     texts = {re.sub(r"[_ ]?\d+$", "", name) if len(columns.texts) > 1 else name for name in columns.texts}
     table = {"table": keys[0]} if len(keys) == 1 else {}
-    return {"form": form, **table, "image_field": columns.image, "text_field": ", ".join(sorted(texts))}
+    odd = {"encoding": columns.encoding} if columns.encoding not in ("", UTF8) else {}
+    return {"form": form, **table, **odd, "image_field": columns.image, "text_field": ", ".join(sorted(texts))}
 
 
 def read_table(place: Place, keys: list[str], hints: Hints, form: str = "table") -> Form:

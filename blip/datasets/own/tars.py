@@ -31,8 +31,6 @@ RECORDS = (".parquet", "_stats.json")
 class InTars(Form):
     """Tars, plain or compressed."""
 
-    reads_around = False
-
     def __init__(self, place: Place, keys: list[str], hints: Hints):
         self.place, self.keys, self.hints = place, keys, hints
         packed = sum(map(is_compressed, keys))
