@@ -117,7 +117,8 @@ def run(
         latest = publish(outputs["report"], root, f"latest-{DOWNSTREAM}")
         print_tasks(latest, console)
     else:
-        latest = publish(outputs["report"], root)
+        model = outputs.get("pretrain-again", {}).get("Output", "")
+        latest = publish(outputs["report"], root, model=model)
         print_summary(latest)
     for step, made in outputs.items():
         for alarm in step_outputs.alarms(made):

@@ -12,6 +12,9 @@ from rich.markup import escape
 from pipelines.run_lock import root_errors
 from pipelines.step_outputs import Outputs, artifacts, pages
 
+OUTPUT_FILES = "files/output"
+"""Where an output of a step has its files in the store (`blip/runs/outputs.py`)."""
+
 
 def print_summary(latest: Path) -> None:
     """Prints the table of before and after, in a process of its own since the import takes seconds."""
@@ -33,10 +36,11 @@ def print_tasks(latest: Path, console: Console) -> None:
         console.print(escape(f"{task}: {reason}"))
 
 
-def publish(report: Outputs, root: Path, link: str = "latest") -> Path:
+def publish(report: Outputs, root: Path, link: str = "latest", model: str = "") -> Path:
     """Copies the report to its run's folder, points a link to that folder, and returns the link.
 
-    Raises RootError if the disk is full.
+    `model` is the URI of the step's output that holds the run's model, to which `model` in the folder points if it is
+    on this machine. Raises RootError if the disk is full.
     """
     (page,), metrics = pages(report), artifacts(report)["metrics"]
     folder = metrics.parent.parent
@@ -45,6 +49,9 @@ def publish(report: Outputs, root: Path, link: str = "latest") -> Path:
         for made, name in ((page.path, "report.html"), (metrics, "summary.json")):
             shutil.copy2(made, folder / f".{name}")
             (folder / f".{name}").replace(folder / name)
+        if model and (files := Path(model, OUTPUT_FILES)).is_dir():
+            (folder / "model").unlink(missing_ok=True)
+            (folder / "model").symlink_to(files)
         new.unlink(missing_ok=True)
         new.symlink_to(folder.name)
         new.replace(latest)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import blip
 from blip.runs.outputs import FOLDER
 
 SIZES = {
@@ -136,6 +137,12 @@ def test_the_summary_holds_every_figure(finished):
         "pretrain-again",
         "register",
     }
+
+
+def test_the_second_model_is_at_hand(finished):
+    run, *_ = finished
+    model = blip.load(run.root / "latest" / "model")
+    assert {"caption", "match", "embed"} <= {*model.abilities}
 
 
 def test_the_report_needs_no_network(finished):

@@ -97,6 +97,12 @@ RELEASED = commands_of(SECTION)
 SUBMITTED = [command for command in README + K8S if is_run(command) and command not in VERBS]
 
 
+def test_the_first_example_needs_no_training():
+    assert README[0] == RELEASED[0]
+    assert re.match(r"blip capfilt .*--captioner Salesforce/\S+ --filter Salesforce/", README[0])
+    assert not any(command.startswith(("blip train", "make")) for command in RELEASED)
+
+
 def test_the_pages_have_commands_and_each_reason_still_has_one():
     assert len(VERBS) >= 7
     assert len(SUBMITTED) >= 6

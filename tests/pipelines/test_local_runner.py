@@ -313,7 +313,11 @@ def test_a_report_that_does_not_fit_leaves_the_former_one(tmp_path: Path):
     }
     (made / "metrics.json").write_text("{}", encoding="utf-8")
     (made / "page.html").write_text("former", encoding="utf-8")
-    assert outcome.publish(report, tmp_path) == tmp_path / "latest"
+    (tmp_path / "store" / "made" / "files" / "output").mkdir(parents=True)
+    (tmp_path / "store" / "made" / "files" / "output" / "config.json").write_text("{}")
+    model = str(tmp_path / "store" / "made")
+    assert outcome.publish(report, tmp_path, model=model) == tmp_path / "latest"
+    assert (tmp_path / "latest" / "model" / "config.json").is_file()
     (made / "page.html").write_bytes(bytes(8192))
     with small_disk(4096), pytest.raises(run_lock.RootError, match=f"make {tmp_path} a folder .* has room") as full:
         outcome.publish(report, tmp_path)
