@@ -8,7 +8,7 @@ from blip.storage.output import output_folder, write_file
 from blip.storage.probe import probe
 from blip.storage.remote import RemoteStore, remote_schemes
 from blip.storage.scratch import scratch, writing
-from blip.storage.store import MissingKeyError, Store, StoreError, check_key
+from blip.storage.store import MissingKeyError, Store, StoreError, check_key, hidden
 
 __all__ = [
     "FolderStore",
@@ -17,6 +17,7 @@ __all__ = [
     "Store",
     "StoreError",
     "check_key",
+    "hidden",
     "locate",
     "open_store",
     "output_folder",

@@ -278,8 +278,9 @@ def test_nlvr2_as_published_and_as_blip_publishes_it(tmp_path: Path):
     assert len({s.key for s in test}) == 2
     published["nlvr_test.json"][0]["label"] = "maybe"
     put(tmp_path / "published", published)
-    with pytest.raises(ConfigError, match="a label is 'maybe', must be True or False"):
-        read(NLVR2(**places), "test")
+    counts = Counter[str]()
+    assert len(list(NLVR2(**places).read("test", counts))) == 1
+    assert counts == {"label is neither True nor False": 1}
 
 
 def visdial(number: int, **last: Any) -> dict[str, Any]:
@@ -407,6 +408,186 @@ def test_what_is_missing_is_said_with_where_it_was_looked_for_and_where_to_get_i
     put(tmp_path, {"dataset_coco.json": "{"})
     with pytest.raises(ConfigError, match=r"dataset_coco.json is not JSON"):
         read(COCO(**places), "test")
+
+
+V2_QUESTIONS, V2_ANSWERS = "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"
+UNPUBLISHED = "record is not of the published form"
+
+
+def odd_visdial() -> dict[str, Any]:
+    content = visdial(42, answer=0, answer_options=[0, 1, 2], gt_index=0)
+    (good,) = content["data"]["dialogs"]
+    far = {"image_id": 43, "caption": "a cat", "dialog": [{"question": 0, "answer": 99}]}
+    content["data"]["dialogs"] = [good, far, {**good, "image_id": 44, "caption": None}]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "files", "images", "kept", "counts"),
+    [
+        (
+            VQAv2,
+            "val",
+            {
+                V2_QUESTIONS: {
+                    "questions": [
+                        {"question_id": 1, "image_id": 1, "question": "是什么 café 🙂"},
+                        {"question_id": 2, "image_id": 1, "question": None},
+                        {"question_id": 3, "image_id": None, "question": "what?"},
+                        {"question_id": 4, "image_id": 1, "question": "no annotation?"},
+                        {"question_id": 1, "image_id": 1, "question": "again?"},
+                        {"image_id": 1, "question": "no number?"},
+                    ]
+                },
+                V2_ANSWERS: {
+                    "annotations": [
+                        {
+                            "question_id": 1,
+                            "answers": [{"answer": "猫", "answer_id": 1}, {"answer": None, "answer_id": 2}],
+                        },
+                        *({"question_id": number, "answers": []} for number in (2, 3)),
+                    ]
+                },
+            },
+            ("val2014/COCO_val2014_000000000001.jpg",),
+            ["1"],
+            {
+                "text is missing": 1,
+                UNPUBLISHED: 2,
+                "question without an annotation: the files are of different releases": 1,
+                "identifier occurs twice": 1,
+            },
+        ),
+        (
+            VQAv2,
+            "vg",
+            {
+                "question_answers.json": [
+                    {
+                        "id": 7,
+                        "qas": [
+                            {"qa_id": 70, "image_id": 7, "question": "What?", "answer": "A clock."},
+                            {"qa_id": 71, "image_id": 7, "question": "What?", "answer": None},
+                            {"qa_id": 72, "image_id": 7, "question": "What?", "answer": " ."},
+                        ],
+                    }
+                ]
+            },
+            ("VG_100K/7.jpg",),
+            ["vg-70"],
+            {UNPUBLISHED: 1, "no answers": 1},
+        ),
+        (
+            AOKVQA,
+            "test",
+            {
+                "aokvqa_v1p0_test.json": [
+                    {"image_id": 9, "question_id": "a", "question": "Which?", "choices": ["x", "y"]},
+                    {"image_id": 9, "question_id": "b", "question": "Q?", "choices": ["x"], "correct_choice_idx": 4},
+                    {"image_id": 9, "question_id": "c", "question": "Q?"},
+                ]
+            },
+            ("test2017/000000000009.jpg",),
+            ["a"],
+            {UNPUBLISHED: 2},
+        ),
+        (
+            NLVR2,
+            "dev",
+            {
+                "dev.json": "\n".join(
+                    json.dumps({"sentence": sentence, "identifier": f"dev-1-0-{i}", "label": label})
+                    for i, (sentence, label) in enumerate((("A cat.", "False"), (None, "True"), ("A cat.", None)))
+                )
+            },
+            ("dev/dev-1-0-img0.png", "dev/dev-1-0-img1.png"),
+            ["dev-1-0-0"],
+            {"text is missing": 1, "label is neither True nor False": 1},
+        ),
+        (
+            VisDial,
+            "val",
+            {
+                "visdial_1.0_val.json": odd_visdial(),
+                "visdial_1.0_val_dense_annotations.json": [{"image_id": 42, "round_id": 1, "gt_relevance": None}],
+            },
+            ("VisualDialog_val2018_000000000042.jpg",),
+            ["000000000042"],
+            {UNPUBLISHED: 2, "text is missing": 1},
+        ),
+        (
+            COCO,
+            "test",
+            {
+                "dataset_coco.json": {
+                    "images": [
+                        {"filename": "1.jpg", "split": "test", "sentences": [{"raw": "A dog."}, {"raw": " "}]},
+                        {"filename": "2.jpg", "split": "test", "sentences": []},
+                        {"filename": "3.jpg", "split": "test", "sentences": [{"tokens": ["a"]}]},
+                        {"filename": None, "split": "test", "sentences": [{"raw": "A dog."}]},
+                    ]
+                }
+            },
+            ("1.jpg",),
+            ["1"],
+            {"text is missing": 1, UNPUBLISHED: 2},
+        ),
+        (
+            NoCaps,
+            "val",
+            {
+                "nocaps_val_4500_captions.json": {
+                    "images": [{"id": 0, "file_name": "a.jpg"}, {"id": 1, "file_name": None}],
+                    "annotations": [{"image_id": 0, "caption": "A."}, {"image_id": 0, "caption": None}],
+                }
+            },
+            ("val/a.jpg",),
+            ["00000-a"],
+            {"text is missing": 2},
+        ),
+    ],
+)
+def test_an_odd_record_is_left_out_and_counted(
+    tmp_path: Path,
+    data: type[Official],
+    split: str,
+    files: dict[str, Any],
+    images: tuple[str, ...],
+    kept: list[str],
+    counts: dict[str, int],
+):
+    found = Counter[str]()
+    assert [s.key for s in data(**put(tmp_path, files, images)).read(split, found)] == kept
+    assert found == counts
+
+
+def test_videos_with_odd_texts_are_counted(tmp_path: Path):
+    write_clip(tmp_path / "images" / "video1.mp4", 4)
+    asked = [
+        {"answer": "couch", "id": 1, "question": "what?", "video_id": 1},
+        {"answer": None, "id": 2, "question": "who?", "video_id": 1},
+        {"answer": "man", "id": 3, "question": "who?", "video_id": None},
+    ]
+    counts = Counter[str]()
+    data = MSRVTTQA(**put(tmp_path, {"test_qa.json": asked}), splits=("test",), frames=2)
+    assert [s.key for s in data.read("test", counts)] == ["1"]
+    assert counts == {"text is missing": 1, UNPUBLISHED: 1}
+
+
+@pytest.mark.parametrize("name", ["../1.jpg", "a//1.jpg", ".hidden.jpg"])
+def test_a_name_that_no_image_can_have_is_a_missing_image(tmp_path: Path, name: str):
+    places = put(tmp_path, {"dataset_coco.json": karpathy((name, "test", ["a"]))})
+    counts = Counter[str]()
+    assert list(COCO(**places, lost=1).read("test", counts)) == []
+    assert counts == {"image is missing": 1}
+
+
+def test_a_file_of_which_no_record_can_be_used_is_an_error_that_says_why(tmp_path: Path):
+    places = put(tmp_path, {V2_QUESTIONS: questions((1, 1, "What?")), V2_ANSWERS: annotations((2, ["a"]))})
+    with pytest.raises(
+        ConfigError, match=r"val2014_questions.json is not of the .* the files are of different release"
+    ):
+        read(VQAv2(**places), "val")
 
 
 def test_ingestion_stores_a_shared_image_once_and_reads_what_was_written(tmp_path: Path, s3: str):

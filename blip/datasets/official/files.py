@@ -4,17 +4,23 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from blip.batch import hash_id
 from blip.config import Config, ConfigError
-from blip.shards.sample import Sample
-from blip.storage import MissingKeyError, Store, open_store
+from blip.shards.sample import BadSample, Sample
+from blip.storage import MissingKeyError, Store, hidden, open_store
 
 MISSING = "image is missing"
+NO_TEXT = "text is missing"
+TWICE = "identifier occurs twice"
+ODD = "record is not of the published form"
+FAULTS = (KeyError, TypeError, IndexError, AttributeError, ValueError)
+"""What reading a field raises that is missing or of another type."""
 
 
 class Official(Config, ABC):
@@ -56,9 +62,8 @@ class Official(Config, ABC):
         """The splits that are read."""
         return self.splits or self.SPLITS
 
-    @property
-    def files(self) -> "AnnotationFiles":
-        return AnnotationFiles(self.annotations, f"{getattr(self, 'type', '')}: annotations", self.SOURCE)
+    def files(self, rejected: Counter[str]) -> "AnnotationFiles":
+        return AnnotationFiles(self.annotations, f"{getattr(self, 'type', '')}: annotations", self.SOURCE, rejected)
 
     def pictures(self, rejected: Counter[str]) -> "ImageFolder":
         return ImageFolder(self.images, self.IMAGES, rejected)
@@ -66,25 +71,35 @@ class Official(Config, ABC):
     def read(self, split: str, rejected: Counter[str]) -> Iterator[Sample]:
         """Yields the samples of a split; what is left out is counted in `rejected` by reason.
 
-        Raises ConfigError if a file is missing, or is not of the published form.
+        Raises ConfigError if a file is missing, or none of its records is of the published form.
         """
-        pictures = self.pictures(rejected)
+        files, pictures = self.files(rejected), self.pictures(rejected)
         pictures.none_may_be_lost = self.lost == 0
-        yield from self.samples(split, pictures)
+        seen: set[int] = set()
+        for sample in self.samples(split, files, pictures):
+            key = hash_id(sample.key)
+            if key in seen:
+                rejected[TWICE] += 1
+                continue
+            seen.add(key)
+            yield sample
         pictures.check_lost(self.lost)
+        files.check_form(some=bool(seen))
 
     @abstractmethod
-    def samples(self, split: str, pictures: "ImageFolder") -> Iterator[Sample]:
+    def samples(self, split: str, files: "AnnotationFiles", pictures: "ImageFolder") -> Iterator[Sample]:
         """Yields the samples of a split."""
 
 
 class AnnotationFiles:
     """The annotation files in a folder or a store."""
 
-    def __init__(self, place: str, what: str, source: str):
+    def __init__(self, place: str, what: str, source: str, rejected: Counter[str]):
         self.store: Store = open_store(place)
         self.what = what
         self.source = source
+        self.rejected = rejected
+        self.first_fault: ConfigError | None = None
 
     def find(self, *names: str) -> str:
         """Returns the first of the names that exists. Raises ConfigError."""
@@ -129,12 +144,33 @@ class AnnotationFiles:
         """Turns errors of reading a file's fields into a ConfigError that names the file."""
         try:
             yield
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            said = f"has no {error}" if isinstance(error, KeyError) else str(error)
-            raise ConfigError(
-                f"{self.store.uri}/{name} is not of the published form: a record {said}; copy it again from "
-                f"{self.source}"
-            ) from None
+        except ConfigError:
+            raise
+        except FAULTS as error:
+            raise self.fault(name, error) from None
+
+    @contextmanager
+    def record(self, name: str) -> Iterator[None]:
+        """Leaves out a record of a file that is not of the published form, or that cannot be used, and counts it."""
+        try:
+            yield
+        except ConfigError:
+            raise
+        except (BadSample, *FAULTS) as error:
+            self.rejected[str(error) if isinstance(error, BadSample) else ODD] += 1
+            self.first_fault = self.first_fault or self.fault(name, error)
+
+    def check_form(self, *, some: bool) -> None:
+        """Raises ConfigError if records were left out, and `some` says that none was read."""
+        if self.first_fault and not some:
+            raise self.first_fault
+
+    def fault(self, name: str, error: Exception) -> ConfigError:
+        """Returns the error that a file is not of the published form, for the fault of a record."""
+        said = f"has no {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
+        return ConfigError(
+            f"{self.store.uri}/{name} is not of the published form: a record {said}; copy it again from {self.source}"
+        )
 
 
 class ImageFolder:
@@ -161,7 +197,7 @@ class ImageFolder:
     def find(self, *names: str) -> str | None:
         """As `get`, but returns the name."""
         self.asked += 1
-        order = (*names[self.form : self.form + 1], *names)
+        order = [name for name in (*names[self.form : self.form + 1], *names) if not hidden(name)]
         for name in order:
             try:
                 if self.store.exists(name):
@@ -197,6 +233,18 @@ def extension_of(name: str) -> str:
 def key_of(text: Any) -> str:
     """Returns a name as a key of a sample, which has no dot."""
     return str(text).replace(".", "_").strip("/") or "_"
+
+
+def text_of(value: Any) -> str:
+    """Returns a text that is not blank. Raises BadSample."""
+    if not isinstance(value, str) or not value.strip():
+        raise BadSample(NO_TEXT)
+    return value
+
+
+def texts_of(values: Iterable[Any]) -> list[str]:
+    """Returns the texts among some values that are not blank."""
+    return [value for value in values if isinstance(value, str) and value.strip()]
 
 
 def last_number(text: Any) -> int | None:

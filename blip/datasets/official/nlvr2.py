@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from blip.batch import hash_id
-from blip.config import ConfigError
-from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, extension_of, key_of
-from blip.shards.sample import Sample
+from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, extension_of, key_of, text_of
+from blip.shards.sample import BadSample, Sample
 
 LABELS = {"True": 1, "False": 0, "true": 1, "false": 0, True: 1, False: 0}
 FILES = {
@@ -24,12 +23,13 @@ class NLVR2(Official):
     IMAGES: ClassVar = "https://lil.nlp.cornell.edu/nlvr/ (on request)"
     type: Literal["nlvr2"] = "nlvr2"
 
-    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
+    def samples(self, split: str, files: AnnotationFiles, pictures: ImageFolder) -> Iterator[Sample]:
         """Yields statements; those about one pair follow each other, and share its bytes."""
-        files = self.files
         name = files.find(*FILES[split])
-        with files.form(name):
-            records = [self.statement(files, name, record, split) for record in files.json_lines(name)]
+        records = []
+        for record in files.json_lines(name):
+            with files.record(name):
+                records.append(self.statement(record, split))
         pair, images = None, None
         for names, key, sentence, label in sorted(records, key=lambda record: record[0]):
             if pair != names:
@@ -41,23 +41,23 @@ class NLVR2(Official):
                 yield Sample(key_of(key), list(images), [sentence], meta, extension_of(names[0][0]))
 
     def statement(
-        self, files: AnnotationFiles, name: str, record: dict[str, Any], split: str
+        self, record: dict[str, Any], split: str
     ) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], str, str, int]:
         """Returns the possible names of both images, the identifier, the sentence and the label of a record."""
         if record["label"] not in LABELS:
-            raise ConfigError(f"{files.store.uri}/{name}: a label is {record['label']!r}, must be True or False")
-        label = LABELS[record["label"]]
+            raise BadSample("label is neither True nor False")
+        label, sentence = LABELS[record["label"]], text_of(record["sentence"])
         if "images" in record:  # the form in which BLIP publishes it
             first, second = record["images"]
-            key = f"{split}-{key_of(first.rpartition('/')[2].rpartition('-')[0])}-{hash_of(record['sentence'])}"
-            return ((first,), (second,)), record.get("identifier", key), record["sentence"], label
+            key = f"{split}-{key_of(first.rpartition('/')[2].rpartition('-')[0])}-{hash_of(sentence)}"
+            return ((first,), (second,)), record.get("identifier", key), sentence, label
         identifier = record["identifier"]
         stem = identifier.rpartition("-")[0]
         folder = FOLDERS[split] + (f"/{record['directory']}" if split == "train" else "")
         left, right = (
             (f"images/{folder}/{stem}-img{i}.png", f"{folder}/{stem}-img{i}.png", f"{stem}-img{i}.png") for i in (0, 1)
         )
-        return (left, right), identifier, record["sentence"], label
+        return (left, right), identifier, sentence, label
 
 
 def hash_of(text: str) -> str:

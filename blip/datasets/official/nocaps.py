@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from blip.datasets.official.files import ImageFolder, Official, extension_of, key_of
+from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, extension_of, key_of, text_of
 from blip.shards.sample import Sample
 
 FILES = {
@@ -20,30 +20,29 @@ class NoCaps(Official):
     IMAGES: ClassVar = "https://nocaps.org/download (by the coco_url of each image in the annotations)"
     type: Literal["nocaps"] = "nocaps"
 
-    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
+    def samples(self, split: str, files: AnnotationFiles, pictures: ImageFolder) -> Iterator[Sample]:
         """Yields images with their captions, none for the test split, whose captions the server keeps."""
-        files = self.files
         name = files.find(*FILES[split])
+        captions: defaultdict[Any, list[str]] = defaultdict(list)
         with files.form(name):
             content = files.json(name)
+            path_field, id_field, images = "image", "img_id", content
             if isinstance(content, dict):
-                captions: defaultdict[Any, list[str]] = defaultdict(list)
+                path_field, id_field, images = "file_name", "id", content["images"]
                 for annotation in content.get("annotations", ()):
-                    captions[annotation["image_id"]].append(annotation["caption"])
-                records = [
-                    (image["file_name"], image["id"], image.get("domain"), captions[image["id"]])
-                    for image in content["images"]
-                ]
-            else:
-                records = [
-                    (record["image"], record["img_id"], record.get("domain"), record.get("caption", []))
-                    for record in content
-                ]
+                    with files.record(name):
+                        captions[annotation["image_id"]].append(text_of(annotation["caption"]))
+        records = []
+        for image in images:
+            with files.record(name):
+                image_id = int(image[id_field])
+                texts = [text_of(text) for text in image.get("caption", captions[image_id])]
+                records.append((text_of(image[path_field]), image_id, image.get("domain"), texts))
         for path, image_id, domain, texts in records:
             bare = path.rpartition("/")[2]
             data = pictures.get(path, f"{split}/{bare}", bare)
             if data is not None:
                 meta = {"image_id": image_id, **({"domain": domain} if domain else {})}
                 yield Sample(
-                    f"{image_id:05d}-{key_of(bare.rpartition('.')[0])}", [data], list(texts), meta, extension_of(bare)
+                    f"{image_id:05d}-{key_of(bare.rpartition('.')[0])}", [data], texts, meta, extension_of(bare)
                 )

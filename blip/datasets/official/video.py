@@ -12,7 +12,7 @@ from pydantic import Field
 
 from blip.config import ConfigError
 from blip.datasets.frames import sample_frames
-from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, key_of
+from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, key_of, text_of
 from blip.shards.sample import BadSample, Sample
 from blip.storage import scratch
 
@@ -64,16 +64,18 @@ class MSRVTT(Videos):
     IMAGES: ClassVar = VIDEOS_OF_MSRVTT
     type: Literal["msrvtt"] = "msrvtt"
 
-    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:  # noqa: ARG002
-        files = self.files
+    def samples(self, split: str, files: AnnotationFiles, pictures: ImageFolder) -> Iterator[Sample]:  # noqa: ARG002
         name = files.find("MSRVTT_JSFUSION_test.csv", "msrvtt_test.jsonl")
-        with files.form(name):
-            if name.endswith(".csv"):
-                rows = list(csv.DictReader(io.StringIO(files.text(name))))
-                pairs = [(row["video_id"], row["sentence"]) for row in rows]
-            else:
-                pairs = [(row["clip_name"], row["caption"]) for row in files.json_lines(name)]
-        yield from self.with_frames(((video, video, text, {}) for video, text in pairs), pictures)
+        if name.endswith(".csv"):
+            rows, fields = list(csv.DictReader(io.StringIO(files.text(name)))), ("video_id", "sentence")
+        else:
+            rows, fields = files.json_lines(name), ("clip_name", "caption")
+        texts = []
+        for row in rows:
+            with files.record(name):
+                video, text = (text_of(row[field]) for field in fields)
+                texts.append((video, video, text, {}))
+        yield from self.with_frames(texts, pictures)
 
 
 class VideoQuestions(Videos):
@@ -84,21 +86,15 @@ class VideoQuestions(Videos):
     frames: int = Field(default=16, ge=1, le=1000)
     """Frames of a video, at equal distances; they are stored as PNG."""
 
-    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
-        files = self.files
+    def samples(self, split: str, files: AnnotationFiles, pictures: ImageFolder) -> Iterator[Sample]:
         name = files.find(f"{split}_qa.json")
-        with files.form(name):
-            records = files.json_lines(name)
-            names = self.video_names(files, {record["video_id"] for record in records})
-            texts = [
-                (
-                    names[record["video_id"]],
-                    record["id"],
-                    record["question"],
-                    {"question_id": record["id"], "answers": [record["answer"]]},
-                )
-                for record in records
-            ]
+        found = []
+        for record in files.json_lines(name):
+            with files.record(name):
+                meta = {"question_id": record["id"], "answers": [text_of(record["answer"])]}
+                found.append((int(record["video_id"]), record["id"], text_of(record["question"]), meta))
+        names = self.video_names(files, {number for number, *_ in found})
+        texts = [(names[number], key, question, meta) for number, key, question, meta in found]
         yield from self.with_frames(texts, pictures)
 
     def video_names(self, files: AnnotationFiles, numbers: Iterable[int]) -> dict[int, str]:  # noqa: ARG002

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official
+from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, text_of
 from blip.shards.sample import Sample
 
 DENSE = {"train": "visdial_1.0_train_dense_annotations.json", "val": "visdial_1.0_val_dense_annotations.json"}
@@ -17,9 +17,8 @@ class VisDial(Official):
     IMAGES: ClassVar = "https://visualdialog.org/data (train: COCO 2014, train and val)"
     type: Literal["visdial"] = "visdial"
 
-    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
+    def samples(self, split: str, files: AnnotationFiles, pictures: ImageFolder) -> Iterator[Sample]:
         """Yields one sample a dialog: the text is the image's caption, `rounds` of the metadata are as `rounds_of`."""
-        files = self.files
         name = files.find(f"visdial_1.0_{split}.json")
         dense = self.relevances(files, split)
         content = files.json(name)
@@ -27,24 +26,25 @@ class VisDial(Official):
             data = content["data"]
             questions, answers, dialogs = data["questions"], data["answers"], data["dialogs"]
         for dialog in dialogs:
-            with files.form(name):
-                number = dialog["image_id"]
+            with files.record(name):
+                number = int(dialog["image_id"])
                 rounds = rounds_of(dialog, questions, answers, {k: dense.get((number, k + 1)) for k in range(10)})
-                caption = dialog["caption"]
-            image = pictures.get(*names_of(split, number))
-            if image is not None:
-                yield Sample(f"{number:012d}", [image], [caption], {"image_id": number, "rounds": rounds}, "jpg")
+                caption = text_of(dialog["caption"])
+                image = pictures.get(*names_of(split, number))
+                if image is not None:
+                    yield Sample(f"{number:012d}", [image], [caption], {"image_id": number, "rounds": rounds}, "jpg")
 
     def relevances(self, files: AnnotationFiles, split: str) -> dict[tuple[int, int], list[float]]:
         """Returns the relevances of the candidates by image and round, counted from 1; those of train may be absent."""
         if split not in DENSE or (split == "train" and not files.store.exists(DENSE[split])):
             return {}
         name = files.find(DENSE[split])
-        with files.form(name):
-            return {
-                (record["image_id"], record["round_id"]): next(record[key] for key in RELEVANCE if key in record)
-                for record in files.json(name)
-            }
+        found = {}
+        for record in files.json(name):
+            with files.record(name):
+                (relevance,) = [record[key] for key in RELEVANCE if key in record]
+                found[record["image_id"], record["round_id"]] = [float(value) for value in relevance]
+        return found
 
 
 def rounds_of(

@@ -5,9 +5,16 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, ClassVar, Literal
 
-from blip.config import ConfigError
-from blip.datasets.official.files import AnnotationFiles, ImageFolder, Official, compact_answers, extension_of, key_of
-from blip.shards.sample import Sample
+from blip.datasets.official.files import (
+    AnnotationFiles,
+    ImageFolder,
+    Official,
+    compact_answers,
+    extension_of,
+    key_of,
+    text_of,
+)
+from blip.shards.sample import BadSample, Sample
 
 COCO_IMAGES = "https://cocodataset.org/#download"
 VISUAL_GENOME_WEIGHT = 0.2
@@ -54,25 +61,27 @@ class OpenEnded(Official):
         if split in self.ANSWERS:
             answer_file = files.find(self.ANSWERS[split])
             with files.form(answer_file):
-                for annotation in files.json(answer_file, compact_answers)["annotations"]:
+                annotations = files.json(answer_file, compact_answers)["annotations"]
+            for annotation in annotations:
+                with files.record(answer_file):
                     answers[annotation["question_id"]] = annotation
         with files.form(name):
-            for question in files.json(name)["questions"]:
-                number, image = question["question_id"], question["image_id"]
+            questions = files.json(name)["questions"]
+        for question in questions:
+            with files.record(name):
+                number, image = question["question_id"], int(question["image_id"])
                 meta: dict[str, Any] = {"image_id": image}
                 if split in self.ANSWERS:
                     if number not in answers:
-                        raise ConfigError(
-                            f"{files.store.uri}/{self.ANSWERS[split]} has no answers to question {number} of {name}: "
-                            "the files are of different releases, copy both again"
-                        )
+                        raise BadSample("question without an annotation: the files are of different releases")
                     found = answers[number]
                     meta["answers"] = stripped(found["answers"])
                     meta |= {key: found[key] for key in ("answer_type", "question_type") if key in found}
-                yield AnnotatedQuestion(number, question["question"], coco_2014(self.FOLDERS[split], image), meta)
+                names = coco_2014(self.FOLDERS[split], image)
+                yield AnnotatedQuestion(number, text_of(question["question"]), names, meta)
 
-    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
-        yield from with_images(self.official(self.files, split), pictures)
+    def samples(self, split: str, files: AnnotationFiles, pictures: ImageFolder) -> Iterator[Sample]:
+        yield from with_images(self.official(files, split), pictures)
 
 
 class VQAv2(OpenEnded):
@@ -97,8 +106,7 @@ class VQAv2(OpenEnded):
     FOLDERS: ClassVar = {"train": "train2014", "val": "val2014", "test-dev": "test2015", "test": "test2015"}
     type: Literal["vqav2"] = "vqav2"
 
-    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
-        files = self.files
+    def samples(self, split: str, files: AnnotationFiles, pictures: ImageFolder) -> Iterator[Sample]:
         if split == "vg":
             name = files.find("question_answers.json", "vg_qa.json")
             questions = visual_genome if name == "question_answers.json" else published_by_blip
@@ -126,50 +134,56 @@ class AOKVQA(Official):
     IMAGES: ClassVar = f"{COCO_IMAGES} (2017)"
     type: Literal["aokvqa"] = "aokvqa"
 
-    def samples(self, split: str, pictures: ImageFolder) -> Iterator[Sample]:
-        yield from with_images(self.questions(self.files, split), pictures)
+    def samples(self, split: str, files: AnnotationFiles, pictures: ImageFolder) -> Iterator[Sample]:
+        yield from with_images(self.questions(files, split), pictures)
 
     def questions(self, files: AnnotationFiles, split: str) -> Iterator[AnnotatedQuestion]:
         name = files.find(f"aokvqa_v1p0_{split}.json")
-        with files.form(name):
-            for record in files.json(name):
-                meta = {"image_id": record["image_id"], "choices": record["choices"]}
-                if "correct_choice_idx" in record:
-                    meta["correct_choice"] = record["correct_choice_idx"]
+        for record in files.json(name):
+            with files.record(name):
+                number = int(record["image_id"])
+                meta: dict[str, Any] = {"image_id": number, "choices": record["choices"]}
+                correct = record.get("correct_choice_idx")
+                if correct is not None:
+                    record["choices"][correct]
+                    meta["correct_choice"] = correct
                 if record.get("direct_answers"):
                     meta["answers"] = stripped(record["direct_answers"])
                     meta["difficult"] = bool(record.get("difficult_direct_answer"))
-                bare = f"{record['image_id']:012d}.jpg"
+                bare = f"{number:012d}.jpg"
                 names = (f"{split}2017/{bare}", bare)
-                yield AnnotatedQuestion(record["question_id"], record["question"], names, meta)
+                yield AnnotatedQuestion(record["question_id"], text_of(record["question"]), names, meta)
 
 
 def stripped(answers: list[str]) -> list[str]:
     """Returns answers without space around and line ends within them, as the server reads them; empty ones stay out."""
-    found = [answer.replace("\n", " ").replace("\t", " ").strip() for answer in answers]
+    found = [answer.replace("\n", " ").replace("\t", " ").strip() for answer in answers if isinstance(answer, str)]
     return [answer for answer in found if answer]
 
 
 def visual_genome(files: AnnotationFiles, name: str) -> Iterator[AnnotatedQuestion]:
     """Yields Visual Genome's questions; its images lie in two folders, and the file does not say in which."""
     with files.form(name):
-        for image in files.json(name):
-            for qa in image["qas"]:
-                bare = f"{qa.get('image_id', image['id'])}.jpg"
+        images = [(image["id"], image["qas"]) for image in files.json(name)]
+    for image_id, qas in images:
+        for qa in qas:
+            with files.record(name):
+                bare = f"{qa.get('image_id', image_id)}.jpg"
                 names = (f"VG_100K/{bare}", f"VG_100K_2/{bare}", bare)
                 meta = {
-                    "image_id": image["id"],
+                    "image_id": image_id,
                     "answers": stripped([qa["answer"].rstrip(".")]),
                     "weight": VISUAL_GENOME_WEIGHT,
                 }
-                if meta["answers"]:
-                    yield AnnotatedQuestion(f"vg-{qa['qa_id']}", qa["question"], names, meta)
+                if not meta["answers"]:
+                    raise BadSample("no answers")
+                yield AnnotatedQuestion(f"vg-{qa['qa_id']}", text_of(qa["question"]), names, meta)
 
 
 def published_by_blip(files: AnnotationFiles, name: str) -> Iterator[AnnotatedQuestion]:
     """Yields questions in the form in which BLIP publishes VQAv2 and Visual Genome: a list of answers, or one text."""
-    with files.form(name):
-        for record in files.json(name):
+    for record in files.json(name):
+        with files.record(name):
             path, said = record["image"], record.get("answer")
             ours = record.get("dataset") == "vg"
             meta: dict[str, Any] = {"weight": VISUAL_GENOME_WEIGHT} if ours else {}
@@ -177,4 +191,4 @@ def published_by_blip(files: AnnotationFiles, name: str) -> Iterator[AnnotatedQu
                 meta["answers"] = stripped([said] if isinstance(said, str) else said)
             names = (path, path.rpartition("/")[2])
             number = f"vg-{record['question_id']}" if ours else record["question_id"]
-            yield AnnotatedQuestion(number, record["question"], names, meta)
+            yield AnnotatedQuestion(number, text_of(record["question"]), names, meta)
