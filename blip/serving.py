@@ -40,9 +40,8 @@ class Service:
         return [self.answer(number, row) for number, row in enumerate(rows)]
 
     def answer(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
-        text = row.get("text")
-        text = text if isinstance(text, str) and text.strip() else None
         try:
+            text = text_of(row.get("text"))
             image = image_bytes(row.get("image"))
             able = self.model.abilities
             if "answer" in able and (text is not None or "caption" not in able):
@@ -55,6 +54,16 @@ class Service:
             raise ValueError(f"row {number}: {error}") from None
 
 
+class Served(Service):
+    """A service within MLflow's server, which answers a request that is wrong with status 400 and the reason."""
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        from blip.tracking.pyfunc import bad_requests  # MLflow is there where it serves
+
+        with bad_requests():
+            return super().predict(model_input, params)
+
+
 def rows_of(model_input: Any) -> list[dict[str, Any]]:
     """Returns the rows of a pandas table, or of a list of mappings."""
     if hasattr(model_input, "to_dict"):
@@ -62,6 +71,15 @@ def rows_of(model_input: Any) -> list[dict[str, Any]]:
     if isinstance(model_input, Sequence) and all(isinstance(row, Mapping) for row in model_input):
         return [dict(row) for row in model_input]
     raise ValueError("the input must be a table with the column image, and text where the model reads one")
+
+
+def text_of(value: Any) -> str | None:
+    """Returns a text; None if it is blank, or the cell of a table is empty."""
+    if value is None or value != value:  # NaN
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"the column text must hold texts, has {type(value).__name__}")
+    return value if value.strip() else None
 
 
 def needed(text: str | None, what: str) -> str:
@@ -103,6 +121,6 @@ def fetched(address: str) -> bytes:
     return data
 
 
-def _load_pyfunc(path: str) -> Service:
+def _load_pyfunc(path: str) -> Served:
     """Called by MLflow with the folder of a registered model."""
-    return Service(load(path))
+    return Served(load(path))

@@ -4,7 +4,8 @@ import base64
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def write_pyfunc(folder: Path, task: str) -> bool:
     )
     model.save(str(folder / "MLmodel"))
     return True
+
+
+@contextmanager
+def bad_requests() -> Iterator[None]:
+    """Turns a ValueError into MLflow's error of a wrong request: status 400, its message, and no traceback."""
+    from mlflow import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+    try:
+        yield
+    except ValueError as error:
+        raise MlflowException(str(error), error_code=BAD_REQUEST) from None
 
 
 def example_row(task: str) -> dict[str, str]:
