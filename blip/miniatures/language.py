@@ -1,6 +1,6 @@
 """The small language models: a decoder-only one as OPT, and one of encoder and decoder as T5."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -26,6 +26,8 @@ from blip.miniatures.words import END, NEWLINE, PAD, as_transformers, id_of
 from blip.objectives.language_modeling import IGNORED
 from blip.results import Point
 
+ROWS = 16
+"""Rows of a forward pass: texts of about the same length, so that few tokens are padding."""
 LONG_DIALOGUES = 0.3
 """Share of dialogues that the encoder reads as a whole; shorter texts are faster to learn from."""
 TokenPair = tuple[list[int], list[int]]
@@ -43,8 +45,8 @@ class MiniatureLanguageConfig(Config):
     """Standard deviation of the decoder-only model's initial weights; about 1/sqrt(width) lets small models learn."""
     dialogues: float = Field(default=0.5, ge=0, le=1)
     """Share of documents with questions; the others have two captions."""
-    steps: int = Field(default=300, ge=1)
-    batch: int = Field(default=64, ge=1)
+    steps: int = Field(default=1000, ge=1)
+    batch: int = Field(default=32, ge=1)
     lr: float = Field(default=3e-3, gt=0, le=1)
 
 
@@ -120,20 +122,24 @@ def train_language(
     pad = id_of(words, PAD)
 
     def loss_of() -> Tensor:
-        batch = list(islice(stream, cfg.batch))
-        pairs = [pair(document, words, rng) for document in batch]
-        read, targets = padded([read for read, _ in pairs], pad), padded([found for _, found in pairs], IGNORED)
+        drawn = [(document.is_dialogue, *pair(document, words, rng)) for document in islice(stream, cfg.batch)]
+        drawn.sort(key=lambda row: len(row[1]))
+        counts = {kind: sum(replies(found) for asked, _, found in drawn if asked is kind) for kind in (True, False)}
+        parts = [drawn[start : start + ROWS] for start in range(0, len(drawn), ROWS)]
+        return torch.stack([loss_of_part(part, counts) for part in parts]).sum()
+
+    def loss_of_part(part: list[tuple[bool, list[int], list[int]]], counts: dict[bool, int]) -> Tensor:
+        read, targets = padded([read for _, read, _ in part], pad), padded([found for *_, found in part], IGNORED)
         logits, targets = logits_and_targets(read, targets)
-        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
-        asked = torch.tensor([document.is_dialogue for document in batch])
-        return mean_loss(losses, targets, ~asked) + mean_loss(losses, targets, asked)
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED).sum(1)
+        return (losses / torch.tensor([counts[asked] for asked, *_ in part])).sum()
 
     return descend(model, loss_of, cfg.steps, cfg.lr)
 
 
-def mean_loss(losses: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
-    """Returns the mean loss over the targets of some rows; 0 if there are none."""
-    return losses[rows].sum() / (targets[rows] != IGNORED).sum().clamp(min=1)
+def replies(targets: Sequence[int]) -> int:
+    """Returns the number of targets that count."""
+    return sum(target != IGNORED for target in targets)
 
 
 def opt_pair(document: Document, words: Tokenizer, rng: Random) -> TokenPair:

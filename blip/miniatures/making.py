@@ -31,7 +31,7 @@ class MiniaturesConfig(Config):
     """Most entries of the language models' vocabulary; 259 of them are bytes and special tokens."""
     vision: MiniatureVisionConfig = MiniatureVisionConfig()
     opt: MiniatureLanguageConfig = MiniatureLanguageConfig()
-    t5: MiniatureLanguageConfig = MiniatureLanguageConfig(dialogues=0.75, steps=400)
+    t5: MiniatureLanguageConfig = MiniatureLanguageConfig(dialogues=0.75)
 
 
 def make_miniatures(cfg: MiniaturesConfig, out: Path) -> dict[str, list[Point]]:

@@ -15,7 +15,7 @@ from blip.runs.context import RunContext
 from blip.storage import open_store, scratch, write_file, writing
 from blip.tracking import start_run
 
-MINIATURES_FORMAT = 1
+MINIATURES_FORMAT = 2
 """Part of the key of what was made; raised when a change of the code changes it."""
 SOURCES_FILE = "frozen.json"
 """The file with the place of each model by name."""
