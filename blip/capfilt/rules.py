@@ -34,12 +34,17 @@ class Best(Config):
     """The column of the score: `similarity` of ITC or `match` of ITM; of another filter `clip.similarity`."""
 
 
+OF_CAPTIONER = "log_probability"
+"""The column of the log-probability of a synthetic text under its captioner."""
+
+
 class Limit(Config):
     """The least score of kept texts: a value, the one that leaves a share of them, or the one that leaves mostly true
     ones."""
 
     score: str = "match"
-    """The column of the score, such as `match`, `similarity` or `clip.similarity`."""
+    """The column of the score, such as `match`, `similarity` or `clip.similarity`; of synthetic texts also
+    `log_probability`, by which the captioner ranks what it wrote."""
     least: float | None = None
     share: float | None = Field(default=None, ge=0, le=1)
     """Keeps the best texts up to this share, 0 to 1, of those of the source that have the score and no fault that drops
@@ -72,6 +77,12 @@ class Combined(Config):
                 "synthetic: a limit has a precision, which is estimated for web texts alone: what a captioner writes "
                 "wrongly still resembles its image, and another image's text does not; set least or share"
             )
+        return self
+
+    @model_validator(mode="after")
+    def web_texts_have_no_captioner(self) -> Self:
+        if any(limit.score == OF_CAPTIONER for limit in self.web):
+            raise ValueError(f"web: a limit has {OF_CAPTIONER}, which only synthetic texts have; name a filter's score")
         return self
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from blip.capfilt.cutoffs import with_values
 from blip.capfilt.pairs import map_ahead
-from blip.capfilt.rules import SelectionConfig, score_columns
+from blip.capfilt.rules import OF_CAPTIONER, Combined, SelectionConfig, score_columns
 from blip.capfilt.scores import Scores
 from blip.capfilt.selection import SELECTION_COLUMNS, Selection, select_texts
 from blip.config import ConfigError
@@ -37,7 +37,8 @@ def write_selection(scores: Scores, cfg: SelectionConfig, revision: str, visit: 
     scored = scores.job.config.scored
     columns = score_columns(cfg.rule)
     if scored:
-        check_scores(columns, scores.given())
+        of_captioner = {OF_CAPTIONER} if isinstance(cfg.rule, Combined) else set()
+        check_scores([name for name in columns if name not in of_captioner], scores.given())
     settled = with_values(cfg, scores.tables) if scored else cfg
     needed = [*SELECTION_COLUMNS, *(columns if scored else ())]
     shown = columns[0] if scored else "match"

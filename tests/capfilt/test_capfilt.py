@@ -451,6 +451,10 @@ def test_a_chat_model_captions_and_scores_of_two_filters_combine(folder: Path):
     assert (other.counts["web.kept"], other.counts["synthetic.kept"]) == (6, 12)
     with pytest.raises(ConfigError, match="siglip"):
         choose(folder, "rule={type: weighted, weights: {siglip.match: 1}}", out="none")
+    sure = choose(folder, "rule={type: combined, synthetic: [{score: log_probability, share: 0.25}]}", out="sure")
+    assert sure.counts["synthetic.kept"] == 6
+    with pytest.raises(ConfigError, match="needs the score 'log_probability', but the filters gave"):
+        choose(folder, "rule={type: weighted, weights: {log_probability: 1}}", out="none")
 
 
 def test_web_texts_are_kept_by_the_precision_that_decoys_promise(folder: Path):

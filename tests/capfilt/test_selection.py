@@ -10,6 +10,7 @@ from blip.capfilt.cutoffs import Wrong, count_precise, with_values
 from blip.capfilt.duplicates import near_duplicates
 from blip.capfilt.rules import (
     ALL_FAULTS,
+    OF_CAPTIONER,
     REASONS,
     Best,
     Combined,
@@ -125,6 +126,19 @@ def test_a_limit_of_a_weighted_sum_is_a_value_or_a_share(limit: dict):
         validate(SelectionConfig, {"rule": {"type": "weighted", "weights": {"match": 1}, "web": limit}}, "select")
     with pytest.raises(ConfigError, match="at least 1 item"):
         validate(SelectionConfig, {"rule": {"type": "weighted", "weights": {}}}, "select")
+
+
+def test_synthetic_texts_are_kept_by_what_their_captioner_gives_them():
+    rows = []
+    for i in range(11):
+        sure = None if i == 10 else -1.0 - i
+        rows += [row(str(i), "web", 0.9), row(str(i), "synthetic", 0.9 if i else 0.1, log_probability=sure)]
+    limits = (Limit(score="match", least=0.5), Limit(score="log_probability", share=0.3))
+    found = reasons(chosen(rows, rule=Combined(synthetic=limits)))
+    assert found[::2] == [""] * 11
+    assert found[1::2] == ["unmatched", "", "", *["unmatched"] * 7, "unscored"]
+    with pytest.raises(ConfigError, match="web: a limit has log_probability, which only synthetic texts have"):
+        validate(SelectionConfig, {"rule": {"type": "combined", "web": [{"score": OF_CAPTIONER, "share": 0.5}]}}, "")
 
 
 def test_a_share_is_of_all_shards_together():
