@@ -19,7 +19,7 @@ from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
 from blip.models.weights.content import SIDE_FILE
 from blip.models.weights.export import huggingface_classes, official_tensors, write_huggingface
-from blip.models.weights.files import write_tensors
+from blip.models.weights.files import WeightsError, write_tensors
 from blip.runs.model_card import model_card
 from blip.storage import output_folder, write_file
 from blip.tasks.blip2_exchange import export_transformers, lavis_tensors
@@ -47,7 +47,11 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
     task = load_task(model)
     if isinstance(task, Blip2Stage1 | Blip2Stage2):
         return [write_blip2(task, Path(out), format)]
-    assert isinstance(task.model, Exportable)
+    if not isinstance(task.model, Exportable):
+        raise WeightsError(
+            f"model {model} was trained for {task.cfg.type}, of which there is no {format} form: export a model of "
+            "pretraining, captioning, retrieval, vqa or nlvr"
+        )
     match format:
         case "official":
             return [write_official(task, task.model, Path(model), Path(out))]

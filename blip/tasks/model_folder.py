@@ -16,8 +16,8 @@ from blip.models.med import MED
 from blip.models.nlvr import NLVRModel
 from blip.models.vqa import VQAModel
 from blip.models.weights.content import SIDE_FILE
-from blip.models.weights.files import write_model
-from blip.models.weights.load import load_weights
+from blip.models.weights.files import WeightsError, write_model
+from blip.models.weights.load import Allowed, load_weights
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.captioning import CaptioningConfig
 from blip.tasks.config import TaskConfig
@@ -98,12 +98,26 @@ TRAINING_OF_FORMAT_0 = ("alignment", "weights", "smoothing", "lm_reduction")
 
 
 def load_task(folder: str | Path, task: TaskConfig | None = None) -> Task:
-    """Loads a model in evaluation mode, with its own task or another one that uses its parts."""
+    """Loads a model in evaluation mode, with its own task or another one that uses its parts.
+
+    Raises ConfigError if the other task needs parts that training for it would add, such as NLVR2's classifier.
+    """
     cfg = read_model_config(folder)
     task = task or without_queue(cfg.task)
     tokenizer = Tokenizer.from_folder(Path(folder) / TOKENIZER)
     model = task.model_from(cfg.model)
-    load_weights(model, str(Path(folder) / WEIGHTS), task.DIFFERENCES)
+    differences = task.DIFFERENCES
+    if not isinstance(cfg.model, Blip2Config):  # whose frozen parts are elsewhere
+        differences = Allowed(differences.unused)
+    try:
+        load_weights(model, str(Path(folder) / WEIGHTS), differences)
+    except WeightsError as error:
+        if task.type == cfg.task.type:
+            raise
+        raise WeightsError(
+            f"model {folder} was trained for {cfg.task.type} and cannot do {task.type} yet: fine-tune it for that "
+            f"first (blip train), or name another model; {error}"
+        ) from None
     return task.build_task(model, tokenizer).eval()
 
 

@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 import transformers
 from PIL import Image
+from tiny_models import config, tokenizer
 from transformers import (
     BlipForConditionalGeneration,
     BlipForImageTextRetrieval,
@@ -33,6 +35,7 @@ from blip.runs.export import export
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.captioning import Captioning, CaptioningConfig
 from blip.tasks.config import TaskConfig
+from blip.tasks.dialog import DialogConfig
 from blip.tasks.model_folder import as_captioner, load_task, save_model
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
@@ -284,3 +287,12 @@ def test_a_side_file_with_another_queue_is_refused(tmp_path: Path):
     other = longer.build_task(longer.build_model(task.model.cfg), task.tokenizer).alignment
     with pytest.raises(WeightsError, match=r"queue\.image \(6, 8\) -> \(9, 8\)"):
         load_training_state(other, str(tmp_path / SIDE_FILE))
+
+
+@pytest.mark.parametrize("format", ["official", "hf"])
+def test_a_model_of_dialogs_has_no_form_elsewhere(tmp_path: Path, format: Literal["official", "hf"]):
+    cfg = DialogConfig(tokens=32)
+    save_model(cfg.build_task(cfg.build_model(config()), tokenizer()), tmp_path / "model")
+    with pytest.raises(WeightsError, match=f"was trained for dialog, of which there is no {format} form"):
+        export(tmp_path / "model", tmp_path / "out", format)
+    assert not (tmp_path / "out").exists()

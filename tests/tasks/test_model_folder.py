@@ -10,7 +10,9 @@ from tiny_models import both, model_folder
 
 from blip.config import ConfigError
 from blip.tasks.model_folder import CONFIG, MODEL_FORMAT, load_task, read_model_config
+from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.pretraining import Pretraining
+from blip.tasks.vqa import VQA, VQAConfig
 
 PAST = sorted((Path(__file__).parent / "model_folders").iterdir())
 
@@ -50,6 +52,13 @@ def test_a_format_of_the_future_says_what_to_do(tmp_path: Path):
     (tmp_path / CONFIG).write_text(json.dumps({"format": MODEL_FORMAT + 1, "task": {}, "model": {}}))
     with pytest.raises(ConfigError, match=f"format is {MODEL_FORMAT + 1}.* use a newer version"):
         load_task(tmp_path)
+
+
+def test_a_model_without_the_parts_of_another_task_is_not_judged_with_random_ones(tmp_path: Path):
+    folder = model_folder(both(), tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"was trained for pretraining and cannot do nlvr yet: fine-tune it .* cls_h"):
+        load_task(folder, NLVRConfig())
+    assert isinstance(load_task(folder, VQAConfig(answer_tokens=8)), VQA)
 
 
 def test_a_folder_that_holds_another_configuration_is_no_model(tmp_path: Path):
