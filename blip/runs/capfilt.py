@@ -48,7 +48,8 @@ def capfilt(
     """
     began = time.monotonic()
     cfg = context.settings(CapFiltConfig, "capfilt")
-    if is_tars(str(data)):
+    checked = {role: checked_model(role, folder) for role, folder in roles(cfg, captioner, filter).items()}
+    if is_tars(str(data), cfg.source):
         cfg = cfg.model_copy(update={"source": str(data)})
         Path(out).mkdir(parents=True, exist_ok=True)
         manifest = read_input(cfg.source, out)
@@ -57,7 +58,7 @@ def capfilt(
         copy_data_folder(Path(data), Path(out), leave_out={manifest_name(cfg)})
     root = open_store(context.store)
     probe(root)
-    models = {role: publish_model(root, role, folder) for role, folder in roles(cfg, captioner, filter).items()}
+    models = {role: ModelSource.publish(root, role, folder) for role, folder in checked.items()}
     job = CapFiltJob(config=cfg, input=manifest, models=models, revision=context.revision)
     budget = open_budget(cfg.max_gpu_hours, context.store, job.account, gpus=0)  # the workers hold them
     job = job.model_copy(update={"ledger": budget.ledger.uri})
@@ -90,11 +91,21 @@ def capfilt(
         )
 
 
-def is_tars(data: str) -> bool:
-    """Returns whether a source is tars, rather than a data folder."""
-    if "://" in data or WILDCARD.search(data) or "{" in data or data.endswith(".tar"):
-        return True
-    return Path(data).is_dir() and not any(Path(data).glob("*.json")) and any(Path(data).glob("*.tar"))
+def is_tars(data: str, source: str) -> bool:
+    """Returns whether a place is tars, rather than a data folder with the manifest of a source.
+
+    Other JSON files may lie beside tars, such as img2dataset's records.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        return "://" in data or bool(WILDCARD.search(data)) or "{" in data or data.endswith(".tar")
+    if (folder / manifest_file(source)).is_file() or (folder / SCORES).is_file():
+        return False
+    return any(folder.rglob("*.tar"))
+
+
+def manifest_file(source: str) -> str:
+    return f"{source}.json"
 
 
 def roles(
@@ -132,11 +143,14 @@ def run_workers(job: CapFiltJob, store: Store, workers: Workers, run: Run) -> Sp
 
 def read_input(source: str, data: str | Path) -> Manifest:
     """Returns the manifest of that name in the data folder, or makes one of the tars that `source` names."""
-    path = Path(data, f"{source}.json")
+    path = Path(data, manifest_file(source))
     if path.is_file():
         return Manifest.load(path)
     if is_manifest_name(source):
-        way_out = "name a manifest of the data folder, or tars such as s3://bucket/web/{0000..0041}.tar"
+        way_out = (
+            "name a folder that `blip ingest` wrote, which takes pairs in any form, or tars such as "
+            "s3://bucket/web/{0000..0041}.tar"
+        )
         if Path(data, SCORES).is_file():
             way_out = "it is the output of capfilt: run `blip select` on it first"
         raise ConfigError(f"source {source!r}: there is no {path}; {way_out}")
@@ -144,10 +158,14 @@ def read_input(source: str, data: str | Path) -> Manifest:
     return discover(source, "web")
 
 
-def publish_model(root: Store, role: str, folder: str | Path | None) -> ModelSource:
-    """Publishes the model of a source to the store for the workers. Raises ConfigError if it cannot play its role."""
-    if not folder:
+def checked_model(role: str, source: str | Path | None) -> Path:
+    """Returns the local folder of a model's source. Raises ConfigError, which names it, if it cannot play its role."""
+    if not source:
         raise ConfigError(f"{role} '': name a model folder, or set variant to do without")
-    path = model_folder(folder)
-    (check_captioner if role == "captioner" else check_filter)(path)
-    return ModelSource.publish(root, role, path)
+    path = model_folder(source)
+    try:
+        (check_captioner if role == "captioner" else check_filter)(path)
+    except ConfigError as error:
+        message = str(error)
+        raise ConfigError(message if str(source) in message else f"{role} {source}: {message}") from None
+    return path
