@@ -279,7 +279,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path):
         blip.ConfigError, match=r"^model '.*' was trained for nlvr; load\(\) takes models of captioning"
     ):
         blip.load(tmp_path)
-    with pytest.raises(blip.ConfigError, match=r"^batch_size is 0, must be 1 or more$"):
+    with pytest.raises(blip.ConfigError, match=r"^batch_size is 0, must be a whole number, 1 or more$"):
         blip.load(tmp_path, batch_size=0)
 
 
@@ -299,6 +299,67 @@ def test_a_broken_image_and_a_missing_one_are_named(tmp_path: Path):
         loaded(text_filter(), tmp_path / "filter").match(picture(0), [None])  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (torch.rand(3, 8, 8) * 255, r"floats must be from 0 to 1, is from .* to 2\d\d.*; give uint8 for 0 to 255"),
+        (torch.randn(3, 8, 8), "floats must be from 0 to 1, is from -"),
+        (torch.full((3, 8, 8), torch.nan), "floats must be from 0 to 1, is from nan"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "must be uint8, or float from 0 to 1, is torch.int64"),
+        (torch.zeros(3, 0, 8), r"must have pixels, is \(3, 0, 8\)"),
+        ("https://example.com/a.jpg", "is a web address, which is not fetched"),
+    ],
+)
+def test_pixels_that_would_be_misread_are_refused(pixels: torch.Tensor | str, message: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=message):
+        loaded(captioner(), tmp_path / "model").caption(pixels)
+
+
+def test_several_values_may_come_in_any_form(tmp_path: Path):
+    model, matcher = loaded(captioner(), tmp_path / "model"), loaded(text_filter(), tmp_path / "filter")
+    pixels = torch.rand(2, 3, 16, 16)
+    assert model.caption(pixels) == model.caption(iter(pixels)) == model.caption([*pixels])
+    assert model.caption(bytearray(picture(0))) == model.caption(picture(0))
+    assert matcher.match(picture(0), iter(TEXTS[:2])) == matcher.match(picture(0), TEXTS[:2])  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2.5}, "batch_size is 2.5, must be a whole number"),
+        ({"dtype": ["float32"]}, "dtype is"),
+        ({"device": "nonsense"}, "device is 'nonsense', which cannot be used"),
+    ],
+)
+def test_options_of_loading_are_checked(options: dict, message: str, tmp_path: Path):
+    with pytest.raises(blip.ConfigError, match=message):
+        blip.load(model_folder(captioner(), tmp_path / "model"), **options)
+
+
+def test_a_decoding_that_does_not_fit_is_named(tmp_path: Path):
+    model = loaded(captioner(), tmp_path / "model")
+    with pytest.raises(TypeError, match=r"decoding must be blip\.Beam\(\.\.\.\) or .*, is 'beam'"):
+        model.caption(picture(0), decoding="beam")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(blip.ConfigError, match="positions"):
+        model.caption(picture(0), decoding=blip.Beam(max_length=1000))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "options", "error"),
+    [
+        ([(picture(0), "a")], {"batch_size": 0}, "batch_size is 0"),
+        ([(picture(0), "a")], {"captions": 2, "decoding": blip.Beam()}, "beam search has one best text"),
+        ([picture(0)], {}, "a pair must be an image and its text"),
+        ([(picture(0), None)], {}, "a pair must be an image and its text"),
+    ],
+)
+def test_capfilt_of_pairs_checks_what_it_is_given(pairs: list, options: dict, error: str, tmp_path: Path):
+    models = loaded(captioner(), tmp_path / "model"), loaded(text_filter(), tmp_path / "filter")
+    with pytest.raises((ValueError, TypeError), match=error):
+        blip.capfilt(pairs, *models, **options)
+
+
 def test_the_readme_tells_the_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -307,7 +368,7 @@ def test_the_readme_tells_the_truth(
     monkeypatch.chdir(tmp_path)
     for name in re.findall(r"\w+\.jpg", code):
         Path(name).write_bytes(picture(0, WIDE, format="JPEG"))
-    for name, task in (("captioner", captioner()), ("filter", text_filter())):
+    for name, task in {"captioner": captioner(), "filter": text_filter(), "runs/latest/model": both()}.items():
         model_folder(task, tmp_path / name)
     exec(code, {})
     captions, matches = capsys.readouterr().out.splitlines()

@@ -7,7 +7,7 @@ import torch
 
 from blip import distributed
 from blip.api.model import Model
-from blip.config import ConfigError
+from blip.config import ConfigError, one_line
 from blip.data.tokenizer import Tokenizer
 from blip.models.blip2 import Blip2, Blip2Config
 from blip.models.med import MEDConfig
@@ -42,11 +42,12 @@ def load(
 
     Raises ConfigError if the model is missing, incomplete, no BLIP, or of a task that this API does not cover.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}, must be 1 or more")
-    precision = DTYPES.get(dtype)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size!r}, must be a whole number, 1 or more")
+    precision = DTYPES.get(dtype) if isinstance(dtype, str | torch.dtype) else None
     if precision is None:
         raise ConfigError(f"dtype is {dtype}, must be float32 or bfloat16")
+    place = device_of(device)
     folder = our_model(os.fspath(source), "blip.load")
     cfg = read_model_config(folder)
     roles = roles_of(cfg.task, folder)
@@ -60,10 +61,20 @@ def load(
     for task in tasks:
         if isinstance(task, Retrieval):
             del task.alignment  # training's momentum copy of the model
-    model.to(distributed.device() if device is None else torch.device(device))
+    model.to(place)
     if precision == "bfloat16":
         to_bfloat16(model)
     return Model(Path(source), cfg.task.type, tasks, cfg.model.vision.size, batch_size, precision)
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """Returns the device of a name, or this process's. Raises ConfigError if there is no such device."""
+    if device is None:
+        return distributed.device()
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(f"device is {device!r}, which cannot be used: {one_line(str(error))[:200]}") from None
 
 
 DTYPES: dict[object, Precision] = {

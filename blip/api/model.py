@@ -8,7 +8,7 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from blip.api.arguments import list_images, list_texts, pair_up
+from blip.api.arguments import check_decoding, list_images, list_texts, pair_up
 from blip.batch import Tokens
 from blip.data.image_like import ImageLike, open_image
 from blip.data.tokenizer import clean_question
@@ -129,6 +129,9 @@ class Model:
             some_images = list_images(images)
             return self.instruct(some_images, [reader.cfg.prompt] * len(some_images), decoding=decoding)
         captioner = self.task(Captioning, "caption")
+        check_decoding(decoding)
+        if decoding:
+            captioner.check(decoding)
         for part in self.batches(list_images(images)):
             texts = captioner.generate(self.pixels(part), decoding or captioner.cfg.decoding)
             captions += captioner.tokenizer.decode(texts.ids)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from blip.capfilt.stream import rounded
 from blip.data.image_like import ImageLike, open_image
-from blip.models.generation import Decoding, Nucleus
+from blip.models.generation import Beam, Decoding, Nucleus
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
 from blip.zoo.contract import Captioner, Filter, ImageBatch
 from blip.zoo.load import load_captioner, load_filter
@@ -65,6 +65,10 @@ def capfilt(
     Raises ConfigError if a model does not suit its role, ValueError for an image that cannot be decoded or a score that
     the filter does not compute.
     """
+    if batch_size < 1 or captions < 0:
+        raise ValueError(f"batch_size is {batch_size} and captions {captions}: they must be at least 1 and 0")
+    if captions > 1 and isinstance(decoding, Beam):
+        raise ValueError(f"captions is {captions}, but beam search has one best text: use blip.Nucleus")
     writer = captioner_of(captioner, decoding or Nucleus(), seed)
     judge = filter_of(filter)
     if by not in judge.gives:
@@ -72,6 +76,7 @@ def capfilt(
     found: list[list[LabelledText]] = []
     for start, part in batches(pairs, batch_size):
         views = [writer.view, judge.view]
+        check_pairs(part)
         opened: list[Image.Image] = [open_image(image) for image, _ in part]
         images = ImageBatch([{view.name: view.make(image) for view in views} for image in opened], batch_size)
         keys = [str(start + row) for row in range(len(part))]
@@ -92,6 +97,13 @@ def capfilt(
                 ]
             )
     return found
+
+
+def check_pairs(pairs: Sequence[object]) -> None:
+    """Raises TypeError for what is no pair of an image and a text."""
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], str):
+            raise TypeError(f"a pair must be an image and its text, is {str(pair)[:80]}")
 
 
 def batches(pairs: Iterable[tuple[ImageLike, str]], size: int) -> Iterator[tuple[int, Sequence[tuple[ImageLike, str]]]]:

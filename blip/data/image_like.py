@@ -10,8 +10,11 @@ from torch import Tensor
 from blip.data.images import decode, to_upright_rgb
 from blip.shards.sample import BadSample
 
-ImageLike = Image.Image | str | os.PathLike[str] | bytes | Tensor
+ImageLike = Image.Image | str | os.PathLike[str] | bytes | bytearray | Tensor
 """A Pillow image, the path of an encoded image, its bytes, or pixels `(3, H, W)`: uint8, or float from 0 to 1."""
+
+ROUNDING = 0.05
+"""How far floats may lie outside of 0 to 1: interpolation overshoots a little."""
 
 
 def open_image(image: ImageLike) -> Image.Image:
@@ -23,15 +26,18 @@ def open_image(image: ImageLike) -> Image.Image:
         match image:
             case Image.Image():
                 return to_upright_rgb(image)
-            case bytes():
-                return decode(image)
+            case bytes() | bytearray():
+                return decode(bytes(image))
+            case str() if image.startswith(("http://", "https://")):
+                raise ValueError(f"image {image}: is a web address, which is not fetched; give its bytes")
             case str() | os.PathLike():
                 return decode(Path(image).read_bytes())
             case Tensor():
                 return from_tensor(image)
     except BadSample as error:
         raise ValueError(f"image {image_name(image)}: {error}") from None
-    raise TypeError(f"an image must be a path, bytes, a Pillow image or a tensor, is {type(image).__name__}")
+    way_out = "; give PIL.Image.fromarray of it" if type(image).__name__ == "ndarray" else ""
+    raise TypeError(f"an image must be a path, bytes, a Pillow image or a tensor, is {type(image).__name__}{way_out}")
 
 
 def image_name(image: ImageLike) -> str:
@@ -45,6 +51,16 @@ def from_tensor(pixels: Tensor) -> Image.Image:
     """Returns the image of pixels `(3, H, W)`, uint8 or float from 0 to 1. Raises ValueError for another shape."""
     if pixels.ndim != 3 or pixels.shape[0] != 3:
         raise ValueError(f"an image's tensor must be (3, H, W), is {tuple(pixels.shape)}")
+    if not pixels.numel():
+        raise ValueError(f"an image's tensor must have pixels, is {tuple(pixels.shape)}")
     if pixels.is_floating_point():
+        low, high = pixels.amin().item(), pixels.amax().item()
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also if one is no number
+            raise ValueError(
+                f"an image's tensor of floats must be from 0 to 1, is from {low:.4g} to {high:.4g}; give uint8 for 0 "
+                "to 255, and no normalised pixels"
+            )
         pixels = (pixels.float().clamp(0, 1) * 255).round()
+    elif pixels.dtype != torch.uint8:
+        raise ValueError(f"an image's tensor must be uint8, or float from 0 to 1, is {pixels.dtype}")
     return Image.fromarray(pixels.to("cpu", torch.uint8).permute(1, 2, 0).contiguous().numpy())

@@ -77,7 +77,9 @@ def our_model(source: str | Path, what: str) -> Path:
     """
     folder = model_folder(source, ours=True)
     if recognise(folder) != "ours":
-        raise ConfigError(f"model {source}: {what} takes models of BLIP, this one is of another kind")
+        raise ConfigError(
+            f"model {source}: {what} takes models of BLIP, this one is of another kind, for caption, match and capfilt"
+        )
     return folder
 
 
