@@ -4,7 +4,6 @@
 """
 
 import ast
-import gc
 import importlib
 import os
 import signal
@@ -126,7 +125,6 @@ def fork_steps(channel: Connection) -> tuple[str, list[str], dict[str, str]] | N
             for module in modules:
                 with suppress(Exception):  # the step fails of it, too, and says why
                     importlib.import_module(module)
-            gc.freeze()  # what is shared stays shared
             channel.send(True)
             order = channel.recv()
             child = os.fork()
