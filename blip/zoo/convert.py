@@ -73,8 +73,8 @@ def convert(path: Path, kind: ModelKind, out: Path, tokenizer: str = "", overrid
     for part in ("vision", "text"):
         if values["model"][part].get("heads") is None:
             raise ConfigError(
-                f"model {path}: the number of attention heads of its {part} part stands in no file; say it by --set "
-                f"model.{part}.heads=N"
+                f"model {path}: the number of attention heads of its {part} part stands in no file; say it by "
+                f"`blip import --set model.{part}.heads=N`"
             )
     words = checkpoint_tokenizer(path, tokenizer, values["model"]["text"]["vocab_size"])
     tokens = {"pad": words.pad, "cls": words.cls, "sep": words.sep, "dec": words.dec, "enc": words.enc}

@@ -93,7 +93,8 @@ def test_what_encoder_and_decoder_share_is_seen(share: str, tmp_path: Path):
 def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path):
     path = official(captioner(), tmp_path)
     with pytest.raises(
-        ConfigError, match=r"attention heads of its vision part stands in no file; say it by --set model\.v"
+        ConfigError,
+        match=r"attention heads of its vision part stands in no file; say it by `blip import --set model\.v",
     ):
         folder_of(path)
     (path.parent / "vocab.txt").unlink()
