@@ -24,7 +24,7 @@ from blip.storage.remote import WEB, remote_schemes
 from blip.training import engine
 
 FORMATS = {
-    "ingest": 1,
+    "ingest": 2,
     **dict.fromkeys(("pretrain", "captioner", "filter"), engine.TRAINING_FORMAT),
     "capfilt": CapFiltJob.FORMAT,
     "select": 1,

@@ -81,5 +81,5 @@ def test_a_task_is_ingested_with_both_splits(task: str, tmp_path):
     result = ingest(context, "shapes_task", out=tmp_path / "data")
     assert set(result.splits) == {"train", "test"}
     train, test = (list(samples(Manifest.load(tmp_path / "data" / f"{split}.json"))) for split in ("train", "test"))
-    assert (len(train), len(test)) == {"vqa": (48, 20), "nlvr": (48, 20), "video_qa": (12, 5)}[task]
+    assert (len(train), len(test)) == {"vqa": (48, 20), "nlvr": (48, 60), "video_qa": (12, 5)}[task]
     assert not {s.images[0] for s in train} & {s.images[0] for s in test}

@@ -21,7 +21,7 @@ from blip.shards.sample import Sample
 ShapesTaskName = Literal["retrieval", "captioning", "vqa", "nlvr", "dialog", "video_retrieval", "video_qa"]
 Split = Literal["train", "test"]
 CLIP_FRAMES = 4
-PAIRS = 4
+PAIRS: dict[Split, int] = {"train": 4, "test": 12}
 """Statements about two pictures for each image of the other tasks: a label tells less than a caption."""
 MOVING = {"left", "right", "top", "upper", "bottom", "lower", "middle", "centre"}
 """Words of places, which a thing in a clip has one after the other."""
@@ -30,8 +30,8 @@ MOVING = {"left", "right", "top", "upper", "bottom", "lower", "middle", "centre"
 def task_samples(task: ShapesTaskName, split: Split, cfg: ShapesConfig) -> Iterator[Sample]:
     """Yields the samples of a task: of `cfg.gold` images, pairs, dialogs or clips to train on, of `cfg.test` to judge.
 
-    Questions and statements about pairs are four an image. Images of the splits differ; those of gold and test are the
-    bootstrap's.
+    Questions are four an image, statements about pairs as `PAIRS` says. Images of the splits differ; those of gold and
+    test are the bootstrap's.
     """
     count = cfg.gold if split == "train" else cfg.test
     match task:
@@ -40,7 +40,7 @@ def task_samples(task: ShapesTaskName, split: Split, cfg: ShapesConfig) -> Itera
         case "vqa":
             return question_samples(cfg, "gold" if split == "train" else "test")
         case "nlvr":
-            return (pair_sample(cfg, split, i) for i in range(PAIRS * count))
+            return (pair_sample(cfg, split, i) for i in range(PAIRS[split] * count))
         case "dialog":
             return (dialog_sample(cfg, split, i) for i in range(count))
         case "video_retrieval":
