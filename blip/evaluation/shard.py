@@ -4,7 +4,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Generic
 
@@ -76,8 +76,7 @@ class ShardPredictor(Generic[P]):
         predictions: list[P] = []
         with ShardFile(self.source, shard, path, rejected, verified=True) as source:
             samples = islice(good_samples(source, rejected), self.quotas[shard.name])
-            examples = self.examples(samples, rejected)
-            while chunk := list(islice(examples, self.batch)):
+            for chunk in self.chunks(self.examples(samples, rejected)):
                 first = self.offsets.get(shard.name, 0) + len(predictions)
                 batch = self.task.collate(chunk).to(device)
                 predictions += self.predict(batch, range(first, first + len(chunk)))
@@ -93,6 +92,12 @@ class ShardPredictor(Generic[P]):
             "revision": self.revision,
         }
         return Output(file, record)
+
+    def chunks(self, examples: Iterable[Example]) -> Iterator[list[Example]]:
+        """Yields up to `batch` examples at a time, each with as many images: clips may differ in their frames."""
+        for _, alike in groupby(examples, key=lambda example: example.image.shape):
+            while chunk := list(islice(alike, self.batch)):
+                yield chunk
 
     def examples(self, samples: Iterable[Sample], rejected: Rejected) -> Iterator[Example]:
         for sample in samples:

@@ -18,7 +18,7 @@ from blip.models.language.source import load_language_model
 from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import caption_loss, spoken_targets
 from blip.shards.sample import Sample
-from blip.tasks.captioning import CaptionPrediction, caption_scores_of
+from blip.tasks.captioning import CaptionPrediction, caption_scores_of, to_be_captioned
 from blip.tasks.task import EvaluableTask, ReadImage, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_mean
 
@@ -119,9 +119,12 @@ class Blip2Stage2(EvaluableTask[Blip2, CaptionPrediction]):
         example.texts = [" ".join(words[:cut]) or self.cfg.prompt, " ".join(words[cut:])]
         return example
 
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
+        return to_be_captioned(sample, view)
+
     def collate(self, examples: list[Example]) -> Batch:
         """Returns a batch of pairs from `prepare`; in evaluation the texts are references."""
-        given, said = [e.texts[0] for e in examples], [e.texts[-1] for e in examples]
+        given, said = zip(*((e.texts[0], e.texts[-1]) if e.texts else ("", "") for e in examples), strict=True)
         spoken = self.model.language_model.speak(given, said, self.cfg.text.tokens)
         columns = {"references": [e.texts for e in examples], "meta": [e.meta for e in examples]}
         return Batch.of(examples, spoken.said, spoken=spoken, **columns)

@@ -105,7 +105,8 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         self.tokens = None
 
     def collate(self, examples: list[Example]) -> Batch:
-        texts = [self.cfg.prompt + clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
+        said = [clean_caption(e.texts[0], self.cfg.text.words) if e.texts else "" for e in examples]
+        texts = [f"{self.cfg.prompt}{text}" for text in said]
         tokens = self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad)
         return Batch.of(examples, tokens, references=[e.texts for e in examples], meta=[e.meta for e in examples])
 
@@ -141,9 +142,7 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
                 return beam_search(self.model.decode_step, prompt, cross, decoding, sep)
 
     def whole(self, sample: Sample, view: ReadImage) -> Example:
-        """Returns the example of an image, whose captions may be unknown."""
-        texts = [text for text in sample.texts if text.strip()]
-        return Example(sample.key, view(sample.images[0]), texts, sample.meta, sample.id)
+        return to_be_captioned(sample, view)
 
     def predict(self, batch: Batch) -> list[CaptionPrediction]:
         captions = self.tokenizer.decode(self.generate(batch.images, self.cfg.decoding).ids)
@@ -174,6 +173,12 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
             return {}
         results = [{"image_id": p.meta["image_id"], "caption": p.caption} for p in predictions]
         return {"captions_results.json": results}
+
+
+def to_be_captioned(sample: Sample, view: ReadImage) -> Example:
+    """Returns the example of an image whose captions may be unknown, as those of a server's test split are."""
+    texts = [text for text in sample.texts if text.strip()]
+    return Example(sample.key, view(sample.images[0]), texts, sample.meta, sample.id)
 
 
 def others_captions(predictions: list[CaptionPrediction]) -> list[CaptionPrediction]:

@@ -1,5 +1,6 @@
 """`blip evaluate` of the downstream tasks: one process, two workers, and killed ones find the same."""
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import config, tokenizer
+from tiny_models import captioner, config, picture, tokenizer
 
 from blip.datasets.shapes import ShapesConfig, task_samples
 from blip.datasets.shapes.tasks import ShapesTaskName
@@ -19,6 +20,7 @@ from blip.results import EvaluationResult
 from blip.runs.context import RunContext
 from blip.runs.downstream import ingest_settings, ingest_task, judge
 from blip.runs.evaluate import METRICS, evaluate
+from blip.shards.sample import Sample
 from blip.shards.writing import write_shards
 from blip.storage import open_store
 from blip.tasks.config import TaskConfig
@@ -26,6 +28,7 @@ from blip.tasks.dialog import DialogConfig
 from blip.tasks.model_folder import save_model
 from blip.tasks.nlvr import NLVRConfig
 from blip.tasks.retrieval import RetrievalConfig
+from blip.tasks.task import Task
 from blip.tasks.vqa import VQAConfig
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -144,3 +147,35 @@ def test_a_model_of_questions_is_judged_on_clips_too(tmp_path: Path):
     assert set(found.scores) == set(found.baseline) == {"vqa", "video_qa"}
     assert found.baseline["video_qa"].keys() == found.scores["video_qa"].keys()
     assert EvaluationResult.load(tmp_path / "out" / METRICS).scores == found.scores
+
+
+def odd(tmp_path: Path, task: str, model: Task, samples: list[Sample], *overrides: str) -> EvaluationResult:
+    """Evaluates a model on samples of one's own, in `tmp_path`."""
+    save_model(model, tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    write_shards(samples, tmp_path / "shards", "test", 5).save(tmp_path / "data" / "test.json")
+    context = RunContext(
+        preset="shapes", overrides=(*RUN, f"tasks=[{task}]", *overrides), store=str(tmp_path / "store")
+    )
+    return evaluate(context, data=tmp_path / "data", model=tmp_path / "model", out=tmp_path / "out")
+
+
+def test_images_whose_captions_a_server_keeps_are_captioned_for_it(tmp_path: Path):
+    images = [Sample(f"{i}", [picture(i)], [], {"image_id": i, "domain": "in-domain"}) for i in range(3)]
+    result = odd(tmp_path, "captioning", captioner(), images)
+    assert result.scores == {"captioning": {}}
+    sent = json.loads((tmp_path / "out" / "submission" / "captions_results.json").read_bytes())
+    assert [(one["image_id"], set(one)) for one in sent] == [(i, {"image_id", "caption"}) for i in range(3)]
+
+
+def test_clips_may_differ_in_the_number_of_their_frames(tmp_path: Path):
+    def clip(number: int, frames: int) -> Sample:
+        images = [picture(10 * number + i) for i in range(frames)]
+        return Sample(f"{number}", images, ["how big is it?"], {"question_id": number, "answers": ["small"]})
+
+    clips = [clip(number, frames) for number, frames in enumerate((4, 2, 2, 3, 4))]
+    torch.manual_seed(0)
+    model = VQAConfig().build_task(VQAConfig().build_model(sizes()), tokenizer())
+    odd(tmp_path, "video_qa", model, clips, "evaluation.batch=4")
+    answers = json.loads((tmp_path / "out" / "submission" / "vqa_results.json").read_bytes())
+    assert [one["question_id"] for one in answers] == [0, 1, 2, 3, 4]

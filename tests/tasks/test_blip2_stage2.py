@@ -125,6 +125,13 @@ def test_a_text_does_not_depend_on_its_batch(folders: dict[str, str], kind: str,
         torch.testing.assert_close(alone.log_probability[0], together.log_probability[i], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_images_whose_captions_are_not_known_are_captioned(folders: dict[str, str], kind: str):
+    task = stage2(folders, kind, decoding=GREEDY).eval()
+    examples = [task.whole(Sample(str(i), [picture(i)], [], {}), lambda _: images(1)[0]) for i in range(2)]
+    assert [found.references for found in task.predict(task.collate(examples))] == [[], []]
+
+
 def test_a_prompt_longer_than_the_model_can_read_is_refused(folders: dict[str, str], tmp_path: Path):
     with pytest.raises(ConfigError, match=r"task.text.tokens is 5, but the prompt takes 4 of them"):
         stage2(folders, "opt", prompt="a photo of", text={"tokens": 5})
