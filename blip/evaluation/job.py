@@ -17,6 +17,8 @@ from blip.data.transforms import eval_transform
 from blip.distributed import device
 from blip.evaluation.shard import EvaluationConfig, ShardPredictor, quotas, read_predictions
 from blip.logs import log
+from blip.models.blip2 import Blip2Config
+from blip.models.med import MEDConfig
 from blip.shards.verification import ShardError
 from blip.storage import Store, open_store
 from blip.tasks.blip2_retrieval import Blip2RetrievalConfig
@@ -91,6 +93,22 @@ class EvaluateConfig(WorkConfig):
         """The settings of the evaluated tasks by name."""
         found = {name: getattr(self, name) for name in TASKS}
         return {name: cfg for name, cfg in found.items() if cfg is not None}
+
+    def fitted(self, model: MEDConfig | Blip2Config) -> Self:
+        """Returns the settings for a model: those of BLIP-2's task of the same name where the model is a BLIP-2.
+
+        What both tasks have stays as it is, but for prompts, which are the model's.
+        """
+        if not isinstance(model, Blip2Config):
+            return self
+        changed: dict[str, TaskConfig] = {}
+        if isinstance(own := self.retrieval, RetrievalConfig):
+            changed["retrieval"] = Blip2RetrievalConfig(text=own.text, rerank=own.rerank, chunk=own.chunk)
+        if isinstance(own := self.captioning, CaptioningConfig):
+            changed["captioning"] = Blip2Stage2Config(text=own.text, decoding=own.decoding)
+        if isinstance(self.vqa, VQAConfig):
+            changed["vqa"] = Blip2VQAConfig()
+        return self.model_copy(update=changed)
 
     def output_settings(self) -> dict[str, Any]:
         """The settings that change predictions; those of the scores alone do not."""

@@ -30,6 +30,7 @@ from blip.runs.context import RunContext
 from blip.shards.manifest import Manifest
 from blip.storage import open_store, output_folder, probe, write_file
 from blip.tasks.captioning import CaptionPrediction, others_captions
+from blip.tasks.model_folder import read_model_config
 from blip.tracking import DataInput, start_run
 from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
@@ -56,6 +57,7 @@ def evaluate(
     began = time.monotonic()
     cfg = context.settings(EvaluateConfig, "evaluate")
     model = our_model(model, "evaluation")
+    cfg = cfg.fitted(read_model_config(model).model)
     root = open_store(context.store)
     probe(root)
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")

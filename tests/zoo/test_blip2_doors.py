@@ -158,6 +158,39 @@ def test_a_generator_becomes_a_model_of_ours_where_one_is_needed(tmp_path: Path,
         folder_of(source, overrides=["model.queries=3"], ours=True)
 
 
+@pytest.mark.parametrize("kind", ["matcher", "generator"])
+def test_what_transformers_wrote_is_judged_and_registered(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    blip("ingest", "photos", "--preset", "shapes", "--out", "data", "--split", "0.5/0.5")
+    model = matcher(tmp_path / "theirs") if kind == "matcher" else generator(tmp_path / "theirs")
+    if kind == "generator":
+        tokenizer().save(tmp_path / "bert")
+        blip("import", model, "--out", "model", "--tokenizer", "bert")
+        model = tmp_path / "model"
+    task, gate = ("retrieval", "retrieval.mean") if kind == "matcher" else ("captioning", "captioning.cider")
+    lengths = ["--set", f"{task}.text.tokens=24", "--set", "workers=1"]
+    judging = ["evaluate", "--preset", "shapes", "--data", "data", "--model", model, "--task", task, *lengths]
+    judged = json.loads(blip(*judging, "--out", "scores"))
+    assert 0 <= judged["scores"][task][gate.partition(".")[2]] <= 1000
+    figures = ["--before", "scores/metrics.json", "--after", "scores/metrics.json"]
+    decided = json.loads(blip("register", "theirs", "--model", model, *figures, "--set", f"gate={{{gate}: -1000}}"))
+    assert decided["registered"], decided
+    loaded = folder_of("models:/theirs@champion")
+    assert recognise(loaded) == "ours"
+    assert torch.equal(
+        next(load_task(loaded).model.parameters()), next(load_task(our_model(model, "a test")).model.parameters())
+    )
+
+
+def photos(folder: Path) -> None:
+    folder.mkdir()
+    for i in range(8):
+        (folder / f"{i}.png").write_bytes(picture(i))
+        (folder / f"{i}.txt").write_text(TEXTS[i % 2])
+
+
 def test_ours_of_both_stages_are_taken_for_capfilt_before_it_starts(tmp_path: Path):
     vision, language = clip(tmp_path / "vision"), opt(tmp_path / "language")
     second = Blip2Stage2Config(decoding=Beam(beams=1, min_length=1, max_length=6))
