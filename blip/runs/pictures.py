@@ -19,6 +19,8 @@ from blip.shards.manifest import Manifest
 from blip.shards.names import IMAGE_EXTENSIONS, TEXT_EXTENSIONS
 from blip.shards.reading import open_shard
 from blip.shards.sample import BadSample, Rejected, Sample, one_sample
+from blip.shards.sources import is_tar
+from blip.storage import open_store
 from blip.zoo.contract import View
 
 
@@ -59,8 +61,10 @@ class Sources:
             path = Path(source)
             if path.is_file() and is_image_file(path):
                 found.files.append(path)
-            elif path.is_dir() and (files := sorted(file for file in path.rglob("*") if is_image_file(file))):
+            elif path.is_dir() and (files := images_below(path)):
                 found.files += files
+            elif path.is_dir() and not any(map(is_tar, open_store(source).list())):
+                raise ConfigError(f"{source}: holds no image ({', '.join(IMAGE_EXTENSIONS)}) and no tar")
             elif path.is_file() and path.suffix != ".tar" and path.suffix != ".json":
                 raise ConfigError(f"{source}: is no image ({', '.join(IMAGE_EXTENSIONS)}) and no tar")
             elif "://" not in source and not re.search(r"[{*?[]", source) and not path.exists():
@@ -95,6 +99,11 @@ class Sources:
             rest = group[skip:]
             skip = max(0, skip - len(group))
             yield from map_ahead(pool, lambda entry: picture(entry, views), rest, ahead)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Returns the images in a folder and its folders, linked ones too, without hidden ones."""
+    return [folder / key for key in open_store(folder).list() if is_image_file(folder / key)]
 
 
 def is_image_file(path: Path) -> bool:

@@ -59,6 +59,17 @@ def test_every_image_of_every_source_has_a_caption_or_a_reason(folder: Path):
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_linked_folders_are_looked_into_and_hidden_files_are_not(folder: Path):
+    linked = folder / "album"
+    linked.mkdir()
+    (linked / "photos").symlink_to(folder / "images" / "part1")
+    (linked / "._1.png").write_bytes(b"of another system")
+    caption([str(linked)], model=str(folder / "model"), out=folder / "out.jsonl", overrides=FAST)
+    assert [row["image"] for row in lines(folder / "out.jsonl")] == [
+        str(linked / "photos" / n) for n in ("1.PNG", "3.PNG")
+    ]
+
+
 def test_a_table_is_json_lines_csv_or_parquet(folder: Path):
     tables = {}
     for ending in ("jsonl", "csv", "parquet"):
@@ -146,6 +157,7 @@ def test_the_command_line_shows_matches_best_first(folder: Path):
     ("arguments", "message"),
     [
         (["caption", "none.tar", "--model", "{model}", "--out", "o.jsonl"], "none.tar: no such file or folder"),
+        (["caption", "{empty}", "--model", "{model}", "--out", "o.jsonl"], "holds no image (jpeg, jpg"),
         (["caption", "{readme}", "--model", "{model}", "--out", "o.jsonl"], "is no image"),
         (["caption", "{tars}", "--model", "{filter}", "--out", "o.jsonl"], "the captioner must be trained for"),
         (["match", "{tars}", "a", " ", "--model", "{filter}"], "a text is empty; give words"),
@@ -158,6 +170,8 @@ def test_mistakes_are_one_line(folder: Path, arguments: list[str], message: str,
     monkeypatch.chdir(folder)
     model_folder(captioner(), folder / "captioner")
     places = {name: str(folder / name) for name in ("model", "filter", "captioner", "tars")}
+    (folder / "empty").mkdir()
+    places["empty"] = str(folder / "empty")
     places["readme"] = str(folder / "images" / "notes.md")
     done = CliRunner().invoke(app, [argument.format(**places) for argument in arguments])
     assert done.exit_code != 0
