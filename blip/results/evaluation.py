@@ -71,7 +71,7 @@ class DownstreamResult(Result):
     baseline: dict[str, dict[str, float]] = Field(default_factory=dict)
     """The same of who sees no image, as `EvaluationResult.baseline`."""
     registered: dict[str, bool] = Field(default_factory=dict)
-    """Whether the model of each item of `tasks` is the champion of its name."""
+    """Whether the model of each item of `tasks` is the champion of its name; those to be compared are left out."""
     reasons: dict[str, str] = Field(default_factory=dict)
     """The gate's reason by item of `tasks`."""
     curves: dict[str, dict[str, list[Point]]] = Field(default_factory=dict)

@@ -283,7 +283,9 @@ def summarise(decisions: Sequence[StepOutput]) -> DownstreamResult:
         item = f"{task}{FROM_FIRST}" if fetched.first else task
         (first if fetched.first else scores).update(judged.scores)
         baseline |= judged.baseline
-        registered[item], reasons[item], curves[item] = gate.registered, gate.reason, trained.curves
+        reasons[item], curves[item] = gate.reason, trained.curves
+        if not fetched.first:
+            registered[item] = gate.registered
         seconds[item] = sum(found.seconds for found in (fetched, ingested, trained, judged, gate))
         gpu_hours += judged.gpu_hours + trained.gpu_hours
     return DownstreamResult(

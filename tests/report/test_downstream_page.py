@@ -9,7 +9,7 @@ RESULT = DownstreamResult(
     scores={"vqa": {"accuracy": 80.0, "accuracy_colour": 90.0}, "dialog": {"mrr": 60.0, "mean_rank": 3.0}},
     first={"vqa": {"accuracy": 70.5}},
     baseline={"vqa": {"accuracy": 33.0, "accuracy_colour": 20.0}, "dialog": {"mrr": 15.0, "mean_rank": 12.0}},
-    registered={"vqa@first": False, "vqa": True, "dialog": True},
+    registered={"vqa": True, "dialog": False},
     reasons={"vqa@first": "not registered: a < b", "vqa": "registered as version 1", "dialog": "registered"},
     curves={"vqa": {"vqa": [(1, 2.0), (5, 0.5)], "loss": [(1, 2.0), (5, 0.5)]}, "dialog": {}},
     seconds_by_task={"vqa": 61.0, "dialog": 9.0},
@@ -44,7 +44,8 @@ def test_the_page_has_the_table_before_and_after_and_what_the_gate_said():
     assert ["vqa@first", "not registered: a &lt; b", ""] in cells(page)
     assert ["vqa", "registered as version 1", "1:01 min"] in cells(page)
     assert "http" not in page.replace("http-equiv", "")
-    assert "2 of 3 models passed the gate" in page
+    assert "1 of 2 models passed the gate" in page  # the third is there to be compared
+    assert re.findall(r'class="name (good|bad|)"', page) == ["", "good", "bad"]
 
 
 def test_a_page_without_a_model_before_capfilt_has_no_such_table():
