@@ -178,6 +178,11 @@ def transformers_encoder(folder: Path, cfg: ImageEncoderConfig, weights: bool) -
         network = Blip2VisionModel.from_pretrained(folder) if weights else Blip2VisionModel(config)
     else:
         network = AutoModel.from_pretrained(folder, config=config) if weights else AutoModel.from_config(config)
+    if "pixel_values" not in inspect.signature(network.forward).parameters:
+        raise ConfigError(
+            f"model.vision.source {cfg.source}: {type(network).__name__} takes no images; name a vision model of timm "
+            "or transformers"
+        )
     if cfg.trained and cfg.checkpoint:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     file = folder / "preprocessor_config.json"

@@ -9,7 +9,7 @@ import timm
 import torch
 from tiny_blip2 import WORDS, clip, opt, siglip, t5, timm_model
 from torch import nn
-from transformers import CLIPVisionModel
+from transformers import BertConfig, BertModel, CLIPVisionModel
 
 from blip.config import ConfigError
 from blip.models import image_encoder
@@ -140,6 +140,30 @@ def test_a_language_model_that_takes_no_embeddings_is_refused(tmp_path: Path, mo
     folder = opt(tmp_path / "opt")
     monkeypatch.setattr(OPTForCausalLM, "forward", forward)
     with pytest.raises(ConfigError, match="OPTForCausalLM takes no inputs_embeds, so that queries cannot be given"):
+        source.with_digest(language(folder))
+
+
+def test_a_language_model_is_no_image_encoder(tmp_path: Path):
+    with pytest.raises(ConfigError, match="OPTModel takes no images; name a vision model of timm or transformers"):
+        image_encoder.with_digest(encoder(opt(tmp_path / "opt"), width=WORDS))
+
+
+def test_a_language_model_whose_head_would_be_random_is_refused(tmp_path: Path):
+    folder = Path(opt(tmp_path / "opt"))
+    BertModel(
+        BertConfig(vocab_size=24, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    ).save_pretrained(folder)
+    with pytest.raises(
+        ConfigError, match=r"has no weights for cls\.predictions\..* of BertLMHeadModel, which would be"
+    ):
+        load_language_model(language(str(folder), width=16))
+
+
+def test_a_language_model_without_a_tokenizer_is_refused(tmp_path: Path):
+    folder = opt(tmp_path / "opt")
+    for path in Path(folder).glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"has no tokenizer; copy its files there, such as"):
         source.with_digest(language(folder))
 
 

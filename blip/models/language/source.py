@@ -80,13 +80,31 @@ def build(folder: Path, cfg: LanguageModelConfig, *, weights: bool) -> LanguageM
         config = AutoConfig.from_pretrained(folder)
         auto = cast(Any, AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        network = auto.from_pretrained(folder, **weights_options(cfg)) if weights else auto.from_config(config)
+        network = read_weights(auto, folder, cfg) if weights else auto.from_config(config)
+    except ConfigError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError) as error:
         raise ConfigError(
             f"model.language_model.source {cfg.source}: cannot be loaded ({first_line(error)}); name a causal or "
             "encoder-decoder language model of transformers, with its tokenizer"
         ) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # of a folder without one transformers makes an empty one
+        raise ConfigError(
+            f"model.language_model.source {cfg.source}: has no tokenizer; copy its files there, such as "
+            "tokenizer.json, spiece.model or vocab.json"
+        )
     return (EncoderDecoder if config.is_encoder_decoder else DecoderOnly)(network, tokenizer, cfg)
+
+
+def read_weights(auto: Any, folder: Path, cfg: LanguageModelConfig) -> Any:
+    """Returns the language model with the weights in a folder. Raises ConfigError if some would be random."""
+    network, found = auto.from_pretrained(folder, output_loading_info=True, **weights_options(cfg))
+    if missing := sorted(found["missing_keys"]):
+        raise ConfigError(
+            f"model.language_model.source {cfg.source}: has no weights for {missing[0]} and {len(missing) - 1} more "
+            f"parts of {type(network).__name__}, which would be random; name a language model that was trained as one"
+        )
+    return network
 
 
 def weights_options(cfg: LanguageModelConfig) -> dict[str, Any]:
