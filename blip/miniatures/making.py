@@ -30,7 +30,8 @@ class MiniaturesConfig(Config):
     vocabulary: int = Field(default=450, ge=300, le=10_000_000)
     """Most entries of the language models' vocabulary; 259 of them are bytes and special tokens."""
     vision: MiniatureVisionConfig = MiniatureVisionConfig()
-    opt: MiniatureLanguageConfig = MiniatureLanguageConfig()
+    opt: MiniatureLanguageConfig = MiniatureLanguageConfig(steps=2000)
+    """With half of these steps what it answers to soft prompts depends on how their training began."""
     t5: MiniatureLanguageConfig = MiniatureLanguageConfig(dialogues=0.75)
 
 
@@ -45,8 +46,8 @@ def make_miniatures(cfg: MiniaturesConfig, out: Path) -> dict[str, list[Point]]:
     shared = {"seed": cfg.seed, "two_objects": cfg.two_objects}
     jobs = {  # the longest first
         "vision": partial(train_vision, cfg.vision, **shared, out=out / "vision"),
-        "t5": partial(train_t5, cfg.t5, words, **shared, out=out / "t5"),
         "opt": partial(train_opt, cfg.opt, words, **shared, out=out / "opt"),
+        "t5": partial(train_t5, cfg.t5, words, **shared, out=out / "t5"),
     }
     processes = min(len(jobs), len(os.sched_getaffinity(0)))
     pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
