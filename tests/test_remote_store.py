@@ -66,6 +66,8 @@ def test_objects_are_listed_and_read(bucket: str, tmp_path: Path):
     assert store.read("0.tar", 512, 8) == tar_of(0)[512:520]
     store.fetch("1.tar", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == tar_of(1)
+    assert store.size("0.tar") == len(tar_of(0))
+    assert store.reads_parts("0.tar")
     assert store.exists("0.tar")
     assert not store.exists("2.tar")
     stamp = store.stamps()["0.tar"]
@@ -94,6 +96,8 @@ def test_a_web_server_is_read_by_link_and_by_name(server: str):
     store = open_store(server)
     assert store.list() == ["0.tar", "1.tar"]
     assert store.read("1.tar", 512, 8) == tar_of(1)[512:520]
+    assert store.size("1.tar") == len(tar_of(1))
+    assert not store.reads_parts("1.tar")  # this server sends whole files
     for source, texts in ((server, 2), (f"{server}/1.tar", 1), (f"{server}/{{0..1}}.tar", 2)):
         assert len(list(samples(discover(source)))) == texts
     with pytest.raises(StoreError, match=r"2\.tar is missing"):

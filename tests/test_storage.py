@@ -1,5 +1,6 @@
 """Both stores have the same semantics, and S3 survives transient failures."""
 
+import io
 import os
 import pickle
 import signal
@@ -12,7 +13,7 @@ from threading import Barrier
 
 import pytest
 
-from blip.storage import FolderStore, MissingKeyError, Store, StoreError, locate, open_store, probe
+from blip.storage import FolderStore, MissingKeyError, ObjectFile, Store, StoreError, locate, open_store, probe
 from blip.storage.s3 import S3Store, s3_client
 
 
@@ -33,6 +34,9 @@ def test_bytes_come_back(store: Store, tmp_path: Path):
     assert store.get("empty") == b""
     assert store.read("a/b.bin", 3, 4) == b"defg"
     assert store.read("a/b.bin", 3, 0) == b""
+    assert store.size("a/b.bin") == 10
+    with ObjectFile(store, "a/b.bin") as file:
+        assert (file.read(3), file.seek(-2, io.SEEK_END), file.read(9), file.read(1)) == (b"abc", 8, b"ij", b"")
     assert store.exists("a/b.bin")
     assert not store.exists("a")
     store.fetch("a/b.bin", tmp_path / "copy")
@@ -42,7 +46,13 @@ def test_bytes_come_back(store: Store, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "attempt", [lambda s, _: s.get("no"), lambda s, _: s.read("no", 0, 1), lambda s, p: s.fetch("no", p / "copy")]
+    "attempt",
+    [
+        lambda s, _: s.get("no"),
+        lambda s, _: s.read("no", 0, 1),
+        lambda s, p: s.fetch("no", p / "copy"),
+        lambda s, _: s.size("no"),
+    ],
 )
 def test_what_is_missing_is_named(store: Store, tmp_path: Path, attempt):
     with pytest.raises(MissingKeyError, match=f"{store.uri}/no does not exist"):
