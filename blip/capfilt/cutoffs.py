@@ -167,6 +167,7 @@ class Wrong(NamedTuple):
 
 
 MOST_LEAD = 1.0
+"""The largest lead that is tried; of models that had learnt the wrong texts well it was 0.4."""
 
 
 def share_below(decoys: NDArray[np.float64] | float, leads: NDArray[np.float64] | float) -> NDArray[np.float64]:
