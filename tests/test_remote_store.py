@@ -118,6 +118,12 @@ def test_a_missing_package_is_named(uri: str, package: str, monkeypatch: pytest.
         open_store(uri)
 
 
+def test_a_web_server_that_does_not_answer_is_not_one_without_the_file():
+    with pytest.raises(StoreError, match=r"Cannot connect to host 127\.0\.0\.1:9") as away:
+        open_store("http://127.0.0.1:9").stamps("x.parquet")
+    assert not isinstance(away.value, MissingKeyError)
+
+
 def test_a_folder_with_braces_is_no_pattern(tmp_path: Path):
     for folder in ("web {a,b}", "x[1]"):
         (tmp_path / folder / "{c}").mkdir(parents=True)

@@ -93,6 +93,8 @@ def find_objects(source: str, wanted: Wanted = is_any) -> tuple[Store, Stamps]:
         stamps = list_objects(store, wanted, prefix)
     if not stamps and WILDCARD.search(rest):
         store, stamps = match_wildcards(source, fixed, wanted)
+        if not stamps:  # a pattern of folders
+            store, stamps = match_wildcards(f"{source.rstrip('/')}/**", fixed, wanted)
     return store, stamps
 
 

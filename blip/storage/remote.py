@@ -162,6 +162,9 @@ class RemoteStore(Store):
         except StoreError:
             raise
         except FileNotFoundError as e:
+            cause = e.__cause__  # of a web server that does not answer, fsspec says that there is no such file
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                raise StoreError(f"{self.uri}/{key}: {cause}") from None
             raise MissingKeyError(f"{self.uri}/{key} does not exist") from e
         except Exception as e:  # each file system raises its client's own
             lines = str(e).splitlines() or [type(e).__name__]

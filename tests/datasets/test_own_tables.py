@@ -129,6 +129,13 @@ def test_a_folder_is_no_prefix_of_what_lies_beside_it(tmp_path: Path):
         read(tmp_path / "photos")
 
 
+def test_a_pattern_may_be_of_folders(tmp_path: Path):
+    for name in ("part-1", "part-2", "other"):
+        folder = images(tmp_path / name, 1)
+        (folder / "0.txt").write_text(name)
+    assert read(f"{tmp_path}/part-*")[0] == {"part-1/0.png": ["part-1"], "part-2/0.png": ["part-2"]}
+
+
 def test_links_are_followed_and_those_that_lead_nowhere_are_counted(tmp_path: Path):
     folder, far = images(tmp_path / "images", 1), images(tmp_path / "far", 2)
     (folder / "0.txt").write_text(TEXTS[0])
