@@ -25,6 +25,10 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
 COMPONENT = "ephemeral_component.py"
 
 
+class StarterError(RuntimeError):
+    """The process that starts steps was killed while it imported what one needs."""
+
+
 class StepProcess:
     """A forked process that runs a step; it leads a process group of its own."""
 
@@ -73,21 +77,28 @@ class StepStarter:
             self.channel.close()
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> StepProcess:
-        """Starts a step, given the command line that kfp makes for it; its output goes to `log`."""
+        """Starts a step, given the command line that kfp makes for it; its output goes to `log`.
+
+        Raises StarterError.
+        """
         source, *arguments = command[command.index("-ec") + 2 :]
         if not self.process or self.process.poll() is not None:
-            self.begin()
+            self.process = self.begin()
         # an answer is waited for before the step exists, so that an interrupted import leaves none behind
         self.channel.send((str(log), modules_of(source)))
-        self.channel.recv()
+        try:
+            self.channel.recv()
+        except EOFError:
+            self.process.wait()
+            raise StarterError("killed before it began (the machine ran out of memory, most likely)") from None
         self.channel.send((source, arguments, dict(environment)))
         return StepProcess(self.channel)
 
-    def begin(self) -> None:
+    def begin(self) -> subprocess.Popen[bytes]:
         """Starts the process that imports and forks, in a session that a terminal's Ctrl-C does not reach."""
         self.channel, theirs = Pipe()
         with theirs:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "pipelines.step_process", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ from pipelines.parameters import PipelineStep
 from pipelines.processes import end_process
 from pipelines.run_lock import RunLock
 from pipelines.step_outputs import REVISION_FILE, Outputs, other_revision
-from pipelines.step_process import StepStarter
+from pipelines.step_process import StarterError, StepStarter
 
 
 class StepError(RuntimeError):
@@ -123,7 +123,11 @@ class StepRunner:
         start = time.monotonic()
         log.touch()
         with follow_progress(records, self.console):
-            child = self.starter.start(full_command, environment, log)
+            try:
+                child = self.starter.start(full_command, environment, log)
+            except StarterError as error:
+                self.failure = StepError(f"{self.step.name} failed: {error}\nits log: {log}")
+                return 1
             try:
                 self.lock.write_holder(child.pid)
                 code = child.wait()

@@ -95,6 +95,13 @@ def test_a_killed_starter_is_a_killed_step_and_the_next_step_has_another(starter
     assert starter.start(command("pass"), dict(os.environ), tmp_path / "log").wait() == 0
 
 
+def test_a_starter_that_is_killed_while_it_imports_is_said_and_the_next_step_has_another(starter, tmp_path):
+    (tmp_path / "deadly.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    with pytest.raises(step_process.StarterError, match="killed before it began"):
+        starter.start(command("from deadly import x"), dict(os.environ), tmp_path / "log")
+    assert starter.start(command("pass"), dict(os.environ), tmp_path / "log").wait() == 0
+
+
 def test_the_starter_ends_with_the_run_that_is_killed_while_it_imports(tmp_path):
     (tmp_path / "slow.py").write_text("import time, pathlib\npathlib.Path('began').touch()\ntime.sleep(2)\n")
     script = (
