@@ -37,7 +37,7 @@ def test_half_of_the_true_texts_are_kept_and_hardly_a_wrong_one(tmp_path: Path, 
 
     settings = (tmp_path / "pictures/settings.txt").read_text(encoding="utf-8").replace("ingest.", "").split()
     ingest(step(*settings), "tars", out=tmp_path / "data")
-    trained = train(step("epochs=1"), "pretrain", data=tmp_path / "data", out=tmp_path / "model")
+    trained = train(step("epochs=2"), "pretrain", data=tmp_path / "data", out=tmp_path / "model")
     assert not trained.alarms
     assert trained.losses["itm"] < 0.6
     capfilt(
@@ -50,5 +50,5 @@ def test_half_of_the_true_texts_are_kept_and_hardly_a_wrong_one(tmp_path: Path, 
     found = select(step(), data=tmp_path / "scored", out=tmp_path / "kept").capfilt.web
     assert found.precision is not None
     assert found.recall is not None
-    assert found.precision > 0.8
+    assert found.precision > 0.88  # 0.9 is asked for
     assert found.recall > 0.4
