@@ -1,6 +1,5 @@
 """The making of all miniatures, a process each."""
 
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from itertools import islice
@@ -44,13 +43,13 @@ def make_miniatures(cfg: MiniaturesConfig, out: Path) -> dict[str, list[Point]]:
     texts = (f"{document.context} {document.continuation}{NEWLINE}" for document in read)
     words = train_words(texts, cfg.vocabulary)
     shared = {"seed": cfg.seed, "two_objects": cfg.two_objects}
-    jobs = {  # the longest first
+    jobs = {
         "vision": partial(train_vision, cfg.vision, **shared, out=out / "vision"),
         "opt": partial(train_opt, cfg.opt, words, **shared, out=out / "opt"),
         "t5": partial(train_t5, cfg.t5, words, **shared, out=out / "t5"),
     }
-    processes = min(len(jobs), len(os.sched_getaffinity(0)))
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    # all at once, also on fewer cores: one that waited for a free core would leave another idle at the end
+    pool = ProcessPoolExecutor(len(jobs), get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
     with pool, progress(len(jobs), "frozen models", unit="models") as bar:
         started = {pool.submit(job): name for name, job in jobs.items()}
         curves = {}
