@@ -59,20 +59,11 @@ class Run:
             path.stat().st_size for path in self.root.glob(f"bootstrap-*/{step}/progress.jsonl")
         ):
             time.sleep(0.05)
-        for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
-            if is_step(pid, str(self.root)):
-                os.kill(pid, signal.SIGKILL)
+        holder = json.loads((self.root / ".lock").read_text())
+        os.killpg(int(holder["step"].partition(" ")[0]), signal.SIGKILL)
         said, _ = run.communicate(timeout=600)
         assert run.returncode == 1, said
         return said
-
-
-def is_step(pid: int, root: str) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return False
-    return "kfp.dsl.executor_main" in words and any(root in word for word in words)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ WRITE = """
 import sys
 from pathlib import Path
 import torch
-sys.path.insert(0, "tests/runs")
+sys.path[:0] = ["tests", "tests/runs"]
 from test_export import TASKS, folder
 from blip.runs.export import export
 
