@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from blip.storage.folder import FolderStore
+from blip.storage.folder import FolderStore, file_stamp
 from blip.storage.object_file import ObjectFile
 from blip.storage.output import output_folder, write_file
 from blip.storage.probe import probe
@@ -17,6 +17,7 @@ __all__ = [
     "Store",
     "StoreError",
     "check_key",
+    "file_stamp",
     "hidden",
     "locate",
     "open_store",

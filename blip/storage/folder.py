@@ -95,13 +95,11 @@ class FolderStore(Store):
         found = {}
         for key in self.list(prefix):
             try:
-                status = self.path(key).stat()
+                found[key] = file_stamp(self.path(key))
             except OSError as error:
                 if error.errno not in LEADS_NOWHERE:
                     raise StoreError(f"{self.uri}/{key}: {error}") from error
                 found[key] = NOWHERE
-            else:
-                found[key] = f"{status.st_size}-{status.st_mtime_ns}"
         return found
 
     def ages(self, prefix: str = "") -> dict[str, float]:
@@ -198,3 +196,9 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_stamp(path: str | Path) -> str:
+    """Returns a text that changes with a file: its size and the time of its change. Raises OSError."""
+    status = os.stat(path)
+    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -6,10 +6,10 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 import timm
 import torch
+from learning import WIDTH, descend, small_text
 from timm.models import save_for_hf
 from torch import Tensor
 
@@ -20,7 +20,6 @@ from blip.datasets.shapes import Scene, random_scene, render_scene
 from blip.miniatures import language
 from blip.miniatures.documents import QUESTION, Document, Turn
 from blip.miniatures.words import train_words
-from blip.models.bert import TextConfig
 from blip.models.blip2 import Blip2Config
 from blip.models.generation import Beam
 from blip.models.image_encoder import ImageEncoderConfig
@@ -32,7 +31,7 @@ from blip.tasks.blip2_vqa import Blip2VQAConfig
 from blip.tasks.task import EvaluableTask
 from blip.training.optimizer import OptimizerConfig, build_optimizer
 
-SIZE, WIDTH, BATCH = 16, 32, 32
+SIZE = 16
 Scores = dict[str, float]
 
 
@@ -99,16 +98,7 @@ def built(cfg: Blip2Stage2Config | Blip2VQAConfig, frozen: Path, train: Sequence
     special = {name: getattr(tokenizer, name) for name in ("pad", "cls", "sep", "dec", "enc")}
     model = Blip2Config(
         vision=ImageEncoderConfig(source=str(frozen / "vision"), size=SIZE, width=WIDTH, layer=-1, trained=True),
-        text=TextConfig(
-            vocab_size=tokenizer.vocab_size - 1,
-            width=WIDTH,
-            depth=2,
-            heads=2,
-            feed_forward=64,
-            positions=48,
-            init_std=0.18,
-            dropout=0.0,
-        ),
+        text=small_text(tokenizer.vocab_size - 1),
         queries=4,
         tokens=SpecialTokens(**special),
         language_model=LanguageModelConfig(source=str(frozen / "opt"), width=WIDTH),
@@ -117,21 +107,10 @@ def built(cfg: Blip2Stage2Config | Blip2VQAConfig, frozen: Path, train: Sequence
     return cfg.build_task(cfg.build_model(model), tokenizer)
 
 
-def fine_tune(task: EvaluableTask, train: Sequence[Sample], steps: int, lr: float = 5e-3) -> None:
+def fine_tune(task: EvaluableTask, samples: Sequence[Sample], steps: int, lr: float = 5e-3) -> None:
     optimizer = build_optimizer(task.train(), OptimizerConfig(lr=lr, layer_decay=0.95))
     assert len({group["scale"] for group in optimizer.param_groups}) > 1, "layers of the image encoder learn less"
-    rng = np.random.default_rng(0)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["scale"] * lr * min(1.0, (step + 1) / 20) * (1 - step / steps)
-        drawn = rng.integers(len(train), size=BATCH)
-        batch = task.collate([task.prepare(train[i], view, rng) for i in drawn])
-        task.look_ahead([batch])
-        optimizer.zero_grad()
-        torch.stack(list(task(batch).values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_([p for p in task.parameters() if p.requires_grad], 1.0)
-        optimizer.step()
-        task.after_step()
+    descend(task, optimizer, samples, view, steps, lr)
     task.eval()
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from random import Random
 
-import numpy as np
 import pytest
 import torch
+from learning import descend, small_text
 from torch import Tensor
 
 from blip.data.images import decode
@@ -16,7 +16,6 @@ from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import eval_transform
 from blip.datasets.shapes import ShapesConfig, random_scene, render_scene, task_samples
 from blip.datasets.shapes.scenes import GROUNDS
-from blip.models.bert import TextConfig
 from blip.models.med import MEDConfig, SpecialTokens
 from blip.models.vision import VisionConfig
 from blip.shards.sample import Sample
@@ -30,7 +29,7 @@ from blip.tasks.task import EvaluableTask
 from blip.tasks.video import VideoQAConfig, VideoRetrievalConfig
 from blip.tasks.vqa import VQAConfig
 
-SIZE, BATCH = 24, 32
+SIZE = 24
 WORLD = ShapesConfig(gold=300, test=60, size=SIZE)
 ALIGNMENT = AlignmentConfig(
     queue=32, temperature=0.1, learn_temperature=False, momentum=0.9, alpha=0.0, same_image="positive"
@@ -52,32 +51,11 @@ def learnt(cfg: TaskConfig, samples: Sequence[Sample], steps: int, lr: float = 5
         pad=tokenizer.pad, cls=tokenizer.cls, sep=tokenizer.sep, dec=tokenizer.dec, enc=tokenizer.enc
     )
     vision = VisionConfig(size=SIZE, patch=8, width=32, depth=2, heads=2, init_std=0.18, position_std=1.0)
-    text = TextConfig(
-        vocab_size=tokenizer.vocab_size,
-        width=32,
-        depth=2,
-        heads=2,
-        feed_forward=64,
-        positions=48,
-        init_std=0.18,
-        dropout=0.0,
-    )
+    text = small_text(tokenizer.vocab_size)
     torch.manual_seed(0)
     task = cfg.build_task(cfg.build_model(MEDConfig(vision=vision, text=text, tokens=tokens, embed=32)), tokenizer)
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=lr)
-    rng = np.random.default_rng(0)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 20) * (1 - step / steps)
-        drawn = rng.integers(len(samples), size=BATCH)
-        batch = task.collate([task.prepare(samples[i], view, rng) for i in drawn])
-        task.on_step(step, steps)
-        task.look_ahead([batch])
-        optimizer.zero_grad()
-        torch.stack(list(task(batch).values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
-        optimizer.step()
-        task.after_step()
+    descend(task, optimizer, samples, view, steps, lr)
     assert isinstance(task, EvaluableTask)
     return task.eval()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from blip.shards.names import IMAGE_EXTENSIONS
 from blip.shards.sample import BadSample
 from blip.shards.sources import Stamps, find_source, is_any, is_tar
-from blip.storage import FolderStore, MissingKeyError, Store, open_store
+from blip.storage import FolderStore, MissingKeyError, Store, file_stamp, open_store
 from blip.storage.remote import WEB
 
 MISSING = "image file is missing"
@@ -93,10 +93,7 @@ class Place:
     def image_stamp(self, name: str, folder: str) -> Stamps:
         """Returns the entry of an image, as `image` finds it, in the listing. Raises BadSample."""
         key = self.image(name, folder)
-        if key in self.around:
-            return {key: self.around[key]}
-        status = os.stat(key)
-        return {key: f"{status.st_size}-{status.st_mtime_ns}"}
+        return {key: self.around[key] if key in self.around else file_stamp(key)}
 
     def read_image(self, name: str, folder: str) -> tuple[bytes, str]:
         """Returns an image's bytes, and its key as `image` finds it. Raises BadSample."""
