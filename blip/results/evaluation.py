@@ -33,7 +33,7 @@ class EvaluationResult(Result):
         return "evaluate"
 
     def notes(self) -> list[str]:
-        return list(self.not_scored.values())
+        return [f"{name} is not scored: {reason}" for name, reason in self.not_scored.items()]
 
     def named(self) -> dict[str, float]:
         """Returns all scores by names such as `retrieval.mean`, including those that are not finite."""

@@ -184,6 +184,7 @@ def judge(
         update={
             "scores": {**result.scores, **clips.scores},
             "baseline": {**result.baseline, **clips.baseline},
+            "not_scored": {**result.not_scored, **clips.not_scored},
             "seconds": result.seconds + clips.seconds,
             "gpu_hours": result.gpu_hours + clips.gpu_hours,
         }

@@ -27,6 +27,7 @@ from blip.logs import log
 from blip.progress import progress
 from blip.results import EvaluationResult
 from blip.runs.context import RunContext
+from blip.runs.usable import without_unscored
 from blip.shards.manifest import Manifest
 from blip.storage import open_store, output_folder, probe, write_file
 from blip.tasks.captioning import CaptionPrediction, others_captions
@@ -58,9 +59,10 @@ def evaluate(
     cfg = context.settings(EvaluateConfig, "evaluate")
     model = our_model(model, "evaluation")
     cfg = cfg.fitted(read_model_config(model).model)
+    manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
+    cfg, not_scored = without_unscored(cfg, manifest)
     root = open_store(context.store)
     probe(root)
-    manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
     models = {"model": ModelSource.publish(root, "model", model)}
     job = EvaluationJob(config=cfg, input=manifest, models=models, revision=context.revision)
     budget = open_budget(cfg.max_gpu_hours, context.store, job.account, gpus=0)  # the workers hold them
@@ -97,7 +99,7 @@ def evaluate(
             bar.advance(
                 samples_done(job, home, tasks) - bar.done
             )  # what was begun before this attempt is in nobody's tally
-        scores, baseline, not_scored, described = {}, {}, {}, {}
+        scores, baseline, described = {}, {}, {}
         files: dict[str, str] = {}
         evaluated, left_out = sample_counts(job, home, tasks)
         if not evaluated:
@@ -108,7 +110,7 @@ def evaluate(
         for kind, task in tasks.items():
             found = predictions(job, home, kind, task)
             scores[kind], guessed = dict(task.score(found)), dict(task.baseline(found))
-            not_scored |= {f"{kind}.{name}": reason for name, reason in task.not_scored().items()}
+            not_scored |= {f"{kind}.{name}": reason for name, reason in task.not_scored(found).items()}
             for name, content in task.submission(found).items():
                 files[f"{SUBMISSIONS}/{name}"] = content if isinstance(content, str) else json.dumps(content)
             if kind == "captioning":

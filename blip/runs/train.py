@@ -35,6 +35,7 @@ from blip.results import TrainResult
 from blip.runs.config import RunConfig, training
 from blip.runs.context import RunContext
 from blip.runs.make_frozen import frozen_sources
+from blip.runs.usable import check_sources
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 from blip.shards.sample import BadSample, Sample, one_sample
@@ -93,6 +94,7 @@ def train(
     BudgetError, NonFiniteError; exits with the processes' exit code if several were started and failed.
     """
     context, cfg = with_frozen(context, stage, frozen)
+    check_sources(cfg, Path(data))
     init = our_model(init, "training") if init else None
     # With several processes or nodes, each process runs this verb again through the command line and executes the last
     # line of this function.

@@ -204,6 +204,22 @@ def open_shard(store: Store, shard: Shard, rejected: Rejected) -> Iterator[Shard
 
 
 @contextmanager
+def browse_shard(store: Store, shard: Shard) -> Iterator[OpenShard]:
+    """Opens a shard to look at a few of its samples, without its digest; raises ShardError if it is missing.
+
+    One in a remote store is copied only if it has no index.
+    """
+    if store.path(shard.name) is None and find_index(store, shard):
+        yield RangedShard(store, shard)
+        return
+    try:
+        with local_copy(store, shard.name) as path, ShardFile(store, shard, path, verified=True) as file:
+            yield file
+    except MissingKeyError:
+        raise missing_shard(shard, f"{store.uri}/{shard.name}") from None
+
+
+@contextmanager
 def local_copy(store: Store, key: str) -> Iterator[Path]:
     """Provides an object as a local file: the file itself in a local store, else a temporary copy. Raises
     MissingKeyError."""

@@ -18,7 +18,14 @@ from blip.models.language.source import load_language_model
 from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import caption_loss, spoken_targets
 from blip.shards.sample import Sample
-from blip.tasks.captioning import CaptionPrediction, caption_scores_of, to_be_captioned
+from blip.tasks.captioning import (
+    CAPTIONED,
+    CaptionPrediction,
+    caption_scores_of,
+    check_captioned,
+    to_be_captioned,
+    unknown_captions,
+)
 from blip.tasks.task import EvaluableTask, ReadImage, TaskSettings
 from blip.tasks.text import Reduction, TextLengths, shared_mean
 
@@ -32,6 +39,7 @@ class Blip2Stage2Config(TaskSettings):
     MODEL: ClassVar = Blip2Config
     TRAINING: ClassVar = frozenset({"lm_reduction", "features"})
     TOWERS: ClassVar = ("visual_encoder", "qformer")
+    SCORED_BY: ClassVar = CAPTIONED
     DIFFERENCES: ClassVar = Allowed(unused=(*FIRST_STAGE, "Qformer.*"), missing=("visual_encoder.*", "projection.*"))
     type: Literal["blip2_stage2"] = "blip2_stage2"
     prompt: str = ""
@@ -56,6 +64,9 @@ class Blip2Stage2Config(TaskSettings):
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Blip2Stage2":
         assert isinstance(model, Blip2)
         return Blip2Stage2(self, model, tokenizer)
+
+    def check_scored(self, sample: Sample) -> None:
+        check_captioned(sample)
 
     def text_tokens(self) -> dict[str, int]:
         return {}  # of the language model's tokens; the task checks them by its positions
@@ -170,6 +181,9 @@ class Blip2Stage2(EvaluableTask[Blip2, CaptionPrediction]):
     def score(self, predictions: list[CaptionPrediction]) -> Iterator[tuple[str, float]]:
         """Yields BLEU, ROUGE-L and CIDEr, times 100."""
         yield from caption_scores_of(predictions)
+
+    def not_scored(self, predictions: list[CaptionPrediction]) -> dict[str, str]:
+        return unknown_captions(predictions)
 
 
 def targets_of(spoken: Spoken) -> Tensor:

@@ -36,6 +36,8 @@ class Blip2VQAConfig(TaskSettings):
     MODEL: ClassVar = Blip2Config
     TRAINING: ClassVar = frozenset({"text"})
     TOWERS: ClassVar = ("visual_encoder", "qformer")
+    TRAINED_ON: ClassVar = "a question with `answers` in its json, or `questions` that have them"
+    SCORED_BY: ClassVar = TRAINED_ON
     DIFFERENCES: ClassVar = Allowed(
         unused=(*FIRST_STAGE, "Qformer.*"), missing=("visual_encoder.*", "projection.*", *QFORMER_TEXT)
     )
@@ -80,6 +82,13 @@ class Blip2VQAConfig(TaskSettings):
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Blip2VQA":
         assert isinstance(model, Blip2)
         return Blip2VQA(self, model, tokenizer)
+
+    def check_trained(self, sample: Sample) -> None:
+        questions_of(sample.texts, sample.meta)
+
+    def check_scored(self, sample: Sample) -> None:
+        super().check_scored(sample)
+        self.check_trained(sample)
 
     def text_tokens(self) -> dict[str, int]:
         return {"question.tokens": self.question.tokens} if self.ask_qformer else {}
@@ -260,6 +269,8 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
         """Yields the accuracy in percent (arXiv 1505.00468), that of each kind of question, and what the most frequent
         answer to each kind would reach, `chance`."""
         found = [row for p in predictions for row in zip(p.kinds, p.answers, p.said, strict=True)]
+        if not found:
+            return
         yield "accuracy", mean([vqa_accuracy(answer, said) for _, answer, said in found])
         kinds = sorted({kind for kind, _, _ in found})
         usual = {kind: most_frequent([said for other, _, said in found if other == kind]) for kind in kinds}
@@ -268,6 +279,9 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
             of_kind = [(answer, said) for other, answer, said in found if other == kind]
             yield f"accuracy_{name_of(kind)}", mean([vqa_accuracy(answer, said) for answer, said in of_kind])
             yield f"chance_{name_of(kind)}", mean([vqa_accuracy(usual[kind], said) for _, said in of_kind])
+
+    def not_scored(self, predictions: list[Blip2VQAPrediction]) -> dict[str, str]:
+        return {} if any(p.answers for p in predictions) else {"accuracy": "no image has a question with answers"}
 
 
 def questions_of(texts: Sequence[str], meta: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -309,4 +323,4 @@ def name_of(kind: str) -> str:
 
 
 def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+    return sum(values) / len(values)

@@ -18,14 +18,18 @@ from blip.models.med import MED, MEDConfig
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import caption_loss, next_token_targets
 from blip.shards.sample import Sample
-from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings
+from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings, texts_of
 from blip.tasks.text import Reduction, TextLengths, shared_count
+
+CAPTIONED = "a caption, or the `image_id` in its json that a server knows it by"
+"""What the evaluation of captions looks for in a sample."""
 
 
 class CaptioningConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"smoothing", "lm_reduction"})
     SCORING: ClassVar = frozenset({"meteor", "spice", "spice_models"})
     TOWERS: ClassVar = ("visual_encoder", "text_decoder")
+    SCORED_BY: ClassVar = CAPTIONED
     DIFFERENCES: ClassVar = Allowed(unused=(*TRAINING_STATE, *HEADS, "text_encoder.*"))
     type: Literal["captioning"] = "captioning"
     prompt: str = "a picture of "
@@ -50,6 +54,9 @@ class CaptioningConfig(TaskSettings):
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Captioning":
         assert isinstance(model, MED)
         return Captioning(self, model, tokenizer)
+
+    def check_scored(self, sample: Sample) -> None:
+        check_captioned(sample)
 
     def text_tokens(self) -> dict[str, int]:
         return {"text.tokens": self.text.tokens}
@@ -160,12 +167,11 @@ class Captioning(EvaluableTask[MED, CaptionPrediction]):
         """As `score`, of `others_captions`, without METEOR and SPICE."""
         yield from caption_scores_of(others_captions(predictions))
 
-    def not_scored(self) -> dict[str, str]:
-        """Returns the scores that are asked for and cannot be computed, with the reason."""
+    def not_scored(self, predictions: list[CaptionPrediction]) -> dict[str, str]:
         from blip.metrics.captioning import SPICE_IS_MISSING, spice_folder
 
         missing = self.cfg.spice and spice_folder(self.cfg.spice_models) is None
-        return {"spice": SPICE_IS_MISSING} if missing else {}
+        return unknown_captions(predictions) | ({"spice": SPICE_IS_MISSING} if missing else {})
 
     def submission(self, predictions: list[CaptionPrediction]) -> dict[str, Any]:
         """Returns the results that the servers of COCO and NoCaps take, if the images have ids of theirs."""
@@ -179,6 +185,18 @@ def to_be_captioned(sample: Sample, view: ReadImage) -> Example:
     """Returns the example of an image whose captions may be unknown, as those of a server's test split are."""
     texts = [text for text in sample.texts if text.strip()]
     return Example(sample.key, view(sample.images[0]), texts, sample.meta, sample.id)
+
+
+def check_captioned(sample: Sample) -> None:
+    """Raises BadSample if a sample has neither a caption to score by nor an id to be sent to a server by."""
+    if "image_id" not in sample.meta:
+        texts_of(sample)
+
+
+def unknown_captions(predictions: list[CaptionPrediction]) -> dict[str, str]:
+    """Returns the reason for which captions have no score, if no captions of people are published."""
+    known = any(p.references for p in predictions)
+    return {} if known else {"cider": "no image has published captions: no score of captions is known"}
 
 
 def others_captions(predictions: list[CaptionPrediction]) -> list[CaptionPrediction]:

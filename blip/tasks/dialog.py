@@ -30,6 +30,8 @@ SEPARATOR = " [SEP] "
 class DialogConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"negatives"})
     TOWERS: ClassVar = ("visual_encoder", "text_encoder")
+    TRAINED_ON: ClassVar = "`rounds` in its json, one with `options` and the position `correct` of the answer"
+    SCORED_BY: ClassVar = "`rounds` in its json, one with `options`"
     DIFFERENCES: ClassVar = Allowed(
         unused=(*TRAINING_STATE, "vision_proj.*", "text_proj.*", "text_decoder.*", "lm_head.*"),
         missing=("caption_proj.*",),
@@ -49,6 +51,15 @@ class DialogConfig(TaskSettings):
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Dialog":
         assert isinstance(model, DialogModel)
         return Dialog(self, model, tokenizer)
+
+    def check_trained(self, sample: Sample) -> None:
+        super().check_trained(sample)
+        rounds_to_learn(sample)
+
+    def check_scored(self, sample: Sample) -> None:
+        super().check_scored(sample)
+        if not any(one.get("options") for one in rounds_of(sample)):
+            raise BadSample("no round with candidates")
 
     def text_tokens(self) -> dict[str, int]:
         return {"caption.tokens": self.caption.tokens, "tokens": self.tokens}
@@ -86,10 +97,7 @@ class Dialog(EvaluableTask[DialogModel, DialogPrediction]):
         """
         example = self.whole(sample, view)
         rounds = example.meta["rounds"]
-        usable = [i for i, one in enumerate(rounds) if len(one.get("options", ())) > 1 and "correct" in one]
-        if not usable:
-            raise BadSample("no round with an answer and candidates")
-        number = int(rng.choice(usable))
+        number = int(rng.choice(rounds_to_learn(sample)))
         options, correct = rounds[number]["options"], rounds[number]["correct"]
         wrong = [option for i, option in enumerate(options) if i != correct]
         drawn = rng.choice(len(wrong), self.cfg.negatives, replace=len(wrong) < self.cfg.negatives).tolist()
@@ -97,9 +105,7 @@ class Dialog(EvaluableTask[DialogModel, DialogPrediction]):
         return replace(example, meta={**example.meta, "round": number, "candidates": candidates})
 
     def whole(self, sample: Sample, view: ReadImage) -> Example:
-        rounds = sample.meta.get("rounds")
-        if not isinstance(rounds, list) or not rounds or not all(map(is_round, rounds)):
-            raise BadSample("rounds that are no dialog")
+        rounds_of(sample)
         return Example(sample.key, view(sample.images[0]), texts_of(sample), sample.meta, sample.id)
 
     def collate(self, examples: list[Example]) -> Batch:
@@ -197,6 +203,14 @@ class Dialog(EvaluableTask[DialogModel, DialogPrediction]):
         ]
         yield from random_order_scores(sizes)
 
+    def not_scored(self, predictions: list[DialogPrediction]) -> dict[str, str]:
+        found = {}
+        if all(correct is None for p in predictions for correct in p.correct):
+            found["mrr"] = "no round has a published answer: neither MRR nor recall nor the mean rank is known"
+        if not any(relevance and any(relevance) for p in predictions for relevance in p.relevance):
+            found["ndcg"] = "no round has published relevances"
+        return found
+
     def submission(self, predictions: list[DialogPrediction]) -> dict[str, Any]:
         """Returns the ranks that the challenge's server takes: of every candidate, from 1, by image and round."""
         ranks = [
@@ -205,6 +219,23 @@ class Dialog(EvaluableTask[DialogModel, DialogPrediction]):
             for number, scores in zip(p.rounds, p.scores, strict=True)
         ]
         return {"visdial_ranks.json": ranks}
+
+
+def rounds_of(sample: Sample) -> list[dict[str, Any]]:
+    """Returns the rounds of a sample's dialog. Raises BadSample if they are none."""
+    rounds = sample.meta.get("rounds")
+    if not isinstance(rounds, list) or not rounds or not all(map(is_round, rounds)):
+        raise BadSample("rounds that are no dialog")
+    return rounds
+
+
+def rounds_to_learn(sample: Sample) -> list[int]:
+    """Returns the positions of the rounds with an answer and wrong candidates. Raises BadSample if there are none."""
+    rounds = rounds_of(sample)
+    found = [i for i, one in enumerate(rounds) if len(one.get("options", ())) > 1 and "correct" in one]
+    if not found:
+        raise BadSample("no round with an answer and candidates")
+    return found
 
 
 def is_round(value: Any) -> TypeGuard[dict[str, Any]]:

@@ -25,6 +25,8 @@ from blip.tasks.text import TextLengths
 class NLVRConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"swap"})
     TOWERS: ClassVar = ("visual_encoder", "text_encoder")
+    TRAINED_ON: ClassVar = "two images and a statement with its `label`, true or false, in its json"
+    SCORED_BY: ClassVar = TRAINED_ON
     DIFFERENCES: ClassVar = Allowed(
         unused=(*TRAINING_STATE, *HEADS, "text_decoder.*", "lm_head.*"),
         missing=("text_encoder.*.cross_attention.merge.*", "cls_head.*"),
@@ -40,6 +42,13 @@ class NLVRConfig(TaskSettings):
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "NLVR":
         assert isinstance(model, NLVRModel)
         return NLVR(self, model, tokenizer)
+
+    def check_trained(self, sample: Sample) -> None:
+        super().check_trained(sample)
+        check_pair(sample)
+
+    def check_scored(self, sample: Sample) -> None:
+        self.check_trained(sample)
 
     def text_tokens(self) -> dict[str, int]:
         return {"text.tokens": self.text.tokens}
@@ -79,11 +88,7 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
         return replace(example, texts=[text])
 
     def whole(self, sample: Sample, view: ReadImage) -> Example:
-        if len(sample.images) != 2:
-            raise BadSample("not two images")
-        label = sample.meta.get("label")
-        if not isinstance(label, int) or label not in (0, 1):
-            raise BadSample("label is neither true nor false")
+        check_pair(sample)
         return Example(sample.key, frames_of(sample, view), texts_of(sample), sample.meta, sample.id)
 
     def collate(self, examples: list[Example]) -> Batch:
@@ -125,6 +130,15 @@ class NLVR(EvaluableTask[NLVRModel, NLVRPrediction]):
         """Returns the table that the data set's evaluation takes: a line is `IDENTIFIER,True` or `IDENTIFIER,False`."""
         lines = [f"{p.identifier},{bool(p.answer)}\n" for p in predictions]
         return {"nlvr2_predictions.csv": "".join(lines)}
+
+
+def check_pair(sample: Sample) -> None:
+    """Raises BadSample unless a sample has two images and a label."""
+    if len(sample.images) != 2:
+        raise BadSample("not two images")
+    label = sample.meta.get("label")
+    if not isinstance(label, int) or label not in (0, 1):
+        raise BadSample("label is neither true nor false")
 
 
 SIDES = {"left": "right", "right": "left"}

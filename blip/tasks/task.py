@@ -33,6 +33,10 @@ class TaskSettings(Config, ABC):
     """Settings that change scores alone: predictions of an earlier evaluation serve if they differ."""
     TOWERS: ClassVar[tuple[str, ...]]
     """The model's towers, as prefixes of their parameters' names."""
+    TRAINED_ON: ClassVar[str] = "a text"
+    """What `check_trained` looks for in a sample."""
+    SCORED_BY: ClassVar[str] = "a text"
+    """What `check_scored` looks for in a sample."""
     DIFFERENCES: ClassVar[Allowed]
     """Allowed differences between a pre-trained checkpoint and the model: parts that the task removes or adds."""
 
@@ -60,6 +64,14 @@ class TaskSettings(Config, ABC):
     @abstractmethod
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "Task":
         """Returns the task around a model from `build_model`, after loading its weights: a teacher starts as a copy."""
+
+    def check_trained(self, sample: Sample) -> None:
+        """Raises BadSample if a sample, whatever its images show, lacks what training learns from."""
+        texts_of(sample)
+
+    def check_scored(self, sample: Sample) -> None:
+        """Raises BadSample if a sample, whatever its images show, has nothing to score or to send to a server."""
+        texts_of(sample)
 
     @abstractmethod
     def text_tokens(self) -> dict[str, int]:
@@ -186,8 +198,8 @@ class EvaluableTask(Task[ModelT], Generic[ModelT, P]):
         """
         return iter(())
 
-    def not_scored(self) -> dict[str, str]:
-        """Returns the names of scores that are asked for and cannot be computed, with the reason."""
+    def not_scored(self, predictions: list[P]) -> dict[str, str]:  # noqa: ARG002
+        """Returns the names of scores that cannot be computed, with the reason."""
         return {}
 
     def submission(self, predictions: list[P]) -> dict[str, Any]:  # noqa: ARG002

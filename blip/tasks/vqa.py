@@ -1,6 +1,5 @@
 """Visual question answering, by generation or by ranking a list of answers (BLIP, section 5.3)."""
 
-import json
 import math
 import re
 from collections import Counter
@@ -16,7 +15,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example, Tokens
-from blip.config import ConfigError
 from blip.data.tokenizer import Tokenizer, clean_question
 from blip.data.transforms import normalise
 from blip.metrics.vqa import direct_answer_accuracy, vqa_accuracy
@@ -27,6 +25,7 @@ from blip.models.vqa import VQAModel
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import next_token_targets, token_losses
 from blip.shards.sample import BadSample, Sample
+from blip.tasks.answers import check_answers, check_texts, read_answers
 from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings
 from blip.tasks.text import TextLengths
 
@@ -34,6 +33,10 @@ from blip.tasks.text import TextLengths
 class VQAConfig(TaskSettings):
     TRAINING: ClassVar = frozenset({"smoothing"})
     TOWERS: ClassVar = ("visual_encoder", "text_encoder", "text_decoder")
+    TRAINED_ON: ClassVar = "a question with `answers` in its json"
+    SCORED_BY: ClassVar = (
+        "a question with `answers` or `correct_choice` in its json, or with the `question_id` that a server knows it by"
+    )
     DIFFERENCES: ClassVar = Allowed(unused=(*TRAINING_STATE, *HEADS))
     type: Literal["vqa"] = "vqa"
     question: TextLengths = TextLengths(words=50, tokens=35, pad="longest")
@@ -68,6 +71,15 @@ class VQAConfig(TaskSettings):
     def build_task(self, model: nn.Module, tokenizer: Tokenizer) -> "VQA":
         assert isinstance(model, VQAModel)
         return VQA(self, model, tokenizer)
+
+    def check_trained(self, sample: Sample) -> None:
+        super().check_trained(sample)
+        check_answers(sample)
+
+    def check_scored(self, sample: Sample) -> None:
+        super().check_scored(sample)
+        if not any(name in sample.meta for name in ("correct_choice", "question_id")):
+            check_answers(sample)
 
     def text_tokens(self) -> dict[str, int]:
         return {"question.tokens": self.question.tokens, "answer_tokens": self.answer_tokens}
@@ -113,10 +125,8 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         Texts are the question, `answers` the annotators' answers, `weight` the loss weight of the sample, 1 by default.
         Raises BadSample if one is invalid.
         """
-        answers, weight = sample.meta.get("answers"), sample.meta.get("weight", 1.0)
-        if not isinstance(answers, list) or not answers:
-            raise BadSample("no answers")
-        check_texts(answers, "answer is not a text")
+        check_answers(sample)
+        weight = sample.meta.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise BadSample("weight is not a number of 0 or more")
         return super().prepare(sample, view, rng)
@@ -282,6 +292,17 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         common = {kind: found.most_common(1)[0][0] for kind, found in answers.items()}
         yield from self.score([replace(p, answer=common[p.kind]) for p in known])
 
+    def not_scored(self, predictions: list[VQAPrediction]) -> dict[str, str]:
+        asked = [p for p in predictions if p.choice is not None]
+        found = {}
+        if len(asked) < len(predictions) and not any(p.said for p in predictions if p.choice is None):
+            found["accuracy"] = "no question has published answers"
+        if asked and not any(p.said for p in asked):
+            found["direct_answer"] = "no question has published answers"
+        if asked and not any(p.correct is not None for p in asked):
+            found["multiple_choice"] = "no question has a published choice"
+        return found
+
     def submission(self, predictions: list[VQAPrediction]) -> dict[str, Any]:
         """Returns the results that the server of VQAv2 takes, or that of A-OKVQA for questions with choices."""
         if any(p.choice is not None for p in predictions):
@@ -292,25 +313,6 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         return {"vqa_results.json": [{"question_id": p.question_id, "answer": p.answer} for p in predictions]}
 
 
-def check_texts(values: Any, reason: str) -> None:
-    """Raises BadSample unless all values of a list are texts."""
-    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise BadSample(reason)
-
-
 def select_rows(cross: list[KeysValues], index: Tensor) -> list[KeysValues]:
     """Selects the same rows of every layer's keys and values."""
     return [(k[index], v[index]) for k, v in cross]
-
-
-def read_answers(path: Path) -> list[str]:
-    """Reads the answers to rank. Raises ConfigError where the file is no JSON list of texts."""
-    try:
-        answers = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"answer_list {path}: {error.strerror}; name a JSON list of answers") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"answer_list {path} is not JSON: {error}; name a JSON list of answers") from None
-    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ConfigError(f"answer_list {path} must be a JSON list of texts, one at least")
-    return answers

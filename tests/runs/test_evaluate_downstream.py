@@ -164,6 +164,7 @@ def test_images_whose_captions_a_server_keeps_are_captioned_for_it(tmp_path: Pat
     images = [Sample(f"{i}", [picture(i)], [], {"image_id": i, "domain": "in-domain"}) for i in range(3)]
     result = odd(tmp_path, "captioning", captioner(), images)
     assert result.scores == {"captioning": {}}
+    assert list(result.not_scored) == ["captioning.cider"]
     sent = json.loads((tmp_path / "out" / "submission" / "captions_results.json").read_bytes())
     assert [(one["image_id"], set(one)) for one in sent] == [(i, {"image_id", "caption"}) for i in range(3)]
 

@@ -105,6 +105,7 @@ def test_ranks_for_the_server_are_of_all_candidates_from_one(make):
     test = [ROUNDS[0] | {"options": []}, {"question": "is it red", "options": ["a", "b", "c"]}]
     found = task.predict(batch_of(task, dialog(rounds=test)))
     assert dict(task.score(found)) == {}
+    assert list(task.not_scored(found)) == ["mrr", "ndcg"]
     ((name, (ranks,)),) = task.submission(found).items()
     assert name == "visdial_ranks.json"
     assert (ranks["image_id"], ranks["round_id"], sorted(ranks["ranks"])) == (40, 2, [1, 2, 3])

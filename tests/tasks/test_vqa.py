@@ -1,6 +1,7 @@
 """VQA: answers are weighted, a planted answer is ranked first, and each setting has its effect."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from blip.config import ConfigError, validate
 from blip.data.transforms import normalise
 from blip.models.bert import KVCache
 from blip.shards.sample import BadSample, Sample
-from blip.tasks.vqa import VQA, VQAConfig, VQAPrediction, read_answers
+from blip.tasks.answers import read_answers
+from blip.tasks.vqa import VQA, VQAConfig, VQAPrediction
 
 QUESTIONS = ["What color is it?", "Is it red? "]
 
@@ -143,6 +145,7 @@ def test_questions_without_published_answers_are_answered_and_not_scored(make):
     task = make(VQAConfig()).eval()
     (found,) = task.predict(task.collate([whole(task, question_id=7)]))
     assert dict(task.score([found])) == {}
+    assert list(task.not_scored([found])) == ["accuracy"]
     assert task.submission([found]) == {"vqa_results.json": [{"question_id": 7, "answer": found.answer}]}
 
 
@@ -161,6 +164,9 @@ def test_a_planted_choice_is_chosen_among_a_questions_own(make):
     assert [p.choice for p in found] == ["blue square"] * 2
     scores = dict(task.score(found))
     assert scores == {"direct_answer": pytest.approx(200 / 3), "multiple_choice": pytest.approx(50)}
+    assert task.not_scored(found) == {}
+    unknown = [replace(p, said=[], correct=None) for p in found]
+    assert list(task.not_scored(unknown)) == ["direct_answer", "multiple_choice"]
     answers = {number: {"multiple_choice": "blue square", "direct_answer": found[0].answer} for number in ("2a", "2b")}
     assert task.submission(found) == {"aokvqa_predictions.json": answers}
 

@@ -1,0 +1,35 @@
+"""Answers: those of annotators in a sample's json, and lists of answers to rank."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from blip.config import ConfigError
+from blip.shards.sample import BadSample, Sample
+
+
+def check_answers(sample: Sample) -> None:
+    """Raises BadSample unless a sample's json has annotators' answers."""
+    answers = sample.meta.get("answers")
+    if not isinstance(answers, list) or not answers:
+        raise BadSample("no answers")
+    check_texts(answers, "answer is not a text")
+
+
+def check_texts(values: Any, reason: str) -> None:
+    """Raises BadSample unless all values of a list are texts."""
+    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+        raise BadSample(reason)
+
+
+def read_answers(path: Path) -> list[str]:
+    """Reads the answers to rank. Raises ConfigError where the file is no JSON list of texts."""
+    try:
+        answers = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"answer_list {path}: {error.strerror}; name a JSON list of answers") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"answer_list {path} is not JSON: {error}; name a JSON list of answers") from None
+    if not isinstance(answers, list) or not answers or not all(isinstance(answer, str) for answer in answers):
+        raise ConfigError(f"answer_list {path} must be a JSON list of texts, one at least")
+    return answers
