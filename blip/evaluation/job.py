@@ -242,16 +242,16 @@ def predictions(job: EvaluationJob, home: Store, kind: str, task: EvaluableTask[
     return list(chain.from_iterable(read_predictions(last, list(job.quotas), task.prediction)))
 
 
-def sample_counts(job: EvaluationJob, home: Store, tasks: Tasks) -> tuple[int, dict[str, int]]:
-    """Returns the number of evaluated samples, and of rejected ones by reason. Raises as `predictions`."""
-    kind, task = next(iter(tasks.items()))
+def sample_counts(
+    job: EvaluationJob, home: Store, kind: str, task: EvaluableTask[Any, Any]
+) -> tuple[int, Counter[str]]:
+    """Returns the number of samples that a task evaluated, and of those that it could not, by reason.
+
+    Raises as `predictions`.
+    """
     done, _ = finished(passes(home, kind, task)[0], list(job.quotas))
-    evaluated = 0
-    rejected = Counter[str]()
-    for record in done.values():
-        evaluated += record["samples"]
-        rejected.update(record["rejected"])
-    return evaluated, dict(rejected)
+    rejected = sum((Counter(record["rejected"]) for record in done.values()), Counter[str]())
+    return sum(record["samples"] for record in done.values()), rejected
 
 
 def samples_done(job: EvaluationJob, home: Store, tasks: Tasks) -> int:

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from blip.results import EvaluationResult
 from blip.runs.context import RunContext
 from blip.runs.usable import without_unscored
 from blip.shards.manifest import Manifest
+from blip.shards.sample import format_counts
 from blip.storage import open_store, output_folder, probe, write_file
 from blip.tasks.captioning import CaptionPrediction, others_captions
 from blip.tasks.model_folder import read_model_config
@@ -101,13 +103,15 @@ def evaluate(
             )  # what was begun before this attempt is in nobody's tally
         scores, baseline, described = {}, {}, {}
         files: dict[str, str] = {}
-        evaluated, left_out = sample_counts(job, home, tasks)
-        if not evaluated:
-            raise ConfigError(
-                f"split {cfg.split}: none of its {manifest.samples} samples can be evaluated: "
-                f"{left_out or 'it is empty'}"
-            )
+        left_out = Counter[str]()
         for kind, task in tasks.items():
+            evaluated, reasons = sample_counts(job, home, kind, task)
+            left_out |= reasons  # a sample that several tasks reject is counted once
+            if not evaluated:
+                not_scored[kind] = (
+                    f"none of the samples of split {cfg.split} can be evaluated: {format_counts(reasons)}"
+                )
+                continue
             found = predictions(job, home, kind, task)
             scores[kind], guessed = dict(task.score(found)), dict(task.baseline(found))
             not_scored |= {f"{kind}.{name}": reason for name, reason in task.not_scored(found).items()}
@@ -123,13 +127,15 @@ def evaluate(
             if guessed:
                 baseline[kind] = guessed
                 run.metrics({f"{cfg.split}/{kind}/baseline/{name}": value for name, value in guessed.items()})
+        if not scores:
+            raise ConfigError("; ".join(f"{kind}: {reason}" for kind, reason in not_scored.items()))
         result = EvaluationResult(
             split=cfg.split,
             scores=scores,
             baseline=baseline,
             described=described,
             not_scored=not_scored,
-            rejected=left_out,
+            rejected=dict(left_out),
             digest=models["model"].digest,  # the gate registers only the model that was evaluated
             gpu_hours=budget.hours,
             mlflow=run.url,

@@ -94,12 +94,12 @@ def train(
     BudgetError, NonFiniteError; exits with the processes' exit code if several were started and failed.
     """
     context, cfg = with_frozen(context, stage, frozen)
-    check_sources(cfg, Path(data))
     init = our_model(init, "training") if init else None
     # With several processes or nodes, each process runs this verb again through the command line and executes the last
     # line of this function.
     options = {"--preset": context.preset, "--store": context.store, "--revision": context.revision}
     if placed and placed.in_jobs:
+        check_sources(cfg, Path(data))  # before nodes are waited for
         inputs = {"data": data, **({"init": init} if init else {})}
         verb = ["train", stage, *argv(options, context.overrides)]
         return on_nodes(placed, stage, verb, TrainResult, store=context.store, inputs=inputs, out=out)
@@ -144,6 +144,7 @@ def train_here(
     init_distributed(cfg.engine.timeout)
     manifests = [Manifest.load(data / f"{source}.json") for source in cfg.sources]
     cfg.check_data(manifests)
+    check_sources(cfg, data)
     task = make_task(cfg, tokenizer, init)
     loader = Loader(
         manifests,

@@ -23,6 +23,7 @@ from blip.models.language.source import load_language_model
 from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import spoken_targets, token_losses
 from blip.shards.sample import BadSample, Sample
+from blip.tasks.annotations import weight_of
 from blip.tasks.blip2_stage2 import FIRST_STAGE, QFORMER_TEXT
 from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings
 from blip.tasks.text import TextLengths
@@ -165,6 +166,12 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
         chosen = asked[int(rng.integers(len(asked)))]
         return Example(sample.key, view(sample.images[0]), [chosen["question"]], chosen, sample.id)
 
+    def whole(self, sample: Sample, view: ReadImage) -> Example:
+        """Returns the example of an image with its questions, or without any if it names none."""
+        if sample.meta.get(QUESTIONS) or "answers" in sample.meta:
+            questions_of(sample.texts, sample.meta)
+        return super().whole(sample, view)
+
     def collate(self, examples: list[Example]) -> Batch:
         """Returns a batch with all questions about its images; in evaluation an image may have none."""
         asked = [(row, question) for row, example in enumerate(examples) for question in questions_or_none(example)]
@@ -172,7 +179,7 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
         questions = [clean_question(q["question"], self.cfg.question.words) for _, q in asked]
         said = [q["answers"] for _, q in asked]
         kinds = [str(q.get("kind", "")) for _, q in asked]
-        weights = [float(q.get("weight", 1.0)) for _, q in asked]
+        weights = [weight_of(q) for _, q in asked]
         return Batch.of(examples, None, asked=Asked(questions, said, kinds, owner, weights))
 
     def soft_prompts(self, images: Tensor, questions: Sequence[str], owner: Tensor) -> Tensor:
@@ -299,6 +306,7 @@ def questions_of(texts: Sequence[str], meta: Mapping[str, Any]) -> list[dict[str
             raise BadSample("no answers")
         if not all(isinstance(answer, str) and answer.strip() for answer in answers):
             raise BadSample("an answer that is no text")
+        weight_of(question)
     if not asked:
         raise BadSample("no question")
     return asked

@@ -21,6 +21,7 @@ from blip.models.dialog import DialogModel
 from blip.models.med import MEDConfig
 from blip.models.weights.load import TRAINING_STATE, Allowed
 from blip.shards.sample import BadSample, Sample
+from blip.tasks.annotations import is_amount
 from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings, texts_of
 from blip.tasks.text import TextLengths
 
@@ -240,12 +241,16 @@ def rounds_to_learn(sample: Sample) -> list[int]:
 
 def is_round(value: Any) -> TypeGuard[dict[str, Any]]:
     """Returns whether a value has the form of a round of a dialog."""
-    if not isinstance(value, dict) or not isinstance(value.get("question"), str):
+    if not isinstance(value, dict) or not all(isinstance(value.get(k, ""), str) for k in ("question", "answer")):
+        return False
+    if "question" not in value:
         return False
     options, correct = value.get("options", []), value.get("correct", 0)
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         return False
     relevance = value.get("relevance")
     if relevance is not None and (not isinstance(relevance, list) or len(relevance) != len(options)):
+        return False
+    if not all(map(is_amount, relevance or ())):
         return False
     return isinstance(correct, int) and (not options or 0 <= correct < len(options))

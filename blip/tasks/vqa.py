@@ -1,6 +1,5 @@
 """Visual question answering, by generation or by ranking a list of answers (BLIP, section 5.3)."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from blip.models.vqa import VQAModel
 from blip.models.weights.load import HEADS, TRAINING_STATE, Allowed
 from blip.objectives.language_modeling import next_token_targets, token_losses
 from blip.shards.sample import BadSample, Sample
-from blip.tasks.answers import check_answers, check_texts, read_answers
+from blip.tasks.annotations import check_answers, check_texts, read_answers, weight_of
 from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings
 from blip.tasks.text import TextLengths
 
@@ -75,6 +74,7 @@ class VQAConfig(TaskSettings):
     def check_trained(self, sample: Sample) -> None:
         super().check_trained(sample)
         check_answers(sample)
+        weight_of(sample.meta)
 
     def check_scored(self, sample: Sample) -> None:
         super().check_scored(sample)
@@ -126,9 +126,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         Raises BadSample if one is invalid.
         """
         check_answers(sample)
-        weight = sample.meta.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise BadSample("weight is not a number of 0 or more")
+        weight_of(sample.meta)
         return super().prepare(sample, view, rng)
 
     def whole(self, sample: Sample, view: ReadImage) -> Example:
@@ -138,6 +136,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         """
         answers, choices = sample.meta.get("answers", []), sample.meta.get("choices")
         check_texts(answers, "answer is not a text")
+        weight_of(sample.meta)
         if choices is not None:
             check_texts(choices, "choice is not a text")
             correct = sample.meta.get("correct_choice", 0)
@@ -154,7 +153,7 @@ class VQA(EvaluableTask[VQAModel, VQAPrediction]):
         text = self.tokenizer.encode(questions, self.cfg.question.tokens, self.cfg.question.pad)
         said = [e.meta.get("answers", []) for e in examples]
         distinct = [(i, answer, count / len(s)) for i, s in enumerate(said) for answer, count in Counter(s).items()]
-        weights = torch.tensor([share * examples[i].meta.get("weight", 1.0) for i, _, share in distinct])
+        weights = torch.tensor([share * weight_of(examples[i].meta) for i, _, share in distinct])
         owner = torch.tensor([i for i, _, _ in distinct], dtype=torch.long)
         return Batch.of(
             examples,

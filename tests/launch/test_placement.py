@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import picture, samples
 from typer.testing import CliRunner
 
 from blip.cli import app
@@ -17,6 +18,8 @@ from blip.results import TrainResult
 from blip.runs import train as training
 from blip.runs.context import RunContext
 from blip.runs.train import train
+from blip.shards.sample import Sample
+from blip.shards.writing import write_shards
 
 RESULT = TrainResult(steps=4, losses={"itc": 1.0}, curves={})
 STEP = {
@@ -49,12 +52,21 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TrainJobConfig]:
     return asked
 
 
-def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], tmp_path: Path):
-    (tmp_path / "data").mkdir()
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with a pair in each source."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("gold", "web"):
+        write_shards(samples(1), tmp_path / "shards", name, 1).save(folder / f"{name}.json")
+    return folder
+
+
+def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], data: Path, tmp_path: Path):
     (tmp_path / "init").mkdir()
     (tmp_path / "init" / "config.json").write_text('{"format": 1, "task": {}, "model": {}}')
     context = RunContext(preset="base", overrides=("optimizer.lr=1e-4",), store="s3://bucket/run", revision="r1")
-    places = {"data": tmp_path / "data", "out": tmp_path / "model", "init": tmp_path / "init"}
+    places = {"data": data, "out": tmp_path / "model", "init": tmp_path / "init"}
     assert train(context, "captioner", **places, placed=placed(nodes="2")) == RESULT
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
     (job,) = jobs
@@ -68,10 +80,9 @@ def test_several_nodes_train_by_the_same_verb(jobs: list[TrainJobConfig], tmp_pa
     render_trainjob(job)
 
 
-def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobConfig], tmp_path: Path):
-    (tmp_path / "data").mkdir()
+def test_the_verb_that_nodes_run_takes_what_they_are_told(jobs: list[TrainJobConfig], data: Path, tmp_path: Path):
     context = RunContext(preset="shapes", overrides=("epochs=2",), store="s3://b/r", revision="r1")
-    train(context, "pretrain", data=tmp_path / "data", out=tmp_path / "model", placed=placed(nodes="2", workers="4"))
+    train(context, "pretrain", data=data, out=tmp_path / "model", placed=placed(nodes="2", workers="4"))
     args = [arg.replace("/scratch", str(tmp_path / "scratch")) for arg in jobs[0].args]
     (tmp_path / "scratch" / "in" / "data").mkdir(parents=True)
     (tmp_path / "scratch" / "in" / "data" / "gold.json").write_text("{}")
@@ -102,10 +113,19 @@ def test_without_jobs_the_step_trains_itself(monkeypatch: pytest.MonkeyPatch, jo
     assert not jobs
 
 
-def test_a_store_that_nodes_do_not_share_is_refused(jobs: list[TrainJobConfig], tmp_path: Path):
+def test_data_that_teach_nothing_are_refused_before_nodes_are_asked_for(
+    jobs: list[TrainJobConfig], data: Path, tmp_path: Path
+):
+    write_shards([Sample("0", [picture(0)], [])], tmp_path / "shards", "mute", 1).save(data / "gold.json")
+    with pytest.raises(ConfigError, match=r"nothing to train on: none of the 1 samples of .*gold.json has a text"):
+        train(RunContext(preset="shapes"), "captioner", data=data, out="out", placed=placed(nodes=2))
+    assert not jobs
+
+
+def test_a_store_that_nodes_do_not_share_is_refused(jobs: list[TrainJobConfig], data: Path, tmp_path: Path):
     context = RunContext(preset="shapes", store=str(tmp_path))
     with pytest.raises(ConfigError, match="handover"):
-        train(context, "pretrain", data="data", out="out", placed=placed(nodes=2))
+        train(context, "pretrain", data=data, out="out", placed=placed(nodes=2))
     assert not jobs
 
 

@@ -166,7 +166,10 @@ def test_what_cannot_be_evaluated_is_left_out_and_counted(folder: Path):
     for kind in ("retrieval", "captioning"):
         assert figures["mixed"].scores[kind] == pytest.approx(figures["good"].scores[kind])
     write_shards(bad, folder / "bad", "test", 4).save(folder / "data" / "bad.json")
-    with pytest.raises(ConfigError, match="split bad: none of its 2 samples can be evaluated"):
+    with pytest.raises(
+        ConfigError,
+        match=r"none of the samples of split bad can be evaluated: 1 \(empty text\), 1 \(image is cut short\)",
+    ):
         evaluated(folder, "out", "split=bad")
 
 

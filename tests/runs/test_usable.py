@@ -3,16 +3,18 @@
 from pathlib import Path
 
 import pytest
-from tiny_models import both, captioner, model_folder, picture
+from tiny_models import both, captioner, model_folder, picture, tokenizer
 
-from blip.config import ConfigError
+from blip.config import ConfigError, load_config
 from blip.evaluation.job import EvaluateConfig
 from blip.models.blip2 import Blip2Config
 from blip.runs import evaluate as verb
+from blip.runs import train as training
+from blip.runs.config import RunConfig
 from blip.runs.context import RunContext
 from blip.runs.evaluate import evaluate
 from blip.runs.train import train
-from blip.runs.usable import without_unscored
+from blip.runs.usable import check_sources, without_unscored
 from blip.shards.manifest import Manifest
 from blip.shards.sample import Sample
 from blip.shards.writing import write_shards
@@ -124,18 +126,35 @@ def test_what_only_a_server_can_score_is_no_error(tmp_path: Path):
     ],
 )
 def test_data_that_a_stage_learns_nothing_from_are_an_error(
-    tmp_path: Path, stage: str, source: str, sample: dict, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, source: str, sample: dict, said: str
 ):
     for name in ("gold", "train", "web"):
         split(tmp_path, *([sample] * 3 if name == source else [CAPTIONED]), name=name)
+    tokenizer().save(tmp_path / "data" / "tokenizer")
+    monkeypatch.setattr(training, "make_task", lambda *_: pytest.fail("a model was built"))
     context = RunContext(preset="shapes", store=str(tmp_path / "store"))
     with pytest.raises(ConfigError, match=f"^nothing to train on: none of the 3 samples of .*{source}.json has {said}"):
-        train(context, stage, data=tmp_path / "data", out=tmp_path / "out")
+        train(context, stage, data=tmp_path / "data", out=tmp_path / "out", processes=1)
     assert not (tmp_path / "out").exists()
 
 
 def test_blip2_learns_from_questions_with_answers(tmp_path: Path):
     split(tmp_path, *[CAPTIONED] * 2, name="train")
-    context = RunContext(preset="small", store=str(tmp_path / "store"))
+    cfg = load_config(RunConfig, "blip2_vqa", "small", ())
     with pytest.raises(ConfigError, match="a question with `answers` in its json, or `questions` that have them"):
-        train(context, "blip2_vqa", data=tmp_path / "data", out=tmp_path / "out")
+        check_sources(cfg, tmp_path / "data")
+
+
+def test_a_task_none_of_whose_samples_can_be_read_leaves_the_others_theirs(tmp_path: Path):
+    named = [Sample(f"{i}", [picture(i)], [], {"image_id": i}) for i in range(2)]
+    cut = Sample("cut", [picture(9)[:60]], ["a red disc"])
+    (tmp_path / "data").mkdir()
+    write_shards([*named, cut], tmp_path / "shards", "test", 2).save(tmp_path / "data" / "test.json")
+    model = model_folder(both(), tmp_path / "model")
+    settings = ("captioning.text.tokens=12", "retrieval.text.tokens=12", "workers=1")
+    context = RunContext(preset="shapes", overrides=settings, store=str(tmp_path / "store"))
+    result = evaluate(context, data=tmp_path / "data", model=model, out=tmp_path / "out")
+    assert result.scores == {"captioning": {}}
+    assert set(result.not_scored) == {"retrieval", "captioning.cider"}
+    assert "can be evaluated: 2 (empty text), 1 (image is" in result.not_scored["retrieval"]
+    assert sum(result.rejected.values()) == 3

@@ -140,11 +140,20 @@ def test_a_training_example_is_one_of_the_questions(folders):
         ({"questions": []}, "no question"),
         ({"questions": [{"answers": ["red"]}]}, "no question"),
         ({"questions": [{"question": "one", "answers": "red"}]}, "no answers"),
+        ({"questions": [{"question": "one", "answers": ["red"], "weight": "x"}]}, "weight is not a number"),
     ],
 )
 def test_a_sample_without_a_question_and_answers_is_bad(meta, reason):
     with pytest.raises(BadSample, match=reason):
         questions_of(["what is it?"], meta)
+
+
+def test_a_broken_question_is_a_bad_sample_in_evaluation_too(folders):
+    task = vqa(folders).eval()
+    question = {"question": "what colour is it?", "answers": ["red"]}
+    for meta in ({"questions": [question, {"question": "how many?"}]}, {"answers": "red"}):
+        with pytest.raises(BadSample):
+            task.whole(Sample("a", [picture(0)], ["a red disc"], meta), lambda _: image(0))
 
 
 def test_an_image_without_questions_is_no_question_in_evaluation(folders):

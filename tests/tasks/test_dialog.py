@@ -1,5 +1,7 @@
 """Visual dialog: candidates are ranked by what was said before, the caption and the image."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -116,7 +118,9 @@ def test_ranks_for_the_server_are_of_all_candidates_from_one(make):
 @pytest.mark.parametrize(
     "rounds",
     ["none", [], [{"question": 3}], [{**ROUNDS[0], "correct": 9}], [{**ROUNDS[0], "options": [1]}],
-     [{**ROUNDS[0], "relevance": [1.0]}]],
+     [{**ROUNDS[0], "relevance": [1.0]}], [{**ROUNDS[0], "answer": 3}],
+     *([{**ROUNDS[0], "options": ["a", "b"], "correct": 0, "relevance": [0.5, odd]}]
+       for odd in ("x", None, math.nan, -1.0, 10**400, [1.0]))],
 )  # fmt: skip
 def test_rounds_that_are_no_dialog_are_refused(make, rounds):
     with pytest.raises(BadSample, match="rounds that are no dialog"):

@@ -12,7 +12,7 @@ from blip.config import ConfigError, validate
 from blip.data.transforms import normalise
 from blip.models.bert import KVCache
 from blip.shards.sample import BadSample, Sample
-from blip.tasks.answers import read_answers
+from blip.tasks.annotations import read_answers
 from blip.tasks.vqa import VQA, VQAConfig, VQAPrediction
 
 QUESTIONS = ["What color is it?", "Is it red? "]
@@ -189,6 +189,8 @@ def test_accuracy_is_told_by_the_kind_of_the_answer(make):
     ("meta", "reason"),
     [
         ({"answers": [""]}, "answer is not a text"),
+        ({"answers": ["a"], "weight": "x"}, "weight is not a number"),
+        ({"answers": ["a"], "weight": 10**400}, "weight is not a number"),
         ({"choices": ["a", 3]}, "choice is not a text"),
         ({"choices": ["a", "b"], "correct_choice": 2}, "correct choice is none"),
     ],

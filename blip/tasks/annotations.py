@@ -1,11 +1,15 @@
-"""Answers: those of annotators in a sample's json, and lists of answers to rank."""
+"""What people annotated, in a sample's json: answers, weights, relevances; and lists of answers to rank."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from blip.config import ConfigError
 from blip.shards.sample import BadSample, Sample
+
+MOST = 1e30
+"""Numbers of annotators are smaller."""
 
 
 def check_answers(sample: Sample) -> None:
@@ -14,6 +18,19 @@ def check_answers(sample: Sample) -> None:
     if not isinstance(answers, list) or not answers:
         raise BadSample("no answers")
     check_texts(answers, "answer is not a text")
+
+
+def weight_of(meta: Mapping[str, Any]) -> float:
+    """Returns the weight of a question's loss, 1 by default. Raises BadSample if it is no number of 0 or more."""
+    weight = meta.get("weight", 1.0)
+    if not is_amount(weight):
+        raise BadSample("weight is not a number of 0 or more")
+    return float(weight)
+
+
+def is_amount(value: Any) -> bool:
+    """Returns whether a JSON value is a number of 0 or more that a tensor holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST
 
 
 def check_texts(values: Any, reason: str) -> None:
