@@ -48,9 +48,8 @@ class Budget:
         if self.gpus:
             self.ledger.put(self.account, json.dumps({"gpu_hours": self.own}).encode())
 
-    @property
-    def hours(self) -> float:
-        """The GPU hours of the step over all attempts and workers; records those of this group first."""
+    def total_hours(self) -> float:
+        """Records the GPU hours of this group, and returns those of the step over all attempts and workers."""
         self.record()
         return spent(self.ledger).get(self.step, 0.0)
 

@@ -87,7 +87,9 @@ class LoaderConfig(Config):
 
 
 class Loader(Generic[Collated]):
-    """Endless micro-batches of one rank over one or several data sets, from optimizer step `start_step` on.
+    """Endless micro-batches of one rank over one or several data sets.
+
+    They begin with those of the optimizer step `step`, 0 unless it is set; it counts the steps that are done.
 
     `prepare` converts a sample to what `collate` makes a batch of; its random generator depends only on seed, epoch and
     the sample's key. The samples of a step depend only on the data, the seed and the config's batch, streams and
@@ -108,7 +110,6 @@ class Loader(Generic[Collated]):
         cfg: LoaderConfig,
         rank: int = 0,
         world: int = 1,
-        start_step: int = 0,
         *,
         seed: int = 0,
         repeats: Sequence[int] = (),
@@ -119,7 +120,7 @@ class Loader(Generic[Collated]):
         positions of the manifests that a run begins with, for `lead_epochs` passes over them alone."""
         self.cfg = cfg
         self.rank = rank
-        self.step = start_step
+        self.step = 0
         self.micro_batch, self.accumulation = split_batch(cfg, world)
         for manifest in manifests:
             manifest.check_counts()

@@ -23,7 +23,7 @@ from blip.results import (
 )
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
-from blip.shards.sample import BadSample, Sample
+from blip.shards.sample import BadSample, Sample, format_counts
 
 IMAGES_SHOWN = 12
 """The number of images of each split on the page."""
@@ -132,13 +132,16 @@ def evaluation_page(name: str, result: EvaluationResult, folder: str | Path) -> 
     found = (sample for sample in samples(manifest) if sample.id in captions)
     cards = [caption_card(sample, captions[sample.id], judge) for sample in islice(found, len(captions))]
     galleries = [("Captions", cards)] if cards else []
-    return StepPage(name.capitalize(), "", others, result.mlflow, recalls, galleries=galleries)
+    note = f"Left out: {format_counts(result.rejected)}" if result.rejected else ""
+    items = [f"{score} is not scored: {reason}" for score, reason in result.not_scored.items()]
+    return StepPage(name.capitalize(), note, others, result.mlflow, recalls, galleries=galleries, items=items)
 
 
 def caption_card(sample: Sample, caption: str, judge: Judge | None) -> ImageCard:
     true = judge(sample.meta, caption) if judge else None
     verdict = {True: ", true", False: ", false", None: ""}[true]
-    return ImageCard(sample.key, sample.images[0], [(caption, f"the model{verdict}"), (sample.texts[0], "a person")])
+    said = [(text, "a person") for text in sample.texts[:1]]
+    return ImageCard(sample.key, sample.images[0], [(caption, f"the model{verdict}"), *said])
 
 
 def fetched_page(result: FetchResult) -> StepPage:

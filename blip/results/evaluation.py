@@ -32,9 +32,6 @@ class EvaluationResult(Result):
     def verb(cls) -> str:
         return "evaluate"
 
-    def notes(self) -> list[str]:
-        return [f"{name} is not scored: {reason}" for name, reason in self.not_scored.items()]
-
     def named(self) -> dict[str, float]:
         """Returns all scores by names such as `retrieval.mean`, including those that are not finite."""
         return {f"{task}.{name}": value for task, scores in self.scores.items() for name, value in scores.items()}
@@ -49,9 +46,6 @@ class GateResult(Result):
     """Version in the model registry."""
     reason: str
     """Reason for the registration or rejection of the model, in one sentence."""
-
-    def notes(self) -> list[str]:
-        return [self.reason]
 
     @classmethod
     def verb(cls) -> str:
@@ -78,9 +72,6 @@ class DownstreamResult(Result):
     """Points of each training loss by item of `tasks` and name."""
     seconds_by_task: dict[str, float] = Field(default_factory=dict)
     """Seconds of all steps of each item of `tasks`."""
-
-    def notes(self) -> list[str]:
-        return [f"{task}: {reason}" for task, reason in self.reasons.items()]
 
     def compared(self) -> dict[str, float]:
         first = {f"{name}_first": value for name, value in numbers(self.first)}

@@ -55,10 +55,6 @@ class Result(Config):
         """Returns the verb's name, such as `train` for `TrainResult`."""
         return cls.__name__.removesuffix("Result").lower()
 
-    def notes(self) -> list[str]:
-        """Returns sentences to show at the top of a page."""
-        return []
-
     def compared(self) -> dict[str, float]:
         """Returns the finite key figures for the comparison of runs, by dotted name."""
         return dict(numbers({"seconds": self.seconds, **({"gpu_hours": self.gpu_hours} if self.gpu_hours else {})}))

@@ -36,9 +36,6 @@ class TrainResult(Result):
     images_per_second: float = 0.0
     """Samples of all processes per second of this attempt's steps, waits for data included; 0 if it made none."""
 
-    def notes(self) -> list[str]:
-        return [f"Alarm: {alarm}" for alarm in self.alarms]
-
     def compared(self) -> dict[str, float]:
         values = {
             "losses": self.losses,

@@ -85,7 +85,7 @@ def capfilt(
             rejected=dict(scores.rejected),
             speed=speed,
             digest=scores.source.digest,
-            gpu_hours=budget.hours,
+            gpu_hours=budget.total_hours(),
             mlflow=run.url,
             seconds=time.monotonic() - began,
         )

@@ -137,7 +137,7 @@ def evaluate(
             not_scored=not_scored,
             rejected=dict(left_out),
             digest=models["model"].digest,  # the gate registers only the model that was evaluated
-            gpu_hours=budget.hours,
+            gpu_hours=budget.total_hours(),
             mlflow=run.url,
             seconds=time.monotonic() - began,
         )

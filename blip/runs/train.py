@@ -235,7 +235,7 @@ def train_here(
             params=cfg.model_dump(mode="json"),
             images_per_second=speed.samples_per_second,
             digest=model_digest(out) if is_main() else "",
-            gpu_hours=budget.hours,
+            gpu_hours=budget.total_hours(),
             mlflow=run.url,
             seconds=time.monotonic() - began,
         )

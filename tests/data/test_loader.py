@@ -48,7 +48,9 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
 def loader(
     manifests: list[Manifest], cfg: LoaderConfig = CFG, rank: int = 0, world: int = 1, start: int = 0, **options
 ) -> Loader[list]:
-    return Loader(manifests, prepare, list, cfg, rank, world, start, seed=3, **options)
+    found = Loader(manifests, prepare, list, cfg, rank, world, seed=3, **options)
+    found.step = start
+    return found
 
 
 def take(source: Loader[list], steps: int) -> list[list]:

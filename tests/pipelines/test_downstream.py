@@ -176,7 +176,6 @@ def test_the_report_has_the_scores_and_the_reason_of_every_task_from_both_models
     )
     assert result.compared()["vqa.accuracy"] == 80
     assert result.compared()["vqa.accuracy_first"] == 70
-    assert "nlvr: reason of nlvr" in result.notes()
 
 
 def test_a_training_knows_its_item_from_the_model_that_it_starts_from(tmp_path: Path):

@@ -88,6 +88,24 @@ def test_evaluation_shows_recalls_and_captions_with_their_truth(folder: Path):
     assert "the model, false" in page
 
 
+def test_evaluation_says_what_is_not_scored_and_what_was_left_out(folder: Path):
+    mute = Sample("mute", next(samples(Manifest.load(folder / "test.json"))).images, [], {"image_id": 1})
+    write_shards([mute], folder / "shards", "server", 4).save(folder / "server.json")
+    (found,) = samples(Manifest.load(folder / "server.json"))
+    result = EvaluationResult(
+        split="server",
+        scores={"captioning": {}},
+        described={found.id: "a red disc"},
+        not_scored={"vqa": "none of the samples has a question"},
+        rejected={"empty text": 2},
+    )
+    page = saved(step_page.evaluation_page("evaluate", result, folder))
+    assert "vqa is not scored: none of the samples has a question" in page
+    assert "Left out: 2 (empty text)" in page
+    assert "a red disc" in page
+    assert "a person" not in page
+
+
 def test_an_evaluation_without_captions_shows_recalls_alone(folder: Path):
     result = EvaluationResult(split="test", scores={"retrieval": {"tr1": 25.0}})
     page = saved(step_page.evaluation_page("evaluate-before", result, folder))

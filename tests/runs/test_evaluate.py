@@ -27,7 +27,7 @@ from blip.shards.verification import ShardError
 from blip.shards.writing import write_shards
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
-from blip.workers.local_pool import on_this_machine
+from blip.workers.local_pool import LocalPool
 
 RUN = (
     "evaluation.batch=2",
@@ -85,17 +85,20 @@ def test_workers_of_which_one_is_killed_find_what_one_alone_finds(folder: Path):
 
     @contextmanager
     def crew(uri: str) -> Iterator[Callable[[], bool]]:
-        with on_this_machine(uri, 2, folder / "logs") as working:
+        pool = LocalPool(uri, 2, folder / "logs")
 
-            def working_and_killing() -> bool:
-                at_work = {path.stem for path in Path(uri).glob("worker/*.json")}
-                pids = [process.pid for name, process in working.__self__.processes.values() if name in at_work]
-                if pids and not killed and list(Path(uri).glob("*/*/commit/*.json")):
-                    os.kill(pids[0], signal.SIGKILL)
-                    killed.append(pids[0])
-                return working()
+        def working_and_killing() -> bool:
+            at_work = {path.stem for path in Path(uri).glob("worker/*.json")}
+            pids = [process.pid for name, process in pool.processes.values() if name in at_work]
+            if pids and not killed and list(Path(uri).glob("*/*/commit/*.json")):
+                os.kill(pids[0], signal.SIGKILL)
+                killed.append(pids[0])
+            return pool.is_running()
 
+        try:
             yield working_and_killing
+        finally:
+            pool.stop()
 
     assert evaluated(folder, "crew", workers=crew) == alone
     assert killed

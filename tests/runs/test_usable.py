@@ -103,7 +103,6 @@ def test_of_several_tasks_those_without_anything_are_left_out_with_the_reason(tm
     assert set(result.scores) == {"captioning"}
     assert list(result.not_scored) == ["vqa"]
     assert "none of the 4 samples of split test has a question with `answers`" in result.not_scored["vqa"]
-    assert result.notes() == [f"vqa is not scored: {result.not_scored['vqa']}"]
 
 
 def test_what_only_a_server_can_score_is_no_error(tmp_path: Path):
