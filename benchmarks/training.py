@@ -23,6 +23,7 @@ from blip.distributed import device
 from blip.runs.config import RunConfig
 from blip.tasks.task import Task
 from blip.training.engine import Engine, EngineConfig
+from blip.training.engine import precision as chosen_precision
 from blip.training.loop import fit
 from blip.training.meter import Meter
 from blip.training.optimizer import build_optimizer
@@ -37,7 +38,7 @@ def main(
     preset: str = typer.Option("shapes", help="Preset of the task, model and optimizer."),
     stage: str = typer.Option("pretrain", help="Stage of the preset."),
     batch: int = typer.Option(64, help="Images per step."),
-    precision: str = typer.Option("auto", help="auto, fp32 or bf16."),
+    precision: str = typer.Option("auto", help="auto, fast, fp32 or bf16."),
     steps: int = typer.Option(10, help="Steps per round."),
     rounds: int = typer.Option(7, help="Rounds of each variant; the median is reported."),
 ) -> None:
@@ -73,7 +74,7 @@ def plain(task: Task, data: Batch, cfg: RunConfig) -> Variant:
     """A minimal training loop in PyTorch, without the engine."""
     task.to(device()).train()
     optimizer = build_optimizer(task, cfg.optimizer)
-    bf16 = cfg.engine.precision == "bf16" or (cfg.engine.precision == "auto" and device().type == "cuda")
+    bf16 = chosen_precision(cfg.engine) == "bf16"
     parameters = [p for p in task.parameters() if p.requires_grad]
 
     def run(steps: int) -> None:

@@ -91,7 +91,7 @@ def run(
     """Run the pipeline on this machine; steps that ran with the same inputs come from the cache."""
     pipeline, console = find_pipeline(name), screen()
     repeated = steps_to_repeat(pipeline, no_cache, again)
-    arguments = parameters.values(pipeline, with_data(pipeline, settings, data))
+    arguments = parameters.values(pipeline, with_data(pipeline, settings, data, time=True))
     if "store" in (pipeline.component_spec.inputs or {}):
         arguments.setdefault("store", str(root.resolve() / "store"))
     parameters.require(pipeline, arguments)
@@ -126,9 +126,10 @@ def run(
     console.print(f"report  {latest / 'report.html'}\nMLflow  make mlflow")
 
 
-def with_data(pipeline: GraphComponent, settings: list[str], data: list[str]) -> list[str]:
+def with_data(pipeline: GraphComponent, settings: list[str], data: list[str], time: bool = False) -> list[str]:
     """Returns the settings with the source that own data are, and the preset chosen for them, both of which it prints.
 
+    With `time` it also prints how long the bootstrap's trainings will take on this machine, by a measured step.
     Raises ParameterError if the pipeline takes no source, the settings name another, or the data are not understood.
     """
     if not data:
@@ -147,6 +148,11 @@ def with_data(pipeline: GraphComponent, settings: list[str], data: list[str]) ->
         raise parameters.ParameterError(lines[-1])
     choice = json.loads(done.stdout)
     screen().print("\n".join(["data", *map(escape, choice["said"])]))
+    if time and pipeline.name == "bootstrap":
+        command = [sys.executable, "-m", "blip.runs.estimate", str(choice["images"]), choice["preset"], *settings]
+        told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, stderr=subprocess.DEVNULL)
+        if told.returncode == 0:  # else the plan names the mistake
+            screen().print(escape(told.stdout.rstrip()), soft_wrap=True)
     return [f"source={choice['source']}", f"preset={choice['preset']}", *settings]
 
 

@@ -28,6 +28,7 @@ class Choice(Config):
 
     source: str
     preset: str
+    images: int
     said: tuple[str, ...]
 
 
@@ -47,7 +48,8 @@ def choose(data: Sequence[str], preset: str = "", overrides: Sequence[str] = ())
     chosen = preset or next((name for name, most in SIZES.items() if images < most), LARGEST)
     why = "as said" if preset else f"for about {images:,} images; PRESET=... names another"
     table = aligned([HEAD, *rows]) if rows else []
-    return Choice(source=listed(sources, bare=True), preset=chosen, said=(*table, f"  preset {chosen}, {why}"))
+    said = (*table, f"  preset {chosen}, {why}")
+    return Choice(source=listed(sources, bare=True), preset=chosen, images=images, said=said)
 
 
 def places_in(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The configuration of a training run: the configurations of its parts, and checks across them."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -46,6 +46,11 @@ class RunConfig(Config):
     seed: int = Field(default=42, ge=0, lt=2**63)
     epochs: float | None = Field(default=None, gt=0, le=1_000_000)
     """Passes over the data, without those of `lead`; may be a fraction."""
+    epoch_of: Literal["kept", "all"] = "kept"
+    """What an epoch of a selection counts: the samples that it kept, or all that it was made from.
+
+    With `all` a training on what CapFilt kept takes as many steps as one on everything, and the samples come more
+    often."""
     steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Optimizer steps of the run, those of `lead` included, instead of `epochs`."""
     max_gpu_hours: float | None = Field(default=None, gt=0)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -158,7 +158,8 @@ def train_here(
         lead=[place for place, source in enumerate(cfg.sources) if cfg.lead and source in cfg.lead.sources],
         lead_epochs=cfg.lead.epochs if cfg.lead else 0.0,
     )
-    steps = cfg.steps or loader.lead_steps + count_steps(cfg.epochs or 0, loader.steps_per_epoch)
+    per_epoch = steps_of_epoch(cfg, manifests, loader.steps_per_epoch)
+    steps = cfg.steps or loader.lead_steps + count_steps(cfg.epochs or 0, per_epoch)
     cfg = cfg.model_copy(update={"schedule": fit_warmup(cfg.schedule, steps)})
     identity = identify(cfg, manifests, tokenizer, init)
     key = value_digest(identity)
@@ -175,7 +176,7 @@ def train_here(
         cfg.optimizer,
         cfg.schedule,
         steps=steps,
-        steps_per_epoch=loader.steps_per_epoch,
+        steps_per_epoch=per_epoch,
         accumulation=loader.accumulation,
         seed=cfg.seed,
         state=newest.state if newest else None,
@@ -303,6 +304,17 @@ def check_out(folder: Path) -> None:
             probe.unlink()
     except StoreError as e:
         raise ConfigError(f"--out {e}") from None
+
+
+def steps_of_epoch(cfg: RunConfig, manifests: Sequence[Manifest], steps: int) -> int:
+    """Returns the optimizer steps that `cfg.epochs` and the schedules count as an epoch of these data.
+
+    `steps` are those in which each kept sample is read.
+    """
+    if cfg.epoch_of == "kept":
+        return steps
+    samples = (cfg.repeats.get(name, 1) * found.chosen_from for name, found in zip(cfg.sources, manifests, strict=True))
+    return sum(samples) // cfg.loader.batch
 
 
 def count_steps(epochs: float, steps_per_epoch: int) -> int:

@@ -74,6 +74,11 @@ class Manifest(Config):
         return sum(shard.samples for shard in self.shards)
 
     @property
+    def chosen_from(self) -> int:
+        """The number of samples that a selection was made from; of data that is no selection, its own."""
+        return self.counts["images"] if "selection" in self.meta else self.samples
+
+    @property
     def store(self) -> Store:
         return open_store(self.root, anonymous=self.meta.get(ANONYMOUS, False) is True)
 

@@ -29,8 +29,11 @@ class EngineConfig(Config):
 
     None is 1, or 0 on a single process.
     """
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of matrix multiplications; weights stay float32. `auto` is bf16 on GPUs and fp32 on CPUs."""
+    precision: Literal["auto", "fast", "fp32", "bf16"] = "auto"
+    """Precision of matrix multiplications; weights stay float32.
+
+    `auto` is bf16 on GPUs and fp32 on CPUs; `fast` is bf16 also on CPUs that have instructions for it.
+    """
     deterministic: bool | None = None
     """Use deterministic algorithms, so that equal seeds give bitwise equal weights.
 
@@ -42,9 +45,16 @@ class EngineConfig(Config):
 
 def precision(cfg: EngineConfig) -> Literal["fp32", "bf16"]:
     """Returns the precision of matrix multiplications on this machine."""
-    if cfg.precision == "auto":
-        return "bf16" if torch.cuda.is_available() else "fp32"
-    return cfg.precision
+    if cfg.precision in ("fp32", "bf16"):
+        return cfg.precision
+    fast = torch.cuda.is_available() or (cfg.precision == "fast" and cpu_has_bf16())
+    return "bf16" if fast else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Returns whether this CPU multiplies matrices in bf16; without instructions for it bf16 is slower than fp32."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def check_teacher(cfg: EngineConfig, momentum_teacher: bool) -> None:

@@ -1,6 +1,7 @@
 """`make run-pipeline DATA=path` finds out what the data are, chooses a preset by their size, and runs on them."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,14 @@ def test_data_are_submitted_as_source_and_preset(tmp_path: Path, monkeypatch: py
     assert given["preset"] == "shapes"
     assert given["overrides"] == ["ingest.data.split=0.5/0.5"]
     assert "4 images with texts beside them (.txt)" in done.stdout
+
+
+def test_the_time_of_the_trainings_is_told_before_they_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pipeline, folder = find_pipeline("bootstrap"), photos(tmp_path / "photos", 4)
+    settings = ["pretrain.lead=null", "pretrain.epochs=null", "pretrain.steps=1000", "pretrain.loader.batch=64"]
+    with_data(pipeline, settings, [str(folder)], time=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"four trainings see about 130,000 images, which takes about \d+ (minutes|hours)", said)
 
 
 def test_mistakes_are_named_before_anything_runs():

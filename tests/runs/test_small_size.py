@@ -52,7 +52,7 @@ def test_drawings_of_the_benchmark_have_the_recipe_of_the_preset():
         if not isinstance(cfg, RunConfig):
             continue
         assert isinstance(other, RunConfig)
-        sizes = {"model", "transform", "loader", "optimizer", "task"}
+        sizes = {"model", "transform", "loader", "optimizer", "task", "engine"}
         assert other.model_dump(exclude=sizes) == cfg.model_dump(exclude=sizes)
         assert other.task.model_dump() == cfg.task.model_dump()
         assert other.transform.model_copy(update={"size": cfg.transform.size}) == cfg.transform

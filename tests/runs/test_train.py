@@ -26,6 +26,7 @@ from blip.runs.train import count_steps, identify, train, views
 from blip.shards.manifest import Manifest
 from blip.shards.sample import Sample
 from blip.shards.writing import write_shards
+from blip.training.engine import EngineConfig, precision
 
 INTERRUPTED = Path(__file__).with_name("interrupted_training.py")
 WORLD = ("data.world.gold=64", "data.world.web=64", "data.world.test=8", "per_shard=32")
@@ -234,6 +235,8 @@ def test_a_run_is_known_by_what_goes_in_and_not_by_how_it_works(data: Path):
         "engine.precision=fp32",
     ):
         assert identity(data, same) == plain
+    fast = precision(EngineConfig(precision="fast"))
+    assert identity(data, "engine.precision=fast") == identity(data, f"engine.precision={fast}")
     for other in (
         "engine.precision=bf16",
         "seed=1",
@@ -289,6 +292,43 @@ def test_a_lead_comes_before_the_epochs_and_takes_its_sources_alone(data: Path, 
         train(context, "pretrain", data=place, out=tmp_path / f"model-{place.name}")
         tensors.append(load_file(tmp_path / f"model-{place.name}" / "model.safetensors"))
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_training_on_a_selection_may_take_as_many_steps_as_one_on_all(data: Path, tmp_path: Path):
+    kept = tmp_path / "kept"
+    shutil.copytree(data, kept)
+    web = Manifest.load(data / "web.json")
+    chosen = {"shards": web.shards[:1], "counts": {"images": web.samples}, "meta": {"selection": {}}}
+    web.model_copy(update=chosen).save(kept / "web.json")
+    run = ("lead={sources: [gold], epochs: 0.5}", "repeats={gold: 2}", "epochs=0.5", "loader.batch=32")
+
+    def steps(place: Path, epoch_of: str) -> int:
+        settings = (*run, f"epoch_of={epoch_of}", "task.alignment.queue=8")
+        context = RunContext(preset="shapes", overrides=settings, store=str(tmp_path / "store"))
+        return train(context, "pretrain", data=place, out=tmp_path / "model").steps
+
+    # of 64 gold twice, and 64 or 32 web; 5 // 2 and 6 // 2
+    assert (steps(kept, "kept"), steps(kept, "all")) == (1 + 2, 1 + 3)
+    assert steps(data, "all") == steps(kept, "all")
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_training_in_bf16_on_a_cpu_goes_on_tensor_for_tensor(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", "blip")
+    run = ("steps=4", "epochs=null", "loader.batch=8", "task.alignment.queue=8", "engine.precision=bf16")
+    context = RunContext(preset="shapes", overrides=(*run, "checkpoint.every=2"), store=str(tmp_path / "store"))
+    made = []
+    for name in ("straight", "resumed"):
+        train(context, "pretrain", data=data, out=tmp_path / name)
+        made.append(load_file(tmp_path / name / "model.safetensors"))
+        (checkpoint,) = (tmp_path / "store").glob("pretrain/*/step-*4.json")
+        checkpoint.unlink()
+    assert caplog.text.count("resumes from step 2 of 4") == 1
+    straight, resumed = made
+    assert [name for name in straight if not torch.equal(straight[name], resumed[name])] == []
 
 
 @pytest.mark.usefixtures("quiet")
