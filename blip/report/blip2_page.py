@@ -5,7 +5,9 @@ from pydantic import Field
 from blip.config import Config
 from blip.report.blip2_summary import Blip2Summary, blip2_headline, blip2_rows
 from blip.report.bootstrap_page import ReportStep, loss_charts, picture, step_graph
+from blip.report.charts import line_chart
 from blip.report.rendering import page_template
+from blip.results import Point
 
 
 class Said(Config):
@@ -36,6 +38,8 @@ class Blip2Report(Config):
     features: str = ""
     """What kept features of images saved the first stage."""
     steps: tuple[ReportStep, ...] = ()
+    answers: dict[str, dict[str, list[Point]]] = Field(default_factory=dict)
+    """Share of questions answered right over the steps of each second stage, in percent, by language model and step."""
     shown: tuple[Shown, ...] = ()
     bad: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Samples left out, by place and reason."""
@@ -50,5 +54,6 @@ def blip2_html(report: Blip2Report) -> str:
         graph=step_graph(report.steps),
         names={step.name: i for i, step in enumerate(s for s in report.steps if s.curves)},
         losses=loss_charts(report.steps),
+        answers=[(name, line_chart(curves)) for name, curves in report.answers.items()],
         picture=picture,
     )

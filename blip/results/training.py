@@ -28,6 +28,8 @@ class TrainResult(Result):
     """Last value of each loss by name."""
     curves: dict[str, list[Point]]
     """Points of each loss by name."""
+    scores: dict[str, list[Point]] = Field(default_factory=dict)
+    """Points of each score that was measured while training, by name."""
     alarms: tuple[Alarm, ...] = ()
     rejected: dict[str, int] = Field(default_factory=dict)
     """Number of rejected samples by reason."""

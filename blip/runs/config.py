@@ -15,6 +15,7 @@ from blip.models.config import AnyModelConfig
 from blip.models.image_encoder import ImageEncoderConfig
 from blip.models.med import MEDConfig, SpecialTokens
 from blip.models.weights.init import InitConfig
+from blip.runs.answers import AnswersConfig
 from blip.shards.manifest import Manifest
 from blip.tasks.blip2_stage1 import Blip2Stage1Config
 from blip.tasks.blip2_stage2 import Blip2Stage2Config
@@ -73,6 +74,8 @@ class RunConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    answers: AnswersConfig | None = None
+    """Questions about held-out images that the second stage of BLIP-2 answers while it trains; None for none."""
 
     @model_validator(mode="after")
     def teacher_is_whole(self) -> Self:
@@ -128,6 +131,27 @@ class RunConfig(Config):
             raise ValueError(
                 "task.features is true, but model.vision.trained is too: an image encoder that changes needs images; "
                 "set one of them to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def answers_come_from_images(self) -> Self:
+        if self.answers is None:
+            return self
+        if not isinstance(self.task, Blip2Stage2Config):
+            raise ValueError(
+                f"answers has a value, but task.type is {self.task.type}, and only blip2_stage2 answers questions "
+                "while it trains; set answers=null"
+            )
+        if self.task.features:
+            raise ValueError(
+                "answers has a value, but task.features is true, so that the images that are asked about could not be "
+                "encoded; set answers=null or task.features=false"
+            )
+        if self.answers.task.ask_qformer:
+            raise ValueError(
+                "answers.task.ask_qformer is true, but the Q-Former of a second stage reads no questions; set it to "
+                "false"
             )
         return self
 

@@ -17,6 +17,7 @@ from blip.results import (
     FrozenResult,
     GateResult,
     IngestResult,
+    Point,
     Result,
     TrainResult,
 )
@@ -111,6 +112,7 @@ def report_blip2(context: RunContext, results: Mapping[str, Result], data: str |
         features=features_saved(results),
         gates=tuple(gate.reason for gate in results.values() if isinstance(gate, GateResult)),
         steps=tuple(report_step(name, found, purpose_of(name), parents_of(name)) for name, found in results.items()),
+        answers=answers_over_steps(results),
         shown=tuple(shown_images(Path(data), results)),
         bad=left_out(results),
     )
@@ -166,6 +168,22 @@ def features_saved(results: Mapping[str, Result]) -> str:
         f"took {seen:,} images from these features, at {training:,.0f} a second. With the encoder in every step it "
         f"would take {1 + training / encoding:.2f} times as long."
     )
+
+
+def answers_over_steps(results: Mapping[str, Result]) -> dict[str, dict[str, list[Point]]]:
+    """Returns the share of questions answered right over the steps of each second stage, where it was measured."""
+    measured = {
+        name: found.scores["accuracy"]
+        for name, found in results.items()
+        if isinstance(found, TrainResult) and "accuracy" in found.scores
+    }
+    by_model = {
+        LANGUAGE_MODELS[kind]: {
+            name: measured[name] for name in (f"stage2-{kind}", f"stage2-{kind}-alone") if name in measured
+        }
+        for kind in LANGUAGE_KINDS
+    }
+    return {name: curves for name, curves in by_model.items() if curves}
 
 
 def shown_images(data: Path, results: Mapping[str, Result]) -> Iterator[Shown]:

@@ -32,6 +32,7 @@ from blip.models.weights.init import init_weights
 from blip.models.weights.source import fetched
 from blip.progress import progress
 from blip.results import TrainResult
+from blip.runs.answers import answering
 from blip.runs.config import RunConfig, training
 from blip.runs.context import RunContext
 from blip.runs.make_frozen import frozen_sources
@@ -53,7 +54,7 @@ from blip.training.engine import TRAINING_FORMAT, Engine, precision
 from blip.training.loop import every, fit, regularly
 from blip.training.meter import Meter, Profile, Speed
 from blip.training.optimizer import fit_warmup
-from blip.training.record import RunRecord
+from blip.training.record import SCORE, RunRecord
 from blip.training.spending import stop_when_spent
 from blip.workers.model import RUN_RECORD, model_digest
 from blip.zoo.source import our_model
@@ -61,6 +62,7 @@ from blip.zoo.source import our_model
 OPERATION = {
     "engine": True,
     "checkpoint": True,
+    "answers": True,
     "max_gpu_hours": True,
     "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb", "unexpected"},
     "init": {"vision", "text", "checkpoint"},
@@ -213,6 +215,7 @@ def train_here(
                     if (write := caption_writer(task, cfg, manifests[0]))
                     else []
                 ),
+                *answering(cfg.answers, task, data, record),
                 *([Profile(profile)] if profile else []),
             ]
             try:
@@ -231,6 +234,7 @@ def train_here(
             steps=steps,
             losses=record.losses(),
             curves=record.curves(),
+            scores=record.curves(SCORE),
             alarms=record.alarms(),
             rejected=record.rejected,
             params=cfg.model_dump(mode="json"),

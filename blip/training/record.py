@@ -15,8 +15,8 @@ from blip.tracking import Run
 log = logging.getLogger(__name__)
 
 CURVES, REJECTED = "curves.json", "rejected.json"
-LOSS, ALARM = "train/", "alarm/"
-"""Prefixes of the names of losses and alarms."""
+LOSS, SCORE, ALARM = "train/", "score/", "alarm/"
+"""Prefixes of the names of losses, of scores that are measured while training, and of alarms."""
 Values = dict[str, float]
 
 
@@ -56,13 +56,13 @@ class RunRecord:
                 REJECTED, json.dumps([[*place, reason] for place, reason in sorted(self.bad.items())]).encode()
             )
 
-    def curves(self) -> dict[str, list[Point]]:
-        """Returns the points of each loss by name."""
+    def curves(self, prefix: str = LOSS) -> dict[str, list[Point]]:
+        """Returns the points of each loss by name, or of what has another prefix."""
         curves: dict[str, list[Point]] = {}
         for step, values in self.points:
             for name, value in values.items():
-                if name.startswith(LOSS):
-                    curves.setdefault(name.removeprefix(LOSS), []).append((step, value))
+                if name.startswith(prefix):
+                    curves.setdefault(name.removeprefix(prefix), []).append((step, value))
         return curves
 
     def losses(self) -> dict[str, float]:

@@ -55,6 +55,7 @@ def test_the_page_needs_nothing_but_itself_and_shows_what_was_said():
         summary=SUMMARY,
         gates=("registered as version 1 of blip2-opt", "not registered: vqa.accuracy is 58.5"),
         steps=steps,
+        answers={"OPT": {"stage2-opt": [(20, 50.0), (40, 71.5)], "stage2-opt-alone": [(20, 40.0), (40, 63.5)]}},
         shown=(Shown(image=png, reference="a red ring on grey", said=said),),
     )
     page = blip2_html(report)
@@ -65,7 +66,9 @@ def test_the_page_needs_nothing_but_itself_and_shows_what_was_said():
     assert page.count('class="truth yes"') == page.count('class="truth no"') == 1
     assert "not registered: vqa.accuracy is 58.5" in page
     assert "Is the first stage needed?" in page
-    assert len(re.findall(r'class="line s\d"', page)) == 3
+    assert "OPT, answers right in % over steps" in page
+    assert "stage2-opt-alone 63.5%" in page
+    assert len(re.findall(r'class="line s\d"', page)) == 5, "three losses, and answers of two second stages"
 
 
 def test_a_summary_is_read_and_shown_again(tmp_path):
