@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blip.api import Model, load
+from blip.storage import is_web_address
 
 URLS = "BLIP_SERVE_URLS"
 """Environment variable that lets a server fetch images from addresses if it is 1; only who runs the server can."""
@@ -93,7 +94,7 @@ def image_bytes(value: Any) -> bytes:
     match value:
         case bytes() | bytearray() | memoryview():
             return bytes(value)
-        case str() if value.startswith(("http://", "https://")):
+        case str() if is_web_address(value):
             return fetched(value)
         case str() if value.startswith("data:"):
             return decoded(value.partition(",")[2])

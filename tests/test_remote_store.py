@@ -12,11 +12,16 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fake_hub import fake_hub
+from huggingface_hub import HfFileSystem
 from tiny_models import picture
 
+from blip.config import ConfigError
+from blip.runs.found import read_without_keys
+from blip.runs.pictures import Sources
 from blip.shards.discover import discover
 from blip.shards.reading import samples
-from blip.storage import MissingKeyError, StoreError, open_store
+from blip.storage import MissingKeyError, StoreError, UnusableStoreError, open_store
 
 
 def tar_of(*numbers: int) -> bytes:
@@ -116,6 +121,69 @@ def test_a_missing_package_is_named(uri: str, package: str, monkeypatch: pytest.
     monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(StoreError, match=rf"{uri} is read by the package {package}.*: pip install {package}$"):
         open_store(uri)
+
+
+def test_a_package_that_lacks_another_is_named_and_not_the_other(monkeypatch: pytest.MonkeyPatch):
+    real = importlib.import_module
+
+    def broken(name: str, *rest: str):
+        if name.partition(".")[0] == "gcsfs":
+            raise ModuleNotFoundError("No module named 'google.iam'", name="google.iam")
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(
+        UnusableStoreError, match=r"gcsfs, which .*google\.iam'\): pip install --force-reinstall gcsfs$"
+    ):
+        open_store("gs://bucket/web")
+
+
+def test_a_repository_that_is_not_shown_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with fake_hub(tmp_path, monkeypatch) as hub:
+        HfFileSystem.clear_instance_cache()
+        hub.status["someone/private"] = 401
+        for read in (lambda store: store.list(), lambda store: store.get("0.tar")):
+            with pytest.raises(MissingKeyError, match=r"does not exist, or needs keys \(set HF_TOKEN.*\): 401") as said:
+                read(open_store("hf://someone/private"))
+            assert "\n" not in str(said.value)
+        assert not open_store("hf://someone/private").exists("0.tar")
+
+
+def test_a_public_place_is_read_without_keys(monkeypatch: pytest.MonkeyPatch):
+    assert open_store("hf://datasets/a/b").at("")[0].token is None  # pyright: ignore[reportAttributeAccessIssue]
+    for made in (open_store("hf://datasets/a/b", anonymous=True), open_store("hf://datasets/a/b", True).join("c")):
+        assert made.at("")[0].token is False  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "")
+    read_without_keys(["hf://datasets/a/b/0.tar"], ["data.anonymous=true"])
+    assert open_store("hf://datasets/c").at("")[0].token is False  # pyright: ignore[reportAttributeAccessIssue]
+    assert open_store("hf://a/b").at("")[0].token is None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_images_are_captioned_wherever_they_lie(server: str, tmp_path: Path):
+    memory = fsspec.filesystem("memory")
+    for number in range(3):
+        memory.pipe_file(f"/photos/part/{number}.PNG", picture(number))
+        (tmp_path / "www" / f"{number}.png").write_bytes(picture(number))
+    memory.pipe_file("/photos/part/1.txt", b"a text beside it")
+    for source, count in (
+        ("memory://photos", 3),
+        ("memory://photos/part/1.PNG", 1),
+        ("memory://photos/*/[01].PNG", 2),
+        ("memory://photos/part/{0,2}.PNG", 2),
+        (f"{server}/2.png", 1),
+        (str(tmp_path / "www" / "*.png"), 3),
+        (str(tmp_path / "www" / "{0..1}.tar"), 2),
+    ):
+        assert len(Sources.find([source])) == count, source
+    [group] = Sources.find(["memory://photos/part", f"{server}/2.png"]).groups()
+    names = [entry.name for entry in group]
+    assert names == [*(f"memory://photos/part/{number}.PNG" for number in range(3)), f"{server}/2.png"]
+    assert [entry.load().texts for entry in group] == [[], ["a text beside it"], [], []]
+    assert group[3].load().images == [picture(2)]
+    memory.rm("/photos", recursive=True)
+    for nowhere in ("memory://photos", "memory://photos/part", f"{server}/9.png", str(tmp_path / "*.png")):
+        with pytest.raises(ConfigError, match=r"no \.tar below|no such file"):
+            Sources.find([nowhere])
 
 
 def test_a_web_server_that_does_not_answer_is_not_one_without_the_file():

@@ -29,14 +29,14 @@ def user_error(error: Exception, verb: str = "") -> tuple[str, int] | None:
     The code is 42 if the same command cannot succeed, and 1 if it may: a store, a disk or a server may recover.
     """
     from blip.config import EXIT_CONFIG, ConfigError, one_line
-    from blip.storage import MissingKeyError, StoreError
+    from blip.storage import MissingKeyError, StoreError, UnusableStoreError
 
     if isinstance(error, typer.exceptions.TyperException):
         message = getattr(error, "format_message", error.__str__)().replace("Value error, ", "").rstrip(".")
         return one_line(f"{message}. See {' '.join(['blip', verb]).strip()} --help."), EXIT_CONFIG
     if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")):
         return f"{verb} needs {error.name}: pip install 'blip-bootstrap[{extra}]'", EXIT_CONFIG
-    if isinstance(error, ConfigError | MissingKeyError):
+    if isinstance(error, ConfigError | MissingKeyError | UnusableStoreError):
         return str(error), EXIT_CONFIG
     if isinstance(error, StoreError):
         return str(error), 1

@@ -12,7 +12,7 @@ from blip.cli.places import existing_model, writable_file
 if TYPE_CHECKING:
     from blip.results import Result
 
-ImagePaths = Annotated[list[str], typer.Argument(help="Images: files, folders, tars.")]
+ImagePaths = Annotated[list[str], typer.Argument(help="Images: files, folders, patterns, tars; here or in a store.")]
 Table = Annotated[Path, typer.Option(callback=writable_file, help="The table to write: .jsonl, .csv or .parquet.")]
 LabelOverrides = Annotated[
     list[str],
@@ -41,7 +41,7 @@ def caption(
 
 
 def match(
-    images: Annotated[str, typer.Argument(metavar="IMAGE", help="An image, a folder of images, or tars.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGE", help="An image, a folder or a pattern of images, or tars.")],
     model: ModelFolder,
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT...", help="The texts; none takes those beside the images.")

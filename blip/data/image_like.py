@@ -9,6 +9,7 @@ from torch import Tensor
 
 from blip.data.images import decode, to_upright_rgb
 from blip.shards.sample import BadSample
+from blip.storage import is_web_address
 
 ImageLike = Image.Image | str | os.PathLike[str] | bytes | bytearray | Tensor
 """A Pillow image, the path of an encoded image, its bytes, or pixels `(3, H, W)`: uint8, or float from 0 to 1."""
@@ -28,7 +29,7 @@ def open_image(image: ImageLike) -> Image.Image:
                 return to_upright_rgb(image)
             case bytes() | bytearray():
                 return decode(bytes(image))
-            case str() if image.startswith(("http://", "https://")):
+            case str() if is_web_address(image):
                 raise ValueError(f"image {image}: is a web address, which is not fetched; give its bytes")
             case str() | os.PathLike():
                 return decode(Path(image).read_bytes())

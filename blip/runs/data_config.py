@@ -69,7 +69,7 @@ class Tars(Layout, Limits):
     `parse_split` reads them; empty is 0.9/0.1. Images that look alike stay together."""
 
     anonymous: bool = False
-    """Whether buckets of S3 are read without keys, as public ones can be; the manifests say so to later steps."""
+    """Whether buckets are read without keys, as public ones can be; the manifests say so to later steps."""
 
     @property
     def is_one_set(self) -> bool:

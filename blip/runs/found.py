@@ -51,7 +51,8 @@ def read_without_keys(sources: Sequence[str], overrides: Sequence[str]) -> None:
     if given(overrides, "anonymous").lower() != "true":
         return
     places = [*sources, *(override.partition("=")[2] for override in overrides)]
-    buckets = {bucket for place in places for bucket in re.findall(r"s3://([^/\s\"\],]+)", place)}
+    named = {found for place in places for found in re.findall(r"\w+://[^/\s\"\],]+", place)}
+    buckets = {bucket.removeprefix("s3://") for bucket in named}
     known = os.environ.get(UNSIGNED_BUCKETS, "")
     os.environ[UNSIGNED_BUCKETS] = ",".join(sorted(buckets | set(filter(None, known.split(",")))))
 

@@ -1,6 +1,5 @@
 """Images to caption or to match, wherever they lie: files, folders, and tars."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from blip.shards.manifest import Manifest
 from blip.shards.names import IMAGE_EXTENSIONS, TEXT_EXTENSIONS
 from blip.shards.reading import open_shard
 from blip.shards.sample import BadSample, Rejected, Sample, one_sample
-from blip.shards.sources import is_tar
-from blip.storage import open_store
+from blip.shards.sources import find_objects, is_tar
+from blip.storage import Store, hidden, is_web_address, locate, open_store
 from blip.zoo.contract import View
 
 
@@ -43,31 +42,51 @@ class Picture:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class ImageFile:
+    """An image in a store."""
+
+    name: str
+    """Its path or URI."""
+    store: Store
+    key: str
+
+    def sample(self) -> Sample:
+        """Returns the image, with the texts of a file beside it that differs in its ending."""
+        stem = self.key.rpartition(".")[0]
+        beside = next((key for ending in TEXT_EXTENSIONS if self.store.exists(key := f"{stem}.{ending}")), "")
+        texts = decode_text(self.store.get(beside))[0] if beside else []
+        return Sample(self.name, [self.store.get(self.key)], texts)
+
+
 @dataclass
 class Sources:
-    """Files and tars, in the order in which they were named."""
+    """Images and tars, in the order in which they were named."""
 
-    files: list[Path]
+    files: list[ImageFile]
     tars: list[Manifest]
 
     @classmethod
     def find(cls, sources: Sequence[str]) -> "Sources":
-        """Finds images and tars: a file, a folder of images and their folders, or tars as `blip ingest` takes them.
+        """Finds images and tars: a file, a folder of images and their folders, a pattern of these, or tars as
+        `blip ingest` takes them; here or in a store.
 
-        Raises ConfigError if a source has neither.
+        Raises ConfigError if a source has neither, StoreError.
         """
         found = cls([], [])
         for source in sources:
             path = Path(source)
-            if path.is_file() and is_image_file(path):
-                found.files.append(path)
+            if path.is_file() and has_image_name(source) and not hidden(path.name):
+                found.files.append(ImageFile(str(path), open_store(path.parent), path.name))
             elif path.is_dir() and (files := images_below(path)):
                 found.files += files
             elif path.is_dir() and not any(map(is_tar, open_store(source).list())):
                 raise ConfigError(f"{source}: holds no image ({', '.join(IMAGE_EXTENSIONS)}) and no tar")
             elif path.is_file() and path.suffix != ".tar" and path.suffix != ".json":
                 raise ConfigError(f"{source}: is no image ({', '.join(IMAGE_EXTENSIONS)}) and no tar")
-            elif "://" not in source and not re.search(r"[{*?[]", source) and not path.exists():
+            elif not path.exists() and (images := stored_images(source)):
+                found.files += images
+            elif not path.exists() and "://" not in source and not find_objects(source)[1]:
                 raise ConfigError(f"{source}: no such file or folder; name images, folders of images, or tars")
             else:
                 found.tars.append(discover(source))
@@ -79,11 +98,11 @@ class Sources:
     @property
     def identity(self) -> list[str]:
         """What the results depend on: the files by name, and the tars by digest."""
-        return [*map(str, self.files), *(manifest.digest for manifest in self.tars)]
+        return [*(file.name for file in self.files), *(manifest.digest for manifest in self.tars)]
 
     def groups(self) -> Iterator[list[PictureEntry]]:
         """Yields the images in groups; a tar is open until the next group is asked for."""
-        yield [PictureEntry(str(path), lambda path=path: sample_of(path)) for path in self.files]
+        yield [PictureEntry(file.name, file.sample) for file in self.files]
         for manifest in self.tars:
             for shard in manifest.shards:
                 with open_shard(manifest.store, shard, Rejected()) as file:
@@ -101,20 +120,27 @@ class Sources:
             yield from map_ahead(pool, lambda entry: picture(entry, views), rest, ahead)
 
 
-def images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[ImageFile]:
     """Returns the images in a folder and its folders, linked ones too, without hidden ones."""
-    return [folder / key for key in open_store(folder).list() if is_image_file(folder / key)]
+    store = open_store(folder)
+    return [ImageFile(str(folder / key), store, key) for key in store.list() if has_image_name(key)]
 
 
-def is_image_file(path: Path) -> bool:
-    return path.suffix[1:].lower() in IMAGE_EXTENSIONS and path.is_file()
+def stored_images(source: str) -> list[ImageFile]:
+    """Returns the images that a URI names, or a pattern; none where tars are named."""
+    if is_web_address(source) and has_image_name(source):  # a page of links may not name it
+        store, key = locate(source)
+        keys = [key] if store.exists(key) else []
+    elif is_tar(source) or source.endswith(".json"):
+        return []
+    else:
+        store, stamps = find_objects(source)
+        keys = [*stamps]
+    return [ImageFile(f"{store.uri}/{key}", store, key) for key in keys if has_image_name(key)]
 
 
-def sample_of(path: Path) -> Sample:
-    """Returns the sample of an image's file, with the texts of a file beside it that differs in its ending."""
-    beside = [path.with_suffix(f".{ending}") for ending in TEXT_EXTENSIONS]
-    texts = next((decode_text(file.read_bytes())[0] for file in beside if file.is_file()), [])
-    return Sample(str(path), [path.read_bytes()], texts)
+def has_image_name(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
 def picture(entry: PictureEntry, views: Sequence[View]) -> Picture:

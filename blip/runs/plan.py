@@ -20,7 +20,7 @@ from blip.runs.register import check_name
 from blip.shards.manifest import Manifest
 from blip.shards.sources import WILDCARD, find_objects, find_tars
 from blip.storage import locate, open_store
-from blip.storage.remote import WEB, remote_schemes
+from blip.storage.remote import is_web_address, remote_schemes
 from blip.training import engine
 
 FORMATS = {
@@ -144,7 +144,7 @@ def listing(place: str) -> dict[str, str]:
         return find_tars([place])[1]
     if not os.path.exists(place) and (WILDCARD.search(place) or "{" in place):
         return find_objects(place)[1]
-    if place.partition("://")[0] in WEB:
+    if is_web_address(place):
         store, key = locate(place.rstrip("/"))
         return store.stamps(key)
     below = open_store(place.rstrip("/") or "/").stamps()

@@ -18,6 +18,8 @@ ACCEPTED_SOURCES = (
     "a manifest (.json), a tar, a pattern such as web/{00000..00041}.tar or web/*.tar, a folder or a prefix of tars"
 )
 WILDCARD = re.compile(r"[*?[]")
+BUCKET = re.compile(r"[\w+.-]+://[^/]*")
+"""A URI without a folder."""
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
 SHOWN_KINDS = 5
 """Extensions that an error lists if there is no tar."""
@@ -88,7 +90,7 @@ def find_objects(source: str, wanted: Wanted = is_any) -> tuple[Store, Stamps]:
         return store, {key: store.stamps(key).get(key, "")}
     store = open_store(source)
     stamps = list_objects(store, wanted)
-    if not stamps and not source.endswith("/") and not os.path.isdir(source):
+    if not stamps and not source.endswith("/") and not os.path.isdir(source) and not BUCKET.fullmatch(source):
         store, prefix = locate(source)
         stamps = list_objects(store, wanted, prefix)
     if not stamps and WILDCARD.search(rest):
@@ -189,7 +191,7 @@ def list_objects(store: Store, wanted: Wanted, prefix: str = "") -> Stamps:
 
 def describe_contents(source: str) -> str:
     """Describes for an error the files of a place without tars."""
-    keys = open_store(source).list()
+    keys = [*find_objects(source)[1]]
     if not keys:
         return ", where nothing is"
     kinds = Counter(file_extension(PurePosixPath(key)) for key in keys)

@@ -6,9 +6,9 @@ from blip.storage.folder import FolderStore, file_stamp
 from blip.storage.object_file import ObjectFile
 from blip.storage.output import output_folder, write_file
 from blip.storage.probe import probe
-from blip.storage.remote import RemoteStore, remote_schemes
+from blip.storage.remote import RemoteStore, is_web_address, remote_schemes
 from blip.storage.scratch import scratch, writing
-from blip.storage.store import MissingKeyError, Store, StoreError, check_key, hidden
+from blip.storage.store import MissingKeyError, Store, StoreError, UnusableStoreError, check_key, hidden
 
 __all__ = [
     "FolderStore",
@@ -16,9 +16,11 @@ __all__ = [
     "ObjectFile",
     "Store",
     "StoreError",
+    "UnusableStoreError",
     "check_key",
     "file_stamp",
     "hidden",
+    "is_web_address",
     "locate",
     "open_store",
     "output_folder",
@@ -37,7 +39,7 @@ def open_store(uri: str | Path, anonymous: bool = False) -> Store:
     boto3 reads the endpoint, region, keys and profile of S3 from the environment, `AWS_ENDPOINT_URL` among them.
     `AWS_NO_SIGN_REQUEST` lists public buckets, separated by commas, that are read without keys; 1 means all of them.
     With `anonymous` this one is.
-    Raises StoreError for an unknown scheme.
+    Raises UnusableStoreError for an unknown scheme.
     """
     scheme, separator, rest = str(uri).partition("://")
     if not separator:
@@ -49,14 +51,14 @@ def open_store(uri: str | Path, anonymous: bool = False) -> Store:
             try:
                 from blip.storage.s3 import S3Store  # boto3 comes with an extra
             except ModuleNotFoundError as error:
-                raise StoreError(
+                raise UnusableStoreError(
                     f"store {str(uri)!r} needs {error.name}: pip install 'blip-bootstrap[train]'"
                 ) from None
             return S3Store(str(uri), anonymous=anonymous)
         case _ if scheme in remote_schemes():
-            return RemoteStore(str(uri))
+            return RemoteStore(str(uri), anonymous)
         case _:
-            raise StoreError(
+            raise UnusableStoreError(
                 f"store {str(uri)!r}: the scheme {scheme!r} is not known; use a folder or s3://bucket/prefix, or "
                 "to read gs://, hf://, https:// or another one that fsspec knows"
             )

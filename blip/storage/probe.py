@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from blip.storage.store import Store, StoreError
+from blip.storage.store import Store, StoreError, UnusableStoreError
 
 WRITERS = 6
 ROUNDS = 3
@@ -28,6 +28,8 @@ def check_writable(store: Store) -> None:
     key, data = f"probe-{uuid.uuid4().hex}", b"written by a probe"
     try:
         store.put(key, data)
+    except UnusableStoreError:
+        raise
     except StoreError as e:
         raise StoreError(f"store {store.uri} cannot be written: {e}") from e
     try:

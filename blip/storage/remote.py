@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from blip.storage.store import OLD_SECONDS, MissingKeyError, Store, StoreError, check_key, hidden
+from blip.storage.store import (
+    OLD_SECONDS,
+    MissingKeyError,
+    Store,
+    StoreError,
+    UnusableStoreError,
+    check_key,
+    hidden,
+    unsigned,
+)
 
 WEB = ("http", "https")
 """Schemes of servers that list nothing, or pages of links."""
@@ -18,6 +27,29 @@ STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "updated", "LastModifie
 """The fields of an entry that change with its content, the surest first."""
 WEB_CLIENT = "aiohttp"
 """The package by which fsspec reads from web servers, and which it does not bring along."""
+WITHOUT_KEYS: dict[str, dict[str, Any]] = {
+    "gs": {"token": "anon"},
+    "gcs": {"token": "anon"},
+    "hf": {"token": False},
+    "az": {"anon": True},
+    "abfs": {"anon": True},
+}
+"""What a file system is told so that it sends no keys, by scheme."""
+DENIED = (401, 403)
+OF_GOOGLE = "set GOOGLE_APPLICATION_CREDENTIALS to a file of keys, or data.anonymous=true for data in a public bucket"
+KEYS = {
+    "gs": OF_GOOGLE,
+    "gcs": OF_GOOGLE,
+    "hf": "set HF_TOKEN, or run hf auth login",
+}
+"""How keys are given, by scheme."""
+LONGEST = 200
+"""Characters of another library's message."""
+
+
+def is_web_address(value: object) -> bool:
+    """Returns whether a value is an address of a web server."""
+    return isinstance(value, str) and value.lower().startswith(tuple(f"{scheme}://" for scheme in WEB))
 
 
 def remote_schemes() -> tuple[str, ...]:
@@ -35,16 +67,19 @@ class RemoteStore(Store):
     A web server's folder is listed by the links of its page; a file on one needs no listing.
     """
 
-    def __init__(self, uri: str):
+    def __init__(self, uri: str, anonymous: bool = False):
+        """`anonymous` sends no keys, which public buckets accept."""
         self.uri = uri.rstrip("/") if not uri.endswith("://") else uri
-        self.scheme = uri.partition("://")[0]
+        self.scheme, _, rest = uri.partition("://")
+        self.anonymous = anonymous or unsigned(f"{self.scheme}://{rest.partition('/')[0]}")
         check_package(self.scheme, self.uri)
 
     def at(self, key: str) -> tuple[Any, str]:
         """Returns the file system and the path in it. fsspec keeps one a process and thread, so forks share none."""
         from fsspec.core import url_to_fs
 
-        fs, root = url_to_fs(self.uri)
+        options = WITHOUT_KEYS.get(self.scheme, {}) if self.anonymous else {}
+        fs, root = url_to_fs(self.uri, **options)
         return fs, "/".join(part for part in (root.rstrip("/"), check_key(key) if key else "") if part)
 
     def get(self, key: str) -> bytes:
@@ -106,8 +141,10 @@ class RemoteStore(Store):
             depth = {"maxdepth": DEPTH} if self.scheme in WEB else {}
             try:
                 entries = fs.find(top, detail=True, **depth)
-            except FileNotFoundError:
-                return {}
+            except FileNotFoundError as e:
+                if e.__cause__ is None:
+                    return {}
+                raise
         below = len(root.rstrip("/")) + 1 if root.rstrip("/") else 0
         found = {path[below:]: entry for path, entry in entries.items()}
         return {
@@ -122,7 +159,7 @@ class RemoteStore(Store):
             return fs.info(path)
 
     def join(self, *parts: str) -> Self:
-        return type(self)("/".join([self.uri, *map(check_key, parts)]))
+        return type(self)("/".join([self.uri, *map(check_key, parts)]), self.anonymous)
 
     def put(self, key: str, data: bytes) -> None:
         self.refuse(key, data)
@@ -149,7 +186,7 @@ class RemoteStore(Store):
         self.refuse(key)
 
     def refuse(self, key: str, *_: object) -> NoReturn:
-        raise StoreError(
+        raise UnusableStoreError(
             f"{self.uri}/{key}: {self.scheme}:// is only read, as a source of data; name a folder or "
             "s3://bucket/prefix for what is written"
         )
@@ -163,16 +200,40 @@ class RemoteStore(Store):
             raise
         except FileNotFoundError as e:
             cause = e.__cause__  # of a web server that does not answer, fsspec says that there is no such file
-            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-                raise StoreError(f"{self.uri}/{key}: {cause}") from None
-            raise MissingKeyError(f"{self.uri}/{key} does not exist") from e
+            if status_of(cause) in DENIED:
+                raise MissingKeyError(self.refused(key, cause)) from None
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) and not status_of(cause):
+                raise StoreError(f"{self.where(key)}: {said_by(cause)}") from None
+            raise MissingKeyError(f"{self.where(key)} does not exist") from e
         except Exception as e:  # each file system raises its client's own
-            lines = str(e).splitlines() or [type(e).__name__]
-            raise StoreError(f"{self.uri}/{key}: {lines[0]}") from None
+            if status_of(e) in DENIED:
+                raise StoreError(self.refused(key, e)) from None
+            raise StoreError(f"{self.where(key)}: {said_by(e)}") from None
+
+    def refused(self, key: str, error: BaseException | None) -> str:
+        """Returns the line on a server that shows nothing, or not to everyone."""
+        way_out = "" if self.anonymous else KEYS.get(self.scheme, "")
+        return f"{self.where(key)}: does not exist, or needs keys{way_out and f' ({way_out})'}: {said_by(error)}"
+
+    def where(self, key: str) -> str:
+        return f"{self.uri}/{key}" if key else self.uri
+
+
+def status_of(error: BaseException | None) -> int:
+    """Returns the HTTP status in the error of a file system's client; 0 if it has none."""
+    places = (error, getattr(error, "response", None))
+    names = ("status", "status_code", "code")
+    found = (getattr(place, name, None) for place in places for name in names)
+    return next((value for value in found if isinstance(value, int)), 0)
+
+
+def said_by(error: BaseException | None) -> str:
+    """Returns the message of an error in one line."""
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
 
 
 def check_package(scheme: str, uri: str) -> None:
-    """Raises StoreError if the package for a scheme is not installed."""
+    """Raises UnusableStoreError if the package for a scheme is not installed, or cannot be imported."""
     from fsspec.registry import known_implementations
 
     module = known_implementations[scheme]["class"].rpartition(".")[0]
@@ -180,9 +241,14 @@ def check_package(scheme: str, uri: str) -> None:
         try:
             importlib.import_module(part)
         except ImportError as e:
-            missing = (e.name or module).partition(".")[0]
-            raise StoreError(
-                f"{uri} is read by the package {missing}, which is missing: pip install {missing}"
+            package, missing = part.partition(".")[0], (e.name or part).partition(".")[0]
+            if missing == package or package == "fsspec":
+                raise UnusableStoreError(
+                    f"{uri} is read by the package {missing}, which is missing: pip install {missing}"
+                ) from None
+            raise UnusableStoreError(
+                f"{uri} is read by the package {package}, which cannot be imported ({said_by(e)}): "
+                f"pip install --force-reinstall {package}"
             ) from None
 
 

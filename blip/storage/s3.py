@@ -18,7 +18,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, NoCredentialsError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
-from blip.storage.store import OLD_SECONDS, UNSIGNED_BUCKETS, MissingKeyError, Store, StoreError, check_key, hidden
+from blip.storage.store import (
+    OLD_SECONDS,
+    UNSIGNED_BUCKETS,
+    MissingKeyError,
+    Store,
+    StoreError,
+    check_key,
+    hidden,
+    unsigned,
+)
 
 log = logging.getLogger(__name__)
 
@@ -250,8 +259,8 @@ def s3_client(timeout: float, bucket: str, anonymous: bool = False) -> Any:
     Raises StoreError if the endpoint is not a valid URL.
     """
     settings = os.getpid(), *map(os.environ.get, CLIENT_VARIABLES)
-    unsigned = anonymous or is_unsigned(bucket)
-    key = timeout, unsigned, *settings
+    without_keys = anonymous or is_unsigned(bucket)
+    key = timeout, without_keys, *settings
     clients = vars(local).setdefault("clients", {})
     if key not in clients:
         if settings not in sessions:
@@ -265,7 +274,7 @@ def s3_client(timeout: float, bucket: str, anonymous: bool = False) -> Any:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"addressing_style": addressing_style(session)},
-            signature_version=UNSIGNED if unsigned else None,
+            signature_version=UNSIGNED if without_keys else None,
         )
         try:
             with lock:
@@ -288,8 +297,7 @@ def addressing_style(session: boto3.session.Session) -> str:
 
 def is_unsigned(bucket: str) -> bool:
     """Returns whether the environment asks for unsigned requests to this bucket, which public buckets accept."""
-    asked = os.environ.get(UNSIGNED_BUCKETS, "")
-    return asked.lower() in ("1", "true", "yes") or bucket in asked.split(",")
+    return os.environ.get(UNSIGNED_BUCKETS, "").lower() in ("1", "true", "yes") or unsigned(bucket)
 
 
 def is_transient(e: Exception) -> bool:

@@ -1,5 +1,6 @@
 """The interface of a store."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Self
 from blip.redaction import redact
 
 UNSIGNED_BUCKETS = "AWS_NO_SIGN_REQUEST"
-"""The variable that lists buckets, separated by commas, for requests without a signature; 1, true or yes means all."""
+"""The variable that lists buckets, separated by commas, for requests without a signature; 1, true or yes means all of
+S3. Buckets of other services are listed with their scheme, as in `gs://bucket`."""
 OLD_SECONDS = 6 * 3600.0
 """Age in seconds from which unfinished temporary data counts as left behind by a killed process."""
 
@@ -22,6 +24,10 @@ class StoreError(OSError):
 
 class MissingKeyError(StoreError):
     """An object that does not exist."""
+
+
+class UnusableStoreError(StoreError):
+    """A store that never does what is asked of it: one that is only read, or for which a package is missing."""
 
 
 class Store(ABC):
@@ -109,6 +115,11 @@ class Store(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.uri!r})"
+
+
+def unsigned(bucket: str) -> bool:
+    """Returns whether the environment lists this bucket as one that is read without keys."""
+    return bucket in os.environ.get(UNSIGNED_BUCKETS, "").split(",")
 
 
 def check_key(key: str) -> str:

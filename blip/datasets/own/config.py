@@ -37,7 +37,7 @@ class Files(Layout, Limits):
     alike stay together. Empty keeps the splits of the data, or if they have none is 0.9/0.1."""
 
     anonymous: bool = False
-    """Whether buckets of S3 are read without keys, as public ones can be."""
+    """Whether buckets are read without keys, as public ones can be."""
 
     @field_validator("encoding")
     @classmethod

@@ -10,8 +10,7 @@ from pathlib import Path
 from blip.shards.names import IMAGE_EXTENSIONS
 from blip.shards.sample import BadSample
 from blip.shards.sources import Stamps, find_source, is_any, is_tar
-from blip.storage import FolderStore, MissingKeyError, Store, file_stamp, open_store
-from blip.storage.remote import WEB
+from blip.storage import FolderStore, MissingKeyError, Store, file_stamp, is_web_address, open_store
 
 MISSING = "image file is missing"
 OUTSIDE = "image path leads out of the folder"
@@ -45,7 +44,7 @@ class Place:
     @cached_property
     def around(self) -> Stamps:
         """All files of the store, as `chosen`; on a web server only those that the source names."""
-        if self.whole or self.store.uri.partition("://")[0] in WEB:
+        if self.whole or is_web_address(self.store.uri):
             return self.chosen
         return self.store.stamps()
 

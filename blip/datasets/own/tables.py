@@ -29,6 +29,7 @@ from blip.datasets.own.rows import (
 from blip.shards.layout import usable_texts
 from blip.shards.names import IMAGE_EXTENSIONS
 from blip.shards.sample import BadSample, Sample
+from blip.storage import is_web_address
 
 IMAGE_FIELDS = (
     "image",
@@ -156,7 +157,7 @@ def find_columns(place: Place, key: str, hints: Hints) -> Columns:
     if not names:
         raise ConfigError(f"{place.store.uri}/{key}: has no row; name another table by data.table")
     image = hints.image_field or usual(names, IMAGE_FIELDS) or by_content(place, key, names, rows)
-    if not image and (addresses := next((name for name in names if is_address(rows[0].get(name))), "")):
+    if not image and (addresses := next((name for name in names if is_web_address(rows[0].get(name))), "")):
         raise ConfigError(
             f"{place.store.uri}/{key}: its column {addresses!r} has web addresses, which are not fetched; download "
             "them, by img2dataset for example, and name the folder that it writes"
@@ -213,10 +214,6 @@ def by_content(place: Place, key: str, names: Sequence[str], rows: Sequence[Tabl
     # a name without its extension may be a number that means something else
     tries = ((name, whole) for whole in (True, False) for name in names)
     return next((name for name, whole in tries if any(is_there(row.get(name), whole) for row in rows)), "")
-
-
-def is_address(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith(("http://", "https://"))
 
 
 def image_bytes(value: Any) -> bytes | None:
