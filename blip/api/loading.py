@@ -22,7 +22,7 @@ from blip.tasks.retrieval import Retrieval, RetrievalConfig
 from blip.tasks.vqa import VQAConfig
 from blip.zoo.image_model import Precision
 from blip.zoo.ours import to_bfloat16
-from blip.zoo.source import our_model
+from blip.zoo.source import naming, our_model
 
 
 def load(
@@ -48,9 +48,11 @@ def load(
     if precision is None:
         raise ConfigError(f"dtype is {dtype}, must be float32 or bfloat16")
     place = device_of(device)
-    folder = our_model(os.fspath(source), "blip.load")
-    cfg = read_model_config(folder)
-    roles = roles_of(cfg.task, folder)
+    source = os.fspath(source)
+    folder = our_model(source, "blip.load")
+    with naming(source, folder):
+        cfg = read_model_config(folder)
+        roles = roles_of(cfg.task, folder)
     assert isinstance(cfg.model, MEDConfig | Blip2Config)
     model = cfg.task.build_model(cfg.model)  # pyright: ignore[reportArgumentType]  # roles_of took a task of this model
     load_weights(model, str(folder / WEIGHTS), cfg.task.DIFFERENCES)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image
@@ -15,7 +14,7 @@ from blip.models.generation import Beam, Decoding, Nucleus
 from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
 from blip.zoo.contract import Captioner, Filter, ImageBatch
 from blip.zoo.load import load_captioner, load_filter
-from blip.zoo.source import model_folder
+from blip.zoo.source import model_folder, naming
 
 
 @runtime_checkable
@@ -117,20 +116,16 @@ def batches(pairs: Iterable[tuple[ImageLike, str]], size: int) -> Iterator[tuple
 def captioner_of(model: ModelOrSource | Captioner, decoding: Decoding, seed: int) -> Captioner:
     """Returns a captioner. Raises ConfigError if the model cannot caption."""
     if isinstance(model, str | os.PathLike):
-        return load_captioner(
-            model_folder(Path(model) if isinstance(model, os.PathLike) else model),
-            decoding,
-            seed,
-            "float32",
-            VisionLanguageConfig(),
-        )
+        folder = model_folder(source := os.fspath(model))
+        with naming(source, folder, "captioner"):
+            return load_captioner(folder, decoding, seed, "float32", VisionLanguageConfig())
     return model.as_captioner(decoding, seed) if isinstance(model, BothRoles) else model
 
 
 def filter_of(model: ModelOrSource | Filter) -> Filter:
     """Returns a filter. Raises ConfigError if the model cannot score texts."""
     if isinstance(model, str | os.PathLike):
-        return load_filter(
-            model_folder(Path(model) if isinstance(model, os.PathLike) else model), "float32", DualEncoderConfig()
-        )
+        folder = model_folder(source := os.fspath(model))
+        with naming(source, folder, "filter"):
+            return load_filter(folder, "float32", DualEncoderConfig())
     return model.as_filter() if isinstance(model, BothRoles) else model

@@ -26,7 +26,7 @@ from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, Workers, wait_for_workers
 from blip.workers.queue import last_errors, shard_records
 from blip.zoo.load import check_captioner, check_filter
-from blip.zoo.source import model_folder
+from blip.zoo.source import model_folder, naming
 
 
 def capfilt(
@@ -148,14 +148,17 @@ def read_input(source: str, data: str | Path) -> Manifest:
         return Manifest.load(path)
     if is_manifest_name(source):
         way_out = (
-            "name a folder that `blip ingest` wrote, which takes pairs in any form, or tars such as "
-            "s3://bucket/web/{0000..0041}.tar"
+            f"name tars such as s3://bucket/web/{{0000..0041}}.tar, or FOLDER after `blip ingest {data} --out FOLDER`, "
+            "which takes pairs in any form"
         )
         if Path(data, SCORES).is_file():
             way_out = "it is the output of capfilt: run `blip select` on it first"
         raise ConfigError(f"source {source!r}: there is no {path}; {way_out}")
     log.info("reading the tars of %s for their digests", source)
-    return discover(source, "web")
+    try:
+        return discover(source, "web")
+    except ConfigError as error:
+        raise ConfigError(f"{error}; pairs in another form are taken by `blip ingest {source} --out FOLDER`") from None
 
 
 def checked_model(role: str, source: str | Path | None) -> Path:
@@ -163,9 +166,6 @@ def checked_model(role: str, source: str | Path | None) -> Path:
     if not source:
         raise ConfigError(f"{role} '': name a model folder, or set variant to do without")
     path = model_folder(source)
-    try:
+    with naming(source, path, role):
         (check_captioner if role == "captioner" else check_filter)(path)
-    except ConfigError as error:
-        message = str(error)
-        raise ConfigError(message if str(source) in message else f"{role} {source}: {message}") from None
     return path

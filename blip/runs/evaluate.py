@@ -39,7 +39,7 @@ from blip.workers.local_pool import on_this_machine
 from blip.workers.model import ModelSource
 from blip.workers.progress import Tallies, Workers, wait_for_workers
 from blip.workers.queue import new_worker_name
-from blip.zoo.source import our_model
+from blip.zoo.source import naming, our_model
 
 CAPTIONS, METRICS, SUBMISSIONS = "captions.json", "metrics.json", "submission"
 SHOWN_CAPTIONS = 12
@@ -59,10 +59,13 @@ def evaluate(
     """
     began = time.monotonic()
     cfg = context.settings(EvaluateConfig, "evaluate")
-    model = our_model(model, "evaluation")
-    cfg = cfg.fitted(read_model_config(model).model)
+    source, model = model, our_model(model, "evaluation")
+    with naming(source, model):
+        cfg = cfg.fitted(read_model_config(model).model)
     manifest = Manifest.load(Path(data) / f"{cfg.split}.json")
     cfg, not_scored = without_unscored(cfg, manifest)
+    with naming(source, model):
+        tasks = load_tasks(cfg, model)
     root = open_store(context.store)
     probe(root)
     models = {"model": ModelSource.publish(root, "model", model)}
@@ -72,7 +75,6 @@ def evaluate(
     home = job.home(root)
     home.sweep()  # temporaries of killed workers
     job.save(home)
-    tasks = load_tasks(cfg, model)
     total = sum(job.quotas.values()) * sum(1 + task.needs_rerank for task in tasks.values())
     done = samples_done(job, home, tasks)
     processes = 0 if workers else local_process_count(cfg.workers)

@@ -30,7 +30,7 @@ from blip.tasks.pretraining import Pretraining
 from blip.tasks.retrieval import Retrieval
 from blip.tasks.task import Task
 from blip.tasks.training_state import read_side_file, to_official
-from blip.zoo.source import our_model
+from blip.zoo.source import naming, our_model
 
 Format = Literal["official", "hf"]
 Exportable = MED | VQAModel | NLVRModel
@@ -43,13 +43,14 @@ def export(model: str | Path, out: str | Path, format: Format) -> list[Path]:
     needs go into the reference's file, or into a side file next to transformers' files.
     Raises WeightsError if the format does not support the model, StoreError if `out` cannot be written.
     """
-    model = our_model(model, "export")
-    task = load_task(model)
+    source, model = model, our_model(model, "export")
+    with naming(source, model):
+        task = load_task(model)
     if isinstance(task, Blip2Stage1 | Blip2Stage2):
         return [write_blip2(task, Path(out), format)]
     if not isinstance(task.model, Exportable):
         raise WeightsError(
-            f"model {model} was trained for {task.cfg.type}, of which there is no {format} form: export a model of "
+            f"model {source} was trained for {task.cfg.type}, of which there is no {format} form: export a model of "
             "pretraining, captioning, retrieval, vqa or nlvr"
         )
     match format:

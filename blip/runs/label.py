@@ -23,7 +23,7 @@ from blip.zoo.config import DualEncoderConfig, VisionLanguageConfig
 from blip.zoo.contract import Captioner, Filter, ImageBatch
 from blip.zoo.image_model import Precision
 from blip.zoo.load import load_captioner, load_filter
-from blip.zoo.source import model_folder
+from blip.zoo.source import model_folder, naming
 
 CAPTION_COLUMNS = ("image", "number", "caption", "log_probability", "match", "similarity", "error")
 MATCH_COLUMNS = ("image", "number", "text", "match", "similarity", "error")
@@ -74,8 +74,12 @@ def caption(
     sources = Sources.find(images)
     writer_folder = model_folder(model)
     judge_folder = model_folder(filter) if filter else None
-    writer = load_captioner(writer_folder, cfg.decoding, cfg.seed, cfg.precision, cfg.captioner)
-    judge = load_filter(judge_folder, cfg.precision, cfg.filter) if judge_folder else None
+    with naming(model, writer_folder):
+        writer = load_captioner(writer_folder, cfg.decoding, cfg.seed, cfg.precision, cfg.captioner)
+    judge = None
+    if filter and judge_folder:
+        with naming(filter, judge_folder):
+            judge = load_filter(judge_folder, cfg.precision, cfg.filter)
     folders = [writer_folder, *([judge_folder] if judge_folder else [])]
 
     def rows(part: list[Picture]) -> list[list[Row]]:
@@ -119,7 +123,8 @@ def match(
     check_format(out)
     sources = Sources.find(images)
     folder = model_folder(model)
-    judge = load_filter(folder, cfg.precision, cfg.filter)
+    with naming(model, folder):
+        judge = load_filter(folder, cfg.precision, cfg.filter)
 
     def rows(part: list[Picture]) -> list[list[Row]]:
         asked = [list(texts) or one.texts for one in part]

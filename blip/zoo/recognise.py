@@ -41,7 +41,7 @@ def recognise(path: Path) -> ModelKind:
 def kind_of(values: dict[str, Any], path: Path) -> ModelKind:
     """Returns the kind of a folder by the values of its `config.json`."""
     name = values.get("model_type")
-    if "model" in values and isinstance(values.get("task"), dict):
+    if is_ours(values):
         return "ours"
     if name == "blip":
         return "blip"
@@ -66,6 +66,11 @@ def kind_of(values: dict[str, Any], path: Path) -> ModelKind:
         f"model {path}: model_type {name!r} neither writes texts of images nor embeds images and texts in this version "
         "of transformers"
     )
+
+
+def is_ours(values: dict[str, Any]) -> bool:
+    """Returns whether a `config.json` is that of a model folder of ours."""
+    return "model" in values and isinstance(values.get("task"), dict)
 
 
 def official_file(folder: Path) -> Path | None:

@@ -1,8 +1,10 @@
 """Where models come from: folders, files, stores, names on the hub, and MLflow; all become local folders."""
 
+import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from blip.models.weights.files import SUFFIXES
 from blip.models.weights.mirror import copies_folder
 from blip.models.weights.source import fetched, is_hub_name, is_one_file
 from blip.storage import check_key, locate, open_store
+from blip.tasks.model_folder import TOKENIZER
 from blip.tracking.models import download_model, is_tracked
 from blip.zoo.convert import convert
 from blip.zoo.open_clip_name import OPEN_CLIP_NAME, OpenClipName
-from blip.zoo.recognise import BLIP2_CLASSES, recognise
+from blip.zoo.recognise import BLIP2_CLASSES, CONFIG, is_ours, recognise
 
 SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".yaml")
 """Endings of configurations, vocabularies and chat templates."""
@@ -29,12 +32,31 @@ CONVERSION_FORMAT = 1
 """Raised when a conversion writes another folder from the same files, so that earlier ones are not used again."""
 
 
+def is_of_tokenizer(name: str) -> bool:
+    return name.startswith(f"{TOKENIZER}/")
+
+
+def is_at_hand(name: str) -> bool:
+    """Returns whether a file of a repository is the model's own, rather than in a folder of something else."""
+    return "/" not in name or is_of_tokenizer(name)
+
+
+def describes_ours(config: bytes) -> bool:
+    try:
+        values = json.loads(config)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and is_ours(values)
+
+
 @dataclass(frozen=True)
 class WholeModel(Content):
     """A model with all that its own library reads: configurations, vocabularies, and weights in one format."""
 
     def choose(self, names: Set[str], read: Callable[[str], bytes], where: str) -> list[str]:
-        small = sorted(name for name in names if "/" not in name and name.endswith(SMALL_FILES))
+        small = sorted(name for name in names if is_at_hand(name) and name.endswith(SMALL_FILES))
+        if CONFIG in names and describes_ours(read(CONFIG)) and not any(map(is_of_tokenizer, small)):
+            raise NotHereError(f"{where} lacks {TOKENIZER}/, which a model folder of ours has")
         try:
             weights = choose_weights(names, read, where)
         except NotHereError:
@@ -55,7 +77,8 @@ def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[st
     Raises ConfigError that names what was looked for; StoreError, TrackingError if trying again can help.
     """
     path = local_path(str(source))
-    kind = recognise(path)
+    with naming(source, path):
+        kind = recognise(path)
     if kind not in ("blip", "official", "blip2_matcher") and not (kind == "blip2_generator" and ours):
         if tokenizer or overrides:
             raise ConfigError(
@@ -67,7 +90,18 @@ def model_folder(source: str | Path, tokenizer: str = "", overrides: Sequence[st
     digest = file_digest(path) if path.is_file() else folder_digest(path)
     beside = {name: file_digest(path.parent / name) for name in BESIDE if (path.parent / name).is_file()}
     known = value_digest([CONVERSION_FORMAT, digest, beside if path.is_file() else {}, tokenizer, list(overrides)])
-    return made(known, lambda folder: convert(path, kind, folder, tokenizer, overrides))
+    with naming(source, path):
+        return made(known, lambda folder: convert(path, kind, folder, tokenizer, overrides))
+
+
+@contextmanager
+def naming(source: str | Path, folder: Path, role: str = "model") -> Iterator[None]:
+    """Has errors name the source of a model, and not its copy on this machine, which nobody knows."""
+    try:
+        yield
+    except ConfigError as error:
+        message = str(error).replace(str(folder), str(source))
+        raise type(error)(message if str(source) in message else f"{role} {source}: {message}") from None
 
 
 def our_model(source: str | Path, what: str) -> Path:

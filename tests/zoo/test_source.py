@@ -11,6 +11,7 @@ from tiny_models import TEXTS, both, captioner, config, model_folder, picture, t
 from tiny_others import clip, llava
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipProcessor
 
+from blip.capfilt.in_memory import capfilt
 from blip.config import ConfigError
 from blip.data.images import decode
 from blip.data.transforms import eval_transform
@@ -18,8 +19,11 @@ from blip.models.generation import Beam
 from blip.models.vqa import VQAModel
 from blip.models.weights.export import official_tensors
 from blip.models.weights.files import read_tensors, write_tensors
+from blip.runs.context import RunContext
+from blip.runs.evaluate import evaluate
 from blip.runs.export import export
 from blip.runs.import_model import import_model
+from blip.runs.label import match
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
 from blip.tasks.model_folder import load_task, read_model_config, save_model
@@ -201,6 +205,26 @@ def test_a_name_on_the_hub_is_fetched_with_all_that_it_needs(tmp_path: Path, mon
     assert folder_of("tiny/llava") == found  # from the cache, now that the hub is gone
     with pytest.raises(ConfigError, match="model 'tiny/none'"):
         folder_of("tiny/none")
+
+
+def test_a_model_folder_of_ours_lies_on_the_hub_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = Path(model_folder(captioner(), tmp_path / "ours"))
+    files = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    with fake_hub(tmp_path / "hub-home", monkeypatch) as server:
+        server.models["someone/captioner"] = files
+        assert equal(load_task(folder_of("someone/captioner")), captioner())
+        for verb in (
+            lambda: evaluate(RunContext(preset="shapes"), data=tmp_path, model="someone/captioner", out=tmp_path / "e"),
+            lambda: match([str(tmp_path)], ["a"], model="someone/captioner", out=tmp_path / "m.csv"),
+            lambda: capfilt([], "someone/captioner", "someone/captioner"),
+        ):
+            (tmp_path / "one.png").write_bytes(picture(0))
+            with pytest.raises(ConfigError, match=r"someone/captioner[ :]") as said:
+                verb()
+            assert "hub-home" not in str(said.value)  # nobody knows the copy of this machine
+        server.models["someone/half"] = {name: data for name, data in files.items() if "/" not in name}
+        with pytest.raises(ConfigError, match="lacks tokenizer/, which a model folder of ours has"):
+            folder_of("someone/half")
 
 
 def test_a_model_of_mlflow_comes_by_alias_version_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

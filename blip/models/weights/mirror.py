@@ -87,6 +87,7 @@ def copy_of_mirror(store: Store, files: Mapping[str, FileRecord]) -> Path:
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for name, expected in files.items():
+                (folder / name).parent.mkdir(exist_ok=True)
                 if not is_valid(folder / name, expected):
                     fetch_mirrored(store, name, folder / name, expected)
                 verified.add(folder / name)

@@ -69,7 +69,7 @@ class StoreFolder(Place):
         here = self.store.path(MIRROR_RECORD)
         if here:
             return file_names(here.parent)
-        return {key for key in self.store.list() if "/" not in key}
+        return {key for key in self.store.list() if key.count("/") <= 1}
 
     def read(self, name: str) -> bytes:
         return self.store.get(name)
@@ -87,13 +87,15 @@ class StoreFolder(Place):
         else:
             with scratch("weights") as folder:
                 for name in names:
+                    (folder / name).parent.mkdir(exist_ok=True)
                     self.store.fetch(name, folder / name)
                 yield folder
 
 
 def file_names(folder: Path) -> set[str]:
-    """Returns the names of the files in a folder, an empty set if there is no such folder."""
-    return {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    """Returns the names of the files in a folder and in its folders, an empty set if there is no such folder."""
+    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
+    return {path.relative_to(folder).as_posix() for path in found if path.is_file()}
 
 
 class Repository(Place):
@@ -170,7 +172,7 @@ class HubModel(Repository):
     @contextmanager
     def opened(self, names: Sequence[str]) -> Iterator[Path]:
         with hub_errors(self.name):
-            folders = {Path(hf_hub_download(self.name, name)).parent for name in names}
+            folders = {Path(hf_hub_download(self.name, name)).parents[name.count("/")] for name in names}
         if len(folders) > 1:
             raise StoreError(f"{self.name}: the hub's commit changed while its files were fetched; try again")
         yield folders.pop()
