@@ -144,6 +144,10 @@ MISTAKES = {
     "ingest shapes --preset shapes --out new --set": "requires an argument",
     "ingest shapes --preset shapes --out new --set per_shard": "must read key.subkey=value",
     "ingest shapes --preset shapes --out new --set per_shard=.inf": "per_shard: Input should be a finite number",
+    "ingest shapes --preset shapes --out s3://bucket/x": "--out s3:/bucket/x: must be a place of this machine (what",
+    "ingest shapes --preset shapes --out new --store gs://bucket": "--store gs://bucket: gs:// is not written to; name",
+    "caption picture.png --model folder --out hf://a/b.csv": "hf:/a/b.csv: must be a place of this machine",
+    "write-tars gold --data data --out gs://bucket/x": "--out gs://bucket/x: gs:// is not written to; name a folder",
     "nothing": "No such command 'nothing'",
     "train nothing --preset shapes --data data --out new": (
         f"there is no stage 'nothing'; choices: {', '.join(stages())}"

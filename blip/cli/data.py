@@ -90,7 +90,9 @@ def cache_features(
 def write_tars(
     source: Annotated[str, typer.Argument(help="The manifest of the data folder: web, gold, test.")],
     data: DataFolder,
-    out: Annotated[str, typer.Option(help="Where the tars go: a folder, or s3://bucket/prefix.")],
+    out: Annotated[
+        str, typer.Option(callback=writable_folder, help="Where the tars go: a folder, or s3://bucket/prefix.")
+    ],
     per_shard: Annotated[int, typer.Option(min=1, help="Samples of a tar.")] = 10_000,
     each_text: Annotated[
         bool, typer.Option(help="A sample, with its image, for every text: for tools that read txt alone.")

@@ -53,8 +53,9 @@ def existing_file(param: typer.CallbackParam, value: Path | None) -> Path | None
 def writable_folder(param: typer.CallbackParam, value: Any) -> Any:
     """Returns an option's folder, which need not exist. Raises ConfigError if it cannot be written.
 
-    A value with a scheme, such as `s3://`, is not checked.
+    A store, which an option may be if its value is a text, is not checked but for one that is only read.
     """
+    check_scheme(param, value)
     if value is not None and "://" not in str(value):
         check_access(param, value, lambda: check_folder_writable(Path(value)))
     return value
@@ -62,11 +63,26 @@ def writable_folder(param: typer.CallbackParam, value: Any) -> Any:
 
 def writable_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
     """Returns an option's file, which need not exist. Raises ConfigError if it cannot be written."""
+    check_scheme(param, value)
     if value is not None and value.is_dir():
         raise mistake(f"{option_name(param)} {value}: is a folder, not a file")
     if value is not None:
         check_access(param, value, lambda: check_folder_writable(value.parent))
     return value
+
+
+def check_scheme(param: typer.CallbackParam, value: Any) -> None:
+    """Raises ConfigError for a store's URI where a place of this machine is wanted, or a store that can be written."""
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(value))
+    if scheme is None or Path(scheme[0]).exists():
+        return
+    if isinstance(value, Path):
+        kept = " (what is large goes to --store)" if option_name(param) == "--out" else ""
+        raise mistake(f"{option_name(param)} {value}: must be a place of this machine{kept}, not in {scheme[1]}://")
+    if scheme[1] not in ("s3", "file"):
+        raise mistake(
+            f"{option_name(param)} {value}: {scheme[1]}:// is not written to; name a folder, or s3://bucket/prefix"
+        )
 
 
 def check_folder_writable(folder: Path) -> None:
