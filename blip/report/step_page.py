@@ -48,6 +48,8 @@ class ImageCard(NamedTuple):
     key: str
     image: bytes
     texts: list[tuple[str, str]]
+    note: str = ""
+    """Shown once, below the texts."""
 
 
 @dataclass

@@ -202,5 +202,5 @@ def cards(seen: Mapping[str, Seen], parts: Mapping[str, Sequence[int]]) -> list[
         for number, sample in of_split.shown:
             name = sample.meta.get("file", sample.key)
             note = " · ".join(filter(None, (split or split_of.get(number, ""), name)))
-            found.append(ImageCard(name, sample.images[0], [(text, note) for text in sample.texts]))
+            found.append(ImageCard(name, sample.images[0], [(text, "") for text in sample.texts], note))
     return found

@@ -52,6 +52,7 @@ def test_the_page_shows_samples_reasons_and_places_and_nothing_else_is_written(
     assert result["left_out"] == {"image cannot be decoded": 1, "no text": 1, "no image": 1}
     page = (tmp_path / "dry-run.html").read_text()
     assert page.count("<img ") == 10
+    assert all(card.count(".png") == 2 for card in page.split('<div class="card">')[1:11])  # as alt, and once below
     assert "data.form=texts" in page
     assert "images that look alike stay together" in page
     assert re.search(r"<td>1</td><td>image cannot be decoded</td><td>broken\.png</td>", page)
