@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_hub import fake_hub, use_hub
-from tiny_models import TEXTS, both, captioner, config, model_folder, picture, text_filter, tokenizer
+from tiny_models import TEXTS, both, captioner, config, model_folder, picture, samples, text_filter, tokenizer
 from tiny_others import clip, llava
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipProcessor
 
@@ -24,6 +24,7 @@ from blip.runs.evaluate import evaluate
 from blip.runs.export import export
 from blip.runs.import_model import import_model
 from blip.runs.label import match
+from blip.shards.writing import write_shards
 from blip.storage import open_store
 from blip.tasks.captioning import Captioning
 from blip.tasks.model_folder import load_task, read_model_config, save_model
@@ -210,11 +211,13 @@ def test_a_name_on_the_hub_is_fetched_with_all_that_it_needs(tmp_path: Path, mon
 def test_a_model_folder_of_ours_lies_on_the_hub_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made = Path(model_folder(captioner(), tmp_path / "ours"))
     files = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    data = tmp_path / "data"
+    write_shards(samples(2), tmp_path / "shards", "test", 2).save(data / "test.json")
     with fake_hub(tmp_path / "hub-home", monkeypatch) as server:
         server.models["someone/captioner"] = files
         assert equal(load_task(folder_of("someone/captioner")), captioner())
         for verb in (
-            lambda: evaluate(RunContext(preset="shapes"), data=tmp_path, model="someone/captioner", out=tmp_path / "e"),
+            lambda: evaluate(RunContext(preset="shapes"), data=data, model="someone/captioner", out=tmp_path / "e"),
             lambda: match([str(tmp_path)], ["a"], model="someone/captioner", out=tmp_path / "m.csv"),
             lambda: capfilt([], "someone/captioner", "someone/captioner"),
         ):
