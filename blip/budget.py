@@ -13,6 +13,7 @@ from blip.config import ConfigError
 from blip.distributed import is_main, world
 from blip.logs import log
 from blip.storage import Store, StoreError, open_store
+from blip.storage.records import parse_record
 
 
 class BudgetError(ConfigError):
@@ -103,5 +104,5 @@ def spent(ledger: Store) -> dict[str, float]:
     """Returns the GPU hours by step, over all attempts and workers."""
     hours: Counter[str] = Counter()
     for key in ledger.list():
-        hours[key.rpartition("/")[0]] += json.loads(ledger.get(key))["gpu_hours"]
+        hours[key.rpartition("/")[0]] += parse_record(ledger.get(key), f"{ledger.uri}/{key}")["gpu_hours"]
     return dict(hours)

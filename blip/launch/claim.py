@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from blip.launch.job import KubernetesObject
 from blip.storage import Store
+from blip.storage.records import parse_record
 
 if TYPE_CHECKING:
     from blip.launch.kubernetes import Cluster
@@ -35,7 +36,7 @@ def claim_for(owner: KubernetesObject, store: Store, key: str, cluster: "Cluster
         found = store.get_tagged(key)
         if found is None:
             continue
-        holder, tag = json.loads(found[0]), found[1]
+        holder, tag = parse_record(found[0], f"{store.uri}/{key}"), found[1]
         if holder["uid"] == owner["uid"]:
             return ""
         if cluster.is_running(holder):

@@ -19,6 +19,7 @@ from blip.logs import log
 from blip.progress import ProgressBar, progress
 from blip.shards.sample import BadSample, Sample, one_sample
 from blip.storage import Store
+from blip.storage.records import parse_record
 
 THREADS = 4
 AHEAD = 32
@@ -159,15 +160,23 @@ def write_verdicts(journal: Store, found: Looked, begin: int) -> None:
 
 
 def read_journal(journal: Store) -> Looked:
-    """Returns the verdicts that are written in whole blocks, and all of them if the look was complete."""
+    """Returns the verdicts that are written in whole blocks, and all of them if the look was complete.
+
+    What is looked at after a block that cannot be read is looked at again.
+    """
     there = set(journal.list())
     found = Looked(complete="complete.json" in there)
     for number in count():
         name = f"verdicts-{number:06d}.json"
         if name not in there:
             break
-        rows = json.loads(journal.get(name))
-        found.verdicts += [Verdict(reason, int(look, 16), split) for reason, look, split in rows]
+        try:
+            rows = json.loads(journal.get(name))
+            found.verdicts += [Verdict(reason, int(look, 16), split) for reason, look, split in rows]
+        except (ValueError, TypeError):
+            log.warning("%s/%s is broken: the images from there on are looked at again", journal.uri, name)
+            found.complete = False
+            break
     if found.complete:
-        found.counts = Counter(json.loads(journal.get("complete.json")))
+        found.counts = Counter(parse_record(journal.get("complete.json"), f"{journal.uri}/complete.json"))
     return found

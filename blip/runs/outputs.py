@@ -13,6 +13,7 @@ from blip.digest import value_digest
 from blip.launch.handover import download_folders, upload_folders
 from blip.results import Result
 from blip.storage import FolderStore, MissingKeyError, open_store, scratch
+from blip.storage.records import parse_record
 
 HOME = "made"
 """The folder of all outputs in the store."""
@@ -47,7 +48,7 @@ class StepOutput(Config):
     def load(cls, uri: str) -> Self:
         """Reads a record. Raises ConfigError if the store has no output of this URI."""
         try:
-            values = json.loads(open_store(uri).get(OUTPUT_RECORD))
+            values = parse_record(open_store(uri).get(OUTPUT_RECORD), f"{uri}/{OUTPUT_RECORD}")
         except MissingKeyError:
             raise ConfigError(
                 f"{uri} is no output of a step, or was deleted: run the step that made it again (--again STEP)"

@@ -1,7 +1,6 @@
 """Own data: what was found becomes the splits of a data folder, by new shards or by indexes over the tars."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from blip.shards.reading import open_shard
 from blip.shards.sample import Rejected, Sample, format_counts
 from blip.shards.writing import write_shard, write_shards
 from blip.storage import Store, open_store
+from blip.storage.records import parse_record
 
 FORMAT = 1
 """The version of what is read. Raise it when a change of the code reads the same files differently."""
@@ -102,7 +102,7 @@ def committed(journal: Store, root: Store, name: str) -> list[Shard]:
         key = f"{name}-{number:06d}.json"
         if key not in known:
             return found
-        shard = validate(Shard, json.loads(journal.get(key)), f"{journal.uri}/{key}")
+        shard = validate(Shard, parse_record(journal.get(key), f"{journal.uri}/{key}"), f"{journal.uri}/{key}")
         if not root.exists(shard.name):
             return found
         found.append(shard)

@@ -1,6 +1,5 @@
 """Register: the gate in front of the model registry."""
 
-import json
 import math
 import re
 import time
@@ -14,6 +13,7 @@ from blip.config import Config, ConfigError
 from blip.digest import folder_digest
 from blip.results import EvaluationResult, GateResult, gain
 from blip.runs.context import RunContext
+from blip.storage.records import parse_record
 from blip.tasks.model_folder import load_task, read_model_config
 from blip.tracking import Champion, champion, promote, register_model, start_run
 from blip.workers.model import RUN_RECORD, model_digest
@@ -106,8 +106,10 @@ def register(
 
 def card_facts(cfg: RegisterConfig, model: Path, evaluated: EvaluationResult, revision: str) -> dict[str, str]:
     """Returns what the card of a model says: its origin as the model folder records it, its use, and licences."""
-    record = json.loads((model / RUN_RECORD).read_bytes()) if (model / RUN_RECORD).is_file() else {}
-    origin = record.get("made_from", {})
+    path = model / RUN_RECORD
+    record = parse_record(path.read_bytes(), str(path)) if path.is_file() else {}
+    made_from = record.get("made_from")
+    origin = made_from if isinstance(made_from, dict) else {}
     parents = "\n".join(f"- {name}: `{digest}`" for name, digest in origin.items()) or "Not recorded."
     return {
         "Intended use": cfg.intended_use,

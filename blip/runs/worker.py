@@ -30,7 +30,10 @@ from blip.zoo.load import load_both, load_captioner, load_filter
 def work(uri: str, name: str = "") -> None:
     """Works on the job at a URI until all its shards are done or set aside."""
     workers = {"capfilt": caption_and_filter, "evaluation": run_evaluation_worker}
-    workers[type_of(uri)](uri, name or new_worker_name())
+    kind = type_of(uri)
+    if kind not in workers:
+        raise ConfigError(f"job {uri} is of type {kind!r}; this version works on {', '.join(workers)}")
+    workers[kind](uri, name or new_worker_name())
 
 
 def caption_and_filter(uri: str, name: str) -> None:

@@ -1,6 +1,5 @@
 """A job: shards, models and settings. Any worker that is given the URI of its folder can join."""
 
-import json
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field
@@ -9,6 +8,7 @@ from blip.config import Config, validate
 from blip.digest import canonical, value_digest
 from blip.shards.manifest import Manifest
 from blip.storage import Store, open_store
+from blip.storage.records import parse_record
 from blip.workers.model import ModelSource
 from blip.workers.queue import LeaseConfig
 
@@ -94,9 +94,14 @@ class Job(Config, Generic[WorkConfigT]):
 
         Raises MissingKeyError if there is none, and ConfigError if it is of another kind or version.
         """
-        return validate(cls, json.loads(open_store(uri).get(JOB_FILE)), f"job {uri}")
+        return validate(cls, read_job(uri), f"job {uri}")
 
 
 def type_of(uri: str) -> str:
     """Returns the type of the job in a folder. Raises MissingKeyError if there is none."""
-    return json.loads(open_store(uri).get(JOB_FILE))["type"]
+    found = read_job(uri).get("type")
+    return found if isinstance(found, str) else ""
+
+
+def read_job(uri: str) -> dict[str, Any]:
+    return parse_record(open_store(uri).get(JOB_FILE), f"{uri}/{JOB_FILE}")

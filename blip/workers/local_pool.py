@@ -1,6 +1,5 @@
 """Worker processes of a job on this machine: started, replaced when they die, and terminated at the end of the step."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from typing import IO
 
 from blip.config import EXIT_CONFIG, ConfigError
 from blip.storage import open_store
+from blip.storage.records import parse_record
 
 MAX_LOST = 20
 """Consecutive workers per slot that may be lost before any of them finishes a shard."""
@@ -76,7 +76,7 @@ class LocalPool:
             raise ConfigError(message)
         report = open_store(self.job).get_tagged(f"worker/{name}.json")
         began = report is not None
-        finished = began and json.loads(report[0]).get("shards", 0) > 0
+        finished = began and parse_record(report[0], f"{self.job}/worker/{name}.json").get("shards", 0) > 0
         self.lost = 0 if finished else self.lost + 1
         self.early = 0 if began else self.early + 1
         self.failed = 0 if began or code < 0 else self.failed + 1

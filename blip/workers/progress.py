@@ -1,6 +1,5 @@
 """The progress of a job: what its workers have reported, each and in total."""
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Self
 from blip.logs import log
 from blip.results import Speed
 from blip.storage import Store
+from blip.storage.records import parse_record
 from blip.workers.queue import READERS
 
 MAX_SHOWN = 4
@@ -115,9 +115,10 @@ def read_reports(store: Store) -> dict[str, Tally]:
     """Returns the latest report of each worker of a job."""
     keys = store.list("worker/")
     with ThreadPoolExecutor(READERS) as pool:
-        reports = map(json.loads, pool.map(store.get, keys))
+        reports = zip(keys, pool.map(store.get, keys), strict=True)
         return {
-            key.removeprefix("worker/").removesuffix(".json"): tally for key, tally in zip(keys, reports, strict=True)
+            key.removeprefix("worker/").removesuffix(".json"): parse_record(data, f"{store.uri}/{key}")
+            for key, data in reports
         }
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from blip.config import Config
 from blip.shards.verification import ShardError
 from blip.storage import Store
+from blip.storage.records import parse_record
 
 READERS = 16
 """Concurrent reads of small objects from a store."""
@@ -83,7 +84,7 @@ class ShardQueue:
             won = self.store.put_new(key, dump(record))
         else:
             data, tag = found
-            record = json.loads(data)
+            record = parse_record(data, f"{self.store.uri}/{key}")
             if self.is_held(shard, record, tag):
                 return None
             if record["begun"]:
@@ -154,7 +155,7 @@ class ShardQueue:
         """
         key = f"lease/{lease.shard}.json"
         data, tag = self.store.get_tagged(key) or (b"{}", "")
-        record = json.loads(data)
+        record = parse_record(data, f"{self.store.uri}/{key}")
         if (record.get("worker"), record.get("number")) != (self.worker, lease.number):
             return None
         record["attempts"] += attempts
@@ -190,7 +191,7 @@ def set_aside(store: Store, shard: str) -> ShardRecord | None:
 
 def read_record(store: Store, key: str) -> ShardRecord | None:
     found = store.get_tagged(key)
-    return json.loads(found[0]) if found else None
+    return parse_record(found[0], f"{store.uri}/{key}") if found else None
 
 
 def new_worker_name() -> str:
