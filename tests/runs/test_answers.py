@@ -156,6 +156,13 @@ def test_features_cannot_be_asked_about():
         load_config(RunConfig, "blip2_stage2", "base", more)
 
 
+def test_a_training_is_known_without_its_answers(root: Path):
+    more = ("answers={every: 5, task: {decoding: {type: beam, beams: 1, min_length: 1, max_length: 3}}}", "steps=1")
+    for settings in (more, more[1:]):
+        train(context(root, "opt", "once", *settings), "blip2_stage2", data=root / "data", out=root / "once-model")
+    assert len(list((root / "once" / "blip2_stage2").iterdir())) == 1, "the second one found that of the first"
+
+
 def test_the_split_is_one_of_the_data(root: Path):
     with pytest.raises(MissingKeyError, match=r"val.json does not exist"):
         train(
