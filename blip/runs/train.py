@@ -2,11 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +25,14 @@ from blip.launch.placement import Placement, on_nodes
 from blip.launch.respawn import argv, processes_to_start, run_in_processes
 from blip.logs import log
 from blip.models.generation import Beam
-from blip.models.weights.content import MODEL, Content, named_sources
-from blip.models.weights.files import tensors_digest
 from blip.models.weights.init import init_weights
-from blip.models.weights.source import fetched
 from blip.progress import progress
 from blip.results import TrainResult
 from blip.runs.answers import answering
 from blip.runs.config import RunConfig, training
 from blip.runs.context import RunContext
+from blip.runs.epochs import count_steps, steps_of_epoch
+from blip.runs.identity import identify
 from blip.runs.make_frozen import frozen_sources
 from blip.runs.usable import check_sources
 from blip.shards.manifest import Manifest
@@ -50,7 +48,7 @@ from blip.tasks.task import Task
 from blip.tracking import DataInput, start_run
 from blip.training.alarms import CaptionsAlike, ItmAtPrior
 from blip.training.checkpoint import Checkpoints
-from blip.training.engine import TRAINING_FORMAT, Engine, precision
+from blip.training.engine import Engine
 from blip.training.loop import every, fit, regularly
 from blip.training.meter import Meter, Profile, Speed
 from blip.training.optimizer import fit_warmup
@@ -59,16 +57,6 @@ from blip.training.spending import stop_when_spent
 from blip.workers.model import RUN_RECORD, model_digest
 from blip.zoo.source import our_model
 
-OPERATION = {
-    "engine": True,
-    "checkpoint": True,
-    "answers": True,
-    "max_gpu_hours": True,
-    "loader": {"workers", "prefetch", "ranged", "cache", "cache_gb", "unexpected"},
-    "init": {"vision", "text", "checkpoint"},
-    "model": {"vision": {"source"}, "language_model": {"source"}},
-}
-"""Settings outside a run's identity: they do not affect the result, or a digest represents them."""
 CAPTIONED_IMAGES = 16
 """Number of images captioned during training to detect identical captions."""
 CURVE_POINTS = 100
@@ -308,44 +296,3 @@ def check_out(folder: Path) -> None:
             probe.unlink()
     except StoreError as e:
         raise ConfigError(f"--out {e}") from None
-
-
-def steps_of_epoch(cfg: RunConfig, manifests: Sequence[Manifest], steps: int) -> int:
-    """Returns the optimizer steps that `cfg.epochs` and the schedules count as an epoch of these data.
-
-    `steps` are those in which each kept sample is read.
-    """
-    if cfg.epoch_of == "kept":
-        return steps
-    samples = (cfg.repeats.get(name, 1) * found.chosen_from for name, found in zip(cfg.sources, manifests, strict=True))
-    return sum(samples) // cfg.loader.batch
-
-
-def count_steps(epochs: float, steps_per_epoch: int) -> int:
-    """Returns the number of optimizer steps of a run. Raises ConfigError if it is 0."""
-    steps = round(epochs * steps_per_epoch)
-    if steps < 1:
-        raise ConfigError(
-            f"epochs is {epochs:g} and an epoch of this data has {steps_per_epoch} steps, so the run has none: "
-            "raise epochs, or lower loader.batch"
-        )
-    return steps
-
-
-def identify(cfg: RunConfig, manifests: Iterable[Manifest], tokenizer: Tokenizer, init: Path | None) -> dict[str, Any]:
-    """Returns the identity of a run: all inputs that determine its result, without placement, I/O settings or code."""
-    sources = [("init", str(init), MODEL)] if init else named_sources(cfg.init)
-    return {
-        "format": TRAINING_FORMAT,
-        "config": cfg.model_dump(mode="json", exclude=OPERATION),
-        "precision": precision(cfg.engine),
-        "data": [manifest.digest for manifest in manifests],
-        "tokenizer": value_digest(json.loads(tokenizer.backend.to_str())),
-        "init": {name: source_digest(source, content) for name, source, content in sources},
-    }
-
-
-def source_digest(source: str, content: Content) -> str:
-    """Returns the digest of the tensors of a source of weights, independent of location and file format."""
-    with fetched(source, content) as path:
-        return tensors_digest(path)

@@ -21,8 +21,10 @@ from blip.datasets.shapes.splits import ShapesConfig, gold_samples
 from blip.models.weights.files import read_tensors, write_tensors
 from blip.runs.config import RunConfig
 from blip.runs.context import RunContext
+from blip.runs.epochs import count_steps
+from blip.runs.identity import identify
 from blip.runs.ingest import ingest
-from blip.runs.train import count_steps, identify, train, views
+from blip.runs.train import train, views
 from blip.shards.manifest import Manifest
 from blip.shards.sample import Sample
 from blip.shards.writing import write_shards
