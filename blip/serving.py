@@ -18,6 +18,8 @@ URLS = "BLIP_SERVE_URLS"
 """Environment variable that lets a server fetch images from addresses if it is 1; only who runs the server can."""
 MAX_BYTES = 32 << 20
 """Largest image that is fetched from an address, in bytes."""
+URL_SAFE = str.maketrans("-_", "+/")
+"""The characters of base64 for addresses, and the usual ones."""
 SECONDS = 10
 """Longest wait for an address."""
 
@@ -98,7 +100,7 @@ def image_bytes(value: Any) -> bytes:
             return fetched(value)
         case str() if value.startswith("data:"):
             return decoded(value.partition(",")[2])
-        case str() if len(value) < os.pathconf("/", "PC_PATH_MAX") and Path(value).is_file():
+        case str() if os.path.isfile(value):
             return Path(value).read_bytes()
         case str():
             return decoded(value)
@@ -106,8 +108,9 @@ def image_bytes(value: Any) -> bytes:
 
 
 def decoded(text: str) -> bytes:
+    """Returns the bytes of base64 with either alphabet, in one line or several. Raises ValueError."""
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()).translate(URL_SAFE), validate=True)
     except (binascii.Error, ValueError):
         raise ValueError(f"image {text[:40]!r} is neither base64 nor a file of this server") from None
 

@@ -308,9 +308,12 @@ def test_a_broken_image_and_a_missing_one_are_named(tmp_path: Path):
         (torch.zeros(3, 8, 8, dtype=torch.int64), "must be uint8, or float from 0 to 1, is torch.int64"),
         (torch.zeros(3, 0, 8), r"must have pixels, is \(3, 0, 8\)"),
         ("https://example.com/a.jpg", "is a web address, which is not fetched"),
+        ("s3://bucket/a.jpg", "s3://bucket/a.jpg: lies in a store, which is not fetched; give its bytes"),
+        ("", "path is empty"),
+        (Image.new("RGB", (0, 4)), "image of Image: has no pixels, is 0 x 4"),
     ],
 )
-def test_pixels_that_would_be_misread_are_refused(pixels: torch.Tensor | str, message: str, tmp_path: Path):
+def test_pixels_that_would_be_misread_are_refused(pixels: blip.ImageLike, message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=message):
         loaded(captioner(), tmp_path / "model").caption(pixels)
 
@@ -321,6 +324,27 @@ def test_several_values_may_come_in_any_form(tmp_path: Path):
     assert model.caption(pixels) == model.caption(iter(pixels)) == model.caption([*pixels])
     assert model.caption(bytearray(picture(0))) == model.caption(picture(0))
     assert matcher.match(picture(0), iter(TEXTS[:2])) == matcher.match(picture(0), TEXTS[:2])  # pyright: ignore
+
+
+def test_what_holds_no_images_or_texts_in_order_is_refused_with_what_to_give(tmp_path: Path):
+    model = loaded(captioner(), tmp_path / "model")
+    for images, words in (
+        (BytesIO(picture(0)), "is BytesIO; give what its read"),
+        (memoryview(picture(0)), "is memoryview; give bytes"),
+        (np.zeros((8, 8, 3), np.uint8), r"is ndarray; give PIL\.Image\.fromarray"),
+        (np.array(["a.png"]), "is ndarray; give a list of it"),
+        ({"a.png"}, "is set; give a list"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            model.caption(images)  # pyright: ignore[reportArgumentType]
+    matcher = loaded(text_filter(), tmp_path / "filter")
+    for texts, words in (
+        ({"a", "b"}, "must have an order, is set"),
+        (b"ab", "must be a string, is bytes"),
+        ("\ud800", "lone surrogate"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            matcher.match(picture(0), texts)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -358,6 +382,8 @@ def test_capfilt_of_pairs_checks_what_it_is_given(pairs: list, options: dict, er
     models = loaded(captioner(), tmp_path / "model"), loaded(text_filter(), tmp_path / "filter")
     with pytest.raises((ValueError, TypeError), match=error):
         blip.capfilt(pairs, *models, **options)
+    with pytest.raises(TypeError, match=r"filter must be a model's source, .*, is None"):
+        blip.capfilt([], models[0], None)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_readme_tells_the_truth(

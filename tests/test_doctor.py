@@ -58,7 +58,7 @@ def test_a_store_that_cannot_be_written_is_a_fault(tmp_path: Path):
     code, found = doctor("store", "--store", tmp_path / "file" / "store")
     assert (code, found["store"]["state"]) == (42, "fault")
     assert "cannot be written" in found["store"]["found"]
-    assert "--store" in found["store"]["remedy"]
+    assert found["store"]["remedy"] == "name a folder that you may write to, or s3://bucket/prefix, by --store"
 
 
 def test_a_store_without_conditional_writes_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

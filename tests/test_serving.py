@@ -36,6 +36,12 @@ def test_an_image_is_bytes_base64_or_a_path_and_no_address_unless_the_server_say
     encoded = base64.b64encode(data).decode()
     for form in (data, encoded, f"data:image/png;base64,{encoded}", str(tmp_path / "a.png")):
         assert image_bytes(form) == data
+    for form in (
+        base64.encodebytes(data).decode(),
+        base64.urlsafe_b64encode(data).decode(),
+    ):  # wrapped; for addresses
+        assert image_bytes(form) == data
+    assert image_bytes("A" * 400) == bytes(300)  # longer than the name of a file may be
     with pytest.raises(ValueError, match="BLIP_SERVE_URLS=1"):
         image_bytes("http://127.0.0.1:9/a.png")
     with pytest.raises(ValueError, match="neither base64 nor a file"):

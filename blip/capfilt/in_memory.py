@@ -119,7 +119,16 @@ def captioner_of(model: ModelOrSource | Captioner, decoding: Decoding, seed: int
         folder = model_folder(source := os.fspath(model))
         with naming(source, folder, "captioner"):
             return load_captioner(folder, decoding, seed, "float32", VisionLanguageConfig())
-    return model.as_captioner(decoding, seed) if isinstance(model, BothRoles) else model
+    if isinstance(model, BothRoles):
+        return model.as_captioner(decoding, seed)
+    check_role(model, "captioner", "write")
+    return model
+
+
+def check_role(model: object, role: str, method: str) -> None:
+    """Raises TypeError for what is no model."""
+    if not hasattr(model, method):
+        raise TypeError(f"{role} must be a model's source, what blip.load returns, or a {role}, is {model!r}"[:300])
 
 
 def filter_of(model: ModelOrSource | Filter) -> Filter:
@@ -128,4 +137,7 @@ def filter_of(model: ModelOrSource | Filter) -> Filter:
         folder = model_folder(source := os.fspath(model))
         with naming(source, folder, "filter"):
             return load_filter(folder, "float32", DualEncoderConfig())
-    return model.as_filter() if isinstance(model, BothRoles) else model
+    if isinstance(model, BothRoles):
+        return model.as_filter()
+    check_role(model, "filter", "score")
+    return model

@@ -1,8 +1,10 @@
 """Images as callers have them: paths, bytes, Pillow's, or tensors."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,20 +27,37 @@ def open_image(image: ImageLike) -> Image.Image:
     """
     try:
         match image:
+            case Image.Image() if not all(image.size):
+                raise ValueError(f"image {image_name(image)}: has no pixels, is {image.width} x {image.height}")
             case Image.Image():
                 return to_upright_rgb(image)
             case bytes() | bytearray():
                 return decode(bytes(image))
-            case str() if is_web_address(image):
-                raise ValueError(f"image {image}: is a web address, which is not fetched; give its bytes")
+            case str() if not image:
+                raise ValueError("an image's path is empty; give the path of a file")
+            case str() if "://" in image:
+                what = "is a web address" if is_web_address(image) else "lies in a store"
+                raise ValueError(f"image {image}: {what}, which is not fetched; give its bytes")
             case str() | os.PathLike():
                 return decode(Path(image).read_bytes())
             case Tensor():
                 return from_tensor(image)
     except BadSample as error:
         raise ValueError(f"image {image_name(image)}: {error}") from None
-    way_out = "; give PIL.Image.fromarray of it" if type(image).__name__ == "ndarray" else ""
-    raise TypeError(f"an image must be a path, bytes, a Pillow image or a tensor, is {type(image).__name__}{way_out}")
+    raise TypeError(
+        f"an image must be a path, bytes, a Pillow image or a tensor, is {type(image).__name__}{way_out(image)}"
+    )
+
+
+def way_out(value: object) -> str:
+    """Returns what to give in place of a value that is no image; empty if nobody knows."""
+    if isinstance(value, np.ndarray):
+        return "; give PIL.Image.fromarray of pixels, a list of paths" if value.ndim > 1 else "; give a list of it"
+    if isinstance(value, memoryview):
+        return "; give bytes of it"
+    if callable(getattr(value, "read", None)):
+        return "; give what its read() returns"
+    return "; give a list of images" if isinstance(value, Iterable) else ""
 
 
 def image_name(image: ImageLike) -> str:

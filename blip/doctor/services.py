@@ -12,7 +12,8 @@ from blip.storage import StoreError, open_store, probe
 from blip.storage.folder import LOCK
 from blip.tracking.server import SQLITE, TrackingError, check_reachable, tracking_uri
 
-STORE_REMEDY = "name another by --store, or correct AWS_ENDPOINT_URL and the keys of the environment"
+FOLDER_REMEDY = "name a folder that you may write to, or s3://bucket/prefix, by --store"
+BUCKET_REMEDY = "name another by --store, or correct AWS_ENDPOINT_URL and the keys of the environment"
 CONDITIONAL_REMEDY = "one worker at a time is safe; several need a folder, AWS S3, Ceph 16.2 or SeaweedFS 4.18"
 
 
@@ -24,7 +25,7 @@ def check_store(uri: str) -> Iterator[Finding]:
         probe(store, conditional=False)
         yield Finding("store", "ok", f"{store.uri}: writes, reads, lists, deletes")
     except StoreError as error:
-        yield Finding("store", "fault", str(error), STORE_REMEDY)
+        yield Finding("store", "fault", str(error), BUCKET_REMEDY if uri.startswith("s3://") else FOLDER_REMEDY)
         return
     try:
         probe(store)
