@@ -2,7 +2,7 @@
 and 4.3)."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,14 +22,13 @@ from blip.models.language.language_model import WHOLE_TEXT
 from blip.models.language.source import load_language_model
 from blip.models.weights.load import Allowed
 from blip.objectives.language_modeling import spoken_targets, token_losses
-from blip.shards.sample import BadSample, Sample
+from blip.shards.sample import Sample
 from blip.tasks.annotations import weight_of
 from blip.tasks.blip2_stage2 import FIRST_STAGE, QFORMER_TEXT
+from blip.tasks.questions import QUESTIONS, questions_of, questions_or_none
 from blip.tasks.task import EvaluableTask, Prediction, ReadImage, TaskSettings
 from blip.tasks.text import TextLengths
 
-QUESTIONS = "questions"
-"""The key of a sample's json with several questions about its image."""
 PROMPT, SHORT_PROMPT = "Question: {} Answer:", "Question: {} Short answer:"
 
 
@@ -289,34 +288,6 @@ class Blip2VQA(EvaluableTask[Blip2, Blip2VQAPrediction]):
 
     def not_scored(self, predictions: list[Blip2VQAPrediction]) -> dict[str, str]:
         return {} if any(p.answers for p in predictions) else {"accuracy": "no image has a question with answers"}
-
-
-def questions_of(texts: Sequence[str], meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns a sample's questions with their answers: those that its json lists, or else its own text.
-
-    Raises BadSample if there are none, or if one is invalid.
-    """
-    listed = meta.get(QUESTIONS)
-    asked = listed if isinstance(listed, list) else [{**meta, "question": texts[0] if texts else None}]
-    for question in asked:
-        if not isinstance(question, dict) or not isinstance(question.get("question"), str):
-            raise BadSample("no question")
-        answers = question.get("answers")
-        if not isinstance(answers, list) or not answers:
-            raise BadSample("no answers")
-        if not all(isinstance(answer, str) and answer.strip() for answer in answers):
-            raise BadSample("an answer that is no text")
-        weight_of(question)
-    if not asked:
-        raise BadSample("no question")
-    return asked
-
-
-def questions_or_none(example: Example) -> list[dict[str, Any]]:
-    try:
-        return questions_of(example.texts, example.meta)
-    except BadSample:
-        return []
 
 
 def most_frequent(said: Sequence[Sequence[str]]) -> str:

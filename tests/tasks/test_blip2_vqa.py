@@ -11,7 +11,8 @@ from blip.config import ConfigError
 from blip.models.generation import Beam
 from blip.objectives.language_modeling import IGNORED, spoken_targets
 from blip.shards.sample import BadSample, Sample
-from blip.tasks.blip2_vqa import Blip2VQA, Blip2VQAConfig, Blip2VQAPrediction, questions_of
+from blip.tasks.blip2_vqa import Blip2VQA, Blip2VQAConfig, Blip2VQAPrediction
+from blip.tasks.questions import questions_of
 
 GREEDY = Beam(beams=1, min_length=1, max_length=4)
 
