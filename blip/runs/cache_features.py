@@ -68,6 +68,8 @@ def cache_features(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     manifests = [Manifest.load(Path(data) / f"{source}.json") for source in cfg.sources]
+    for source, manifest in zip(cfg.sources, manifests, strict=True):
+        manifest.check_not_empty(f"{data}/{source}.json")
     total = sum(manifest.samples for manifest in manifests)
     with progress(total, "features", "images") as bar:
         for source, manifest in zip(cfg.sources, manifests, strict=True):

@@ -56,6 +56,7 @@ def capfilt(
     else:
         manifest = read_input(cfg.source, data)
         copy_data_folder(Path(data), Path(out), leave_out={manifest_name(cfg)})
+    manifest.check_not_empty(f"the web data {cfg.source} of {str(data)!r}")
     root = open_store(context.store)
     probe(root)
     models = {role: ModelSource.publish(root, role, folder) for role, folder in checked.items()}

@@ -40,6 +40,7 @@ def write_tars(
     if per_shard < 1:
         raise ConfigError(f"per_shard is {per_shard}: a tar needs at least one sample")
     manifest = Manifest.load(path)
+    manifest.check_not_empty(str(path))
     store = open_store(out)
     probe(store, conditional=False)
     if taken := [key for key in store.list(f"{source}-") if key.endswith(".tar")]:

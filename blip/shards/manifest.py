@@ -132,6 +132,14 @@ class Manifest(Config):
                 raise ConfigError(f"{origin}: shards: {shard.name!r} occurs twice; remove one")
             names.add(shard.name)
 
+    def check_not_empty(self, place: str) -> None:
+        """Raises ConfigError if there is no sample; `place` is where the manifest is."""
+        if not self.samples:
+            counts = ", ".join(f"{name} {number}" for name, number in sorted(self.counts.items()))
+            raise ConfigError(
+                f"{place}: there is no sample in it{f' ({counts})' if counts else ''}; name data that have some"
+            )
+
     def check_counts(self) -> None:
         """Raises ConfigError if a shard is too small for its number of samples, before memory is allocated for their
         order."""

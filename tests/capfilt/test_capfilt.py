@@ -585,6 +585,13 @@ def test_few_broken_shards_are_named_and_many_end_the_job(folder: Path):
     assert Manifest.load(folder / "out" / "web.json").meta["dead"] == [web.shards[1].name]
 
 
+def test_web_data_without_a_sample_are_refused_before_any_work(folder: Path):
+    manifest = Manifest.load(folder / "data" / "web.json")
+    manifest.model_copy(update={"shards": ()}).save(folder / "data" / "web.json")
+    with pytest.raises(ConfigError, match=r"the web data web of .*: there is no sample in it"):
+        score(folder, workers=nowhere)
+
+
 def test_mistakes_are_named_before_any_work(folder: Path):
     with pytest.raises(ConfigError, match="captioner '': name a model folder, or set variant"):
         run(folder, captioner=None)

@@ -144,6 +144,12 @@ def test_data_that_do_not_fit_are_refused_before_anything_runs(root: Path, featu
     ):
         with pytest.raises(ConfigError, match=said):
             load_config(RunConfig, "blip2_stage1", "base", settings(root, "task.features=true", more))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for manifest in map(Manifest.load, (root / "data").glob("*.json")):
+        manifest.model_copy(update={"shards": ()}).save(empty / f"{manifest.name}.json")
+    with pytest.raises(ConfigError, match=r"\.json: there is no sample in it"):
+        cache_features(context(root, "task.features=true"), "blip2_stage1", data=empty, out=tmp_path / "none")
     with pytest.raises(ConfigError, match="stage pretrain: has no frozen image encoder"):
         cache_features(RunContext(preset="shapes", overrides=(), store=""), "pretrain", data=features, out=tmp_path)
 

@@ -87,3 +87,13 @@ def test_mistakes_are_named_before_anything_is_written(data: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match=r"has tars already, web-000000.tar among them"):
         write_tars(str(data), "web", str(tmp_path / "tars"))
     assert Manifest.load(data / "web.json").samples == 5
+
+
+def test_nothing_to_write_is_an_error(data: Path, tmp_path: Path):
+    chosen = Manifest.load(data / "web.json")
+    chosen.model_copy(update={"shards": (), "counts": {"web.kept": 0}}).save(data / "web.json")
+    with pytest.raises(
+        ConfigError, match=r"web\.json: there is no sample in it \(web.kept 0\); name data that have some"
+    ):
+        write_tars(str(data), "web", str(tmp_path / "tars"))
+    assert not (tmp_path / "tars").exists()
