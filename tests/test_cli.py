@@ -165,6 +165,7 @@ MISTAKES = {
     f"{TRAIN} --data data --out new --figures folder": "--figures folder: is a folder, not a file",
     f"{TRAIN} --data data --out new --figures none/none/figures.json": "",
     f"{CAPFILT} --data folder --out new": "",
+    f"{CAPFILT} --data nowhere --out new": "",
     "select --data folder --out new --page folder": "--page folder: is a folder, not a file",
     "select --data folder --out new": "has no scores.json",
     "capfilt --data folder --out new --captioner folder": "--preset is missing",

@@ -148,6 +148,8 @@ def read_input(source: str, data: str | Path) -> Manifest:
     if path.is_file():
         return Manifest.load(path)
     if is_manifest_name(source):
+        if not Path(data).exists():
+            raise ConfigError(f"data {data}: no such file or folder; name tars, or a folder that `blip ingest` wrote")
         way_out = (
             f"name tars such as s3://bucket/web/{{0000..0041}}.tar, or FOLDER after `blip ingest {data} --out FOLDER`, "
             "which takes pairs in any form"

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -170,7 +171,7 @@ def label(
 ) -> LabelResult:
     """Writes the rows of all images in picture_batches; an image that cannot be used has a row with the reason."""
     identity = [cfg.model_dump(mode="json"), [model_digest(f) for f in folders], sources.identity, list(texts)]
-    file = RowsFile(Path(out), columns, identity)
+    file, began = RowsFile(Path(out), columns, identity), time.monotonic()
     threads = os.cpu_count() or 1
     views = [model.view for model in models]
     with ThreadPoolExecutor(threads) as pool, progress(len(sources), "images", done=file.done) as bar:
@@ -179,7 +180,7 @@ def label(
             for part in picture_batches(pictures, cfg.batch):
                 file.append(rows_in_order(part, rows))
                 bar.advance(len(part))
-    result = count(file)
+    result = count(file, time.monotonic() - began)
     file.finish()
     return result
 
@@ -196,7 +197,7 @@ def rows_in_order(part: list[Picture], rows: Callable[[list[Picture]], list[list
     return [[{"image": one.name, "number": 0, "error": one.error}] if one.error else next(found) for one in part]
 
 
-def count(file: RowsFile) -> LabelResult:
+def count(file: RowsFile, seconds: float) -> LabelResult:
     """Counts images and rows, and images without results by reason."""
     rejected = Rejected()
     images, total = set(), 0
@@ -206,4 +207,4 @@ def count(file: RowsFile) -> LabelResult:
             rejected[error] += 1
         else:
             total += 1
-    return LabelResult(images=len(images), rows=total, rejected=dict(rejected), file=str(file.path))
+    return LabelResult(images=len(images), rows=total, rejected=dict(rejected), file=str(file.path), seconds=seconds)

@@ -130,7 +130,7 @@ def check_usable(looked: Looked, limits: Limits, places: str) -> None:
     if number and without > limits.without_text * number:
         raise ConfigError(
             f"{places}: {without:,} of {number:,} images have no text ({what}); set data.text_extension, "
-            "data.text_field or data.table to where the texts are"
+            "data.text_field or data.table to where the texts are, or write some by `blip caption`, whose table is data"
         )
     if not good:
         raise ConfigError(f"{places}: no image can be used (left out: {what}); name images with their texts")

@@ -595,7 +595,7 @@ def test_web_data_without_a_sample_are_refused_before_any_work(folder: Path):
 def test_mistakes_are_named_before_any_work(folder: Path):
     with pytest.raises(ConfigError, match="captioner '': name a model folder, or set variant"):
         run(folder, captioner=None)
-    with pytest.raises(ConfigError, match=r"source 'wob': there is no .*wob.json"):
+    with pytest.raises(ConfigError, match=r"source 'wob': there is no .*wob.json.* or FOLDER after `blip ingest "):
         run(folder, "source=wob")
     with pytest.raises(ConfigError, match=r"unknown key stream\.bach; did you mean batch"):
         run(folder, "stream.bach=3")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_models import TEXTS, captioner, model_folder, picture, text_filter
+from tiny_models import TEXTS, both, captioner, model_folder, picture, text_filter
 from tiny_others import clip, florence
 
 from blip.config import ConfigError
@@ -73,3 +73,17 @@ def test_a_model_in_the_wrong_role_is_refused_before_tars_are_read(
             filter=tmp_path / filter_of,
             out=tmp_path / "scored",
         )
+
+
+def test_pairs_that_are_not_in_tars_are_refused_with_the_command_that_takes_them(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0.jpg").write_bytes(picture(0, format="JPEG"))
+    model = model_folder(both(), tmp_path / "model")
+    for data, words in (
+        (f"{tmp_path}/photos", rf"`blip ingest {tmp_path}/photos --out FOLDER`"),
+        (f"{tmp_path}/photos/*.jpg", rf"`blip ingest {tmp_path}/photos/\*\.jpg --out FOLDER`"),
+        (f"file://{tmp_path}/photos", rf"`blip ingest file://{tmp_path}/photos --out FOLDER`"),
+        (f"{tmp_path}/nowhere", "nowhere: no such file or folder"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            capfilt(RunContext(preset="shapes"), data=data, captioner=model, filter=model, out=tmp_path / "scored")

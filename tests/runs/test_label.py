@@ -56,6 +56,7 @@ def test_every_image_of_every_source_has_a_caption_or_a_reason(folder: Path):
     assert all(row["log_probability"] < 0 and 0 < row["match"] < 1 and -1 <= row["similarity"] <= 1 for row in rows[1:])
     assert rows[2]["caption"] == rows[6]["caption"]
     assert (found.images, found.rows, found.rejected) == (12, 12, {"image cannot be decoded": 1})
+    assert 0 < found.seconds < 600
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
