@@ -7,7 +7,14 @@ from components.image import step
 
 @step
 def plan(
-    name: str, source: str, preset: str, overrides: list[str], store: str, placement: str, max_gpu_hours: float
+    pipeline: str,
+    name: str,
+    source: str,
+    preset: str,
+    overrides: list[str],
+    store: str,
+    placement: str,
+    max_gpu_hours: float,
 ) -> NamedTuple(  # pyright: ignore[reportInvalidTypeForm]
     "Plan",
     [
@@ -19,6 +26,10 @@ def plan(
         ("select", list),
         ("evaluate", list),
         ("register", list),
+        ("frozen", list),
+        ("blip2_stage1", list),
+        ("blip2_stage2", list),
+        ("blip2_stage2_t5", list),
         ("report", list),
         ("gpus", str),
         ("gpu_type", str),
@@ -29,14 +40,13 @@ def plan(
     ],
 ):
     """Returns each stage's own settings with its cache key, which changes if the stage must run again, and what the
-    pods of steps that train or predict ask for.
+    pods of steps that train or predict ask for. A stage that is not of the `pipeline` has none.
     """
     from blip.launch.resources import Resources
     from blip.runs.plan import plan
-    from blip.runs.stages import overrides_for, without_placement
+    from blip.runs.stages import PIPELINES, PLANNED, overrides_for, without_placement
 
-    settings = plan(name, source, preset, without_placement(overrides))
+    settings = plan(name, source, preset, without_placement(overrides), PIPELINES[pipeline])
     resources = Resources.of(placement, overrides_for("placement", overrides), max_gpu_hours)
     resources.save(store)
-    stages = ("ingest", "pretrain", "captioner", "filter", "capfilt", "select", "evaluate", "register", "report")
-    return (*(settings[stage] for stage in stages), *resources.placement.requests())
+    return (*(settings.get(stage, []) for stage in PLANNED), *resources.placement.requests())

@@ -14,7 +14,7 @@ def mistakes(pipeline: str, arguments: Mapping[str, Any]) -> str:
     from blip.runs import stages
     from blip.runs.ingest import with_source
 
-    names = {"blip2": stages.BLIP2, "downstream": stages.DOWNSTREAM}.get(pipeline, stages.BOOTSTRAP)
+    names = {**stages.PIPELINES, "downstream": stages.DOWNSTREAM}.get(pipeline, stages.BOOTSTRAP)
     # the ingestions of single tasks are known to the first step of the downstream pipeline
     overrides = [o for o in stages.without_placement(arguments["overrides"]) if not o.startswith("ingest_")]
     others = [override for override in overrides if not override.startswith("ingest.")]

@@ -2,15 +2,12 @@
 
 from kfp import dsl
 
-from components.cache_features import cache_features
-from components.evaluate import evaluate
 from components.ingest import ingest
 from components.make_frozen import make_frozen
-from components.plan_blip2 import plan_blip2
-from components.register import register
+from components.plan import plan
 from components.report_blip2 import report_blip2
-from components.train import train
-from pipelines.placement import not_cached, on_cpu, on_placement
+from pipelines.blip2_steps import STAGES, Blip2Steps
+from pipelines.placement import not_cached, on_cpu
 
 
 @dsl.pipeline(name="blip2")
@@ -46,31 +43,16 @@ def blip2(
     its model with the one that had no first stage, and with the champion of its name.
     """
     parameters = {"name": name, "source": source, "preset": preset, "overrides": overrides, "store": store}
-    planned = plan_blip2(**parameters, placement=placement, max_gpu_hours=max_gpu_hours)
+    planned = plan(pipeline="blip2", **parameters, placement=placement, max_gpu_hours=max_gpu_hours)
     settings = not_cached(on_cpu(planned, "plan")).outputs
     shared = {"preset": preset, "store": store}
-
-    def small(task: dsl.PipelineTask, name: str):
-        return on_cpu(task, name).outputs["Output"]
-
-    def large(task: dsl.PipelineTask, name: str):
-        return on_placement(task, name, settings).outputs["Output"]
-
-    data = small(ingest(**shared, source=source, settings=settings["ingest"]), "ingest")
-    frozen = small(make_frozen(**shared, settings=settings["frozen"]), "frozen")
-    inputs = {**shared, "data": data, "frozen": frozen}
-    first_stage = {**inputs, "stage": "blip2_stage1", "settings": settings["blip2_stage1"]}
-    features = large(cache_features(**first_stage), "features")
-    first = large(train(**{**first_stage, "data": features}), "stage1")
-
+    data = on_cpu(ingest(**shared, source=source, settings=settings["ingest"]), "ingest").outputs["Output"]
+    frozen = on_cpu(make_frozen(**shared, settings=settings["frozen"]), "frozen").outputs["Output"]
+    steps = Blip2Steps(settings, shared, test=data, frozen=frozen)
+    first = steps.first_stage(data)
     decisions = {}
-    for kind, stage in (("opt", "blip2_stage2"), ("t5", "blip2_stage2_t5")):
-        second = {**inputs, "stage": stage, "settings": settings[stage]}
-        joined = large(train(**second, init=first), f"stage2-{kind}")
-        alone = large(train(**second), f"stage2-{kind}-alone")
-        judged = {**shared, "data": data, "settings": settings["evaluate"]}
-        after = large(evaluate(**judged, model=joined), f"evaluate-{kind}")
-        before = large(evaluate(**judged, model=alone), f"evaluate-{kind}-alone")
-        gate = {"name": name, "variant": kind, "model": joined, "before": before, "after": after}
-        decisions[kind] = small(register(**shared, settings=settings["register"], **gate), f"register-{kind}")
+    for kind in STAGES:
+        joined = steps.second_stage(kind, data, init=first)
+        alone = steps.second_stage(kind, data, "-alone")
+        decisions[kind] = steps.gate(name, kind, joined, alone)
     on_cpu(report_blip2(store=store, settings=settings["report"], **decisions), "report")

@@ -48,7 +48,7 @@ def bootstrap(
     run, with a checkpoint, when all its steps together have used so many GPU hours.
     """
     parameters = {"name": name, "source": source, "preset": preset, "overrides": overrides, "store": store}
-    planned = plan(**parameters, placement=placement, max_gpu_hours=max_gpu_hours)
+    planned = plan(pipeline="bootstrap", **parameters, placement=placement, max_gpu_hours=max_gpu_hours)
     settings = not_cached(on_cpu(planned, "plan")).outputs
     shared = {"preset": preset, "store": store}
 

@@ -12,8 +12,12 @@ DOWNSTREAM = (*TASKS, "evaluate", "register")
 """The stages of the downstream pipeline, besides the ingestion of each task."""
 BLIP2 = ("ingest", "frozen", "blip2_stage1", "blip2_stage2", "blip2_stage2_t5", "evaluate", "register")
 """The stages of BLIP-2, with a decoder-only language model and one of encoder and decoder."""
-PIPELINES = {"bootstrap": BOOTSTRAP, "blip2": BLIP2}
+BLIP2_CAPFILT = (*BLIP2, "capfilt", "select")
+"""The stages of BLIP-2 on texts that CapFilt selects."""
+PIPELINES = {"bootstrap": BOOTSTRAP, "blip2": BLIP2, "blip2_capfilt": BLIP2_CAPFILT}
 """The stages of the pipelines that name models, by the pipeline's name."""
+PLANNED = tuple(dict.fromkeys((*BOOTSTRAP, *BLIP2_CAPFILT, "report")))
+"""The stages of all of these, in the order in which the step `plan` returns their settings."""
 BLIP2_TASKS = ("blip2_captioning", "blip2_vqa", "blip2_retrieval")
 """The stages that fine-tune BLIP-2 for a downstream task."""
 
