@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-run-pipeline: $(INSTALLED) ## run the bootstrap (PIPELINE=retrain: on new shards, blip2: BLIP-2) on this machine, or at KFP_HOST=... (DATA=path takes own data, PRESET=base, PLACEMENT=a100 and SET="name=value ..." set parameters, CACHE=off runs all steps, AGAIN="step ..." some of them, whatever was done)
+run-pipeline: $(INSTALLED) ## run the bootstrap (PIPELINE=retrain: on new shards, blip2: BLIP-2, blip2_capfilt: BLIP-2 on texts of CapFilt, downstream: tasks) on this machine, or at KFP_HOST=... (DATA=path takes own data, PRESET=base, PLACEMENT=a100 and SET="name=value ..." set parameters, CACHE=off runs all steps, AGAIN="step ..." some of them, whatever was done)
 	@$(BIN)/python -m pipelines $(if $(KFP_HOST),submit,run) $(PIPELINE) $(if $(DATA),--data '$(DATA)') $(SETTINGS) $(REPEATED)
 
 schedule: $(INSTALLED) ## run it on new shards at KFP_HOST again and again: CRON="0 0 3 * * 0" is Sundays at 03:00

@@ -16,8 +16,7 @@ def report_blip2(
 
     with at_work("report", "", settings, store) as step:
         found = Blip2Outputs.behind(StepOutput.load(opt), StepOutput.load(t5))
-        with found.outputs["ingest"].folder() as data:
-            summary, html = report_blip2(step.run, found.results(), data)
-            write_page(html, report_page)
-            summary.save(metrics.path)
-            metrics.metadata.update(summary.compared())
+        summary, html = report_blip2(step.run, found)
+        write_page(html, report_page)
+        summary.save(metrics.path)
+        metrics.metadata.update(summary.compared())

@@ -29,7 +29,7 @@ from pipelines.step_runner import StepError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 DOWNSTREAM = "downstream"
-PIPELINES = ("bootstrap", "retrain", "blip2", DOWNSTREAM)
+PIPELINES = ("bootstrap", "retrain", "blip2", "blip2_capfilt", DOWNSTREAM)
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help=f"One of: {', '.join(PIPELINES)}.")]
 Names = Annotated[
     list[str], typer.Argument(metavar="PIPELINE...", help=f"Some of: {', '.join(PIPELINES)}; by default all.")

@@ -24,7 +24,7 @@ def test_every_preset_has_every_stage(preset: str, stage: str):
 
 
 def test_the_presets_are_the_sizes_and_the_stages_those_of_the_bootstrap():
-    sizes_of_blip2 = ["blip2_capfilt", "blip2_g", "blip2_g_xxl", "blip2_l", "blip2_shapes"]
+    sizes_of_blip2 = ["blip2_capfilt", "blip2_capfilt_shapes", "blip2_g", "blip2_g_xxl", "blip2_l", "blip2_shapes"]
     assert presets() == ["base", *sizes_of_blip2, "large", "reference", "shapes", "small"]
     assert set(stages()) == set(config_classes())
 

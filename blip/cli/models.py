@@ -11,6 +11,7 @@ from blip.cli.options import (
     ModelFolder,
     Out,
     Overrides,
+    PipelineName,
     Preset,
     Revision,
     Storage,
@@ -32,9 +33,7 @@ def fetch_weights(
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Changes a stage's key; may be repeated.")
     ] = [],  # noqa: B006
-    pipeline: Annotated[
-        Literal["bootstrap", "blip2"], typer.Option(help="The pipeline whose stages' models to fetch.")
-    ] = "bootstrap",
+    pipeline: Annotated[PipelineName, typer.Option(help="The pipeline whose stages' models to fetch.")] = "bootstrap",
     stage: Annotated[
         list[str],
         typer.Option(help="A stage whose models to fetch in place of a pipeline's; may be repeated."),

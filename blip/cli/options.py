@@ -1,7 +1,7 @@
 """Options that several verbs share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 PROJECT = "blip.yaml"
 """The file of settings that verbs read if none is named."""
+PipelineName = Literal["bootstrap", "blip2", "blip2_capfilt"]
+"""The pipelines whose stages name models."""
 
 
 def preset_names() -> list[str]:

@@ -1,11 +1,11 @@
 """The verbs that concern a project and its machine as a whole."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from blip.cli.options import PROJECT, preset_names
+from blip.cli.options import PROJECT, PipelineName, preset_names
 from blip.cli.output import Printed
 from blip.cli.places import existing_file, writable_file
 
@@ -19,7 +19,7 @@ def init(
     overrides: Annotated[
         list[str], typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Changes a stage's key; may be repeated.")
     ] = [],  # noqa: B006
-    pipeline: Annotated[Literal["bootstrap", "blip2"], typer.Option(help="Whose stages.")] = "bootstrap",
+    pipeline: Annotated[PipelineName, typer.Option(help="Whose stages.")] = "bootstrap",
 ) -> Printed:
     """Write the settings of a project as YAML, each with its meaning; `--config` of the other verbs takes the file."""
     from blip.runs.init import init

@@ -3,8 +3,8 @@
 from pydantic import Field
 
 from blip.config import Config
-from blip.report.blip2_summary import Blip2Summary, blip2_headline, blip2_rows
-from blip.report.bootstrap_page import ReportStep, loss_charts, picture, step_graph
+from blip.report.blip2_summary import LACKING, Blip2Summary, blip2_headline, blip2_rows
+from blip.report.bootstrap_page import ReportStep, Selection, loss_charts, picture, step_graph
 from blip.report.charts import line_chart
 from blip.report.rendering import page_template
 from blip.results import Point
@@ -40,6 +40,8 @@ class Blip2Report(Config):
     steps: tuple[ReportStep, ...] = ()
     answers: dict[str, dict[str, list[Point]]] = Field(default_factory=dict)
     """Share of questions answered right over the steps of each second stage, in percent, by language model and step."""
+    selection: Selection = Selection()
+    """What CapFilt scored and kept, if it is a part of the pipeline."""
     shown: tuple[Shown, ...] = ()
     bad: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Samples left out, by place and reason."""
@@ -51,6 +53,7 @@ def blip2_html(report: Blip2Report) -> str:
         report=report,
         headline=blip2_headline(report.summary),
         rows=blip2_rows(report.summary),
+        lacking=LACKING[report.summary.lacking],
         graph=step_graph(report.steps),
         names={step.name: i for i, step in enumerate(s for s in report.steps if s.curves)},
         losses=loss_charts(report.steps),

@@ -1,4 +1,4 @@
-"""The summary of BLIP-2: captions and answers of each language model, with the first stage and without."""
+"""The summary of BLIP-2: captions and answers of each language model, with and without the first stage or CapFilt."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,14 @@ from rich.console import Group
 
 from blip.config import ConfigError, validate
 from blip.report.summary import Figures, SummaryRow, columns, summary_row
-from blip.results import Change
+from blip.results import Change, KeptBySource, Noise
 
 LANGUAGE_MODELS = {"opt": "OPT", "t5": "T5"}
 """The kinds of language models, and their names on pages: decoder-only ones, and those with an encoder."""
 LanguageModelKind = Literal["opt", "t5"]
+Lacking = Literal["stage1", "capfilt"]
+"""What the models that others are compared with did without: the first stage, or CapFilt."""
+LACKING: dict[Lacking, str] = {"stage1": "the first stage", "capfilt": "CapFilt"}
 
 
 class LanguageScores(Figures):
@@ -31,18 +34,30 @@ class LanguageScores(Figures):
 
 
 class Answered(Figures):
-    """A language model's scores without the first stage and with it, and what guessing reaches."""
+    """A language model's scores without the first stage or CapFilt and with it, and what guessing reaches."""
 
     scores: Change[LanguageScores]
     chance: float
     """Accuracy in percent of the most frequent answer to each kind of question."""
     registered: bool
-    """Whether the model with the first stage passed the gate."""
+    """Whether the model with it passed the gate."""
+
+
+class Selected(Figures):
+    """What CapFilt kept, and the shares of true texts, 0 to 1; None if the truth is not known."""
+
+    noise: Noise
+    kept: KeptBySource
+    texts: Change[float | None]
+    """True ones among the web's texts, and among all texts that were kept."""
 
 
 class Blip2Summary(Figures):
     type: Literal["blip2"] = "blip2"
+    lacking: Lacking = "stage1"
     models: dict[LanguageModelKind, Answered]
+    selected: Selected | None = None
+    """None if CapFilt is no part of the pipeline."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """Wall time of each step, and `total`."""
 
@@ -58,8 +73,10 @@ class Blip2Summary(Figures):
             found |= {
                 f"{name} CIDEr": model.scores.after.cider,
                 f"{name} accuracy": model.scores.after.accuracy,
-                f"{name} accuracy alone": model.scores.before.accuracy,
+                f"{name} accuracy {'alone' if self.lacking == 'stage1' else 'before'}": model.scores.before.accuracy,
             }
+        if self.selected and self.selected.texts.after is not None:
+            found["true texts kept"] = self.selected.texts.after
         if "total" in self.seconds:
             found["hours"] = self.seconds["total"] / 3600
         return {name: value for name, value in found.items() if isfinite(value)}
@@ -74,8 +91,13 @@ class Blip2Summary(Figures):
 
 
 def blip2_rows(summary: Blip2Summary) -> list[SummaryRow]:
-    """Returns the table of without and with the first stage; in every row greater is better."""
+    """Returns the table of without and with the first stage or CapFilt; in every row greater is better."""
     found = []
+    if summary.selected:
+        shares = {"all kept": summary.selected.texts, **dict(summary.selected.noise)}
+        found += [
+            summary_row("True texts", name, share.before, share.after, 100, "%") for name, share in shares.items()
+        ]
     for kind, model in summary.models.items():
         group, before, after = LANGUAGE_MODELS[kind], model.scores.before, model.scores.after
         found += [
@@ -92,7 +114,7 @@ def blip2_headline(summary: Blip2Summary) -> str:
     """Summarises the outcome in one sentence."""
     found = [
         f"{LANGUAGE_MODELS[kind]} answers {model.scores.after.accuracy:.0f}% of the questions right "
-        f"({model.scores.before.accuracy:.0f}% without the first stage, {model.chance:.0f}% by guessing)"
+        f"({model.scores.before.accuracy:.0f}% without {LACKING[summary.lacking]}, {model.chance:.0f}% by guessing)"
         for kind, model in summary.models.items()
     ]
     return "; ".join(found) + "."
@@ -100,7 +122,8 @@ def blip2_headline(summary: Blip2Summary) -> str:
 
 def blip2_table(summary: Blip2Summary) -> Group:
     """Renders the table for a terminal."""
-    table = columns("", "without stage 1", "with stage 1", "change")
+    name = {"stage1": "stage 1", "capfilt": "CapFilt"}[summary.lacking]
+    table = columns("", f"without {name}", f"with {name}", "change")
     group = ""
     for row in blip2_rows(summary):
         if group and row.group != group:

@@ -12,7 +12,7 @@ from blip.data.images import MOST_PIXELS, decode
 from blip.report.charts import Chart, Graph, graph, histogram, line_chart
 from blip.report.rendering import page_template
 from blip.report.summary import Summary, headline, summary_rows
-from blip.results import MatchHistogram, Point, Source
+from blip.results import MatchHistogram, Point, SelectResult, Source
 
 BINS = 20
 THUMBNAIL = 256
@@ -79,6 +79,26 @@ class Described(Config):
     after_true: bool | None = None
 
 
+class Selection(Config):
+    """What CapFilt scored and kept."""
+
+    threshold: float | None = None
+    score: str = "p(match)"
+    """What the histograms and the numbers beside texts are of."""
+    histograms: tuple[MatchHistogram, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
+
+    @property
+    def charts(self) -> list[tuple[MatchHistogram, Chart]]:
+        """The histograms, drawn."""
+        return [(counts, chart_of(counts, self.threshold)) for counts in self.histograms]
+
+    @property
+    def kinds(self) -> set[str]:
+        """What is known of the texts in the histograms: true, false, unknown."""
+        return {block.kind for _, chart in self.charts for block in chart.blocks}
+
+
 class BootstrapReport(Config):
     """The content of the page."""
 
@@ -90,14 +110,20 @@ class BootstrapReport(Config):
     gate: str = ""
     """The reason why the new model was registered or not."""
     steps: tuple[ReportStep, ...] = ()
-    threshold: float | None = None
-    score: str = "p(match)"
-    """What the histograms and the numbers beside texts are of."""
-    histograms: tuple[MatchHistogram, ...] = ()
-    galleries: tuple[Gallery, ...] = ()
+    selection: Selection = Selection()
     described: tuple[Described, ...] = ()
     bad: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Samples or texts left out, by place and reason."""
+
+
+def selection(result: SelectResult, pictures: Sequence[ReportPicture]) -> Selection:
+    """Returns what a page shows of a selection and its pictures."""
+    return Selection(
+        threshold=result.threshold,
+        score=result.score_name,
+        histograms=result.histograms,
+        galleries=galleries(pictures, "web") + galleries(pictures, "synthetic"),
+    )
 
 
 def galleries(pictures: Sequence[ReportPicture], source: Source = "web", most: int = 6) -> tuple[Gallery, ...]:
@@ -142,8 +168,6 @@ def bootstrap_html(report: BootstrapReport) -> str:
         graph=step_graph(report.steps),
         names=names,
         losses=loss_charts(report.steps),
-        histograms=[(s, chart_of(s, report.threshold)) for s in report.histograms],
-        kinds={block.kind for s in report.histograms for block in chart_of(s, None).blocks},
         picture=picture,
         has_curves=bool(names),
     )

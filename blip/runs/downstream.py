@@ -2,36 +2,30 @@
 
 import json
 import re
-import shutil
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from blip.config import Config, ConfigError, load_config
 from blip.digest import folder_digest
 from blip.evaluation.job import TASKS, EvaluateConfig
-from blip.models.weights.files import SUFFIXES
 from blip.results import DownstreamResult, EvaluationResult, FetchResult, GateResult, IngestResult, Point, TrainResult
 from blip.runs import stages
 from blip.runs.context import RunContext
 from blip.runs.data_config import IngestConfig, ShapesTask
 from blip.runs.evaluate import METRICS, evaluate
+from blip.runs.fetch_model import FROM_FIRST
 from blip.runs.ingest import ingest
-from blip.runs.outputs import HOME, OUTPUT_RECORD, StepOutput
+from blip.runs.outputs import StepOutput
 from blip.runs.plan import cache_keys, sources_are_there
 from blip.runs.register import RegisterConfig, check_name, register
 from blip.shards.manifest import Manifest
-from blip.storage import open_store, scratch
-from blip.tasks.model_folder import CONFIG, TOKENIZER, read_model_config
-from blip.workers.model import RUN_RECORD, model_digest
+from blip.storage import scratch
 from blip.workers.progress import Workers
 from blip.zoo.source import our_model
 
 CLIPS = {"retrieval": "video_retrieval", "vqa": "video_qa"}
 """The video task that a model of an image task is judged by without training (BLIP, section 5.6)."""
 CLIPS_SPLIT = "clips"
-FROM_FIRST = "@first"
-"""Ends an item of the pipeline's `tasks` whose model starts from the first model of the bootstrap, to be compared."""
 SHAPES_TASK = ShapesTask.model_fields["type"].default
 GATES = {
     "retrieval": "retrieval.mean",
@@ -211,55 +205,6 @@ def register_task(context: RunContext, name: str, item: str, *, model: str | Pat
     gate = json.dumps(own or {GATES[task]: 0.0})
     run = context.model_copy(update={"overrides": (*context.overrides, f"gate={gate}")})
     return register(run, f"{name}-{task}", model=model, after=after)
-
-
-def fetch_champion(source: str, item: str, *, store: str, out: str | Path) -> FetchResult:
-    """Copies the model that an item of `tasks` starts from to the folder `out`: any source of a BLIP (`zoo.source`).
-
-    For an item that ends in `@first` it is the first model of the bootstrap in the store that made this one.
-    Raises ConfigError if there is none; StoreError, TrackingError if trying again can help.
-    """
-    began = time.monotonic()
-    first = item.endswith(FROM_FIRST)
-    copy_model(our_model(source, "fine-tuning"), out)
-    if first:
-        with first_model(store, model_digest(Path(out)), source).folder() as made:
-            shutil.rmtree(out)
-            copy_model(made, out)
-    return FetchResult(
-        source=source,
-        task=read_model_config(out).task.type,
-        first=first,
-        digest=model_digest(Path(out)),
-        seconds=time.monotonic() - began,
-    )
-
-
-def copy_model(folder: Path, out: str | Path) -> None:
-    """Copies the files of a model folder, without what a registry adds to them: the digest is that of the original."""
-    kept = {path.name for path in folder.iterdir() if path.suffix in SUFFIXES} | {CONFIG, TOKENIZER, RUN_RECORD}
-
-    def others(place: str, names: list[str]) -> set[str]:
-        return set(names) - kept if Path(place) == Path(folder) else set()
-
-    shutil.copytree(folder, out, ignore=others, dirs_exist_ok=True)
-
-
-def first_model(store: str, digest: str, source: str) -> StepOutput:
-    """Returns the output that is the first model of the bootstrap in a store whose second model has this digest.
-
-    Raises ConfigError if there is none.
-    """
-    home = open_store(store).join(HOME, "register")
-    for key in home.list():
-        if key.endswith(f"/{OUTPUT_RECORD}"):
-            decision = StepOutput.load(f"{home.uri}/{key.removesuffix(f'/{OUTPUT_RECORD}')}")
-            if "before" in decision.inputs and decision.input("model").result.get("digest") == digest:
-                return decision.input("before").input("model")
-    raise ConfigError(
-        f"tasks end in {FROM_FIRST}, but no bootstrap in {store} made model {source} (digest {digest[:12]}): run the "
-        f"bootstrap with this store first, or leave out what ends in {FROM_FIRST}"
-    )
 
 
 def summarise(decisions: Sequence[StepOutput]) -> DownstreamResult:

@@ -8,7 +8,7 @@ from typing import Self, TypeVar, get_type_hints
 
 from blip.config import Config
 from blip.datasets.judge import judge_of
-from blip.report.bootstrap_page import BootstrapReport, Described, ReportStep, bootstrap_html, galleries
+from blip.report.bootstrap_page import BootstrapReport, Described, ReportStep, bootstrap_html, selection
 from blip.report.capfilt_figures import load_pictures, thumbnail
 from blip.report.summary import CaptionScores, RetrievalScores, Summary
 from blip.results import (
@@ -115,17 +115,13 @@ def attribute(step: str) -> str:
 def report(context: RunContext, results: BootstrapResults, *, kept: str | Path) -> tuple[Summary, str]:
     """Returns the summary and the page of a bootstrap; `kept` is the data folder that `select` wrote."""
     result = summarise(results)
-    pictures = load_pictures(Path(kept, PICTURES))
     made = BootstrapReport(
         summary=result,
         revision=context.revision,
         facts=facts(results.ingest) | gpu_hours_by_step(results.steps()),
         gate=results.register.reason,
         steps=tuple(report_step(name, found, *STEP_PURPOSES[name]) for name, found in results.steps().items()),
-        threshold=results.select.threshold,
-        score=results.select.score_name,
-        histograms=results.select.histograms,
-        galleries=galleries(pictures, "web") + galleries(pictures, "synthetic"),
+        selection=selection(results.select, load_pictures(Path(kept, PICTURES))),
         described=captioned_images(Path(kept), results.evaluate_before.described, results.evaluate_after.described),
         bad=left_out(results),
     )

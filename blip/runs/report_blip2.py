@@ -8,129 +8,178 @@ from typing import Self, get_args
 
 from blip.datasets.judge import judge_of
 from blip.report.blip2_page import Blip2Report, Said, Shown, blip2_html
-from blip.report.blip2_summary import LANGUAGE_MODELS, Answered, Blip2Summary, LanguageModelKind, LanguageScores
-from blip.report.capfilt_figures import thumbnail
+from blip.report.blip2_summary import (
+    LANGUAGE_MODELS,
+    Answered,
+    Blip2Summary,
+    Lacking,
+    LanguageModelKind,
+    LanguageScores,
+    Selected,
+)
+from blip.report.bootstrap_page import Selection, selection
+from blip.report.capfilt_figures import load_pictures, thumbnail
 from blip.results import (
+    SOURCES,
+    CapFiltResult,
     Change,
     EvaluationResult,
     FeaturesResult,
+    FetchResult,
     FrozenResult,
     GateResult,
     IngestResult,
     Point,
     Result,
+    SelectResult,
     TrainResult,
 )
 from blip.runs.context import RunContext
 from blip.runs.evaluate import SHOWN_CAPTIONS
 from blip.runs.outputs import StepOutput
 from blip.runs.report import facts, gpu_hours_by_step, report_step
+from blip.runs.select import PICTURES
 from blip.shards.manifest import Manifest
 from blip.shards.reading import samples
 
 LANGUAGE_KINDS: tuple[LanguageModelKind, ...] = get_args(LanguageModelKind)
-RESULTS: dict[str, type[Result]] = {
-    "ingest": IngestResult,
-    "frozen": FrozenResult,
-    "features": FeaturesResult,
-    "stage1": TrainResult,
-    **{f"stage2-{kind}{how}": TrainResult for kind in LANGUAGE_KINDS for how in ("", "-alone")},
-    **{f"evaluate-{kind}{how}": EvaluationResult for kind in LANGUAGE_KINDS for how in ("", "-alone")},
-    **{f"register-{kind}": GateResult for kind in LANGUAGE_KINDS},
+STEPS: dict[str, tuple[type[Result], str]] = {
+    "captioner": (FetchResult, "copy the model that writes captions"),
+    "filter": (FetchResult, "copy the model that scores how well texts match"),
+    "ingest": (IngestResult, "read gold, web and test pairs into shards"),
+    "capfilt": (CapFiltResult, "caption the web, score all texts"),
+    "select": (SelectResult, "keep the texts most similar to their image"),
+    "frozen": (FrozenResult, "make or name the frozen models"),
+    "features": (FeaturesResult, "keep the features that the first stage trains on"),
+    "stage1": (TrainResult, "learn to find in images what texts say"),
+    "stage2": (TrainResult, "let a frozen language model read what is found"),
+    "evaluate": (EvaluationResult, "describe the test images, answer questions about them"),
+    "register": (GateResult, "let the better model through"),
 }
-"""The class of each step's result, by step name, in order."""
-PURPOSES = {
-    "ingest": "read gold, web and test pairs into shards",
-    "frozen": "make or name the frozen models",
-    "features": "keep the features that the first stage trains on",
-    "stage1": "learn to find in images what texts say",
-    "stage2": "let a frozen language model read what is found",
-    "evaluate": "describe the test images, answer questions about them",
-    "register": "let the better model through",
-}
-"""The purpose of each kind of step."""
+"""The class of the result, and the purpose, of each kind of step, in order; a step's name begins with its kind."""
+ENDS: dict[Lacking, str] = {"stage1": "-alone", "capfilt": "-web"}
+"""The end of the names of steps that lead to the models to compare with, by what these do without."""
+WITHOUT = {"-alone": ", without the first stage", "-web": ", on the web's texts as they are"}
 
 
-def parents_of(step: str) -> tuple[str, ...]:
-    """Returns the steps whose outputs a step reads."""
-    verb, _, rest = step.partition("-")
-    match verb:
-        case "features":
-            return "ingest", "frozen"
-        case "stage1":
-            return ("features",)
-        case "stage2":
-            return ("ingest", "frozen") if rest.endswith("alone") else ("stage1",)
-        case "evaluate":
-            return (f"stage2-{rest}",)
-        case "register":
-            return f"evaluate-{rest}", f"evaluate-{rest}-alone"
-        case _:
-            return ()
+def kind_of(step: str) -> str:
+    """`stage2` of `stage2-opt-alone`."""
+    return step.partition("-")[0]
 
 
 @dataclass(frozen=True)
 class Blip2Outputs:
-    """The outputs of the steps, by step name."""
+    """The outputs of the steps, by step name, in order."""
 
+    lacking: Lacking
     outputs: dict[str, StepOutput]
 
     @classmethod
     def behind(cls, opt: StepOutput, t5: StepOutput) -> Self:
         """Returns the outputs that led to both decisions: each names those that it was made from."""
         found: dict[str, StepOutput] = {}
+        data = opt.input("model").input("data")
+        lacking: Lacking = "capfilt" if "scored" in data.inputs else "stage1"
+        end = ENDS[lacking]
         for kind, decision in (("opt", opt), ("t5", t5)):
             before, after, joined = (decision.input(role) for role in ("before", "after", "model"))
-            first = joined.input("init")
+            other, first = before.input("model"), joined.input("init")
             found |= {
                 f"register-{kind}": decision,
                 f"evaluate-{kind}": after,
-                f"evaluate-{kind}-alone": before,
+                f"evaluate-{kind}{end}": before,
                 f"stage2-{kind}": joined,
-                f"stage2-{kind}-alone": before.input("model"),
+                f"stage2-{kind}{end}": other,
                 "stage1": first,
                 "features": first.input("data"),
-                "ingest": joined.input("data"),
+                "ingest": other.input("data"),
                 "frozen": joined.input("frozen"),
             }
-        return cls(found)
+            if lacking == "capfilt":
+                scored, first = data.input("scored"), other.input("init")
+                found |= {"select": data, "capfilt": scored}
+                found |= {role: scored.input(role) for role in ("captioner", "filter")}
+                found |= {f"stage1{end}": first, f"features{end}": first.input("data")}
+        kinds = list(STEPS)
+        return cls(lacking, dict(sorted(found.items(), key=lambda step: kinds.index(kind_of(step[0])))))
 
     def results(self) -> dict[str, Result]:
         """Returns the results of all steps, in order. Raises ConfigError."""
-        return {name: self.outputs[name].result_of(kind) for name, kind in RESULTS.items()}
+        return {name: output.result_of(STEPS[kind_of(name)][0]) for name, output in self.outputs.items()}
+
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """Returns the steps whose outputs each step reads, without those that one of these reads, too."""
+        names = {output.uri: name for name, output in self.outputs.items()}
+        read = {
+            name: {names[uri] for uri in output.inputs.values() if uri in names}
+            for name, output in self.outputs.items()
+        }
+        before: dict[str, set[str]] = {}
+        for name in self.outputs:  # in order, so that what a step reads is known before it
+            before[name] = read[name].union(*(before[parent] for parent in read[name]))
+        return {
+            name: tuple(p for p in self.outputs if p in parents and not any(p in before[other] for other in parents))
+            for name, parents in read.items()
+        }
 
 
-def report_blip2(context: RunContext, results: Mapping[str, Result], data: str | Path) -> tuple[Blip2Summary, str]:
-    """Returns the summary and the page of a run of BLIP-2; `data` is the data folder that `ingest` wrote."""
-    summary = summarise_blip2(results)
+def report_blip2(context: RunContext, outputs: Blip2Outputs) -> tuple[Blip2Summary, str]:
+    """Returns the summary and the page of a run of BLIP-2. Raises ConfigError."""
+    results, parents = outputs.results(), outputs.parents()
+    summary = summarise_blip2(results, outputs.lacking)
     ingested = results["ingest"]
     assert isinstance(ingested, IngestResult)
+    with outputs.outputs["ingest"].folder() as data:
+        shown = tuple(shown_images(data, results))
     made = Blip2Report(
         summary=summary,
+        title="BLIP-2" if outputs.lacking == "stage1" else "BLIP-2 on CapFilt's texts",
         revision=context.revision,
         facts=facts(ingested) | gpu_hours_by_step(results),
         features=features_saved(results),
         gates=tuple(gate.reason for gate in results.values() if isinstance(gate, GateResult)),
-        steps=tuple(report_step(name, found, purpose_of(name), parents_of(name)) for name, found in results.items()),
-        answers=answers_over_steps(results),
-        shown=tuple(shown_images(Path(data), results)),
+        steps=tuple(report_step(name, found, purpose_of(name), parents[name]) for name, found in results.items()),
+        answers=answers_over_steps(results, outputs.lacking),
+        selection=shown_selection(outputs, results),
+        shown=shown,
         bad=left_out(results),
     )
     return summary, blip2_html(made)
 
 
-def summarise_blip2(results: Mapping[str, Result]) -> Blip2Summary:
+def summarise_blip2(results: Mapping[str, Result], lacking: Lacking) -> Blip2Summary:
     """Returns the summary of a run of BLIP-2."""
     seconds = {name: round(found.seconds, 1) for name, found in results.items()}
+    chosen = results.get("select")
     return Blip2Summary(
-        models={kind: answered(kind, results) for kind in LANGUAGE_KINDS},
+        lacking=lacking,
+        models={kind: answered(kind, results, ENDS[lacking]) for kind in LANGUAGE_KINDS},
+        selected=selected(chosen) if isinstance(chosen, SelectResult) else None,
         seconds={**seconds, "total": round(sum(seconds.values()), 1)},
     )
 
 
-def answered(kind: LanguageModelKind, results: Mapping[str, Result]) -> Answered:
+def selected(found: SelectResult) -> Selected:
+    """Returns what a selection kept, and the share of true texts before and after."""
+    number = {source: found.counts.get(f"{source}.kept", 0) for source in SOURCES}
+    shares = {source: getattr(found.noise, source).after for source in SOURCES if number[source]}
+    known = bool(shares) and None not in shares.values()
+    after = sum(number[source] * share for source, share in shares.items()) / sum(number.values()) if known else None
+    return Selected(noise=found.noise, kept=found.capfilt, texts=Change(before=found.noise.web.before, after=after))
+
+
+def shown_selection(outputs: Blip2Outputs, results: Mapping[str, Result]) -> Selection:
+    """Returns what the page shows of CapFilt; nothing where it is no part of the pipeline."""
+    chosen = results.get("select")
+    if not isinstance(chosen, SelectResult):
+        return Selection()
+    with outputs.outputs["select"].folder() as kept:
+        return selection(chosen, load_pictures(kept / PICTURES))
+
+
+def answered(kind: LanguageModelKind, results: Mapping[str, Result], end: str) -> Answered:
     """Returns the scores of a language model. Raises KeyError if the evaluation left a task out."""
-    before, after, gate = (results[name] for name in (f"evaluate-{kind}-alone", f"evaluate-{kind}", f"register-{kind}"))
+    before, after, gate = (results[name] for name in (f"evaluate-{kind}{end}", f"evaluate-{kind}", f"register-{kind}"))
     assert isinstance(before, EvaluationResult)
     assert isinstance(after, EvaluationResult)
     assert isinstance(gate, GateResult)
@@ -151,7 +200,8 @@ def language_scores(found: EvaluationResult) -> LanguageScores:
 
 def purpose_of(step: str) -> str:
     """Returns what a step is for."""
-    return PURPOSES[step.partition("-")[0]] + (", without the first stage" if step.endswith("alone") else "")
+    end = next((words for end, words in WITHOUT.items() if step.endswith(end)), "")
+    return STEPS[kind_of(step)][1] + end
 
 
 def features_saved(results: Mapping[str, Result]) -> str:
@@ -170,7 +220,7 @@ def features_saved(results: Mapping[str, Result]) -> str:
     )
 
 
-def answers_over_steps(results: Mapping[str, Result]) -> dict[str, dict[str, list[Point]]]:
+def answers_over_steps(results: Mapping[str, Result], lacking: Lacking) -> dict[str, dict[str, list[Point]]]:
     """Returns the share of questions answered right over the steps of each second stage, where it was measured."""
     measured = {
         name: found.scores["accuracy"]
@@ -179,7 +229,7 @@ def answers_over_steps(results: Mapping[str, Result]) -> dict[str, dict[str, lis
     }
     by_model = {
         LANGUAGE_MODELS[kind]: {
-            name: measured[name] for name in (f"stage2-{kind}", f"stage2-{kind}-alone") if name in measured
+            name: measured[name] for name in (f"stage2-{kind}", f"stage2-{kind}{ENDS[lacking]}") if name in measured
         }
         for kind in LANGUAGE_KINDS
     }
@@ -214,4 +264,6 @@ def left_out(results: Mapping[str, Result]) -> dict[str, dict[str, int]]:
                 places |= {f"{split} shards": part.counts for split, part in found.splits.items()}
             case TrainResult() | EvaluationResult():
                 places[name] = found.rejected
+            case SelectResult():
+                places["CapFilt"] = found.counts
     return {place: counts for place, counts in places.items() if counts}

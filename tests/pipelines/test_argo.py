@@ -21,6 +21,10 @@ RECORDED = {
         *("features", "stage1", "stage2-opt", "stage2-opt-alone", "stage2-t5", "stage2-t5-alone"),
         *("evaluate-opt", "evaluate-opt-alone", "evaluate-t5", "evaluate-t5-alone"),
     },
+    "blip2_capfilt": {
+        *("capfilt", "features", "features-web", "stage1", "stage1-web"),
+        *(f"{step}-{kind}{end}" for step in ("stage2", "evaluate") for kind in ("opt", "t5") for end in ("", "-web")),
+    },
     "downstream": {"fine-tune", "judge"},
 }
 """The pipelines whose workflows are recorded, and their steps that train or predict."""

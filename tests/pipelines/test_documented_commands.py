@@ -22,7 +22,7 @@ from blip.launch.resources import PLACEMENTS, Resources
 from blip.models.med import MED
 from blip.runs.export import export
 from blip.runs.found import with_source
-from blip.runs.stages import load_stages, overrides_for, without_placement
+from blip.runs.stages import BOOTSTRAP, PIPELINES, load_stages, overrides_for, without_placement
 from blip.tasks.alignment import AlignmentConfig
 from blip.tasks.model_folder import load_task
 from blip.tasks.pretraining import Pretraining, PretrainingConfig
@@ -37,6 +37,7 @@ NOT_RUN = {
     "make run-pipeline PRESET=benchmarks/pictures.yaml ": "an hour; tests/end_to_end/test_real_pictures.py is short",
     ".venv/bin/python benchmarks/pictures.py": "fetches packages by npm; tests/benchmarks makes small ones",
     ".venv/bin/python -m benchmarks.folders": "fetches packages of Debian; tests/benchmarks makes small ones",
+    "make run-pipeline PIPELINE=blip2_capfilt ": "tests/end_to_end/test_whole_blip2.py runs it, in minutes",
     "make run-pipeline PIPELINE=downstream": "tests/end_to_end/test_whole_downstream.py runs it, in minutes",
     "make test ": "it is this",
     "make mlflow ": "a server that runs until it is stopped",
@@ -283,4 +284,7 @@ def test_what_is_submitted_is_taken_and_its_settings_are_sound(command: str, mon
     Resources.of(given.get("placement", "cpu"), overrides_for("placement", given.get("overrides", [])))
     own = without_placement(given.get("overrides", []))
     # retraining has no source: it looks where the settings say
-    load_stages(given.get("preset", "shapes"), own if "schedule" in command else [*source, *own])
+    settings = own if "schedule" in command else [*source, *own]
+    pipeline = re.search(r"PIPELINE=(\w+)", command)
+    names = PIPELINES.get(pipeline[1], BOOTSTRAP) if pipeline else BOOTSTRAP
+    load_stages(given.get("preset", "shapes"), settings, names)

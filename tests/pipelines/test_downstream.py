@@ -1,6 +1,5 @@
 """The downstream pipeline: a loop over tasks, each planned, fine-tuned, judged and registered."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from blip.results import (
 )
 from blip.runs.context import RunContext
 from blip.runs.downstream import (
-    fetch_champion,
     ingest_settings,
     item_of,
     plan_downstream,
@@ -187,33 +185,6 @@ def test_a_training_knows_its_item_from_the_model_that_it_starts_from(tmp_path: 
     assert item_of("captioner", fetched[0]) == item_of("vqa", "") == ""
 
 
-def test_an_item_that_ends_in_first_starts_from_the_first_model_of_the_bootstrap(tmp_path: Path):
-    store = tmp_path / "store"
-    store.mkdir()
-    models, outputs = {}, {}
-    for number, name in enumerate(("first", "second")):
-        models[name] = Path(model_folder(both(number), tmp_path / name))
-        outputs[name] = made(store, "pretrain", trained(model_digest(models[name])), models[name])
-    judged = EvaluationResult(split="test", scores={})
-    before, after = (made(store, "evaluate", judged, model=outputs[name]) for name in ("first", "second"))
-    gate = GateResult(registered=True, reason="better")
-    made(store, "register", gate, model=outputs["second"], before=before, after=after)
-    registered = tmp_path / "registered"
-    shutil.copytree(models["second"], registered)
-    (registered / "MLmodel").write_text("a registry adds files of its own")
-    source = str(registered)
-
-    def fetched(item: str, given: str = source) -> FetchResult:
-        return fetch_champion(given, item, store=str(store), out=tmp_path / f"fetched-{item}")
-
-    first, second = fetched("vqa@first"), fetched("vqa")
-    assert (first.first, first.digest) == (True, model_digest(models["first"]))
-    assert (second.first, second.digest) == (False, model_digest(models["second"]))
-    assert model_digest(tmp_path / "fetched-vqa@first") == first.digest
-    with pytest.raises(ConfigError, match=r"no bootstrap in .* made model .*: run the bootstrap with this store first"):
-        fetched("nlvr@first", str(models["first"]))
-
-
 def test_what_starts_from_the_first_model_is_compared_and_never_becomes_the_champion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -232,8 +203,3 @@ def test_what_starts_from_the_first_model_is_compared_and_never_becomes_the_cham
     assert compared.reason.startswith("not registered: captioning@first starts from the bootstrap's first model")
     assert champion("blip-captioning") is None
     assert registered("captioning", other, 80.0).version == 1
-
-
-def test_what_is_no_model_is_refused_with_what_was_looked_for(tmp_path: Path):
-    with pytest.raises(ConfigError, match="no such file or folder, nor a hub name"):
-        fetch_champion("./nowhere", "vqa", store=str(tmp_path), out=tmp_path / "out")

@@ -10,7 +10,15 @@ from PIL import Image
 
 from blip.datasets import shapes
 from blip.report import bootstrap_page
-from blip.report.bootstrap_page import BootstrapReport, Described, Gallery, ReportPicture, ReportStep, ScoredText
+from blip.report.bootstrap_page import (
+    BootstrapReport,
+    Described,
+    Gallery,
+    ReportPicture,
+    ReportStep,
+    ScoredText,
+    Selection,
+)
 from blip.report.rendering import minutes
 from blip.report.summary import Summary
 from blip.results import SOURCES, MatchHistogram, Source
@@ -127,16 +135,19 @@ def report(**changed: Any) -> BootstrapReport:
         "facts": {"data": "shapes", "preset": "shapes", "seed": "42"},
         "gate": "It beats the first model and the champion so far (version 2, text R@1 24.0%).",
         "steps": tuple(step(rng, name) for name in ORDER),
-        "threshold": 0.5,
-        "histograms": tuple(histogram(source, [p.texts(source)[0] for p in pictures]) for source in SOURCES),
-        "galleries": (*bootstrap_page.galleries(pictures), *bootstrap_page.galleries(pictures, "synthetic", most=3)),
         "described": tuple(described),
         "bad": {
             "ingest": {"undecodable image": 3, "empty text": 12},
             "capfilt": {"below threshold": 4392, "repeated text": 41},
         },
     }
-    return BootstrapReport(**values | changed)
+    selected: dict[str, Any] = {
+        "threshold": 0.5,
+        "histograms": tuple(histogram(source, [p.texts(source)[0] for p in pictures]) for source in SOURCES),
+        "galleries": (*bootstrap_page.galleries(pictures), *bootstrap_page.galleries(pictures, "synthetic", most=3)),
+    }
+    of_selection = {name: changed.pop(name) for name in [*changed] if name in Selection.model_fields}
+    return BootstrapReport(**values | changed, selection=Selection(**selected | of_selection))
 
 
 class Tags(HTMLParser):

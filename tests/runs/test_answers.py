@@ -132,7 +132,7 @@ def test_a_training_answers_on_its_way_and_learns_the_same(root: Path, kind: str
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     name = {"opt": "OPT", "t5": "T5"}[kind]
-    measured = answers_over_steps({f"stage2-{kind}": asked, f"stage2-{kind}-alone": plain})
+    measured = answers_over_steps({f"stage2-{kind}": asked, f"stage2-{kind}-alone": plain}, "stage1")
     assert measured == {name: {f"stage2-{kind}": asked.scores["accuracy"]}}
 
 
