@@ -1,28 +1,23 @@
 """Pipelines on Kubeflow Pipelines: publishing a version, a single run, and schedules."""
 
 import contextlib
-import hashlib
 import io
 import json
 import os
 import re
-import tempfile
 import time
-import warnings
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import kfp_server_api as api
 import urllib3.exceptions
-import yaml
-from kfp import Client, compiler
-from kfp.client import ServiceAccountTokenVolumeCredentials
 from kfp.dsl.graph_component import GraphComponent
 
-from blip.launch.kubeflow import KubeflowError, check_host, system_namespace
+from blip.launch.kubeflow import KubeflowError, system_namespace
 from components.revision import revision
-from pipelines import cron, lint
+from pipelines import cron
+from pipelines.connection import connect
+from pipelines.package import package, without_cache
 from pipelines.parameters import defaults, require
 
 EXPERIMENT = "blip"
@@ -31,8 +26,6 @@ FINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "ERROR")
 """The final states of a run."""
 STATE_POLL_SECONDS = 5.0
 """Seconds between two requests for the state of a run."""
-TOKEN_PATH = "/var/run/secrets/kubeflow/pipelines/token"
-"""The path of a pod's projected token for Kubeflow Pipelines, unless KF_PIPELINES_SA_TOKEN_PATH overrides it."""
 
 
 class TransientError(Exception):
@@ -272,55 +265,9 @@ class KubeflowPipelines:
         return self.client.create_experiment(EXPERIMENT, namespace=self.namespace).experiment_id
 
 
-def connect(host: str) -> Any:
-    """Returns a `kfp.Client`, typed Any since its answers have no types. Raises KubeflowError if it has no address."""
-    warnings.filterwarnings("ignore", module="kfp")
-    token = os.environ.get("KFP_TOKEN")
-    projected = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", TOKEN_PATH)).is_file()
-    kubeconfig = Path(os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep)[0]).expanduser()
-    if host:
-        check_host(host)
-    elif "KUBERNETES_SERVICE_HOST" not in os.environ and not kubeconfig.is_file():
-        raise KubeflowError(
-            f"no way to Kubeflow Pipelines: give KFP_HOST=https://..., or a kubeconfig (there is none at {kubeconfig})"
-        )
-    return Client(
-        host or None,
-        namespace=system_namespace(),
-        existing_token=token,
-        credentials=ServiceAccountTokenVolumeCredentials() if projected and not token else None,
-        kube_context=os.environ.get("KFP_CONTEXT"),
-        ssl_ca_cert=os.environ.get("KFP_CA_FILE"),
-    )
-
-
 def name_filter(name: str) -> str:
     """Returns a filter on the display name."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-
-
-@contextlib.contextmanager
-def package(pipeline: GraphComponent) -> Iterator[tuple[Path, str]]:
-    """Yields the compiled pipeline's path and version: the code's revision and the digest of the compiled pipeline."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{pipeline.name}.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
-        text = path.read_text(encoding="utf-8")
-        if faults := lint.faults(text):
-            raise KubeflowError("\n".join(faults))
-        content = json.dumps(list(yaml.safe_load_all(text)), sort_keys=True)
-        yield path, f"{revision()}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-
-
-def without_cache(text: str, names: Collection[str]) -> str:
-    """Returns a compiled pipeline without caching for the named steps, including nested ones, unlike kfp's switch."""
-    spec, *platform = yaml.safe_load_all(text)
-    groups = [spec["root"], *spec["components"].values()]
-    for group in groups:
-        for task in group.get("dag", {}).get("tasks", {}).values():
-            if task["taskInfo"]["name"] in names:
-                task["cachingOptions"] = {}
-    return yaml.safe_dump_all([spec, *platform], sort_keys=False)
 
 
 def pipeline_of(schedule: Any) -> str:
