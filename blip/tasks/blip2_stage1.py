@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from blip.batch import Batch, Example
-from blip.data.tokenizer import Tokenizer, clean_caption
+from blip.data.tokenizer import Tokenizer
 from blip.models.blip2 import Blip2Config, QFormerModel
 from blip.models.generation import Beam, check_room
 from blip.models.image_encoder import load_image_encoder
@@ -72,8 +72,7 @@ class Blip2Stage1(Task[QFormerModel]):
         return []
 
     def collate(self, examples: list[Example]) -> Batch:
-        texts = [clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
-        return Batch.of(examples, self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad))
+        return Batch.of(examples, self.cfg.text.encode([e.texts[0] for e in examples], self.tokenizer))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         text, ids = batch.text, batch.image_ids

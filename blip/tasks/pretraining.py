@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from blip.batch import Batch, Example
 from blip.config import Config
-from blip.data.tokenizer import Tokenizer, clean_caption
+from blip.data.tokenizer import Tokenizer
 from blip.data.transforms import normalise
 from blip.models.generation import Beam, check_room
 from blip.models.med import MED, MEDConfig
@@ -89,8 +89,7 @@ class Pretraining(Task[MED]):
         return self.alignment.undo_step()
 
     def collate(self, examples: list[Example]) -> Batch:
-        texts = [clean_caption(e.texts[0], self.cfg.text.words) for e in examples]
-        return Batch.of(examples, self.tokenizer.encode(texts, self.cfg.text.tokens, self.cfg.text.pad))
+        return Batch.of(examples, self.cfg.text.encode([e.texts[0] for e in examples], self.tokenizer))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         text, ids = batch.text, batch.image_ids

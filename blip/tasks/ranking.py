@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from blip.batch import Batch, Example, Tokens
-from blip.data.tokenizer import clean_caption
 from blip.metrics.retrieval import random_order, summary
 from blip.models.bert import KeysValues
 from blip.tasks.candidates import Candidates, Rescored, ranks_in_parts
@@ -78,9 +77,7 @@ class Ranking(EvaluableTask[ModelT, RetrievalPrediction], Generic[ModelT]):
 
     def encode_texts(self, texts: list[str]) -> Tokens:
         """Cleans and encodes texts, in evaluation and filtering as in training."""
-        return self.tokenizer.encode(
-            [clean_caption(t, self.cfg.text.words) for t in texts], self.cfg.text.tokens, self.cfg.text.pad
-        )
+        return self.cfg.text.encode(texts, self.tokenizer)
 
     def collate(self, examples: list[Example]) -> Batch:
         return Batch.of(examples, self.encode_texts([e.texts[0] for e in examples]), texts=[e.texts for e in examples])

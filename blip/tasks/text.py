@@ -7,8 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from blip.batch import Batch
+from blip.batch import Batch, Tokens
 from blip.config import Config
+from blip.data.tokenizer import Tokenizer, clean_caption
 from blip.distributed import all_reduce_mean, device
 
 
@@ -22,6 +23,10 @@ class TextLengths(Config):
 
     Constant shapes suit GPUs, and batches gathered over ranks.
     """
+
+    def encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> Tokens:
+        """Returns captions, cleaned, as tokens `(B, L)`."""
+        return tokenizer.encode([clean_caption(text, self.words) for text in texts], self.tokens, self.pad)
 
 
 Reduction = Literal["global", "rank"]
