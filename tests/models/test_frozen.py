@@ -180,13 +180,6 @@ def test_a_tokenizer_without_the_end_of_a_text_is_refused(tmp_path: Path):
         source.with_digest(language(folder))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes quantized weights")
-def test_quantized_weights_are_refused_on_a_cpu(tmp_path: Path):
-    with pytest.raises(ConfigError, match="quantization is 8bit, which takes a CUDA GPU, and here is none: set") as e:
-        source.with_digest(language(opt(tmp_path / "opt"), quantization="8bit"))
-    assert "\n" not in str(e.value)
-
-
 def test_weights_may_be_bfloat16(tmp_path: Path):
     model = load_language_model(language(opt(tmp_path / "opt"), precision="bf16"))
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

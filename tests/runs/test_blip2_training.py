@@ -73,8 +73,8 @@ def stage1(folders: dict[str, str]) -> tuple[str, ...]:
     return settings(folders, "init.text=null", "task.alignment.negatives=rank")
 
 
-def stage2(folders: dict[str, str], kind: str) -> tuple[str, ...]:
-    return settings(folders, f"model.language_model={{source: {folders[kind]}, width: {WORDS}}}")
+def stage2(folders: dict[str, str], kind: str, bits: str = "none") -> tuple[str, ...]:
+    return settings(folders, f"model.language_model={{source: {folders[kind]}, width: {WORDS}, quantization: {bits}}}")
 
 
 def train(folders: dict[str, str], stage: str, overrides: tuple[str, ...], name: str, **options: Any) -> Any:
@@ -151,17 +151,26 @@ def test_a_first_stage_goes_on_over_another_number_of_processes(folders: dict[st
             torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_a_second_stage_that_fails_goes_on_tensor_for_tensor(folders: dict[str, str], first: Any, kind: str):
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [
+        ("opt", "none"),
+        ("t5", "none"),
+        pytest.param("opt", "4bit", marks=pytest.mark.slow),
+        pytest.param("t5", "8bit", marks=pytest.mark.slow),
+    ],
+)
+def test_a_second_stage_that_fails_goes_on_tensor_for_tensor(folders: dict[str, str], first: Any, kind: str, bits: str):
     assert first.steps == STEPS
-    options = {"init": f"{folders['root']}/first/model"}
-    train(folders, "blip2_stage2", stage2(folders, kind), f"{kind}-failed", until=FAILED, **options)
-    found, expected = (
-        train(folders, "blip2_stage2", stage2(folders, kind), f"{kind}-{name}", **options)
-        for name in ("failed", "straight")
+    options, names = (
+        {"init": f"{folders['root']}/first/model"},
+        [f"{kind}-{bits}-{end}" for end in ("failed", "straight")],
     )
+    train(folders, "blip2_stage2", stage2(folders, kind, bits), names[0], until=FAILED, **options)
+    found, expected = (train(folders, "blip2_stage2", stage2(folders, kind, bits), name, **options) for name in names)
     assert found.losses == expected.losses
-    mine, theirs = weights(folders, f"{kind}-failed"), weights(folders, f"{kind}-straight")
+    assert {name.split(".")[0] for name in weights(folders, names[0])} == {"ln_vision", "qformer", "projection"}
+    mine, theirs = (weights(folders, name) for name in names)
     assert [name for name in theirs if not theirs[name].equal(mine[name])] == []
     from_first = weights(folders, "first")["qformer.layers.0.cross_attention.value.weight"]
     assert (theirs["qformer.layers.0.cross_attention.value.weight"] - from_first).abs().max() < 0.02, "it starts there"

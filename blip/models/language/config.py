@@ -19,6 +19,6 @@ class LanguageModelConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Type of the frozen weights. `auto` is bf16 on GPUs and fp32 on CPUs."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
-    """Store the weights of linear maps in 8 or 4 bits (bitsandbytes), on GPUs only."""
+    """Store the weights of linear maps in 8 or 4 bits (bitsandbytes). On CPUs this saves memory, not time."""
     end: str = "\n"
     """The word that ends a text of a causal model; an encoder-decoder model has its own."""

@@ -1,6 +1,7 @@
 """Loads frozen language models, and checks them before anything runs."""
 
 import inspect
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,9 @@ from blip.models.language.language_model import LanguageModel
 from blip.models.weights.content import TRANSFORMERS_MODEL
 from blip.models.weights.files import first_line
 from blip.models.weights.source import fetched
+
+PACKED_ON_CPU = "support_avx512bf16_for_cpu"
+"""The attribute of bitsandbytes' 4-bit maps that allows them to pack their weights."""
 
 
 def load_language_model(cfg: LanguageModelConfig) -> LanguageModel:
@@ -40,11 +44,6 @@ def with_digest(cfg: LanguageModelConfig) -> LanguageModelConfig:
 
 def check_source(folder: Path, cfg: LanguageModelConfig) -> None:
     """Raises ConfigError if a model in a folder cannot be used as the configuration says; loads no weights."""
-    if cfg.quantization != "none" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"model.language_model.quantization is {cfg.quantization}, which takes a CUDA GPU, and here is none: set "
-            "model.language_model.quantization=none"
-        )
     if cfg.quantization != "none" and find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"model.language_model.quantization is {cfg.quantization}, which takes the package bitsandbytes: install "
@@ -73,9 +72,9 @@ def build(folder: Path, cfg: LanguageModelConfig, *, weights: bool) -> LanguageM
     """
     # local import: transformers comes with an extra
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder)
         auto = cast(Any, AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)
@@ -99,6 +98,10 @@ def build(folder: Path, cfg: LanguageModelConfig, *, weights: bool) -> LanguageM
 def read_weights(auto: Any, folder: Path, cfg: LanguageModelConfig) -> Any:
     """Returns the language model with the weights in a folder. Raises ConfigError if some would be random."""
     network, found = auto.from_pretrained(folder, output_loading_info=True, **weights_options(cfg))
+    for part in network.modules():
+        # on CPUs with AVX512-BF16 generating would pack weights for good, for a kernel that has no gradient
+        if hasattr(part, PACKED_ON_CPU):
+            setattr(part, PACKED_ON_CPU, False)
     if missing := sorted(found["missing_keys"]):
         raise ConfigError(
             f"model.language_model.source {cfg.source}: has no weights for {missing[0]} and {len(missing) - 1} more "
@@ -114,6 +117,7 @@ def weights_options(cfg: LanguageModelConfig) -> dict[str, Any]:
         # local import: transformers comes with an extra
         from transformers import BitsAndBytesConfig
 
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # each product warns that it casts its input
         eight = cfg.quantization == "8bit"
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=eight,
@@ -121,5 +125,5 @@ def weights_options(cfg: LanguageModelConfig) -> dict[str, Any]:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=options["dtype"],
         )
-        options["device_map"] = {"": torch.cuda.current_device()}
+        options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     return options
