@@ -101,7 +101,7 @@ def test_what_a_run_may_use_is_no_input_of_its_steps_beyond_what_the_driver_need
     given = {name for task in tasks.values() for name in task["inputs"]["parameters"]}
     for_the_pod = {"accelerator_count", "accelerator_type", "cpu_limit", "memory_limit"}
     for_the_pod |= {f"pipelinechannel--plan-{name}" for name in ("gpus", "gpu_type", "cpu", "memory")}
-    ours = {"stage", "preset", "settings", "store", "source", "name", "decision", "scored"}
+    ours = {"pipeline", "stage", "preset", "settings", "store", "source", "name", "decision", "scored"}
     ours |= {"data", "init", "model", "captioner", "filter", "before", "after"}
     assert given - for_the_pod - ours == {"overrides", "placement", "max_gpu_hours"}
     users = {
