@@ -154,10 +154,10 @@ class RangedShard(OpenShard):
     """A shard in a store, of which single samples are requested. The index is required and verified; the shard's bytes
     are not."""
 
-    def __init__(self, store: Store, shard: Shard):
+    def __init__(self, store: Store, shard: Shard, index: Index | None = None):
         self.uri = f"{store.uri}/{shard.name}"
         self.shard = shard
-        index = find_index(store, shard)
+        index = index or find_index(store, shard)
         if index is None:
             raise ShardError(
                 f"shard {self.uri} has no index beside it that is the manifest's ({index_key(shard)}, sha256 "
@@ -209,8 +209,8 @@ def browse_shard(store: Store, shard: Shard) -> Iterator[OpenShard]:
 
     One in a remote store is copied only if it has no index.
     """
-    if store.path(shard.name) is None and find_index(store, shard):
-        yield RangedShard(store, shard)
+    if store.path(shard.name) is None and (index := find_index(store, shard)):
+        yield RangedShard(store, shard, index)
         return
     try:
         with local_copy(store, shard.name) as path, ShardFile(store, shard, path, verified=True) as file:

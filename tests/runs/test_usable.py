@@ -18,6 +18,7 @@ from blip.runs.usable import check_sources, without_unscored
 from blip.shards.manifest import Manifest
 from blip.shards.sample import Sample
 from blip.shards.writing import write_shards
+from blip.storage.s3 import S3Store
 
 CAPTIONED = {"texts": ["a red disc"]}
 MUTE = {"texts": []}
@@ -157,3 +158,11 @@ def test_a_task_none_of_whose_samples_can_be_read_leaves_the_others_theirs(tmp_p
     assert set(result.not_scored) == {"retrieval", "captioning.cider"}
     assert "can be evaluated: 2 (empty text), 1 (image is" in result.not_scored["retrieval"]
     assert sum(result.rejected.values()) == 3
+
+
+def test_of_a_bucket_a_sample_is_read_and_no_shard_copied(s3: str, monkeypatch: pytest.MonkeyPatch):
+    found = [Sample(f"{i}", [picture(i)], texts) for i, texts in enumerate(([], ["a red disc"], ["a blue disc"]))]
+    manifest = write_shards(found, f"{s3}/shards", "test", 3)
+    monkeypatch.setattr(S3Store, "fetch", lambda *_: pytest.fail("a shard was copied"))
+    cfg = EvaluateConfig(tasks=("retrieval",))
+    assert without_unscored(cfg, manifest) == (cfg, {})
