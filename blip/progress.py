@@ -54,13 +54,18 @@ class ProgressRecord:
         """Returns the record as a line of a log."""
         share = f"{self.done / self.total:.0%}" if self.total else "100%"
         time = f"in {clock(self.seconds)}" if self.last else f"ETA {clock(self.eta)}"
-        counts = f"{self.what} {self.done}/{self.total} {self.unit} {share} {self.rate:.1f}/s"
+        counts = f"{self.what} {self.done}/{self.total} {self.unit} {share} {speed(self.rate)}"
         return f"{counts} {time} {self.loss_text}".rstrip()
 
     def figures(self) -> str:
         """Returns the text beside a bar, in Rich's markup."""
-        counts = f"{self.done:,}/{self.total:,} {self.unit}  {self.rate:,.0f}/s"
+        counts = f"{self.done:,}/{self.total:,} {self.unit}  {speed(self.rate)}"
         return f"{counts}  ETA {clock(self.eta)}  [dim]{self.loss_text}[/]"
+
+
+def speed(rate: float) -> str:
+    """Returns units per second as text, which tells slow work from none."""
+    return f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2g}/s"
 
 
 def clock(seconds: float) -> str:
@@ -89,8 +94,8 @@ class ProgressBar:
         if now - self.shown >= LIVE_SECONDS and now - self.began >= self.patience:
             self.shown = now
             self.recent.append((now, self.done))
-            while now - self.recent[0][0] > WINDOW_SECONDS:
-                self.recent.popleft()
+            while len(self.recent) > 2 and now - self.recent[1][0] >= WINDOW_SECONDS:
+                self.recent.popleft()  # one before the window stays: a step may take longer than the window
             self.show(self.record(now))
 
     def end(self) -> None:

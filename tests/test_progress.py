@@ -66,6 +66,24 @@ def test_a_resumed_step_counts_from_where_it_was_and_rates_only_what_it_did(plai
     assert float(last[4].removesuffix("/s")) < 101
 
 
+@pytest.mark.usefixtures("plain")
+def test_steps_longer_than_the_window_have_a_rate_and_a_time_of_arrival(monkeypatch):
+    monkeypatch.setattr(progress, "WINDOW_SECONDS", 0.05)
+    with progress.progress(100, "pretrain") as bar:
+        for _ in range(3):
+            time.sleep(0.1)
+            bar.advance(1)
+        record = bar.record(time.monotonic())
+    assert record.rate > 0
+    assert record.eta == pytest.approx(97 / record.rate)
+
+
+def test_slow_work_is_told_from_none():
+    record = progress.ProgressRecord("caption", "images", 1, 9, rate=0.043, eta=186.0, seconds=23.0)
+    assert "0.043/s" in record.line()
+    assert "0.043/s" in record.figures()
+
+
 def test_a_failed_step_has_no_last_line(plain):
     with pytest.raises(RuntimeError), progress.progress(10, "pretrain"):
         raise RuntimeError

@@ -101,7 +101,7 @@ class Tallies:
         """Logs and returns the images per second, and the share of each stage in the workers' time."""
         for name, tally in self.workers.items():
             shards, images = tally.get("shards", 0), tally.get("images", 0)
-            log.info("%s: %d shards, %d images, %.0f images/s", name, shards, images, images_per_second(tally))
+            log.info("%s: %d shards, %d images, %.3g images/s", name, shards, images, images_per_second(tally))
         nanoseconds = {stage: self.sum(f"ns.{stage}") for stage in STAGES}
         total = sum(nanoseconds.values()) or 1
         return Speed(
