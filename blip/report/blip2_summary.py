@@ -26,9 +26,10 @@ class LanguageScores(Figures):
 
     true: float | None
     """Share of true captions, 0 to 1; None if unknown."""
-    cider: float
-    accuracy: float
-    """Accuracy of answers in percent."""
+    cider: float | None
+    """None if no test image has a caption of a person."""
+    accuracy: float | None
+    """Accuracy of answers in percent; None if no test image has questions."""
     accuracies: dict[str, float] = Field(default_factory=dict)
     """The same by kind of question."""
 
@@ -37,8 +38,8 @@ class Answered(Figures):
     """A language model's scores without the first stage or CapFilt and with it, and what guessing reaches."""
 
     scores: Change[LanguageScores]
-    chance: float
-    """Accuracy in percent of the most frequent answer to each kind of question."""
+    chance: float | None
+    """Accuracy in percent of the most frequent answer to each kind of question; None without questions."""
     registered: bool
     """Whether the model with it passed the gate."""
 
@@ -67,7 +68,7 @@ class Blip2Summary(Figures):
 
     def compared(self) -> dict[str, float]:
         """Returns the key figures for the comparison of runs, by name; those that were measured."""
-        found: dict[str, float] = {"registered": float(self.registered)}
+        found: dict[str, float | None] = {"registered": float(self.registered)}
         for kind, model in self.models.items():
             name = LANGUAGE_MODELS[kind]
             found |= {
@@ -79,7 +80,7 @@ class Blip2Summary(Figures):
             found["true texts kept"] = self.selected.texts.after
         if "total" in self.seconds:
             found["hours"] = self.seconds["total"] / 3600
-        return {name: value for name, value in found.items() if isfinite(value)}
+        return {name: value for name, value in found.items() if value is not None and isfinite(value)}
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -112,12 +113,20 @@ def blip2_rows(summary: Blip2Summary) -> list[SummaryRow]:
 
 def blip2_headline(summary: Blip2Summary) -> str:
     """Summarises the outcome in one sentence."""
-    found = [
-        f"{LANGUAGE_MODELS[kind]} answers {model.scores.after.accuracy:.0f}% of the questions right "
-        f"({model.scores.before.accuracy:.0f}% without {LACKING[summary.lacking]}, {model.chance:.0f}% by guessing)"
-        for kind, model in summary.models.items()
-    ]
-    return "; ".join(found) + "."
+    found = []
+    for kind, model in summary.models.items():
+        before, after, lacking = model.scores.before, model.scores.after, LACKING[summary.lacking]
+        if after.accuracy is not None and before.accuracy is not None and model.chance is not None:
+            found.append(
+                f"{LANGUAGE_MODELS[kind]} answers {after.accuracy:.0f}% of the questions right "
+                f"({before.accuracy:.0f}% without {lacking}, {model.chance:.0f}% by guessing)"
+            )
+        elif after.cider is not None and before.cider is not None:
+            found.append(
+                f"{LANGUAGE_MODELS[kind]} describes images with a CIDEr of {after.cider:.3f} "
+                f"({before.cider:.3f} without {lacking})"
+            )
+    return "; ".join(found) + "." if found else "The test images have neither captions nor questions to score by."
 
 
 def blip2_table(summary: Blip2Summary) -> Group:

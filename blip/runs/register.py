@@ -65,7 +65,8 @@ def register(
     cfg = context.settings(RegisterConfig, "register")
     evaluated = EvaluationResult.load(after)
     new = scores(evaluated, list(cfg.gate))
-    first = scores(EvaluationResult.load(before), list(cfg.gate)) if before else {}
+    earlier = EvaluationResult.load(before) if before else None
+    first = scores(earlier, list(cfg.gate)) if earlier else {}
     folder = our_model(model, "register")
     check_model(folder, evaluated.digest)
     digest = folder_digest(folder)
@@ -77,8 +78,8 @@ def register(
             holder = None  # the same model
         against = comparable(new, holder)
         worse = (
-            not_finite(new, "")
-            or not_finite(first, "the first model's ")
+            not_finite(new, "", evaluated)
+            or (not_finite(first, "the first model's ", earlier) if earlier else [])
             or (not_better(new, first, "the first model's", cfg.gate) if first else [])
         )
         if holder and against and not worse:
@@ -131,14 +132,22 @@ def check_name(name: str) -> str:
 
 
 def scores(evaluated: EvaluationResult, metrics: Sequence[str]) -> dict[str, float]:
-    """Returns the gate's scores. Raises ConfigError, with the available ones, if any is missing."""
+    """Returns the gate's scores, NaN for those that the evaluation says it could not compute.
+
+    Raises ConfigError, with the available ones, if another is missing.
+    """
     found = evaluated.named()
-    if missing := [metric for metric in metrics if metric not in found]:
+    if missing := [metric for metric in metrics if metric not in found and not why_not_scored(metric, evaluated)]:
         raise ConfigError(
             f"gate: {', '.join(missing)} was not measured; there are {', '.join(sorted(found)) or 'none'}: "
             "evaluate it too, or set register.gate to some of what there is"
         )
-    return {metric: found[metric] for metric in metrics}
+    return {metric: found.get(metric, math.nan) for metric in metrics}
+
+
+def why_not_scored(metric: str, evaluated: EvaluationResult) -> str:
+    """Returns the reason for which a score, or its whole task, could not be computed; empty if there is none."""
+    return evaluated.not_scored.get(metric) or evaluated.not_scored.get(metric.partition(".")[0], "")
 
 
 def check_model(folder: Path, evaluated: str) -> None:
@@ -159,10 +168,15 @@ def comparable(new: Mapping[str, float], holder: Champion | None) -> dict[str, f
     return {metric: value for metric, value in holder.metrics.items() if metric in new and math.isfinite(value)}
 
 
-def not_finite(values: Mapping[str, float], whose: str) -> list[str]:
-    """Describes each score that is not finite."""
-    odd = {metric: value for metric, value in values.items() if not math.isfinite(value)}
-    return [f"{whose}{metric} is {value}, which is no score" for metric, value in odd.items()]
+def not_finite(values: Mapping[str, float], whose: str, evaluated: EvaluationResult) -> list[str]:
+    """Describes each score that is not finite, or that the evaluation could not compute."""
+    found = []
+    for metric, value in values.items():
+        if reason := why_not_scored(metric, evaluated):
+            found.append(f"{whose}{metric} is not scored: {reason}")
+        elif not math.isfinite(value):
+            found.append(f"{whose}{metric} is {value}, which is no score")
+    return found
 
 
 def not_better(

@@ -145,8 +145,8 @@ def summarise(results: BootstrapResults) -> Summary:
 def changed(
     read: Callable[[Mapping[str, float]], R], task: str, before: EvaluationResult, after: EvaluationResult
 ) -> Change[R] | None:
-    """Returns a task's scores of both models; None if an evaluation left the task out."""
-    if task not in before.scores or task not in after.scores:
+    """Returns a task's scores of both models; None if an evaluation has none of the task."""
+    if not before.scores.get(task) or not after.scores.get(task):
         return None
     return Change(before=read(before.scores[task]), after=read(after.scores[task]))
 

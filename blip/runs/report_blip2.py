@@ -178,23 +178,23 @@ def shown_selection(outputs: Blip2Outputs, results: Mapping[str, Result]) -> Sel
 
 
 def answered(kind: LanguageModelKind, results: Mapping[str, Result], end: str) -> Answered:
-    """Returns the scores of a language model. Raises KeyError if the evaluation left a task out."""
+    """Returns the scores of a language model."""
     before, after, gate = (results[name] for name in (f"evaluate-{kind}{end}", f"evaluate-{kind}", f"register-{kind}"))
     assert isinstance(before, EvaluationResult)
     assert isinstance(after, EvaluationResult)
     assert isinstance(gate, GateResult)
     return Answered(
         scores=Change(before=language_scores(before), after=language_scores(after)),
-        chance=after.scores["vqa"]["chance"],
+        chance=after.scores.get("vqa", {}).get("chance"),
         registered=gate.registered,
     )
 
 
 def language_scores(found: EvaluationResult) -> LanguageScores:
-    captions, answers = found.scores["captioning"], found.scores["vqa"]
+    captions, answers = found.scores.get("captioning", {}), found.scores.get("vqa", {})
     of_kind = {name.removeprefix("accuracy_"): value for name, value in answers.items() if name.startswith("accuracy_")}
     return LanguageScores(
-        true=captions.get("true"), cider=captions["cider"], accuracy=answers["accuracy"], accuracies=of_kind
+        true=captions.get("true"), cider=captions.get("cider"), accuracy=answers.get("accuracy"), accuracies=of_kind
     )
 
 

@@ -71,6 +71,30 @@ def test_the_page_needs_nothing_but_itself_and_shows_what_was_said():
     assert len(re.findall(r'class="line s\d"', page)) == 5, "three losses, and answers of two second stages"
 
 
+def test_a_run_whose_test_images_have_no_questions_has_a_page_too(tmp_path):
+    def without(side: LanguageScores) -> LanguageScores:
+        return side.model_copy(update={"accuracy": None, "accuracies": {}})
+
+    models = {
+        kind: model.model_copy(
+            update={
+                "chance": None,
+                "scores": Change(before=without(model.scores.before), after=without(model.scores.after)),
+            }
+        )
+        for kind, model in SUMMARY.models.items()
+    }
+    summary = SUMMARY.model_copy(update={"models": models})
+    assert blip2_headline(summary).startswith(
+        "OPT describes images with a CIDEr of 1.000 (0.400 without the first stage"
+    )
+    page = blip2_html(Blip2Report(summary=summary, steps=(), shown=()))
+    assert "Guessing the most frequent answer" not in page
+    assert "OPT accuracy" not in summary.compared()
+    summary.save(tmp_path / "summary.json")
+    assert Blip2Summary.of(read_values(tmp_path / "summary.json"), tmp_path / "summary.json") == summary
+
+
 def test_a_summary_is_read_and_shown_again(tmp_path):
     path = tmp_path / "summary.json"
     SUMMARY.save(path)

@@ -95,6 +95,16 @@ def test_a_score_that_is_no_number_is_refused(gate, name, score, whose):
     assert champion(name) is None
 
 
+@pytest.mark.parametrize("key", ["captioning.cider", "captioning"])
+@pytest.mark.parametrize("whose", ["new", "first"])
+def test_a_score_that_could_not_be_computed_is_refused_with_the_reason(gate, name, key, whose):
+    bad = {"scores": {"retrieval": {"mean": 9.0}}, "not_scored": {key: "no image has captions"}}
+    made = gate(*((LOW, bad) if whose == "new" else (bad, MIDDLE)))
+    owner = "" if whose == "new" else "the first model's "
+    assert made.reason == f"not registered: {owner}captioning.cider is not scored: no image has captions"
+    assert champion(name) is None
+
+
 def held_by(mlflow, gate, name, metrics: dict[str, float]) -> None:
     """Makes a champion with scores that former versions of the gate passed."""
     gate(LOW, MIDDLE)
