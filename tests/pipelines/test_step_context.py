@@ -103,20 +103,20 @@ def test_an_output_in_a_bucket_is_fetched_and_its_copy_goes_with_the_step(s3, tm
 def test_the_plan_says_what_pods_ask_for_and_leaves_the_rest_in_the_store(tmp_path, monkeypatch):
     monkeypatch.setenv("BLIP_GROUP", "run-7")
     store = str(tmp_path / "store")
-    given = {"name": "blip", "source": "shapes", "preset": "shapes", "store": store}
+    given = {"pipeline": "bootstrap", "name": "blip", "source": "shapes", "preset": "shapes", "store": store}
     changes = ["placement.memory=128Gi", "pretrain.epochs=2"]
     made = plan.python_func(**given, overrides=changes, placement="a100", max_gpu_hours=3.0)
-    settings, requests = made[:9], made[9:]
-    assert [len(one) for one in settings] == [1, 2, 1, 1, 1, 1, 1, 1, 1], "a key each, and what is set"
+    settings, requests = made[:13], made[13:]
+    assert [len(one) for one in settings] == [1, 2, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1], "a key each, and what is set"
     gpu = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     pool = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
     assert requests == ("1", "nvidia.com/gpu", "8", "128Gi", pool, gpu)
     watched = plan.python_func(**given, overrides=["placement.nodes=2"], placement="a100x8", max_gpu_hours=3.0)
-    assert watched[9:] == ("0", "nvidia.com/gpu", "4", "16Gi", {}, []), "the jobs hold the GPUs"
+    assert watched[13:] == ("0", "nvidia.com/gpu", "4", "16Gi", {}, []), "the jobs hold the GPUs"
     assert Resources.load(store).placement.nodes == 2
-    keys = [one[-1] for one in settings]
+    keys = [one[-1] for one in settings if one]
     bound = plan.python_func(**given, overrides=["pretrain.epochs=2"], placement="cpu", max_gpu_hours=9.0)
-    assert keys == [one[-1] for one in bound[:9]], "no key knows of placement or hours"
+    assert keys == [one[-1] for one in bound[:13] if one], "no key knows of placement or hours"
 
 
 def test_the_same_step_again_makes_another_output(tmp_path):
