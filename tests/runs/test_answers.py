@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from shapes_data import shapes_data
 from tiny_blip2 import WIDTH, WORDS, blip2_config, clip, opt, t5
 from tiny_models import picture, tokenizer
 
@@ -13,7 +14,6 @@ from blip.models.generation import Beam, Nucleus
 from blip.runs.answers import Answers, AnswersConfig
 from blip.runs.config import RunConfig
 from blip.runs.context import RunContext
-from blip.runs.ingest import ingest
 from blip.runs.report_blip2 import answers_over_steps
 from blip.runs.train import train
 from blip.shards.manifest import Manifest
@@ -37,9 +37,7 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("answers")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLIP_TRACKING", "off")
-        ingest(RunContext(preset="shapes", overrides=WORLD, store=str(root / "store")), "shapes", out=root / "data")
+    shapes_data(root, WORLD)
     for name, make in (("clip", clip), ("opt", opt), ("t5", t5)):
         make(root / name)
     return root

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from shapes_data import shapes_data
 from tiny_blip2 import WIDTH, WORDS, blip2_config, clip, opt, shuffle, t5
 from torch import Tensor
 from train_blip2 import main, run
@@ -21,8 +22,6 @@ from blip.config import ConfigError
 from blip.data.tokenizer import Tokenizer
 from blip.models.language.config import LanguageModelConfig
 from blip.models.weights.files import WeightsError
-from blip.runs.context import RunContext
-from blip.runs.ingest import ingest
 from blip.tasks.blip2_stage2 import Blip2Stage2, Blip2Stage2Config
 from blip.tasks.model_folder import load_task
 from blip.training.engine import Engine, EngineConfig
@@ -35,9 +34,7 @@ STEPS, FAILED, SAVED = 5, 3, 2
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("blip2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLIP_TRACKING", "off")
-        ingest(RunContext(preset="shapes", overrides=WORLD, store=str(root / "store")), "shapes", out=root / "data")
+    shapes_data(root, WORLD)
     return {
         "data": str(root / "data"),
         "clip": clip(root / "clip"),

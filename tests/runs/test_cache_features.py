@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from shapes_data import shapes_data
 from tiny_blip2 import WIDTH, clip
 
 from blip.config import ConfigError, load_config
@@ -12,7 +13,6 @@ from blip.data.features import read_features
 from blip.runs.cache_features import cache_features, features_or_images
 from blip.runs.config import RunConfig
 from blip.runs.context import RunContext
-from blip.runs.ingest import ingest
 from blip.runs.report_blip2 import features_saved
 from blip.runs.train import train
 from blip.shards.manifest import Manifest
@@ -30,9 +30,7 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("features")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLIP_TRACKING", "off")
-        ingest(RunContext(preset="shapes", overrides=WORLD, store=str(root / "store")), "shapes", out=root / "data")
+    shapes_data(root, WORLD)
     clip(root / "clip")
     return root
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from shapes_data import shapes_data
 
 from blip.report.bootstrap_page import ReportPicture, ScoredText
 from blip.report.capfilt_figures import save_pictures
@@ -23,7 +24,6 @@ from blip.results import (
     TrainResult,
 )
 from blip.runs.context import RunContext
-from blip.runs.ingest import ingest
 from blip.runs.outputs import StepOutput
 from blip.runs.report_blip2 import Blip2Outputs, report_blip2
 from blip.runs.select import PICTURES
@@ -40,9 +40,7 @@ ACCURACY = {"opt": 60.0, "opt-alone": 40.0, "t5": 50.0, "t5-alone": 45.0}
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     world = ("data.world.gold=4", "data.world.web=4", "data.world.test=3", "per_shard=3")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLIP_TRACKING", "off")
-        ingest(RunContext(preset="shapes", overrides=world, store=str(root / "store")), "shapes", out=root / "data")
+    shapes_data(root, world)
     return root
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from shapes_data import shapes_data
 
 from blip.budget import BudgetError, ledger
 from blip.config import ConfigError, load_config
@@ -23,7 +24,6 @@ from blip.runs.config import RunConfig
 from blip.runs.context import RunContext
 from blip.runs.epochs import count_steps
 from blip.runs.identity import identify
-from blip.runs.ingest import ingest
 from blip.runs.train import train, views
 from blip.shards.manifest import Manifest
 from blip.shards.sample import Sample
@@ -46,10 +46,7 @@ RUN = (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLIP_TRACKING", "off")
-        ingest(RunContext(preset="shapes", overrides=WORLD, store=str(root / "store")), "shapes", out=root / "data")
-    return root / "data"
+    return shapes_data(root, WORLD)
 
 
 class Training:
